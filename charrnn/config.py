@@ -1,0 +1,173 @@
+"""Every option's default and range, in one place that costs no import of torch.
+
+The dataclasses here configure the files of the same names (`text.py` and `corpus.py`, `model.py`,
+`training.py`, `sampling.py`); the command line reads its defaults from them.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from charrnn.errors import CharRNNError, OptionError
+
+Cell = Literal["lstm", "gru", "rnn"]
+Size = Literal["small", "medium", "large"]
+
+Config = TypeVar("Config", bound="PreparationConfig | ModelConfig | TrainingConfig")
+
+
+def _require(condition: bool, option: str, value: object, limit: str) -> None:
+    if not condition:
+        raise OptionError(f"--{option.replace('_', '-')} is {value}: it must be {limit}")
+
+
+def _require_counts(config: object, *names: str, at_least: int = 1, at_most: int = 2**31 - 1) -> None:
+    for name in names:
+        value = getattr(config, name)
+        limit = f"a whole number from {at_least} to {at_most}"
+        _require(value is None or at_least <= value <= at_most, name, value, limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationConfig:
+    """How raw text becomes a corpus."""
+
+    encoding: str = "utf-8"
+    ascii: bool = False
+    lowercase: bool = False
+    min_count: int = 1
+    max_vocab: int | None = None
+    keep_boilerplate: bool = False
+
+    def __post_init__(self) -> None:
+        _require_counts(self, "min_count")
+        _require_counts(self, "max_vocab", at_least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a model; `embedding_size=None` means one-hot inputs."""
+
+    vocab_size: int
+    cell: Cell = "lstm"
+    hidden_size: int = 512
+    num_layers: int = 1
+    embedding_size: int | None = 64
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        cells = typing.get_args(Cell)
+        _require(self.cell in cells, "cell", self.cell, "one of " + ", ".join(cells))
+        _require_counts(self, "vocab_size")
+        _require_counts(self, "hidden_size", "embedding_size", at_most=2**16)
+        _require_counts(self, "num_layers", at_most=64)
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+
+
+SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
+    {
+        "small": {"hidden_size": 256, "num_layers": 1},
+        "medium": {},
+        "large": {"hidden_size": 1024, "num_layers": 2, "embedding_size": 128},
+    }
+)
+"""The presets of `--size`: what differs from ModelConfig's own defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a model is trained. At most one of `epochs`, `steps` and `minutes` is set.
+
+    `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
+    evaluations are spaced evenly over the budget and each is followed by a sample.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 32
+    seq_length: int = 32
+    learning_rate: float = 8e-3
+    weight_decay: float = 0.05
+    grad_clip: float = 1.0
+    warmup_steps: int = 100
+    val_fraction: float = 0.1
+    eval_every: int | None = None
+    patience: int | None = None
+    checkpoint_every: int = 1000
+    sample_every: int | None = None
+
+    def __post_init__(self) -> None:
+        budgets = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise OptionError(f"--{budgets[0]} and --{budgets[1]} exclude each other: give one budget")
+        _require_counts(
+            self,
+            *("epochs", "steps", "batch_size", "seq_length"),
+            *("eval_every", "patience", "checkpoint_every", "sample_every"),
+        )
+        _require_counts(self, "warmup_steps", at_least=0)
+        for name in ("minutes", "learning_rate", "grad_clip"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, value, "above 0")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.val_fraction <= 0.9, "val_fraction", self.val_fraction, "from 0 to 0.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How text is drawn from a model: lengths in symbols, filters off where unset.
+
+    `temperature` 0 takes the most likely symbol. `ban` lists characters never to be sampled. A sample ends
+    after `length` symbols, after any text in `stop` has appeared, or after `lines` whole lines.
+    """
+
+    length: int = 1000
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    ban: str = ""
+    stop: tuple[str, ...] = ()
+    lines: int | None = None
+    num_samples: int = 1
+
+    def __post_init__(self) -> None:
+        _require_counts(self, "length", at_least=0)
+        _require_counts(self, "top_k", "lines", "num_samples")
+        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "at least 0")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value <= 1, name, value, "above 0 and at most 1")
+        _require("" not in self.stop, "stop", "empty", "a text of at least one character")
+
+
+def config_from_json(kind: type[Config], values: object) -> Config:
+    """Build a config from a file's header, trusting neither its keys nor its types.
+
+    Raises: CharRNNError naming what is wrong.
+    """
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, dict) or set(values) != set(hints):
+        raise CharRNNError(f"the header's {kind.__name__} does not have the fields that it must have")
+    for name, hint in hints.items():
+        if not _fits(values[name], hint):
+            raise CharRNNError(f"the header's {kind.__name__}.{name} is of the wrong type")
+    try:
+        return kind(**values)
+    except OptionError as error:
+        raise CharRNNError(f"the header's {kind.__name__} is out of range: {error}") from None
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value is of an annotated type (scalars, Literal, and unions of them)."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, member) for member in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
