@@ -1,0 +1,164 @@
+"""The one file format: a safetensors file whose metadata is a JSON header with a digest of the whole file.
+
+Written atomically and durably, read without unpickling. What the header and the tensors mean is the
+business of `corpus.py` and `checkpoint.py`.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from charrnn.errors import CharRNNError
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+
+_KEY = "charrnn"
+_NO_DIGEST = "0" * 64
+# The header is JSON text inside safetensors' own JSON, so its quotes are escaped; the digest comes first.
+_DIGEST_MARK = b'"charrnn":"{\\"digest\\":\\"'
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+}
+_TEMPORARY = ".charrnn-tmp-"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a file held: its header without the format's own keys, its tensors (on the CPU), its digest."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+    digest: str
+
+
+def write(path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
+
+    Returns: the file's digest. Raises: CharRNNError if the disk or the folder does not allow it.
+    """
+    text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
+    # Widest elements first, as safetensors lays them out, so that all of them are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
+    head = _safetensors_head(text, arrays)
+    data = [array.view(-1).view(torch.uint8).numpy().data for array in arrays.values() if array.numel()]
+    sha = hashlib.sha256(head)
+    for part in data:
+        sha.update(part)
+    at = head.index(_DIGEST_MARK) + len(_DIGEST_MARK)
+    head[at : at + len(_NO_DIGEST)] = sha.hexdigest().encode()
+    write_atomically(path, [head, *data])
+    return sha.hexdigest()
+
+
+def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
+    """All that comes before the data: the JSON's length in 8 bytes, and the JSON, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": {_KEY: text}}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        entries[name] = {
+            "dtype": _DTYPES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(entries, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return bytearray(len(encoded).to_bytes(8, "little") + encoded)
+
+
+def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Temporary file beside the target, fsync, rename, fsync of the folder. Raises: CharRNNError."""
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:
+                stream.writelines(parts)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable, so that a rename outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, kind: str) -> StoredFile:
+    """Read and verify a file of this kind; its tensors are memory-mapped.
+
+    Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
+    """
+    text, digest = _verified_header(path)
+    try:
+        header = json.loads(text)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (ValueError, RecursionError, SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    found = header.pop("kind", None)
+    if header.pop("format", None) != FORMAT:
+        raise CharRNNError(f"{path} is of another format than {FORMAT}: it needs another version of charrnn")
+    if found != kind:
+        raise CharRNNError(f"{path} is a {found}, not a {kind}")
+    header.pop("digest", None)
+    return StoredFile(header, tensors, digest)
+
+
+def _verified_header(path: Path) -> tuple[str, str]:
+    """Our header's text and digest, once every byte of the file has been checked against that digest."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            if length + 8 > size:
+                raise CharRNNError(f"{path} is not a charrnn file, or it is truncated")
+            head = length.to_bytes(8, "little") + stream.read(length)
+            at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
+            if at < len(_DIGEST_MARK):
+                raise CharRNNError(f"{path} is not a charrnn file")
+            digest = head[at : at + 64]
+            sha = hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :])
+            while block := stream.read(1 << 22):
+                sha.update(block)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
+    if sha.hexdigest().encode() != digest:
+        raise _damaged(path, "its digest does not match its content")
+    try:
+        return json.loads(head[8:])["__metadata__"][_KEY], sha.hexdigest()
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise _damaged(path, f"unreadable header ({error})") from error
+
+
+def _damaged(path: Path, reason: str) -> CharRNNError:
+    return CharRNNError(f"{path} is damaged or was altered: {reason}; restore it or make it again")
