@@ -1,0 +1,153 @@
+"""The network: indices in, logits out, the state handed in and returned.
+
+`RecurrentStack` is the general part: any sequence of vectors through a stack of recurrent layers. `CharRNN`
+puts an input encoding before it and a linear layer behind it. Training is `training.py`'s business.
+
+Letters in shapes: T time steps, B parallel streams, V vocabulary size, E embedding size, I input size,
+H hidden size, L layers.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charrnn.config import Cell, ModelConfig
+
+State: TypeAlias = tuple[tuple[Tensor, ...], ...]
+"""For each of L layers the tensors it carries, each (1, B, H): (h, c) for an LSTM, (h,) for the others."""
+
+_CELLS: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+    "rnn": nn.RNN,
+}
+
+
+def detach(state: State) -> State:
+    """The same state without its history: the one place where backpropagation through time is cut."""
+    return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+class SharedDropout(nn.Module):
+    """Dropout whose mask is drawn once per call and shared by all time steps.
+
+    Source: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in RNNs" (2016).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (T, B, H) to the same shape, unchanged in evaluation."""
+        if not self.training or self.p == 0:
+            return x
+        return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.p)
+
+
+class RecurrentStack(nn.Module):
+    """L single-layer LSTM, GRU or tanh RNN modules, with time-shared dropout on the output of each."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        cell: Cell = "lstm",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = [input_size] + [hidden_size] * (num_layers - 1)
+        self.layers = nn.ModuleList(_CELLS[cell](size, hidden_size) for size in sizes)
+        self.dropout = SharedDropout(dropout)
+        self.cell = cell
+        self.reset_biases()
+
+    @torch.no_grad()
+    def reset_biases(self) -> None:
+        """Zero all biases but the forget gates' of an LSTM, which begin at 1.
+
+        Source: Jozefowicz et al., "An Empirical Exploration of Recurrent Network Architectures" (2015).
+        """
+        for layer in self.layers:
+            _, _, bias_ih, bias_hh = layer_weights(layer)
+            bias_ih.zero_()
+            bias_hh.zero_()
+            if isinstance(layer, nn.LSTM):  # gates lie in the order input, forget, cell, output
+                bias_ih[layer.hidden_size : 2 * layer.hidden_size] = 1
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x: (T, B, I), state or None for zeros; returns the last layer's outputs (T, B, H) and the new state."""
+        new_state = []
+        for i, layer in enumerate(self.layers):
+            before = None if state is None else state[i]
+            if self.cell == "lstm":
+                x, after = layer(x, before)
+            else:
+                x, h = layer(x, None if before is None else before[0])
+                after = (h,)
+            new_state.append(after)
+            x = self.dropout(x)
+        return x, tuple(new_state)
+
+
+def layer_weights(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A recurrent layer's weight_ih (G, I), weight_hh (G, H), bias_ih (G,), bias_hh (G,), G gate rows."""
+    assert isinstance(layer, nn.RNNBase)
+    weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
+    return weight_ih, weight_hh, bias_ih, bias_hh
+
+
+class CharRNN(nn.Module):
+    """A language model over V symbols; build it from a ModelConfig."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        V, E = config.vocab_size, config.embedding_size
+        self.config = config
+        self.embedding = None if E is None else nn.Embedding(V, E)
+        self.stack = RecurrentStack(
+            E or V, config.hidden_size, config.num_layers, cell=config.cell, dropout=config.dropout
+        )
+        self.head = nn.Linear(config.hidden_size, V)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x: (T, B) int64; returns logits (T, B, V) and the state behind the last time step."""
+        outputs, state = self.stack(self._encode(x), state)  # (T, B, H)
+        return self.head(outputs), state
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """(T, B) to (T, B, E), or to one-hot vectors (T, B, V)."""
+        if self.embedding is None:
+            return F.one_hot(x, self.config.vocab_size).to(self.head.weight.dtype)
+        embedded: Tensor = self.embedding(x)
+        return embedded
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of trainable values."""
+        return count_parameters(self.config)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """The number of trainable values of a model, known before any memory is taken for it."""
+    V, E, H = config.vocab_size, config.embedding_size, config.hidden_size
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[config.cell]
+    layers = sum(gates * H * (inputs + H + 2) for inputs in [E or V] + [H] * (config.num_layers - 1))
+    return V * (E or 0) + layers + V * (H + 1)

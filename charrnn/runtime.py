@@ -1,0 +1,106 @@
+"""The machine: device, precision and random generators. No other file names a kind of device."""
+
+import contextlib
+import secrets
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from charrnn.errors import CharRNNError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the precision of its matrix products; parameters stay in float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        """The precision's name, as in `--precision`."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """The tensor on this machine's device."""
+        return tensor.to(self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context of a forward pass in this precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def gradient_scaler(self) -> torch.amp.GradScaler:
+        """The scaler that keeps float16 gradients from vanishing; a pass-through in other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def random_state(self) -> dict[str, Tensor]:
+        """The states of the random generators that this machine draws from."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            states["mps"] = torch.mps.get_rng_state()
+        return states
+
+    def set_random_state(self, states: dict[str, Tensor]) -> None:
+        """Put the generators back to saved states; one of another kind of device is left as it is."""
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+        elif self.device.type == "mps" and "mps" in states:
+            torch.mps.set_rng_state(states["mps"])
+
+
+def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
+    """The machine that `--device` and `--precision` name.
+
+    Raises: CharRNNError for a device that is not there or a precision that it cannot compute in.
+    """
+    chosen = _find_device(device)
+    if precision == "auto":
+        return Runtime(chosen, _fastest_dtype(chosen))
+    if precision not in PRECISIONS:
+        raise CharRNNError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(PRECISIONS)}")
+    if chosen.type == "cpu" and precision == "float16":
+        raise CharRNNError("float16 does not train on a CPU: choose --precision bfloat16 or float32")
+    return Runtime(chosen, PRECISIONS[precision])
+
+
+def _find_device(name: str) -> torch.device:
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    kind, _, index = name.partition(":")
+    known = kind in ("cpu", "cuda", "mps") and (not index or (kind == "cuda" and index.isdecimal()))
+    if not known:
+        raise CharRNNError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count() if has_cuda else 0, "mps": int(has_mps)}[kind]
+    if count == 0 or int(index or 0) >= count:
+        raise CharRNNError(f"device {name} is not there: this machine has {count} of its kind; try --device auto")
+    return torch.device(name)
+
+
+def _fastest_dtype(device: torch.device) -> torch.dtype:
+    """The fastest precision that loses no quality: half precision only where the hardware multiplies in it."""
+    if device.type == "cuda":
+        # cuDNN's fastest recurrent kernels are float16; tensor cores came with compute capability 7.
+        return torch.float16 if torch.cuda.get_device_capability(device)[0] >= 7 else torch.float32
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def seed_everything(seed: int | None) -> int:
+    """Seed every generator, with a seed drawn by the operating system if none is given; returns it."""
+    if seed is None:
+        seed = secrets.randbits(31)
+    torch.manual_seed(seed)
+    return seed

@@ -1,0 +1,60 @@
+"""Devices and precisions."""
+
+import pytest
+import torch
+
+from charrnn.errors import CharRNNError
+from charrnn.runtime import open_runtime, seed_everything
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_cpu_runs_in_the_precision_asked_for() -> None:
+    assert open_runtime("cpu", "float32").precision == "float32"
+    runtime = open_runtime("cpu", "bfloat16")
+    with runtime.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == torch.bfloat16
+
+
+def test_auto_takes_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_it, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it})
+        assert open_runtime("cpu", "auto").precision == precision
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "problem"),
+    [
+        ("tpu", "auto", "unknown"),
+        ("cuda:x", "auto", "unknown"),
+        ("cpu:1", "auto", "unknown"),
+        ("cuda:99", "auto", "not there"),
+        ("cpu", "float16", "bfloat16 or float32"),
+        ("cpu", "int3", "unknown"),
+    ],
+)
+def test_what_is_not_there_is_an_error(device: str, precision: str, problem: str) -> None:
+    with pytest.raises(CharRNNError, match=problem):
+        open_runtime(device, precision)
+
+
+def test_random_state_is_restored() -> None:
+    runtime = open_runtime("cpu", "float32")
+    seed_everything(3)
+    state = runtime.random_state()
+    first = torch.rand(3)
+    runtime.set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_unset_seed_is_drawn_anew() -> None:
+    assert seed_everything(5) == 5
+    assert seed_everything(None) != seed_everything(None)
+
+
+@needs_cuda
+def test_auto_takes_cuda_in_half_precision() -> None:
+    runtime = open_runtime()
+    assert (runtime.device.type, runtime.precision) == ("cuda", "float16")
+    assert set(runtime.random_state()) == {"cpu", "cuda"}

@@ -1,0 +1,205 @@
+"""Truncated BPTT as a stream of events."""
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.errors import CharRNNError
+from charrnn.model import CharRNN
+from charrnn.runtime import seed_everything
+from charrnn.training import (
+    Evaluated,
+    Event,
+    Finished,
+    Progress,
+    Trainer,
+    default_epochs,
+    evaluate,
+    make_optimizer,
+)
+from tests.conftest import CPU
+
+PERIODIC = torch.arange(600, dtype=torch.uint8) % 7
+CONFIG = TrainingConfig(steps=30, batch_size=4, seq_length=8, warmup_steps=5, learning_rate=1e-2)
+MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=8, dropout=0.2)
+
+
+def make_trainer(config: TrainingConfig = CONFIG, train: Tensor = PERIODIC, val: Tensor = PERIODIC[:60]) -> Trainer:
+    seed_everything(1)
+    return Trainer(CharRNN(MODEL), config, train, val, CPU)
+
+
+def progress(events: list[Event]) -> list[Progress]:
+    return [event for event in events if isinstance(event, Progress)]
+
+
+def test_run_is_a_stream_of_steps_evaluations_and_an_end() -> None:
+    events = list(make_trainer().run())
+    steps = progress(events)
+    assert [event.step for event in steps] == list(range(1, 31))
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert [event.step for event in evaluated] == list(range(3, 31, 3))
+    assert evaluated[-1].val_loss < evaluated[0].val_loss
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].fraction) == ("budget", 1.0)
+    assert events[-1].chars == 30 * 4 * 8
+
+
+def test_epochs_are_counted_in_chunks_of_the_streams() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=None, epochs=2))
+    events = list(trainer.run())
+    assert events[-1].step == 2 * trainer.steps_per_epoch == 2 * ((599 - 7) // 32)
+    assert events[-1].epoch == 2.0
+
+
+def test_minutes_end_on_time_with_an_evaluation() -> None:
+    events = list(make_trainer(replace(CONFIG, steps=None, minutes=0.02)).run())
+    assert events[-1].elapsed_s == pytest.approx(1.2, abs=0.2)
+    assert any(isinstance(event, Evaluated) and event.step == events[-1].step for event in events)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [event.learning_rate for event in progress(list(make_trainer().run()))]
+    peak = rates.index(max(rates))
+    assert 3 <= peak <= 6
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.01 * max(rates)
+
+
+def test_patience_ends_a_run_that_makes_no_progress() -> None:
+    noise = torch.randint(7, (60,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    config = replace(CONFIG, steps=1000, eval_every=5, patience=2)
+    events = list(make_trainer(config, val=noise).run())
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "patience"
+    last_two = [event for event in events if isinstance(event, Evaluated)][-2:]
+    assert [event.improved for event in last_two] == [False, False]
+
+
+def test_stop_ends_after_the_step_and_in_an_evaluation() -> None:
+    trainer = make_trainer(replace(CONFIG, eval_every=3))
+    events: list[Event] = []
+    for event in trainer.run():
+        events.append(event)
+        if event.step == 3:
+            trainer.request_stop()
+    assert [type(event) for event in events] == [Progress, Progress, Progress, Finished]
+    assert trainer.best_val_loss is None
+
+
+def test_without_validation_text_the_training_loss_decides() -> None:
+    events = list(make_trainer(val=PERIODIC[:0]).run())
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert evaluated
+    assert not any(event.validated for event in evaluated)
+
+
+def test_loss_that_is_no_number_is_an_error_with_a_remedy() -> None:
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.model.head.weight.fill_(math.nan)
+    with pytest.raises(CharRNNError, match="lower --learning-rate"):
+        list(trainer.run())
+
+
+def test_resumed_run_equals_uninterrupted_run() -> None:
+    whole = make_trainer()
+    losses = [float(event.train_loss) for event in progress(list(whole.run()))]
+
+    first = make_trainer()
+    for event in itertools.islice(first.run(), 17):
+        last_step = event.step
+    tensors, counters = first.state_dict()
+    weights = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+
+    torch.manual_seed(99)
+    second = Trainer(CharRNN(MODEL), CONFIG, PERIODIC, PERIODIC[:60], CPU)
+    second.model.load_state_dict(weights)
+    second.load_state_dict(tensors, counters)
+    assert second.step == last_step
+    rest = [float(event.train_loss) for event in progress(list(second.run()))]
+    assert rest == losses[last_step:]
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name])
+    assert second.best_val_loss == whole.best_val_loss
+
+
+def test_state_that_does_not_fit_is_refused() -> None:
+    trainer = make_trainer()
+    next(trainer.run())
+    tensors, counters = trainer.state_dict()
+    changes: list[dict[str, Any]] = [
+        {"cursor": {"epoch": 0, "chunk": 10**9, "offset": 0}},
+        {"cursor": {}},
+        {"elapsed_s": "x"},
+    ]
+    for change in changes:
+        with pytest.raises(CharRNNError, match="does not fit"):
+            make_trainer().load_state_dict(tensors, counters | change)
+    with pytest.raises(CharRNNError, match="does not fit"):
+        make_trainer().load_state_dict(tensors | {"optimizer.0.exp_avg": torch.zeros(2)}, counters)
+
+
+def test_estimating_the_time_changes_nothing() -> None:
+    plain = [float(event.train_loss) for event in progress(list(make_trainer().run()))]
+    timed = make_trainer()
+    assert timed.estimate_seconds_per_step() > 0
+    assert [float(event.train_loss) for event in progress(list(timed.run()))] == plain
+
+
+def test_evaluation_is_the_mean_loss_with_carried_state() -> None:
+    model = CharRNN(MODEL).eval()
+    text = torch.randint(7, (500,), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, _ = model(text[:-1, None])
+    exact = float(F.cross_entropy(logits[:, 0], text[1:]))
+    assert evaluate(model, text, CPU, batch_size=1) == pytest.approx(exact, abs=1e-6)
+    assert evaluate(model, text, CPU, batch_size=4, seq_length=32) == pytest.approx(exact, abs=1e-4)
+    model.train()
+    evaluate(model, text, CPU)
+    assert model.training
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    matrices, vectors = make_optimizer(CharRNN(MODEL), CONFIG).param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (CONFIG.weight_decay, 0.0)
+    assert {p.dim() for p in matrices["params"]} == {2}
+    assert {p.dim() for p in vectors["params"]} == {1}
+
+
+def test_smaller_corpora_get_more_epochs() -> None:
+    assert default_epochs(1_000) > default_epochs(1_000_000) > default_epochs(10**9) >= 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_loss_falls_in_every_precision(precision: str) -> None:
+    from charrnn.runtime import open_runtime
+
+    seed_everything(0)
+    trainer = Trainer(
+        CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, PERIODIC[:60], open_runtime("cpu", precision)
+    )
+    losses = [float(event.train_loss) for event in progress(list(trainer.run()))]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_cuda_learns_like_the_cpu(precision: str) -> None:
+    from charrnn.runtime import open_runtime
+
+    seed_everything(0)
+    trainer = Trainer(
+        CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, PERIODIC[:60], open_runtime("cuda", precision)
+    )
+    losses = [float(event.train_loss) for event in progress(list(trainer.run()))]
+    assert losses[-1] < 0.9 * losses[0]
