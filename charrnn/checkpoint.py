@@ -1,0 +1,233 @@
+"""What a run must remember, to a file and back, and the folder that a run lives in.
+
+A checkpoint is one file that suffices to sample: weights, vocabulary, all configs. It also holds the
+trainer's state, so that training can go on where it stood.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import charrnn
+from charrnn import storage
+from charrnn.config import ModelConfig, TrainingConfig, config_from_json
+from charrnn.errors import CharRNNError
+from charrnn.model import CharRNN, count_parameters
+from charrnn.vocabulary import Vocabulary
+
+KIND = "checkpoint"
+_MODEL, _TRAINER = "model.", "trainer."
+
+
+@dataclass(frozen=True)
+class CorpusIdentity:
+    """Which corpus a model was trained on, and how its text was normalised (prompts are, likewise)."""
+
+    path: str
+    digest: str
+    ascii: bool
+    lowercase: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One moment of a run. `trainer_tensors` and `counters` are the trainer's own state, opaque here."""
+
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    vocabulary: Vocabulary
+    corpus: CorpusIdentity
+    seed: int
+    precision: str
+    weights: Mapping[str, Tensor]
+    trainer_tensors: Mapping[str, Tensor]
+    counters: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the file, durably and in one step. Raises: CharRNNError."""
+        tensors = {_MODEL + name: tensor for name, tensor in self.weights.items()}
+        tensors |= {_TRAINER + name: tensor for name, tensor in self.trainer_tensors.items()}
+        header = {
+            "charrnn": charrnn.__version__,
+            "torch": torch.__version__,
+            "model_config": asdict(self.model_config),
+            "training_config": asdict(self.training_config),
+            "vocabulary": self.vocabulary.to_json(),
+            "corpus": asdict(self.corpus),
+            "seed": self.seed,
+            "precision": self.precision,
+            "counters": dict(self.counters),
+        }
+        storage.write(path, KIND, header, tensors)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read and verify a file. Raises: CharRNNError if it is not a sound checkpoint."""
+        stored = storage.read(path, KIND)
+        match stored.header:
+            case {
+                "model_config": model_config,
+                "training_config": training_config,
+                "vocabulary": vocabulary,
+                "corpus": {"path": str(), "digest": str(), "ascii": bool(), "lowercase": bool()} as corpus,
+                "seed": int(seed),
+                "precision": str(precision),
+                "counters": dict(counters),
+            }:
+                checkpoint = cls(
+                    model_config=config_from_json(ModelConfig, model_config),
+                    training_config=config_from_json(TrainingConfig, training_config),
+                    vocabulary=Vocabulary.from_json(vocabulary),
+                    corpus=CorpusIdentity(**corpus),
+                    seed=seed,
+                    precision=precision,
+                    weights=_strip(_MODEL, stored.tensors),
+                    trainer_tensors=_strip(_TRAINER, stored.tensors),
+                    counters=counters,
+                )
+                checkpoint._check_weights(path)
+                return checkpoint
+        raise CharRNNError(f"{path} lacks parts of a checkpoint: it was not written by this version")
+
+    def _check_weights(self, path: Path) -> None:
+        """Compare sizes with the config before memory is taken for a model of that size."""
+        if self.model_config.vocab_size != self.vocabulary.size:
+            raise CharRNNError(f"{path} has a model and a vocabulary of different sizes")
+        if sum(tensor.numel() for tensor in self.weights.values()) != count_parameters(self.model_config):
+            raise CharRNNError(f"{path} has weights that do not fit its model's config")
+
+    def build_model(self) -> CharRNN:
+        """The model with these weights, on the CPU. Raises: CharRNNError if they do not fit."""
+        model = CharRNN(self.model_config)
+        try:
+            model.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            raise CharRNNError(f"the checkpoint's weights do not fit its model: {error}") from error
+        return model
+
+
+def _strip(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's checkpoints and metrics lie."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the lowest validation loss."""
+        return self.path / f"best{storage.SUFFIX}"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / f"last{storage.SUFFIX}"
+
+    @property
+    def last_but_one(self) -> Path:
+        """The checkpoint before the newest, in case that one does not survive."""
+        return self.path / f"last-1{storage.SUFFIX}"
+
+    @property
+    def metrics(self) -> Path:
+        """The log of the run, one JSON record a line."""
+        return self.path / "metrics.jsonl"
+
+    def holds_run(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.last_but_one.exists()
+
+    def clear(self) -> None:
+        """Remove a run's files, and only those."""
+        for path in (self.best, self.last, self.last_but_one, self.metrics):
+            path.unlink(missing_ok=True)
+
+    def save_last(self, checkpoint: Checkpoint) -> None:
+        """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole."""
+        if self.last.exists():
+            self.last.replace(self.last_but_one)
+        checkpoint.save(self.last)
+
+    def load_last(self) -> tuple[Checkpoint, list[str]]:
+        """The newest sound checkpoint, with a warning for each newer one that is not.
+
+        Raises: CharRNNError if there is none.
+        """
+        warnings: list[str] = []
+        for path in (self.last, self.last_but_one):
+            try:
+                return Checkpoint.load(path), warnings
+            except CharRNNError as error:
+                warnings.append(str(error))
+        raise CharRNNError(f"{self.path} holds no sound checkpoint: {warnings[0]}")
+
+
+def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:
+    """The file meant by a checkpoint file, by a run folder (its best, else its last) or by nothing.
+
+    Nothing means the newest run under `checkpoint_dir`. Raises: CharRNNError if there is none.
+    """
+    if argument is not None and not argument.is_dir():
+        return argument
+    folders = [argument] if argument is not None else _subfolders(checkpoint_dir)
+    newest = max(folders, key=lambda folder: _modified(_candidates(folder)), default=None)
+    found = [] if newest is None else [path for path in _candidates(newest) if path.exists()]
+    if not found:
+        where = argument or checkpoint_dir
+        raise CharRNNError(f"{where} holds no trained model: run `charrnn train CORPUS` first, or name a checkpoint")
+    return found[0]
+
+
+def _candidates(folder: Path) -> list[Path]:
+    run = RunFolder(folder)
+    return [run.best, run.last, run.last_but_one]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _modified(paths: Iterable[Path]) -> float:
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=-1.0)
+
+
+def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
+    """Copy another run's weights into a model, matching the rows of symbols that both vocabularies have.
+
+    Rows of new symbols stay as they are. Returns: how many symbols were matched.
+    Raises: CharRNNError if the models differ in more than their vocabulary.
+    """
+    old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}
+    pairs = [(i, old[symbol]) for i, symbol in enumerate(vocabulary.symbols) if symbol in old]
+    if vocabulary.unknown is not None and source.vocabulary.unknown is not None:
+        pairs.append((vocabulary.unknown, source.vocabulary.unknown))
+    here, there = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            other = source.weights.get(name)
+            by_symbol = _symbol_dimension(name, model)
+            if other is None or not _same_but(by_symbol, weight.shape, other.shape):
+                raise CharRNNError(f"the checkpoint's model has another shape ({name}): give the same model options")
+            if by_symbol is None:
+                weight.copy_(other)
+            else:
+                weight.index_copy_(by_symbol, here, other.index_select(by_symbol, there))
+    return len(pairs)
+
+
+def _symbol_dimension(name: str, model: CharRNN) -> int | None:
+    """Which dimension of a weight counts symbols: rows of the embedding and head, columns of one-hot input."""
+    if name.startswith(("embedding.", "head.")):
+        return 0
+    return 1 if model.embedding is None and name == "stack.layers.0.weight_ih_l0" else None
+
+
+def _same_but(dimension: int | None, a: torch.Size, b: torch.Size) -> bool:
+    return len(a) == len(b) and all(i == dimension or a[i] == b[i] for i in range(len(a)))

@@ -1,0 +1,209 @@
+"""Events of a training run to a progress bar or plain lines, to `metrics.jsonl` and to TensorBoard."""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from charrnn.errors import CharRNNError
+from charrnn.training import Evaluated, Event, Finished, Progress, Sampled
+
+RECORD_EVERY = 100
+"""Steps between two records of the training loss."""
+
+_BAR_SECONDS = 0.2
+_LINE_SECONDS = 30.0
+
+
+class Reporter(Protocol):
+    """Whoever wants to know how the training goes."""
+
+    def report(self, event: Event) -> None:
+        """Take note of an event."""
+
+    def close(self) -> None:
+        """The run is over, for whatever reason."""
+
+
+class ProgressBar:
+    """A bar with the loss, characters per second and the time left; evaluations and samples scroll by above."""
+
+    def __init__(self, stream: TextIO, fraction: float = 0.0) -> None:
+        self._bar = tqdm(
+            total=1.0,
+            initial=fraction,
+            file=stream,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+        self._shown = 0.0
+
+    def report(self, event: Event) -> None:
+        """Move the bar at most a few times a second: reading the loss waits for the device."""
+        match event:
+            case Progress() if time.monotonic() - self._shown > _BAR_SECONDS:
+                self._shown = time.monotonic()
+                self._bar.set_postfix_str(
+                    f"loss {float(event.train_loss):.3f}, {event.chars_per_second:,.0f} chars/s",
+                    refresh=False,
+                )
+                self._bar.update(event.fraction - self._bar.n)
+            case Finished(reason="budget"):
+                self._bar.update(1.0 - self._bar.n)
+            case Evaluated() | Sampled():
+                self._bar.write(_describe(event), file=self._bar.fp)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+class PlainLines:
+    """A line for each evaluation and sample, and one now and then between them: for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = time.monotonic()
+
+    def report(self, event: Event) -> None:
+        """Print what is worth a line."""
+        now = time.monotonic()
+        if isinstance(event, (Evaluated, Sampled)) or (
+            isinstance(event, Progress) and now - self._shown > _LINE_SECONDS
+        ):
+            self._shown = now
+            print(_describe(event), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one record a line, flushed as it is made.
+
+    A resumed run cuts off what was recorded beyond its checkpoint's step.
+    """
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        kept = _records_up_to(path, resume_step) if resume_step and path.exists() else []
+        path.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def report(self, event: Event) -> None:
+        """Record evaluations, samples, and the training loss at regular steps."""
+        if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
+            record = json.dumps(_as_record(event), ensure_ascii=False)
+            try:
+                self._file.write(record + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise CharRNNError(f"{self._file.name} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class TensorBoard:
+    """Curves and samples for TensorBoard, in the run's folder. Raises: CharRNNError if it is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise CharRNNError("--tensorboard needs TensorBoard: pip install 'charrnn[tensorboard]'") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def report(self, event: Event) -> None:
+        """Add the numbers of a record as curves, a sample as text."""
+        if isinstance(event, Progress) and event.step % RECORD_EVERY:
+            return
+        record = _as_record(event)
+        for name in ("train_loss", "val_loss", "bits_per_char", "learning_rate", "chars_per_second"):
+            if name in record:
+                self._writer.add_scalar(name, record[name], event.step)
+        if isinstance(event, Sampled):
+            self._writer.add_text("sample", event.text, event.step)
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()
+
+
+def terminal_reporter(stream: TextIO = sys.stderr, fraction: float = 0.0) -> Reporter:
+    """A bar on a terminal, plain lines elsewhere."""
+    return ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
+
+
+def _as_record(event: Event) -> dict[str, Any]:
+    """One line of `metrics.jsonl`: losses in nats per character, times in seconds."""
+    record: dict[str, Any] = {
+        "step": event.step,
+        "epoch": round(event.epoch, 4),
+        "chars": event.chars,
+        "elapsed_s": round(event.elapsed_s, 3),
+    }
+    match event:
+        case Progress():
+            record["train_loss"] = float(event.train_loss)
+            record["learning_rate"] = event.learning_rate
+            record["chars_per_second"] = round(event.chars_per_second)
+        case Evaluated(validated=True):
+            record["val_loss"] = event.val_loss
+            record["bits_per_char"] = event.bits_per_char
+        case Evaluated():
+            record["train_loss"] = event.val_loss
+        case Sampled():
+            record["text"] = event.text
+        case Finished():
+            record["finished"] = event.reason
+            record["chars_per_second"] = round(event.chars_per_second)
+    return record
+
+
+def _describe(event: Event) -> str:
+    """What a person reads of an event."""
+    where = f"step {event.step:,} epoch {event.epoch:.2f}"
+    match event:
+        case Evaluated():
+            kind = "validation" if event.validated else "training"
+            best = " (best so far)" if event.improved else ""
+            return f"{where}: {kind} loss {event.val_loss:.4f}, {event.bits_per_char:.3f} bits per character{best}"
+        case Progress():
+            left = event.elapsed_s * (1 - event.fraction) / max(event.fraction, 1e-9)
+            return (
+                f"{where}: training loss {float(event.train_loss):.4f}, "
+                f"{event.chars_per_second:,.0f} characters/s, {format_seconds(left)} left"
+            )
+        case Sampled():
+            return "\n".join(f"  | {line}" for line in event.text.splitlines())
+        case _:
+            return where
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people, such as 45 s, 12 min or 3.5 h."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _records_up_to(path: Path, step: int) -> list[str]:
+    """The whole lines of a log that were recorded up to a step."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # half a line, from a run that was killed while it wrote
+    return kept

@@ -1,0 +1,240 @@
+"""A training run in its folder: started or resumed, driven to its end, saved and reported between events."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from charrnn.checkpoint import Checkpoint, CorpusIdentity, RunFolder, transfer
+from charrnn.config import ModelConfig, SamplingConfig, TrainingConfig
+from charrnn.corpus import Corpus
+from charrnn.errors import CharRNNError
+from charrnn.model import CharRNN
+from charrnn.reporting import Reporter, format_seconds
+from charrnn.runtime import Runtime, open_runtime, seed_everything
+from charrnn.sampling import sample
+from charrnn.training import Evaluated, Event, Finished, Progress, Sampled, Trainer, default_epochs
+
+Notify = Callable[[str], None]
+
+_FREE_TO_CHANGE = {
+    *("epochs", "steps", "minutes"),
+    *("eval_every", "patience", "checkpoint_every", "sample_every"),
+}
+"""Options that a resumed run may be given anew; all others are those it began with."""
+
+_SAMPLE = SamplingConfig(length=200, temperature=0.7)
+
+
+@dataclass
+class Run:
+    """A trainer with all that its checkpoints need to be told."""
+
+    folder: RunFolder
+    corpus: Corpus
+    trainer: Trainer
+    seed: int
+
+    @property
+    def runtime(self) -> Runtime:
+        """The machine that the run trains on."""
+        return self.trainer.runtime
+
+    def checkpoint(self) -> Checkpoint:
+        """The run as it stands, between two events."""
+        tensors, counters = self.trainer.state_dict()
+        return Checkpoint(
+            model_config=self.trainer.model.config,
+            training_config=self.trainer.config,
+            vocabulary=self.corpus.vocabulary,
+            corpus=identify(self.corpus),
+            seed=self.seed,
+            precision=self.runtime.precision,
+            weights=self.trainer.model.state_dict(),
+            trainer_tensors=tensors,
+            counters=counters,
+        )
+
+    def drive(self, reporters: Sequence[Reporter]) -> Finished:
+        """Train to the end, telling the reporters and saving on the way.
+
+        Raises: CharRNNError if a checkpoint cannot be written or the loss is no number.
+        """
+        saved_step = self.trainer.step if self.folder.holds_run() else -1
+        for event in self.trainer.run():
+            _tell(reporters, event)
+            if isinstance(event, Finished):
+                if saved_step < event.step:
+                    self.folder.save_last(self.checkpoint())
+                return event
+            due = self._save_is_due(event) and saved_step < event.step
+            if due or self._sample_is_due(event):
+                with self.trainer.paused():
+                    if due:
+                        self._save(best=isinstance(event, Evaluated))
+                        saved_step = event.step
+                    if self._sample_is_due(event):
+                        _tell(reporters, self._sample(event))
+        raise AssertionError("a run ends with Finished")
+
+    def _save_is_due(self, event: Event) -> bool:
+        if isinstance(event, Evaluated):
+            return event.improved
+        return isinstance(event, Progress) and event.step % self.trainer.config.checkpoint_every == 0
+
+    def _save(self, *, best: bool) -> None:
+        checkpoint = self.checkpoint()
+        self.folder.save_last(checkpoint)
+        if best:
+            checkpoint.save(self.folder.best)
+
+    def _sample_is_due(self, event: Event) -> bool:
+        every = self.trainer.config.sample_every
+        if every is None:
+            return isinstance(event, Evaluated)
+        return isinstance(event, Progress) and event.step % every == 0
+
+    def _sample(self, event: Event) -> Sampled:
+        pieces = sample(
+            self.trainer.model,
+            self.corpus.vocabulary,
+            _SAMPLE,
+            seed=self.seed + event.step,
+            runtime=open_runtime(str(self.runtime.device), "float32"),
+        )
+        text = "".join(piece.text for piece in pieces)
+        return Sampled(event.step, event.epoch, event.chars, event.elapsed_s, event.fraction, text)
+
+    def describe(self) -> list[str]:
+        """What is about to be trained, on what, and how long it will take."""
+        trainer, model = self.trainer, self.trainer.model
+        train, val = self.corpus.split(trainer.config.val_fraction)
+        lines = [
+            f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, "
+            f"{model.num_parameters:,} parameters; corpus: {len(train):,} characters to train, {len(val):,} to "
+            f"validate, {self.corpus.vocabulary.size:,} symbols",
+            f"device: {self.runtime.device}, {self.runtime.precision}; seed {self.seed}",
+            self._describe_budget(),
+        ]
+        layout, config = trainer.layout, trainer.config
+        if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
+            lines.append(
+                f"the corpus is small: {layout.batch_size} streams of chunks of {layout.seq_length} characters "
+                f"instead of {config.batch_size} of {config.seq_length}"
+            )
+        if not trainer.validates and config.val_fraction > 0:
+            lines.append("the corpus is too short to hold out a validation part: the training loss decides")
+        return lines
+
+    def _describe_budget(self) -> str:
+        trainer = self.trainer
+        seconds = trainer.estimate_seconds_per_step()
+        rate = f"about {trainer.chars_per_step / seconds:,.0f} characters/s"
+        if trainer.total_steps is None:
+            return f"budget: {trainer.config.minutes:g} minutes at {rate}"
+        left = trainer.total_steps - trainer.step
+        epochs = trainer.total_steps / trainer.steps_per_epoch
+        return (
+            f"budget: {epochs:,.3g} epochs, {trainer.total_steps:,} steps; {left:,} to go, "
+            f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"
+        )
+
+    def summary(self, finished: Finished) -> dict[str, Any]:
+        """The object that `--json` ends with."""
+        best = self.trainer.best_val_loss if self.trainer.validates else None
+        return {
+            "run": str(self.folder.path),
+            "checkpoint": str(self.folder.best if self.folder.best.exists() else self.folder.last),
+            "steps": finished.step,
+            "epochs": round(finished.epoch, 4),
+            "chars": finished.chars,
+            "elapsed_s": round(self.trainer.elapsed_s, 3),
+            "best_val_loss": best,
+            "bits_per_char": None if best is None else best / math.log(2),
+            "chars_per_second": round(finished.chars_per_second),
+            "device": str(self.runtime.device),
+            "precision": self.runtime.precision,
+            "seed": self.seed,
+        }
+
+
+def start(
+    folder: RunFolder,
+    corpus: Corpus,
+    shape: Mapping[str, Any],
+    config: TrainingConfig,
+    runtime: Runtime,
+    *,
+    seed: int | None = None,
+    init_from: Path | None = None,
+    notify: Notify = lambda message: None,
+) -> Run:
+    """A new run of a model of this shape, a ModelConfig's fields but for the vocabulary's size."""
+    seed = seed_everything(seed)
+    train, val = corpus.split(config.val_fraction)
+    if (config.epochs, config.steps, config.minutes) == (None, None, None):
+        config = replace(config, epochs=default_epochs(len(train)))
+    model = CharRNN(ModelConfig(vocab_size=corpus.vocabulary.size, **shape))
+    if init_from is not None:
+        matched = transfer(Checkpoint.load(init_from), model, corpus.vocabulary)
+        notify(f"took weights from {init_from}: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
+    return Run(folder, corpus, Trainer(model, config, train, val, runtime), seed)
+
+
+def resume(
+    folder: RunFolder,
+    corpus: Corpus,
+    given: Mapping[str, Any],
+    device: str,
+    *,
+    notify: Notify = lambda message: None,
+) -> Run:
+    """The run in a folder, where its newest sound checkpoint stood.
+
+    `given` are the options that were set explicitly: a budget and the like may differ from the run's own.
+    Raises: CharRNNError for another corpus or another model.
+    """
+    checkpoint, warnings = folder.load_last()
+    for warning in warnings:
+        notify(f"warning: {warning}; going back to the checkpoint before it")
+    if checkpoint.corpus.digest != corpus.digest:
+        raise CharRNNError(f"the run in {folder.path} was trained on another corpus, {checkpoint.corpus.path}")
+    config = _changed(checkpoint, given, folder)
+    runtime = open_runtime(device, given.get("precision", checkpoint.precision))
+    seed_everything(checkpoint.seed)
+    train, val = corpus.split(config.val_fraction)
+    trainer = Trainer(checkpoint.build_model(), config, train, val, runtime)
+    trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))
+    notify(f"resuming {folder.path} at step {trainer.step:,}")
+    return Run(folder, corpus, trainer, checkpoint.seed)
+
+
+def identify(corpus: Corpus) -> CorpusIdentity:
+    """What a checkpoint remembers of its corpus."""
+    return CorpusIdentity(
+        path=str(corpus.path),
+        digest=corpus.digest,
+        ascii=corpus.config.ascii,
+        lowercase=corpus.config.lowercase,
+    )
+
+
+def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
+    """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
+    own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
+    for name, value in given.items():
+        if name in own and name not in _FREE_TO_CHANGE and value != own[name]:
+            raise CharRNNError(
+                f"--{name.replace('_', '-')} is {value}, but the run in {folder.path} has {own[name]}: "
+                "leave the option out, or start another run with --run DIR"
+            )
+    changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
+    if changes.keys() & {"epochs", "steps", "minutes"}:
+        changes = {"epochs": None, "steps": None, "minutes": None} | changes
+    return replace(checkpoint.training_config, **changes)
+
+
+def _tell(reporters: Iterable[Reporter], event: Event) -> None:
+    for reporter in reporters:
+        reporter.report(event)

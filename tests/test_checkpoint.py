@@ -1,0 +1,131 @@
+"""Checkpoints and run folders."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn import storage
+from charrnn.checkpoint import Checkpoint, RunFolder, find_checkpoint, transfer
+from charrnn.config import ModelConfig
+from charrnn.errors import CharRNNError
+from charrnn.model import CharRNN
+from charrnn.run import Run
+from charrnn.vocabulary import Vocabulary
+
+
+def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None:
+    saved = trained_run.checkpoint()
+    saved.save(tmp_path / "c.safetensors")
+    loaded = Checkpoint.load(tmp_path / "c.safetensors")
+    for name in ("model_config", "training_config", "vocabulary", "corpus", "seed", "precision"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert loaded.counters["step"] == saved.counters["step"]
+    assert loaded.trainer_tensors.keys() == saved.trainer_tensors.keys()
+    x = torch.tensor([[0], [1], [2]])
+    torch.testing.assert_close(loaded.build_model().eval()(x)[0], trained_run.trainer.model.eval()(x)[0])
+
+
+def test_checkpoint_holds_all_that_resuming_needs(trained_run: Run) -> None:
+    tensors = trained_run.checkpoint().trainer_tensors
+    assert {"random.cpu", "offsets", "state.0.0", "state.0.1", "optimizer.0.exp_avg"} <= tensors.keys()
+    counters = trained_run.checkpoint().counters
+    assert {
+        "step",
+        "cursor",
+        "best_val_loss",
+        "stale_evaluations",
+        "gradient_scaler",
+        "elapsed_s",
+    } <= counters.keys()
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(trained_run: Run, tmp_path: Path) -> None:
+    checkpoint = trained_run.checkpoint()
+    # A huge model is refused before memory is taken for it.
+    huge = replace(checkpoint, model_config=replace(checkpoint.model_config, hidden_size=2**16, num_layers=64))
+    huge.save(tmp_path / "c.safetensors")
+    with pytest.raises(CharRNNError, match="do not fit"):
+        Checkpoint.load(tmp_path / "c.safetensors")
+
+
+def test_weights_of_other_names_are_refused(trained_run: Run) -> None:
+    weights = {name.upper(): tensor for name, tensor in trained_run.checkpoint().weights.items()}
+    with pytest.raises(CharRNNError, match="do not fit"):
+        replace(trained_run.checkpoint(), weights=weights).build_model()
+
+
+def test_header_without_its_parts_is_refused(tmp_path: Path) -> None:
+    storage.write(tmp_path / "c.safetensors", "checkpoint", {"seed": 1}, {})
+    with pytest.raises(CharRNNError, match="lacks parts"):
+        Checkpoint.load(tmp_path / "c.safetensors")
+
+
+def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_path: Path) -> None:
+    folder, checkpoint = RunFolder(tmp_path), trained_run.checkpoint()
+    folder.save_last(replace(checkpoint, seed=1))
+    folder.save_last(replace(checkpoint, seed=2))
+    assert folder.load_last()[0].seed == 2
+    folder.last.write_bytes(folder.last.read_bytes()[:-1])
+    loaded, warnings = folder.load_last()
+    assert (loaded.seed, len(warnings)) == (1, 1)
+    folder.last.unlink()
+    assert folder.load_last()[0].seed == 1
+    folder.last_but_one.write_bytes(b"")
+    with pytest.raises(CharRNNError, match="no sound checkpoint"):
+        folder.load_last()
+
+
+def test_clearing_removes_only_the_runs_own_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for path in (folder.best, folder.last, folder.metrics, tmp_path / "notes.txt"):
+        path.write_text("x")
+    folder.clear()
+    assert list(tmp_path.iterdir()) == [tmp_path / "notes.txt"]
+
+
+def test_checkpoint_is_found_by_file_folder_or_age(tmp_path: Path) -> None:
+    for age, name in enumerate(("old", "new")):
+        run = RunFolder(tmp_path / name)
+        run.path.mkdir()
+        run.last.write_text("x")
+        os.utime(run.last, (age, age))
+    (tmp_path / "empty").mkdir()
+    new = RunFolder(tmp_path / "new")
+    assert find_checkpoint(new.last, tmp_path) == new.last
+    assert find_checkpoint(tmp_path / "old", tmp_path) == RunFolder(tmp_path / "old").last
+    assert find_checkpoint(None, tmp_path) == new.last
+    new.best.write_text("x")
+    assert find_checkpoint(None, tmp_path) == new.best
+    for nothing in (tmp_path / "empty", None):
+        with pytest.raises(CharRNNError, match="no trained model"):
+            find_checkpoint(nothing, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("embedding_size", [8, None])
+def test_weights_transfer_symbol_by_symbol(trained_run: Run, embedding_size: int | None) -> None:
+    checkpoint = trained_run.checkpoint()
+    if embedding_size is None:
+        config = replace(checkpoint.model_config, embedding_size=None)
+        checkpoint = replace(checkpoint, model_config=config, weights=CharRNN(config).state_dict())
+    vocabulary = Vocabulary(("e", "h", "t", "Ω"), (1, 1, 1, 1))
+    model = CharRNN(replace(checkpoint.model_config, vocab_size=4))
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert transfer(checkpoint, model, vocabulary) == 3
+    weights = model.state_dict()
+    old = checkpoint.vocabulary.symbols.index("h")
+    assert torch.equal(weights["head.weight"][1], checkpoint.weights["head.weight"][old])
+    assert torch.equal(weights["head.weight"][3], fresh["head.weight"][3])
+    recurrent = "stack.layers.0.weight_hh_l0"
+    assert torch.equal(weights[recurrent], checkpoint.weights[recurrent])
+    if embedding_size is None:
+        table = "stack.layers.0.weight_ih_l0"
+        assert torch.equal(weights[table][:, 1], checkpoint.weights[table][:, old])
+
+
+def test_another_shape_does_not_transfer(trained_run: Run) -> None:
+    model = CharRNN(ModelConfig(vocab_size=trained_run.corpus.vocabulary.size, hidden_size=7))
+    with pytest.raises(CharRNNError, match="same model options"):
+        transfer(trained_run.checkpoint(), model, trained_run.corpus.vocabulary)

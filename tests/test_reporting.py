@@ -1,0 +1,95 @@
+"""Events to lines, bars and logs."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.errors import CharRNNError
+from charrnn.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, format_seconds
+from charrnn.training import Evaluated, Finished, Progress, Sampled
+
+
+def progress(step: int) -> Progress:
+    return Progress(step, step / 10, step * 32, 1.5, 0.5, torch.tensor(2.0), 1e-3, 1000.0)
+
+
+def evaluated(step: int = 7, validated: bool = True) -> Evaluated:
+    return Evaluated(step, 0.7, 224, 1.5, 0.5, val_loss=1.3863, validated=validated, improved=True)
+
+
+SAMPLED = Sampled(7, 0.7, 224, 1.5, 0.5, "Once\nupon")
+
+
+def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for event in (progress(1), progress(RECORD_EVERY), evaluated(), SAMPLED):
+        log.report(event)
+    log.close()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 3, "the training loss is recorded at regular steps only"
+    for record in records:
+        assert {"step", "epoch", "chars", "elapsed_s"} <= record.keys()
+    assert {"train_loss", "learning_rate", "chars_per_second"} <= records[0].keys()
+    assert records[1]["bits_per_char"] == pytest.approx(2.0, abs=1e-3)
+    assert records[2]["text"] == "Once\nupon"
+
+
+def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 100}\n{"step": 200}\n{"step": 300}\n{"step": 3')
+    log = MetricsLog(path, resume_step=200)
+    log.report(progress(300))
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [100, 200, 300]
+
+
+def test_new_run_begins_a_new_log(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 100}\n')
+    MetricsLog(tmp_path / "metrics.jsonl").close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_plain_lines_tell_evaluations_and_samples() -> None:
+    stream = io.StringIO()
+    lines = PlainLines(stream)
+    for event in (progress(1), evaluated(), SAMPLED, evaluated(validated=False)):
+        lines.report(event)
+    text = stream.getvalue()
+    assert "validation loss 1.3863, 2.000 bits per character (best so far)" in text
+    assert "  | Once\n  | upon\n" in text
+    assert "training loss 1.3863" in text
+    assert "\r" not in text
+
+
+def test_bar_shows_loss_rate_and_end() -> None:
+    stream = io.StringIO()
+    bar = ProgressBar(stream)
+    bar.report(progress(1))
+    bar.report(evaluated())
+    bar.report(Finished(10, 1.0, 320, 2.0, 1.0, "budget", 1000.0))
+    bar.close()
+    assert "loss 2.000, 1,000 chars/s" in stream.getvalue()
+    assert "100%" in stream.getvalue()
+
+
+def test_tensorboard_writes_events_or_says_how_to_install_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    board = TensorBoard(tmp_path)
+    for event in (progress(RECORD_EVERY), evaluated(), SAMPLED):
+        board.report(event)
+    board.close()
+    assert any(path.name.startswith("events.out") for path in tmp_path.iterdir())
+
+
+def test_missing_tensorboard_is_an_error_that_tells_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(CharRNNError, match=r"pip install 'charrnn\[tensorboard\]'"):
+        TensorBoard(tmp_path)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (float("inf"), "unknown")])
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text

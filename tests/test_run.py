@@ -1,0 +1,142 @@
+"""Runs in their folders."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.config import TrainingConfig
+from charrnn.corpus import Corpus
+from charrnn.errors import CharRNNError
+from charrnn.reporting import MetricsLog
+from charrnn.run import Run, resume, start
+from charrnn.training import Evaluated, Event, Finished, Sampled
+from tests.conftest import CPU, TINY
+
+CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7)
+
+
+class Recorder:
+    """A reporter that remembers, and may act."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def report(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def run(corpus: Corpus, tmp_path: Path) -> Run:
+    return start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=3)
+
+
+def test_run_leaves_checkpoints_and_samples(run: Run) -> None:
+    recorder = Recorder()
+    finished = run.drive([recorder])
+    names = {path.name for path in run.folder.path.iterdir()}
+    assert names == {"best.safetensors", "last.safetensors", "last-1.safetensors"}
+    assert Checkpoint.load(run.folder.last).counters["step"] == finished.step == 20
+    kinds = [type(event) for event in recorder.events]
+    assert kinds.count(Sampled) == kinds.count(Evaluated) == 10
+    best = Checkpoint.load(run.folder.best)
+    assert best.counters["best_val_loss"] == run.trainer.best_val_loss
+
+
+def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: Path, run: Run) -> None:
+    run.drive([])
+    seldom = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=1000, sample_every=1000)
+    other = start(RunFolder(tmp_path / "other"), corpus, TINY, seldom, CPU, seed=3)
+    other.drive([])
+    for name, weight in run.trainer.model.state_dict().items():
+        assert torch.equal(weight, other.trainer.model.state_dict()[name])
+
+
+def test_resumed_run_ends_like_an_uninterrupted_one(corpus: Corpus, tmp_path: Path, run: Run) -> None:
+    whole = MetricsLog(tmp_path / "whole.jsonl")
+    run.drive([whole])
+
+    stopped = start(RunFolder(tmp_path / "stopped"), corpus, TINY, CONFIG, CPU, seed=3)
+
+    class Stop(Recorder):
+        def report(self, event: Event) -> None:
+            if event.step == 11:
+                stopped.trainer.request_stop()
+
+    log = MetricsLog(tmp_path / "stopped.jsonl")
+    assert stopped.drive([log, Stop()]).reason == "stopped"
+    resumed = resume(stopped.folder, corpus, {}, "cpu")
+    assert resumed.trainer.step == 11
+    resumed.drive([MetricsLog(tmp_path / "stopped.jsonl", resume_step=11)])
+    ours, theirs = Checkpoint.load(resumed.folder.last), Checkpoint.load(run.folder.last)
+    assert ours.weights.keys() == theirs.weights.keys()
+    for name, weight in ours.weights.items():
+        assert torch.equal(weight, theirs.weights[name])
+
+
+def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    resumed = resume(run.folder, corpus, {"epochs": 3, "hidden_size": 16}, "cpu")
+    assert (resumed.trainer.config.epochs, resumed.trainer.config.steps) == (3, None)
+    with pytest.raises(CharRNNError, match=r"--hidden-size is 32, but the run in .* has 16"):
+        resume(run.folder, corpus, {"hidden_size": 32}, "cpu")
+
+
+def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    before = run.folder.last.read_bytes()
+    recorder = Recorder()
+    resume(run.folder, corpus, {}, "cpu").drive([recorder])
+    assert [type(event) for event in recorder.events] == [Finished]
+    assert run.folder.last.read_bytes() == before
+
+
+def test_another_corpus_is_refused(corpus: Corpus, run: Run) -> None:
+    from dataclasses import replace
+
+    run.drive([])
+    with pytest.raises(CharRNNError, match="another corpus"):
+        resume(run.folder, replace(corpus, digest="0" * 64), {}, "cpu")
+
+
+def test_budget_is_chosen_from_the_size_of_the_corpus(corpus: Corpus, tmp_path: Path) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, TrainingConfig(), CPU)
+    assert run.trainer.config.epochs is not None
+    description = "\n".join(run.describe())
+    assert "steps" in description
+    assert "characters/s" in description
+
+
+def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:
+    run.drive([])
+    messages: list[str] = []
+    folder = RunFolder(tmp_path / "next")
+    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=run.folder.best, notify=messages.append)
+    assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
+    best = Checkpoint.load(run.folder.best)
+    assert torch.equal(fresh.trainer.model.state_dict()["head.weight"], best.weights["head.weight"])
+
+
+def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
+    summary = json.loads(json.dumps(run.summary(run.drive([]))))
+    assert list(summary) == [
+        *("run", "checkpoint", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "bits_per_char"),
+        *("chars_per_second", "device", "precision", "seed"),
+    ]
+
+
+def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    for size in (2, 10, 100, 1000):
+        tiny = replace(corpus, indices=corpus.indices[:size])
+        run = start(RunFolder(tmp_path / str(size)), tiny, TINY, TrainingConfig(epochs=3), CPU)
+        assert any("small" in line for line in run.describe()), size
+        events = list(itertools.islice(run.trainer.run(), 10_000))
+        assert isinstance(events[-1], Finished)
