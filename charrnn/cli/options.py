@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+COMMON = "Common"
+
+Device = Annotated[
+    str,
+    typer.Option(
+        envvar="CHARRNN_DEVICE",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where to compute; auto takes CUDA, then MPS, then the CPU.",
+        rich_help_panel=COMMON,
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        envvar="CHARRNN_PRECISION",
+        metavar="auto|float32|bfloat16|float16",
+        help="auto takes the fastest that loses no quality on this hardware.",
+        rich_help_panel=COMMON,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**31 - 1,
+        metavar="N",
+        help="Everything random follows from it; drawn and reported if unset.",
+        rich_help_panel=COMMON,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=COMMON)]
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        envvar="CHARRNN_DATA_DIR",
+        metavar="DIR",
+        help="Where prepared corpora lie by default.",
+        rich_help_panel=COMMON,
+    ),
+]
+CheckpointDir = Annotated[
+    Path,
+    typer.Option(
+        envvar="CHARRNN_CHECKPOINT_DIR",
+        metavar="DIR",
+        help="Where runs lie by default.",
+        rich_help_panel=COMMON,
+    ),
+]
+
+DATA_DIR = Path("data")
+CHECKPOINT_DIR = Path("checkpoints")

@@ -1,0 +1,178 @@
+"""`charrnn sample`: text from a trained model."""
+
+import json as json_module
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Device, Json, Precision, Seed
+from charrnn.config import SamplingConfig as Defaults
+from charrnn.errors import CharRNNError, OptionError
+
+if TYPE_CHECKING:
+    from charrnn.sampling import Piece
+
+FILTERS, ENDS = "Which symbols", "Where to end"
+
+
+def sample(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]",
+            help="A checkpoint file or a run folder; default: the newest run.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to continue.")] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or from - for stdin.")
+    ] = None,
+    no_echo: Annotated[bool, typer.Option("--no-echo", help="Do not repeat the prompt.")] = False,
+    num_samples: Annotated[
+        int, typer.Option(metavar="N", help="Independent samples, computed together.")
+    ] = Defaults.num_samples,
+    length: Annotated[
+        int, typer.Option("--length", "-n", metavar="N", help="Symbols to sample.", rich_help_panel=ENDS)
+    ] = Defaults.length,
+    lines: Annotated[
+        int | None, typer.Option(metavar="N", help="End after N whole lines.", rich_help_panel=ENDS)
+    ] = Defaults.lines,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="End after this text has appeared; repeatable.",
+            rich_help_panel=ENDS,
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature",
+            "-t",
+            metavar="X",
+            help="Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.",
+            rich_help_panel=FILTERS,
+        ),
+    ] = Defaults.temperature,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the N most likely symbols.", rich_help_panel=FILTERS)
+    ] = Defaults.top_k,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Only the most likely symbols that reach X in sum.", rich_help_panel=FILTERS),
+    ] = Defaults.top_p,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Only symbols at least X times as likely as the likeliest.",
+            rich_help_panel=FILTERS,
+        ),
+    ] = Defaults.min_p,
+    ban: Annotated[
+        str,
+        typer.Option(metavar="CHARS", help="Never these characters.", rich_help_panel=FILTERS, show_default=False),
+    ] = Defaults.ban,
+    json: Json = False,
+    seed: Seed = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+) -> None:
+    """Write text in the style of the corpus that a model was trained on."""
+    config = Defaults(
+        length=length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        ban=ban,
+        stop=tuple(stop or ()),
+        lines=lines,
+        num_samples=num_samples,
+    )
+    prompt = _read_prompt(prompt, prompt_file)
+    from charrnn.checkpoint import Checkpoint, find_checkpoint
+    from charrnn.runtime import open_runtime, seed_everything
+    from charrnn.sampling import sample as sample_pieces
+    from charrnn.text import normalise
+
+    loaded = Checkpoint.load(find_checkpoint(checkpoint, checkpoint_dir))
+    # One stream reads every weight once per symbol: float32 products are the fastest on a CPU, and exact.
+    runtime = open_runtime(device, "float32" if precision == "auto" else precision)
+    prompt = normalise(prompt, ascii=loaded.corpus.ascii, lowercase=loaded.corpus.lowercase)
+    is_drawn, seed = seed is None, seed_everything(seed)
+    pieces = sample_pieces(loaded.build_model(), loaded.vocabulary, config, seed=seed, runtime=runtime, prompt=prompt)
+    if is_drawn and not json:
+        print(f"seed {seed}", file=sys.stderr)
+    echo = "" if no_echo else prompt
+    if json:
+        _print_json(pieces, echo, seed)
+    elif num_samples == 1:
+        _stream(pieces, echo)
+    else:
+        _print_whole(pieces, echo)
+
+
+def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+    """The prompt, with the line ends of a corpus. Raises: CharRNNError, OptionError."""
+    if prompt_file is None:
+        return (prompt or "").replace("\r\n", "\n")
+    if prompt is not None:
+        raise OptionError("--prompt and --prompt-file exclude each other: give one")
+    try:
+        raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except OSError as error:
+        raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
+
+
+def _stream(pieces: Iterable["Piece"], echo: str) -> None:
+    """Write a single sample as it is made; a final line's end is added if it has none."""
+    last = echo
+    is_terminal = sys.stdout.isatty()
+    sys.stdout.write(echo)
+    for piece in pieces:
+        sys.stdout.write(piece.text)
+        last = piece.text or last
+        if is_terminal:
+            sys.stdout.flush()
+    if not last.endswith("\n"):
+        sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def _collect(pieces: Iterable["Piece"]) -> Iterable[tuple["Piece", str]]:
+    """Each sample as it ends: its last piece and its whole text."""
+    texts: dict[int, list[str]] = {}
+    for piece in pieces:
+        texts.setdefault(piece.index, []).append(piece.text)
+        if piece.finish_reason is not None:
+            yield piece, "".join(texts.pop(piece.index))
+
+
+def _print_whole(pieces: Iterable["Piece"], echo: str) -> None:
+    for _, text in _collect(pieces):
+        whole = echo + text
+        print(whole, end="" if whole.endswith("\n") else "\n")
+    sys.stdout.flush()
+
+
+def _print_json(pieces: Iterable["Piece"], echo: str, seed: int) -> None:
+    for piece, text in _collect(pieces):
+        record = {
+            "text": echo + text,
+            "seed": seed,
+            "index": piece.index,
+            "finish_reason": piece.finish_reason,
+            "bits_per_char": piece.bits_per_char,
+        }
+        print(json_module.dumps(record, ensure_ascii=False), flush=True)

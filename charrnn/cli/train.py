@@ -1,0 +1,265 @@
+"""`charrnn train`: a model from a prepared corpus or raw text."""
+
+import json as json_module
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from charrnn.cli.options import (
+    CHECKPOINT_DIR,
+    DATA_DIR,
+    CheckpointDir,
+    DataDir,
+    Device,
+    Json,
+    Precision,
+    Seed,
+)
+from charrnn.cli.signals import stop_on_signals
+from charrnn.config import SIZES, Cell, Size
+from charrnn.config import ModelConfig as Model
+from charrnn.config import TrainingConfig as Training
+from charrnn.errors import CharRNNError, OptionError
+
+if TYPE_CHECKING:
+    from charrnn.checkpoint import RunFolder
+    from charrnn.reporting import Reporter
+    from charrnn.run import Run
+
+RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS = (
+    "The run",
+    "The budget: one of the three",
+    "The model",
+    "The optimisation",
+    "Evaluation and checkpoints",
+    "Reports",
+)
+
+
+def train(
+    ctx: typer.Context,
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            metavar="CORPUS", help="A prepared file, or raw text that is prepared first.", show_default=False
+        ),
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            "-o",
+            metavar="DIR",
+            help="Where the run lives; default: <corpus stem> in --checkpoint-dir.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in DIR; start it if it is not there yet.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start again in a DIR that holds a run.", rich_help_panel=RUN)
+    ] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Start from another run's weights, matched symbol by symbol.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Passes over the text; default: chosen from its size.", rich_help_panel=BUDGET),
+    ] = Training.epochs,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Updates of the weights.", rich_help_panel=BUDGET)
+    ] = Training.steps,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Wall-clock time, evaluations included.", rich_help_panel=BUDGET),
+    ] = Training.minutes,
+    size: Annotated[
+        Size,
+        typer.Option(
+            metavar="|".join(SIZES),
+            help="A preset of the shape, which single options override: small is 1x256, medium 1x512, large 2x1024.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "medium",
+    cell: Annotated[
+        Cell, typer.Option(metavar="|".join(get_args(Cell)), help="The kind of layers.", rich_help_panel=MODEL)
+    ] = Model.cell,
+    hidden_size: Annotated[
+        int, typer.Option(metavar="N", help="Units of a layer.", rich_help_panel=MODEL)
+    ] = Model.hidden_size,
+    num_layers: Annotated[
+        int, typer.Option(metavar="N", help="Layers, one upon the other.", rich_help_panel=MODEL)
+    ] = Model.num_layers,
+    embedding_size: Annotated[
+        int, typer.Option(metavar="N", help="Size of a symbol's vector; 0: one-hot.", rich_help_panel=MODEL)
+    ] = Model.embedding_size or 0,
+    dropout: Annotated[
+        float,
+        typer.Option(metavar="X", help="Share of a layer's outputs dropped in training.", rich_help_panel=MODEL),
+    ] = Model.dropout,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Parallel streams of text.", rich_help_panel=OPTIMISATION)
+    ] = Training.batch_size,
+    seq_length: Annotated[
+        int,
+        typer.Option(metavar="N", help="Characters that gradients reach back through.", rich_help_panel=OPTIMISATION),
+    ] = Training.seq_length,
+    learning_rate: Annotated[
+        float,
+        typer.Option(metavar="X", help="AdamW's, at its peak; a cosine leads it to 0.", rich_help_panel=OPTIMISATION),
+    ] = Training.learning_rate,
+    weight_decay: Annotated[
+        float, typer.Option(metavar="X", help="AdamW's, on matrices only.", rich_help_panel=OPTIMISATION)
+    ] = Training.weight_decay,
+    grad_clip: Annotated[
+        float, typer.Option(metavar="X", help="The gradients' largest norm.", rich_help_panel=OPTIMISATION)
+    ] = Training.grad_clip,
+    warmup_steps: Annotated[
+        int,
+        typer.Option(metavar="N", help="Steps in which the learning rate rises.", rich_help_panel=OPTIMISATION),
+    ] = Training.warmup_steps,
+    val_fraction: Annotated[
+        float,
+        typer.Option(metavar="X", help="The last part of the text, which validates.", rich_help_panel=EVALUATION),
+    ] = Training.val_fraction,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps between evaluations; default: ten in a run.", rich_help_panel=EVALUATION),
+    ] = Training.eval_every,
+    patience: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Stop after N evaluations without progress.", rich_help_panel=EVALUATION),
+    ] = Training.patience,
+    checkpoint_every: Annotated[
+        int, typer.Option(metavar="N", help="Steps between checkpoints.", rich_help_panel=EVALUATION)
+    ] = Training.checkpoint_every,
+    sample_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Steps between samples; default: one at each evaluation.",
+            rich_help_panel=REPORTS,
+        ),
+    ] = Training.sample_every,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log curves to the run's folder.", rich_help_panel=REPORTS)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no samples.", rich_help_panel=REPORTS)
+    ] = False,
+    json: Json = False,
+    seed: Seed = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    data_dir: DataDir = DATA_DIR,
+    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+) -> None:
+    """Train a model on a text, and keep its best and its last state."""
+    if resume and overwrite:
+        raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise CharRNNError("this version trains in one process: start it without torchrun")
+    options: dict[str, Any] = {**ctx.params, "embedding_size": embedding_size or None}
+    given = {name: options[name] for name in options if _is_given(ctx, name)}
+    preset = SIZES[size] if "size" in given else {}
+    shape = {name: options[name] for name in Model.__dataclass_fields__ if name in options}
+    shape |= {name: value for name, value in preset.items() if name not in given}
+    Model(vocab_size=2, **shape)  # out of range? better said now than after the text was read
+    config = Training(**{name: options[name] for name in Training.__dataclass_fields__})
+    notify = _notifier(quiet=quiet)
+
+    from charrnn import corpus as corpora
+    from charrnn import run as runs
+    from charrnn.checkpoint import RunFolder
+    from charrnn.runtime import open_runtime
+
+    folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
+    if folder.holds_run() and not (resume or overwrite):
+        raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
+    opened = corpora.open_or_prepare(corpus, data_dir)
+    for note in opened.notes:
+        notify(note)
+    if resume and folder.holds_run():
+        wanted = {**preset, **given}
+        started = runs.resume(folder, opened, wanted, device, notify=notify)
+    else:
+        runtime = open_runtime(device, precision)
+        started = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=init_from, notify=notify)
+        folder.clear()
+    _train(started, quiet=quiet, tensorboard=tensorboard, json=json, notify=notify)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was set on the command line or in the environment."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _notifier(*, quiet: bool) -> Callable[[str], None]:
+    def notify(message: str) -> None:
+        if not quiet or message.startswith("warning:"):
+            print(message, file=sys.stderr, flush=True)
+
+    return notify
+
+
+def _train(run: "Run", *, quiet: bool, tensorboard: bool, json: bool, notify: Callable[[str], None]) -> None:
+    """Drive a run to its end or to a signal, and say what came of it."""
+    for line in run.describe():
+        notify(line)
+    reporters = _reporters(run.folder, run.trainer.step, run.trainer.fraction, quiet, tensorboard)
+    try:
+        with stop_on_signals(run.trainer.request_stop) as signals:
+            finished = run.drive(reporters)
+    finally:
+        for reporter in reporters:
+            reporter.close()
+    summary = run.summary(finished)
+    notify(_closing_lines(summary, finished.reason))
+    if json:
+        print(json_module.dumps(summary))
+    if signals:
+        raise typer.Exit(128 + signals[0])
+
+
+def _reporters(folder: "RunFolder", step: int, fraction: float, quiet: bool, tensorboard: bool) -> "list[Reporter]":
+    from charrnn.reporting import MetricsLog, TensorBoard, terminal_reporter
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    reporters: list[Reporter] = [MetricsLog(folder.metrics, step)]
+    if tensorboard:
+        reporters.append(TensorBoard(folder.path))
+    if not quiet:
+        reporters.append(terminal_reporter(sys.stderr, fraction))
+    return reporters
+
+
+def _closing_lines(summary: dict[str, Any], reason: str) -> str:
+    how = {
+        "budget": "done",
+        "patience": "stopped, for the validation loss no longer falls",
+        "stopped": "stopped and saved; --resume goes on",
+    }[reason]
+    line = f"{how}: {summary['steps']:,} steps, {summary['chars_per_second']:,} characters/s in training"
+    if summary["best_val_loss"] is not None:
+        line += (
+            f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "
+            f"{summary['bits_per_char']:.3f} bits per character"
+        )
+    return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature 0.5"

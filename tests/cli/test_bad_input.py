@@ -1,0 +1,101 @@
+"""Every bad input is one line on stderr and an exit code, and nothing on disk has changed."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from charrnn import storage
+from charrnn.corpus import Corpus
+from charrnn.run import Run
+from tests.conftest import Command
+
+CASES = [
+    # arguments, exit code, what the line says
+    ("prepare missing.txt", 1, "does not exist"),
+    ("prepare folder", 1, "without *.txt"),
+    ("prepare empty.txt", 1, "is empty"),
+    ("prepare one.txt", 1, "one character long"),
+    ("prepare same.txt", 1, "repeats one character"),
+    ("prepare latin1.txt", 1, "not utf-8 at byte 4: try --encoding cp1252"),
+    ("prepare broken.txt.gz", 1, "cannot be read"),
+    ("prepare good.txt --encoding klingon", 1, "encoding 'klingon' is unknown"),
+    ("prepare good.txt --min-count 10000", 1, "lower --min-count"),
+    ("prepare good.txt --min-count 0", 2, "--min-count is 0"),
+    ("prepare good.txt --max-vocab 1", 2, "--max-vocab is 1"),
+    ("prepare good.txt -o good.txt/x.safetensors", 1, "cannot be written"),
+    ("prepare good.txt -o corpus.safetensors", 1, "another text: --overwrite"),
+    ("prepare good.txt -o checkpoint.safetensors", 1, "is a checkpoint, not a corpus"),
+    ("train missing.txt", 1, "does not exist"),
+    ("train empty.txt", 1, "is empty"),
+    ("train checkpoint.safetensors", 1, "is a checkpoint, not a corpus"),
+    ("train newer.safetensors", 1, "another version of charrnn"),
+    ("train truncated.safetensors", 1, "damaged"),
+    ("train corpus.safetensors --device tpu", 1, "device 'tpu' is unknown"),
+    ("train corpus.safetensors --device cuda:99", 1, "device cuda:99 is not there"),
+    ("train corpus.safetensors --run run", 1, "--resume goes on with it, --overwrite starts again"),
+    ("train corpus.safetensors --steps 5 --run run --resume --hidden-size 8", 1, "--hidden-size is 8, but"),
+    ("train corpus.safetensors --steps 5 --epochs 5", 2, "exclude each other"),
+    ("train corpus.safetensors --dropout 1", 2, "--dropout is 1.0: it must be"),
+    ("train corpus.safetensors --cell transformer", 2, "transformer"),
+    ("train corpus.safetensors --resume --overwrite", 2, "exclude each other"),
+    ("train corpus.safetensors --init-from corpus.safetensors --steps 1", 1, "is a corpus, not a checkpoint"),
+    ("sample", 1, "no trained model"),
+    ("sample missing.safetensors", 1, "No such file"),
+    ("sample folder", 1, "no trained model"),
+    ("sample good.txt", 1, "not a charrnn file"),
+    ("sample corpus.safetensors", 1, "is a corpus, not a checkpoint"),
+    ("sample checkpoint.safetensors --prompt XYZ", 1, "'X' 'Y' 'Z'"),
+    ("sample checkpoint.safetensors --prompt-file missing.txt", 1, "cannot be read"),
+    ("sample checkpoint.safetensors --prompt a --prompt-file good.txt", 2, "exclude each other"),
+    ("sample checkpoint.safetensors --temperature -1", 2, "--temperature is -1.0"),
+    ("sample checkpoint.safetensors --length many", 2, "--length"),
+    ("sample checkpoint.safetensors --top-p 0", 2, "--top-p is 0.0"),
+    ("levitate", 2, "levitate"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus: Corpus, trained_run: Run) -> Path:
+    for name, content in (
+        ("good.txt", b"Once upon a time.\n" * 9),
+        ("empty.txt", b""),
+        ("one.txt", b"a"),
+        ("same.txt", b"aaaa"),
+        ("latin1.txt", b"caf \xe9 au lait"),
+        ("broken.txt.gz", b"\x1f\x8b\x08\x00nonsense"),
+        ("corpus.safetensors", corpus.path.read_bytes()),
+        ("checkpoint.safetensors", trained_run.folder.last.read_bytes()),
+        ("truncated.safetensors", corpus.path.read_bytes()[:-1]),
+    ):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.safetensors").write_bytes(trained_run.folder.last.read_bytes())
+    current, storage.FORMAT = storage.FORMAT, storage.FORMAT + 1
+    storage.write(tmp_path / "newer.safetensors", "corpus", {}, {})
+    storage.FORMAT = current
+    return tmp_path
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), CASES, ids=[case[0] for case in CASES])
+def test_bad_input_is_one_line_and_changes_nothing(
+    folder: Path, charrnn: Command, arguments: str, code: int, message: str
+) -> None:
+    before = snapshot(folder)
+    done = charrnn(*arguments.split())
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    assert snapshot(folder) == before

@@ -1,0 +1,142 @@
+"""The installed command, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from charrnn.checkpoint import Checkpoint
+from charrnn.run import Run
+from tests.conftest import TEXT, Command
+
+SMALL = ["--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--seq-length", "16"]
+
+
+def test_a_text_becomes_a_model_that_writes(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    trained = charrnn("train", "tiny.txt", "--steps", "120", "--seed", "1", "--json", *SMALL)
+    assert trained.returncode == 0, trained.stderr
+    summary = json.loads(trained.stdout)
+    assert (summary["steps"], summary["seed"], summary["run"]) == (120, 1, "checkpoints/tiny")
+    assert (tmp_path / "data" / "tiny.safetensors").exists()
+    assert "now run: charrnn sample checkpoints/tiny --temperature 0.5" in trained.stderr
+    assert "\r" not in trained.stderr, "no progress bar where stderr is no terminal"
+
+    sampled = charrnn("sample", "--temperature", "0.5", "--prompt", "the ", "-n", "60", "--seed", "2")
+    assert sampled.returncode == 0
+    assert sampled.stderr == ""
+    assert sampled.stdout.startswith("the ")
+    assert len(sampled.stdout.rstrip("\n")) >= 60
+
+    records = charrnn("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
+    assert [json.loads(record)["index"] for record in records] == [0, 1, 2]
+    assert set(json.loads(records[0])) == {"text", "seed", "index", "finish_reason", "bits_per_char"}
+
+
+def test_prepare_reads_stdin_and_reports(charrnn: Command) -> None:
+    done = charrnn(
+        "prepare",
+        "-",
+        "--json",
+        input="héllo world\n",
+    )
+    assert json.loads(done.stdout) == {"corpus": "data/stdin.safetensors", "characters": 12, "vocabulary": 9}
+    again = charrnn("prepare", "-", input="héllo world\n")
+    assert "up to date" in again.stderr
+
+
+def test_transliteration_is_done_to_prompts_too(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "t.txt").write_text("Blåbær og grød\n" * 50)
+    assert charrnn("prepare", "t.txt", "--ascii", "--lowercase").returncode == 0
+    assert charrnn("train", "t.txt", "--steps", "2", "-q", *SMALL).stderr == ""
+    done = charrnn("sample", "--prompt", "GRØD", "-n", "0")
+    assert done.stdout == "grod\n"
+
+
+def test_prompt_file_and_no_echo(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
+    (tmp_path / "prompt.txt").write_bytes(b"the cat\r\nsat")
+    run = trained_run.folder.path
+    echoed = charrnn("sample", run, "--prompt-file", "prompt.txt", "-n", "5", "-t", "0")
+    assert echoed.stdout.startswith("the cat\nsat")
+    plain = charrnn("sample", run, "--prompt-file", "-", "--no-echo", "-n", "5", "-t", "0", input="the cat\nsat")
+    assert echoed.stdout == "the cat\nsat" + plain.stdout
+
+
+def test_closed_pipe_is_quiet(trained_run: Run) -> None:
+    executable = Path(sys.executable).with_name("charrnn")
+    command = f"'{executable}' sample '{trained_run.folder.path}' -n 20000 --seed 1 | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_signal_saves_and_the_run_goes_on(tmp_path: Path, charrnn: Command, name: str) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    executable = Path(sys.executable).with_name("charrnn")
+    process = subprocess.Popen(
+        [executable, "train", "tiny.txt", "--minutes", "5", "--eval-every", "20", *SMALL],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "validation loss" in line:
+            break
+    number = getattr(signal, name)
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait(timeout=30) == 128 + number
+    assert "stopped and saved" in rest
+    step = Checkpoint.load(tmp_path / "checkpoints" / "tiny" / "last.safetensors").counters["step"]
+    resumed = charrnn("train", "tiny.txt", "--resume", "--steps", str(step + 5))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming checkpoints/tiny at step {step:,}" in resumed.stderr
+
+
+def test_signal_before_training_exits_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    executable = Path(sys.executable).with_name("charrnn")
+    process = subprocess.Popen([executable, "prepare", "-"], cwd=tmp_path, stdin=subprocess.PIPE)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_starts_a_run_that_is_not_there_yet(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    command = ["train", "tiny.txt", "--resume", "--steps", "3", "--run", "runs/a", *SMALL]
+    assert charrnn(*command).returncode == 0
+    again = charrnn(*command, "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["steps"] == 3
+
+
+def test_folders_can_be_set_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    environment = os.environ | {
+        "CHARRNN_DATA_DIR": "d",
+        "CHARRNN_CHECKPOINT_DIR": "c",
+        "CHARRNN_DEVICE": "cpu",
+    }
+    executable = Path(sys.executable).with_name("charrnn")
+    subprocess.run(
+        [executable, "train", "tiny.txt", "--steps", "1", "-q", *SMALL],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+    )
+    assert (tmp_path / "d" / "tiny.safetensors").exists()
+    assert (tmp_path / "c" / "tiny" / "best.safetensors").exists()
+
+
+def test_module_and_version(charrnn: Command) -> None:
+    done = subprocess.run([sys.executable, "-m", "charrnn", "--version"], capture_output=True, text=True)
+    assert done.stdout == charrnn("--version").stdout
+    assert done.stdout.startswith("charrnn ")

@@ -1,0 +1,36 @@
+"""Every option's default stands in one dataclass; the command line and the README follow it."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import typer
+
+from charrnn.cli.app import app
+from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [
+        ("prepare", PreparationConfig),
+        ("train", TrainingConfig),
+        ("train", ModelConfig),
+        ("sample", SamplingConfig),
+    ],
+)
+def test_options_are_the_fields_of_the_config_with_its_defaults(command: str, config: Any) -> None:
+    options = {parameter.name: parameter for parameter in COMMANDS[command].params}
+    for field in fields(config):
+        if field.name == "vocab_size":
+            continue  # the corpus's
+        default = options[field.name].default
+        assert (default or None) == (field.default or None), field.name
+
+
+def test_every_option_has_help() -> None:
+    for command in COMMANDS.values():
+        for parameter in command.params:
+            assert parameter.help, f"{command.name} {parameter.name}"
