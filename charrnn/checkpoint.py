@@ -141,7 +141,10 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def holds_run(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to go on from. Raises: CharRNNError where no folder can be."""
+        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise CharRNNError(f"{self.path} cannot be a run's folder: {nearest} is a file; name another --run DIR")
         return self.last.exists() or self.last_but_one.exists()
 
     def clear(self) -> None:

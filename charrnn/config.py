@@ -67,14 +67,15 @@ class ModelConfig:
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
 
 
+_MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers", "embedding_size")}
 SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
     {
-        "small": {"hidden_size": 256, "num_layers": 1},
-        "medium": {},
+        "small": _MEDIUM | {"hidden_size": 256},
+        "medium": _MEDIUM,
         "large": {"hidden_size": 1024, "num_layers": 2, "embedding_size": 128},
     }
 )
-"""The presets of `--size`: what differs from ModelConfig's own defaults."""
+"""The presets of `--size`; medium is ModelConfig's own default."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from charrnn.checkpoint import Checkpoint, CorpusIdentity, RunFolder, transfer
@@ -167,7 +166,7 @@ def start(
     runtime: Runtime,
     *,
     seed: int | None = None,
-    init_from: Path | None = None,
+    init_from: Checkpoint | None = None,
     notify: Notify = lambda message: None,
 ) -> Run:
     """A new run of a model of this shape, a ModelConfig's fields but for the vocabulary's size."""
@@ -177,8 +176,8 @@ def start(
         config = replace(config, epochs=default_epochs(len(train)))
     model = CharRNN(ModelConfig(vocab_size=corpus.vocabulary.size, **shape))
     if init_from is not None:
-        matched = transfer(Checkpoint.load(init_from), model, corpus.vocabulary)
-        notify(f"took weights from {init_from}: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
+        matched = transfer(init_from, model, corpus.vocabulary)
+        notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
     return Run(folder, corpus, Trainer(model, config, train, val, runtime), seed)
 
 

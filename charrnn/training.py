@@ -80,7 +80,7 @@ class Finished(Event):
 
 def default_epochs(num_chars: int) -> int:
     """As many epochs as a model of the default size needs to be well trained on a corpus of this size."""
-    return min(40, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
+    return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -198,19 +198,18 @@ class Trainer:
         """Train to the end of the budget; the run may be saved, reported and sampled between two events."""
         self._started = time.perf_counter()
         self.model.train()
-        reason = "budget"
-        while (fraction := self.fraction) < 1 and not self.stop_requested:
-            yield self._take_step(fraction)
+        while not (self.stop_requested or self._is_over()):
             if self._evaluation_is_due():
                 yield from self._evaluate()
-                if self._stale_evaluations >= (self.config.patience or math.inf):
-                    reason = "patience"
-                    break
+            else:
+                yield self._take_step()
         if self._evaluated_step < self.step and not self.stop_requested:
             yield from self._evaluate()
-        if self.stop_requested:
-            reason = "stopped"
+        reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         yield Finished(**self._where(), reason=reason, chars_per_second=self.chars_per_second)
+
+    def _is_over(self) -> bool:
+        return self.fraction == 1 or self._stale_evaluations >= (self.config.patience or math.inf)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -220,7 +219,7 @@ class Trainer:
         yield
         self._paused_seconds += time.perf_counter() - begin
 
-    def estimate_seconds_per_step(self, trials: int = 3) -> float:
+    def estimate_seconds_per_step(self, trials: int = 5) -> float:
         """Time a few steps without taking them: no weight, generator or counter changes."""
         states = self.runtime.random_state()
         self.model.train()
@@ -234,8 +233,8 @@ class Trainer:
         self.runtime.set_random_state(states)
         return min(seconds)
 
-    def _take_step(self, fraction: float) -> Progress:
-        learning_rate = self._learning_rate(fraction)
+    def _take_step(self) -> Progress:
+        learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         loss, self._state = self._loss(*chunk_at(self._train, self.layout, self._cursor))
@@ -262,12 +261,15 @@ class Trainer:
             logits, state = self.model(x, self._state)
         return F.cross_entropy(logits.float().flatten(0, 1), y.flatten()), detach(state)
 
-    def _learning_rate(self, fraction: float) -> float:
-        """Linear warm-up over the first steps, then a cosine to zero at the end of the budget."""
-        warmup = min(1.0, (self.step + 1) / (self.config.warmup_steps + 1))
+    def _learning_rate(self) -> float:
+        """A linear rise over the first steps (of a short run: its first tenth), times a cosine to zero at its end."""
+        fraction = self.fraction
+        warmup = min(1.0, max((self.step + 1) / (self.config.warmup_steps + 1), 10 * fraction))
         return self.config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * fraction))
 
     def _evaluation_is_due(self) -> bool:
+        if self._evaluated_step == self.step:
+            return False
         if self.config.eval_every is not None:
             return self.step % self.config.eval_every == 0
         return int(self.fraction * EVALUATIONS) > int(self._evaluated_fraction * EVALUATIONS)
@@ -341,6 +343,8 @@ class Trainer:
             self._scaler.load_state_dict(counters["gradient_scaler"])
             self._elapsed_before = float(counters["elapsed_s"])
             for name, attribute in _COUNTERS.items():
+                if not isinstance(counters[name], int | float | None):
+                    raise TypeError(f"{name} is no number")
                 setattr(self, attribute, counters[name])
             chunk_at(self._train, self.layout, self._cursor)
             self.runtime.set_random_state(_under("random", tensors))

@@ -117,7 +117,7 @@ def test_forget_gates_begin_open() -> None:
     _, _, bias_ih, bias_hh = layer_weights(layer)
     bias = bias_ih + bias_hh
     assert bias.chunk(4)[1].tolist() == [1.0] * H
-    assert float(bias.abs().sum()) == H
+    assert bias.abs().sum().item() == H
 
 
 @pytest.mark.parametrize("cell", CELLS)

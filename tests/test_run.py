@@ -116,10 +116,10 @@ def test_budget_is_chosen_from_the_size_of_the_corpus(corpus: Corpus, tmp_path: 
 def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:
     run.drive([])
     messages: list[str] = []
-    folder = RunFolder(tmp_path / "next")
-    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=run.folder.best, notify=messages.append)
-    assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
     best = Checkpoint.load(run.folder.best)
+    folder = RunFolder(tmp_path / "next")
+    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=best, notify=messages.append)
+    assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
     assert torch.equal(fresh.trainer.model.state_dict()["head.weight"], best.weights["head.weight"])
 
 

@@ -95,6 +95,32 @@ def test_stop_ends_after_the_step_and_in_an_evaluation() -> None:
     assert trainer.best_val_loss is None
 
 
+def test_evaluation_that_a_stop_cut_short_is_made_up_for_on_resuming() -> None:
+    config = replace(CONFIG, eval_every=3)
+    stopped = make_trainer(config)
+    for event in stopped.run():
+        if event.step == 3:
+            stopped.request_stop()
+    resumed = make_trainer(config)
+    resumed.model.load_state_dict(stopped.model.state_dict())
+    resumed.load_state_dict(*stopped.state_dict())
+    first = next(resumed.run())
+    assert isinstance(first, Evaluated)
+    assert first.step == 3
+
+
+def test_run_that_lost_patience_stays_over() -> None:
+    noise = torch.randint(7, (60,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    config = replace(CONFIG, steps=1000, eval_every=5, patience=1)
+    over = make_trainer(config, val=noise)
+    end = list(over.run())[-1]
+    again = make_trainer(config, val=noise)
+    again.load_state_dict(*over.state_dict())
+    events = list(again.run())
+    assert len(events) == 1
+    assert events[0].step == end.step
+
+
 def test_without_validation_text_the_training_loss_decides() -> None:
     events = list(make_trainer(val=PERIODIC[:0]).run())
     evaluated = [event for event in events if isinstance(event, Evaluated)]

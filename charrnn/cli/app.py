@@ -26,6 +26,9 @@ class _Group(TyperGroup):
             # The reader, say `head`, has had enough. What is still buffered must not fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(

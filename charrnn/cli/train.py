@@ -186,9 +186,11 @@ def train(
 
     from charrnn import corpus as corpora
     from charrnn import run as runs
-    from charrnn.checkpoint import RunFolder
+    from charrnn.checkpoint import Checkpoint, RunFolder
     from charrnn.runtime import open_runtime
 
+    runtime = open_runtime(device, precision)
+    source = None if init_from is None else Checkpoint.load(init_from)
     folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
     if folder.holds_run() and not (resume or overwrite):
         raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
@@ -199,8 +201,7 @@ def train(
         wanted = {**preset, **given}
         started = runs.resume(folder, opened, wanted, device, notify=notify)
     else:
-        runtime = open_runtime(device, precision)
-        started = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=init_from, notify=notify)
+        started = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
         folder.clear()
     _train(started, quiet=quiet, tensorboard=tensorboard, json=json, notify=notify)
 
