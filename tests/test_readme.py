@@ -1,0 +1,33 @@
+"""What the README promises."""
+
+import re
+from pathlib import Path
+
+from tests.option_tables import README, with_current_tables
+
+TEXT = README.read_text(encoding="utf-8")
+ROOT = README.parent
+
+
+def test_option_tables_are_current() -> None:
+    assert with_current_tables(TEXT) == TEXT, "run: python -m tests.option_tables"
+    assert set(re.findall(r"<!-- options: (\w+) -->", TEXT)) == {"prepare", "train", "sample"}
+
+
+def test_ci_runs_exactly_the_test_command() -> None:
+    assert "python -m pytest" in TEXT
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_file_map_names_every_module() -> None:
+    for path in (ROOT / "charrnn").glob("*.py"):
+        if not path.name.startswith("__"):
+            assert f"`{path.name}`" in TEXT, path.name
+
+
+def test_sample_corpus_is_large_plain_and_free_of_repeats() -> None:
+    tales = (ROOT / "data" / "tales.txt").read_text(encoding="utf-8")
+    assert len(tales) >= 100_000
+    assert tales.isascii()
+    paragraphs = [p for p in Path(ROOT / "data" / "tales.txt").read_text().split("\n\n") if len(p) > 100]
+    assert len(set(paragraphs)) == len(paragraphs)
