@@ -14,7 +14,7 @@ from torch import Tensor
 
 import charrnn
 from charrnn import storage
-from charrnn.config import ModelConfig, TrainingConfig, config_from_json
+from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, config_from_json
 from charrnn.errors import CharRNNError
 from charrnn.model import CharRNN, count_parameters
 from charrnn.vocabulary import Vocabulary
@@ -25,12 +25,11 @@ _MODEL, _TRAINER = "model.", "trainer."
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """Which corpus a model was trained on, and how its text was normalised (prompts are, likewise)."""
+    """Which corpus a model was trained on, and how its text was prepared (prompts are normalised likewise)."""
 
     path: str
-    digest: str
-    ascii: bool
-    lowercase: bool
+    text_digest: str
+    config: PreparationConfig
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Checkpoint:
     trainer_tensors: Mapping[str, Tensor]
     counters: Mapping[str, Any]
 
-    def save(self, path: Path) -> None:
-        """Write the file, durably and in one step. Raises: CharRNNError."""
+    def save(self, path: Path, backup: Path | None = None) -> None:
+        """Write the file, durably and in one step; what stood there becomes `backup`. Raises: CharRNNError."""
         tensors = {_MODEL + name: tensor for name, tensor in self.weights.items()}
         tensors |= {_TRAINER + name: tensor for name, tensor in self.trainer_tensors.items()}
         header = {
@@ -62,7 +61,7 @@ class Checkpoint:
             "precision": self.precision,
             "counters": dict(self.counters),
         }
-        storage.write(path, KIND, header, tensors)
+        storage.write(path, KIND, header, tensors, backup)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -73,7 +72,7 @@ class Checkpoint:
                 "model_config": model_config,
                 "training_config": training_config,
                 "vocabulary": vocabulary,
-                "corpus": {"path": str(), "digest": str(), "ascii": bool(), "lowercase": bool()} as corpus,
+                "corpus": {"path": str(path_of_corpus), "text_digest": str(text_digest), "config": preparation},
                 "seed": int(seed),
                 "precision": str(precision),
                 "counters": dict(counters),
@@ -82,7 +81,11 @@ class Checkpoint:
                     model_config=config_from_json(ModelConfig, model_config),
                     training_config=config_from_json(TrainingConfig, training_config),
                     vocabulary=Vocabulary.from_json(vocabulary),
-                    corpus=CorpusIdentity(**corpus),
+                    corpus=CorpusIdentity(
+                        path=path_of_corpus,
+                        text_digest=text_digest,
+                        config=config_from_json(PreparationConfig, preparation),
+                    ),
                     seed=seed,
                     precision=precision,
                     weights=_strip(_MODEL, stored.tensors),
@@ -141,11 +144,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def holds_run(self) -> bool:
-        """Whether there is a checkpoint to go on from. Raises: CharRNNError where no folder can be."""
+        """Whether there is any checkpoint. Raises: CharRNNError where no folder can be."""
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not nearest.is_dir():
             raise CharRNNError(f"{self.path} cannot be a run's folder: {nearest} is a file; name another --run DIR")
-        return self.last.exists() or self.last_but_one.exists()
+        return any(path.exists() for path in (self.last, self.last_but_one, self.best))
 
     def clear(self) -> None:
         """Remove a run's files, and only those."""
@@ -154,9 +157,7 @@ class RunFolder:
 
     def save_last(self, checkpoint: Checkpoint) -> None:
         """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole."""
-        if self.last.exists():
-            self.last.replace(self.last_but_one)
-        checkpoint.save(self.last)
+        checkpoint.save(self.last, backup=self.last_but_one)
 
     def load_last(self) -> tuple[Checkpoint, list[str]]:
         """The newest sound checkpoint, with a warning for each newer one that is not.
@@ -164,7 +165,7 @@ class RunFolder:
         Raises: CharRNNError if there is none.
         """
         warnings: list[str] = []
-        for path in (self.last, self.last_but_one):
+        for path in (self.last, self.last_but_one, self.best):
             try:
                 return Checkpoint.load(path), warnings
             except CharRNNError as error:

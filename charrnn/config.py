@@ -78,9 +78,16 @@ SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
 """The presets of `--size`; medium is ModelConfig's own default."""
 
 
+BUDGETS = ("epochs", "steps", "minutes")
+"""The options of which a run is given one."""
+
+EVALUATIONS_A_RUN = 10
+"""How many evaluations are spaced over a budget where `eval_every` is unset."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a model is trained. At most one of `epochs`, `steps` and `minutes` is set.
+    """How a model is trained. At most one of the BUDGETS is set.
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
     evaluations are spaced evenly over the budget and each is followed by a sample.
@@ -102,7 +109,7 @@ class TrainingConfig:
     sample_every: int | None = None
 
     def __post_init__(self) -> None:
-        budgets = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
+        budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise OptionError(f"--{budgets[0]} and --{budgets[1]} exclude each other: give one budget")
         _require_counts(

@@ -3,6 +3,7 @@
 Letters in shapes: N characters.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,19 +23,18 @@ RARE = 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as indices (N,), memory-mapped, in the smallest dtype that holds the vocabulary.
+    """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
 
-    `text_digest` is that of the raw text it was made from, `digest` that of the prepared file. `notes` tell
-    what preparing did, a line each; they are not stored.
+    `sources` and `text_digest` tell where its raw text came from and what it was. `notes` tell what preparing
+    did, a line each; they are not stored.
     """
 
     path: Path
-    indices: Tensor = field(compare=False)  # its digest tells as much
+    indices: Tensor = field(compare=False)  # the digest tells as much
     vocabulary: Vocabulary
     config: PreparationConfig
     sources: tuple[str, ...]
     text_digest: str
-    digest: str
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -58,7 +58,6 @@ class Corpus:
                     config=config_from_json(PreparationConfig, config),
                     sources=tuple(sources),
                     text_digest=text_digest,
-                    digest=stored.digest,
                 )
                 corpus._check_indices()
                 return corpus
@@ -87,23 +86,27 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
 
     Raises: CharRNNError for text that cannot be read or is too short, or where another file is in the way.
     """
+    for source in sources:
+        if source.path is not None and storage.is_stored(source.path):
+            raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
     if output.exists() and not overwrite:
         corpus = Corpus.open(output)
         if corpus.text_digest != digest(sources):
             raise CharRNNError(f"{output} was made from another text: {_WAYS_OUT}")
         if corpus.config != config:
             raise CharRNNError(f"{output} was made with other options: {_WAYS_OUT}")
-        return _with_notes(corpus, f"{output} is up to date")
+        return replace(corpus, notes=(f"{output} is up to date",))
     text = CleanText(sources, config)
     blocks = [code_points(block) for block in text]
     indices, vocabulary = _encode(blocks, config, " + ".join(source.name for source in sources))
-    origin = _identify(sources)
+    origin = _origins(sources)
     header = {
         "vocabulary": vocabulary.to_json(),
         "config": asdict(config),
         "sources": origin,
         "text_digest": text.sha256.hexdigest(),
     }
+    storage.write(output, KIND, header, {"indices": indices})
     return Corpus(
         path=output,
         indices=indices,
@@ -111,7 +114,6 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
         config=config,
         sources=tuple(origin),
         text_digest=text.sha256.hexdigest(),
-        digest=storage.write(output, KIND, header, {"indices": indices}),
         notes=(*text.notes, *_describe_folding(vocabulary)),
     )
 
@@ -139,9 +141,9 @@ def _encode(blocks: list[Tensor], config: PreparationConfig, name: str) -> tuple
     return indices, vocabulary
 
 
-def _identify(sources: Sequence[Source]) -> list[str]:
-    """What tells later whether a changed text is the same text: absolute paths, or stdin."""
-    return [source.name if source.path is None else str(source.path.resolve()) for source in sources]
+def _origins(sources: Sequence[Source]) -> list[str]:
+    """What tells later whether a changed text is the same text: absolute paths as they were given."""
+    return list(dict.fromkeys(source.origin for source in sources))
 
 
 def _describe_folding(vocabulary: Vocabulary) -> list[str]:
@@ -157,15 +159,11 @@ def _describe_folding(vocabulary: Vocabulary) -> list[str]:
     ]
 
 
-def _with_notes(corpus: Corpus, *notes: str) -> Corpus:
-    return replace(corpus, notes=notes)
-
-
 def default_stem(source: str) -> str:
     """What a corpus made from this file, folder or - and a run on it are called; compression does not count."""
     if source == "-":
         return "stdin"
-    path = Path(source).absolute()
+    path = Path(os.path.abspath(source))  # noqa: PTH100 (resolve() would follow links to other names)
     return path.with_suffix("").stem if path.suffix in COMPRESSIONS else path.stem
 
 
@@ -174,12 +172,13 @@ def default_output(source: str, data_dir: Path) -> Path:
     return data_dir / f"{default_stem(source)}{storage.SUFFIX}"
 
 
-def open_or_prepare(argument: str, data_dir: Path) -> Corpus:
+def open_or_prepare(argument: str, data_dir: Path, *, may_replace: bool = True) -> Corpus:
     """The corpus that `train` was given: a prepared file, or raw text that is prepared on the way.
 
-    Raises: CharRNNError where the text's prepared file was made from another text.
+    Raises: CharRNNError where the text's prepared file was made from another text, or if the text has changed
+    since and that file may not be replaced.
     """
-    if argument.endswith(storage.SUFFIX):
+    if argument.endswith(storage.SUFFIX) or storage.is_stored(Path(argument)):
         return Corpus.open(Path(argument))
     sources = find_sources([argument])
     output = default_output(argument, data_dir)
@@ -188,12 +187,17 @@ def open_or_prepare(argument: str, data_dir: Path) -> Corpus:
     corpus = Corpus.open(output)
     if corpus.text_digest == digest(sources):
         options = {k: v for k, v in asdict(corpus.config).items() if v != getattr(PreparationConfig(), k)}
-        made_with = " ".join(f"{k}={v}" for k, v in options.items()) or "default options"
-        return _with_notes(corpus, f"using {output}, made from this text with {made_with}")
-    if list(corpus.sources) == _identify(sources):
-        corpus = prepare(sources, corpus.config, output, overwrite=True)
-        return _with_notes(corpus, f"{argument} has changed: prepared it again", *corpus.notes)
-    raise CharRNNError(
-        f"{output} was made from another text, {' + '.join(corpus.sources)}: "
-        f"train on {output} itself, remove it, or prepare {argument} with -o FILE and train on that"
-    )
+        made_with = ", ".join(f"{k}={v}" for k, v in options.items()) or "default options"
+        return replace(corpus, notes=(f"using {output}, made from this text with {made_with}",))
+    if argument == "-" or list(corpus.sources) != _origins(sources):
+        raise CharRNNError(
+            f"{output} was made from another text, {' + '.join(corpus.sources)}: "
+            f"train on {output} itself, remove it, or prepare {argument} with -o FILE and train on that"
+        )
+    if not may_replace:
+        raise CharRNNError(
+            f"{argument} has changed since {output} was made: --resume with {output} goes on with the old text, "
+            "--overwrite starts again with the new one"
+        )
+    corpus = prepare(sources, corpus.config, output, overwrite=True)
+    return replace(corpus, notes=(f"{argument} has changed: prepared it again", *corpus.notes))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
+from charrnn.storage import write_atomically
 from charrnn.training import Evaluated, Event, Finished, Progress, Sampled
 
 RECORD_EVERY = 100
@@ -92,7 +93,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         kept = _records_up_to(path, resume_step) if resume_step and path.exists() else []
-        path.write_text("".join(kept), encoding="utf-8")
+        write_atomically(path, [line.encode() for line in kept])
         self._file = path.open("a", encoding="utf-8")
 
     def report(self, event: Event) -> None:
@@ -137,9 +138,25 @@ class TensorBoard:
         self._writer.close()
 
 
-def terminal_reporter(stream: TextIO = sys.stderr, fraction: float = 0.0) -> Reporter:
-    """A bar on a terminal, plain lines elsewhere."""
-    return ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
+class Terminal:
+    """A bar on a terminal, plain lines elsewhere; a stream that breaks off must not end the training."""
+
+    def __init__(self, stream: TextIO = sys.stderr, fraction: float = 0.0) -> None:
+        self._inner: Reporter | None = ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
+
+    def report(self, event: Event) -> None:
+        """Show an event for as long as somebody looks."""
+        try:
+            if self._inner is not None:
+                self._inner.report(event)
+        except OSError:
+            self._inner = None
+
+    def close(self) -> None:
+        """Leave the stream in order."""
+        with contextlib.suppress(OSError):
+            if self._inner is not None:
+                self._inner.close()
 
 
 def _as_record(event: Event) -> dict[str, Any]:
@@ -184,8 +201,7 @@ def _describe(event: Event) -> str:
             )
         case Sampled():
             return "\n".join(f"  | {line}" for line in event.text.splitlines())
-        case _:
-            return where
+    raise TypeError(f"{type(event).__name__} is told in no words")
 
 
 def format_seconds(seconds: float) -> str:
@@ -200,10 +216,10 @@ def format_seconds(seconds: float) -> str:
 def _records_up_to(path: Path, step: int) -> list[str]:
     """The whole lines of a log that were recorded up to a step."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # half a line, from a run that was killed while it wrote
     return kept

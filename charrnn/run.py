@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from charrnn.checkpoint import Checkpoint, CorpusIdentity, RunFolder, transfer
-from charrnn.config import ModelConfig, SamplingConfig, TrainingConfig
+from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
 from charrnn.model import CharRNN
@@ -17,10 +17,7 @@ from charrnn.training import Evaluated, Event, Finished, Progress, Sampled, Trai
 
 Notify = Callable[[str], None]
 
-_FREE_TO_CHANGE = {
-    *("epochs", "steps", "minutes"),
-    *("eval_every", "patience", "checkpoint_every", "sample_every"),
-}
+_FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
 """Options that a resumed run may be given anew; all others are those it began with."""
 
 _SAMPLE = SamplingConfig(length=200, temperature=0.7)
@@ -60,21 +57,21 @@ class Run:
 
         Raises: CharRNNError if a checkpoint cannot be written or the loss is no number.
         """
-        saved_step = self.trainer.step if self.folder.holds_run() else -1
+        unsaved = not self.folder.holds_run()
         for event in self.trainer.run():
             _tell(reporters, event)
             if isinstance(event, Finished):
-                if saved_step < event.step:
+                if unsaved:
                     self.folder.save_last(self.checkpoint())
                 return event
-            due = self._save_is_due(event) and saved_step < event.step
-            if due or self._sample_is_due(event):
+            unsaved = True
+            if self._save_is_due(event):
                 with self.trainer.paused():
-                    if due:
-                        self._save(best=isinstance(event, Evaluated))
-                        saved_step = event.step
-                    if self._sample_is_due(event):
-                        _tell(reporters, self._sample(event))
+                    self._save(best=isinstance(event, Evaluated))
+                unsaved = False
+            if self._sample_is_due(event):
+                with self.trainer.paused():
+                    _tell(reporters, self._sample(event))
         raise AssertionError("a run ends with Finished")
 
     def _save_is_due(self, event: Event) -> bool:
@@ -84,9 +81,9 @@ class Run:
 
     def _save(self, *, best: bool) -> None:
         checkpoint = self.checkpoint()
-        self.folder.save_last(checkpoint)
         if best:
             checkpoint.save(self.folder.best)
+        self.folder.save_last(checkpoint)
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every
@@ -172,7 +169,7 @@ def start(
     """A new run of a model of this shape, a ModelConfig's fields but for the vocabulary's size."""
     seed = seed_everything(seed)
     train, val = corpus.split(config.val_fraction)
-    if (config.epochs, config.steps, config.minutes) == (None, None, None):
+    if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(train)))
     model = CharRNN(ModelConfig(vocab_size=corpus.vocabulary.size, **shape))
     if init_from is not None:
@@ -197,8 +194,12 @@ def resume(
     checkpoint, warnings = folder.load_last()
     for warning in warnings:
         notify(f"warning: {warning}; going back to the checkpoint before it")
-    if checkpoint.corpus.digest != corpus.digest:
-        raise CharRNNError(f"the run in {folder.path} was trained on another corpus, {checkpoint.corpus.path}")
+    theirs, ours = checkpoint.corpus, identify(corpus)
+    if (theirs.text_digest, theirs.config) != (ours.text_digest, ours.config):
+        raise CharRNNError(
+            f"the run in {folder.path} was trained on another text or another preparation of it, then at "
+            f"{theirs.path}: resume with that one, or start another run with --run DIR"
+        )
     config = _changed(checkpoint, given, folder)
     runtime = open_runtime(device, given.get("precision", checkpoint.precision))
     seed_everything(checkpoint.seed)
@@ -211,12 +212,7 @@ def resume(
 
 def identify(corpus: Corpus) -> CorpusIdentity:
     """What a checkpoint remembers of its corpus."""
-    return CorpusIdentity(
-        path=str(corpus.path),
-        digest=corpus.digest,
-        ascii=corpus.config.ascii,
-        lowercase=corpus.config.lowercase,
-    )
+    return CorpusIdentity(path=str(corpus.path), text_digest=corpus.text_digest, config=corpus.config)
 
 
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
@@ -229,8 +225,8 @@ def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder
                 "leave the option out, or start another run with --run DIR"
             )
     changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
-    if changes.keys() & {"epochs", "steps", "minutes"}:
-        changes = {"epochs": None, "steps": None, "minutes": None} | changes
+    if not changes.keys().isdisjoint(BUDGETS):
+        changes = dict.fromkeys(BUDGETS) | changes
     return replace(checkpoint.training_config, **changes)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -68,7 +68,7 @@ def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     if precision == "auto":
         return Runtime(chosen, _fastest_dtype(chosen))
     if precision not in PRECISIONS:
-        raise CharRNNError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(PRECISIONS)}")
+        raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(PRECISIONS)}")
     if chosen.type == "cpu" and precision == "float16":
         raise CharRNNError("float16 does not train on a CPU: choose --precision bfloat16 or float32")
     return Runtime(chosen, PRECISIONS[precision])
@@ -79,9 +79,9 @@ def _find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
     kind, _, index = name.partition(":")
-    known = kind in ("cpu", "cuda", "mps") and (not index or (kind == "cuda" and index.isdecimal()))
+    known = name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())
     if not known:
-        raise CharRNNError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
+        raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count() if has_cuda else 0, "mps": int(has_mps)}[kind]
     if count == 0 or int(index or 0) >= count:
         raise CharRNNError(f"device {name} is not there: this machine has {count} of its kind; try --device auto")

@@ -23,6 +23,7 @@ Filter = Callable[[Tensor], Tensor]
 
 _BATCH_SIZE = 256
 _NOISE_STEPS = 64
+_LOWEST_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and float32 overflows
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,11 @@ def choose(logits: Tensor, temperature: float, filters: list[Filter], noise: Ten
     With standard exponential noise E the first arrival of a race, argmin E / p, falls on a symbol with
     exactly its probability p: this is `multinomial` without a copy to the host.
     """
-    log_p = logits if temperature == 0 else (logits / temperature).log_softmax(-1)
+    greedy = temperature < _LOWEST_TEMPERATURE
+    log_p = logits if greedy else (logits / temperature).log_softmax(-1)
     for keep in filters:
         log_p = keep(log_p)
-    return log_p.argmax(-1) if temperature == 0 else (log_p - noise.log()).argmax(-1)
+    return log_p.argmax(-1) if greedy else (log_p - noise.log()).argmax(-1)
 
 
 class _Noise:
@@ -181,6 +183,7 @@ def sample(
     vocabulary.
     """
     filters = make_filters(config, vocabulary)
+    vocabulary.require(prompt)
     start = vocabulary.encode(prompt) if prompt else _line_start(vocabulary)
     stepper = Stepper(model.to(runtime.device), runtime)
     return _sample_all(stepper, vocabulary, config, filters, start, seed)

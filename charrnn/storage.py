@@ -41,17 +41,24 @@ _TEMPORARY = ".charrnn-tmp-"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What a file held: its header without the format's own keys, its tensors (on the CPU), its digest."""
+    """What a file held: its header without the format's own keys, its tensors on the CPU."""
 
     header: dict[str, Any]
     tensors: dict[str, Tensor]
-    digest: str
 
 
-def write(path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def write(
+    path: Path,
+    kind: str,
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    backup: Path | None = None,
+) -> None:
     """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
 
-    Returns: the file's digest. Raises: CharRNNError if the disk or the folder does not allow it.
+    The old file becomes `backup`, if that is given.
+
+    Raises: CharRNNError if the disk or the folder does not allow it.
     """
     text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
     # Widest elements first, as safetensors lays them out, so that all of them are aligned.
@@ -64,8 +71,7 @@ def write(path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str
         sha.update(part)
     at = head.index(_DIGEST_MARK) + len(_DIGEST_MARK)
     head[at : at + len(_NO_DIGEST)] = sha.hexdigest().encode()
-    write_atomically(path, [head, *data])
-    return sha.hexdigest()
+    write_atomically(path, [head, *data], backup)
 
 
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
@@ -84,8 +90,10 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
     return bytearray(len(encoded).to_bytes(8, "little") + encoded)
 
 
-def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
     """Temporary file beside the target, fsync, rename, fsync of the folder. Raises: CharRNNError."""
+    if path.is_dir():
+        raise CharRNNError(f"{path} is a folder: name a file in it")
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +102,8 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
                 stream.writelines(parts)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if backup is not None and path.exists():
+                path.replace(backup)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -116,12 +126,12 @@ def read(path: Path, kind: str) -> StoredFile:
 
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
-    text, digest = _verified_header(path)
+    text = _verified_header(path)
     try:
         header = json.loads(text)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (ValueError, RecursionError, SafetensorError, OSError) as error:
+    except (ValueError, TypeError, RecursionError, SafetensorError, OSError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no JSON object")
@@ -131,21 +141,30 @@ def read(path: Path, kind: str) -> StoredFile:
     if found != kind:
         raise CharRNNError(f"{path} is a {found}, not a {kind}")
     header.pop("digest", None)
-    return StoredFile(header, tensors, digest)
+    return StoredFile(header, tensors)
 
 
-def _verified_header(path: Path) -> tuple[str, str]:
-    """Our header's text and digest, once every byte of the file has been checked against that digest."""
+def is_stored(path: Path) -> bool:
+    """Whether a file begins as one of ours, whatever its name; it may still be damaged."""
+    try:
+        with path.open("rb") as stream:
+            return _DIGEST_MARK in stream.read(8 + 64)
+    except OSError:
+        return False
+
+
+def _verified_header(path: Path) -> str:
+    """Our header's text, once every byte of the file has been checked against the digest."""
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
             if length + 8 > size:
-                raise CharRNNError(f"{path} is not a charrnn file, or it is truncated")
+                raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
             head = length.to_bytes(8, "little") + stream.read(length)
             at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
             if at < len(_DIGEST_MARK):
-                raise CharRNNError(f"{path} is not a charrnn file")
+                raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
             digest = head[at : at + 64]
             sha = hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :])
             while block := stream.read(1 << 22):
@@ -155,7 +174,8 @@ def _verified_header(path: Path) -> tuple[str, str]:
     if sha.hexdigest().encode() != digest:
         raise _damaged(path, "its digest does not match its content")
     try:
-        return json.loads(head[8:])["__metadata__"][_KEY], sha.hexdigest()
+        text: str = json.loads(head[8:])["__metadata__"][_KEY]
+        return text
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise _damaged(path, f"unreadable header ({error})") from error
 

@@ -35,6 +35,7 @@ _BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
+_BORDER = b"\0next source\0"
 _OTHER_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
 
 
@@ -44,11 +45,15 @@ def _open_plain(path: Path) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Source:
-    """One stream of raw bytes that can be opened more than once; `path` is None for stdin."""
+    """One stream of raw bytes that can be opened more than once; `path` is None for stdin.
+
+    `origin` is the absolute path of the file or folder that was asked for.
+    """
 
     name: str
     path: Path | None
     stdin: bytes = b""
+    origin: str = "stdin"
 
     def open(self) -> IO[bytes]:
         """Open for reading, decompressed."""
@@ -81,18 +86,19 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
             texts = sorted(path.glob("*.txt"))
             if not texts:
                 raise CharRNNError(f"{argument} is a folder without *.txt files: name a file or another folder")
-            sources.extend(Source(str(text), text) for text in texts)
+            sources.extend(Source(str(text), text, origin=str(path.resolve())) for text in texts)
         elif path.exists():
-            sources.append(Source(argument, path))
+            sources.append(Source(argument, path, origin=str(path.resolve())))
         else:
             raise CharRNNError(f"{argument} does not exist: name a text file, a folder of them, or - for stdin")
     return sources
 
 
 def digest(sources: Iterable[Source]) -> str:
-    """SHA-256 of the sources' decompressed bytes, one after another, in hexadecimal."""
+    """SHA-256 of the sources' decompressed bytes and the borders between them, in hexadecimal."""
     sha = hashlib.sha256()
-    for source in sources:
+    for i, source in enumerate(sources):
+        sha.update(_BORDER if i else b"")
         for block in source.blocks():
             sha.update(block)
     return sha.hexdigest()
@@ -111,7 +117,7 @@ class CleanText:
         self.notes: list[str] = []
         try:
             "".encode(config.encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise CharRNNError(f"encoding {config.encoding!r} is unknown: give one of Python's, say cp1252") from None
         self._sources = sources
         self._config = config
@@ -119,7 +125,8 @@ class CleanText:
 
     def __iter__(self) -> Iterator[str]:
         end = "\n"
-        for source in self._sources:
+        for i, source in enumerate(self._sources):
+            self.sha256.update(_BORDER if i else b"")
             if end != "\n":
                 yield "\n"  # a file without a final newline must not run into the next one
             for block in self._clean(source):
@@ -170,8 +177,8 @@ def _decode(source: Source, encoding: str, observe: Callable[[bytes], object]) -
     for block in source.blocks():
         observe(block)
         if decoder is None:
-            marked = next((name for bom, name in _BOMS.items() if block.startswith(bom)), encoding)
-            decoder = codecs.getincrementaldecoder(marked)()
+            encoding = next((name for bom, name in _BOMS.items() if block.startswith(bom)), encoding)
+            decoder = codecs.getincrementaldecoder(encoding)()
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block)
@@ -262,7 +269,6 @@ class _Cutter:
             on_last_page = last and len(text) - start <= _LAST_PAGE_CHARS
             if _START.match(line) and (in_header or not self._in_book):
                 begin = _marker_end(text, start, end)
-                parts = [] if in_header else parts
                 self._in_book = True
             elif not self._in_book or start < begin:
                 continue

@@ -17,13 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.batches import IGNORE, Cursor, Layout, advance, chunk_at, draw_offset, evaluation_chunks
-from charrnn.config import TrainingConfig
+from charrnn.config import EVALUATIONS_A_RUN, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.model import CharRNN, State, detach, evaluating
 from charrnn.runtime import Runtime
-
-EVALUATIONS = 10
-"""How many evaluations are spaced over a budget where `eval_every` is unset."""
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
 _LOSS_MEMORY = 0.98
@@ -145,7 +142,7 @@ class Trainer:
         self._paused_seconds = 0.0
         self._elapsed_before = 0.0  # seconds of the earlier parts of a resumed run
         self._started: float | None = None
-        self._closing_seconds = 0.0  # what the last evaluation cost, with all that its reader did
+        self._closing_seconds = 0.0  # what an evaluation costs at most, with all that its reader does
 
     @property
     def steps_per_epoch(self) -> int:
@@ -244,7 +241,9 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-        self._cursor = advance(self.layout, self._cursor, self._offsets)
+        epoch, self._cursor = self._cursor.epoch, advance(self.layout, self._cursor, self._offsets)
+        if self._cursor.epoch > epoch:
+            self._state = None  # the streams begin anew, at other places of the text
         self.step += 1
         weight = max(1 - _LOSS_MEMORY, 1 / self.step)  # a plain mean at first
         self._train_loss = self._train_loss.lerp(loss.detach(), weight)
@@ -272,7 +271,7 @@ class Trainer:
             return False
         if self.config.eval_every is not None:
             return self.step % self.config.eval_every == 0
-        return int(self.fraction * EVALUATIONS) > int(self._evaluated_fraction * EVALUATIONS)
+        return int(self.fraction * EVALUATIONS_A_RUN) > int(self._evaluated_fraction * EVALUATIONS_A_RUN)
 
     def _evaluate(self) -> Iterator[Evaluated]:
         """One evaluation; nothing where a stop is asked for in its midst."""
@@ -286,7 +285,8 @@ class Trainer:
         self._stale_evaluations = 0 if improved else self._stale_evaluations + 1
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
         yield Evaluated(**self._where(), val_loss=loss, validated=self.validates, improved=improved)
-        self._closing_seconds = time.perf_counter() - begin
+        # The longest so far, so that a budget that was spent stays spent.
+        self._closing_seconds = max(self._closing_seconds, time.perf_counter() - begin)
 
     def _measure_loss(self) -> float:
         """The loss on the validation text, or else the running training loss. Raises: CharRNNError."""
@@ -340,13 +340,15 @@ class Trainer:
             self._offsets.set_state(tensors["offsets"])
             self._train_loss = self.runtime.place(tensors["train_loss"].clone())
             self._cursor = Cursor(**counters["cursor"])
-            self._scaler.load_state_dict(counters["gradient_scaler"])
+            if counters["gradient_scaler"]:  # empty after training in another precision than float16
+                self._scaler.load_state_dict(counters["gradient_scaler"])
             self._elapsed_before = float(counters["elapsed_s"])
             for name, attribute in _COUNTERS.items():
                 if not isinstance(counters[name], int | float | None):
                     raise TypeError(f"{name} is no number")
                 setattr(self, attribute, counters[name])
             chunk_at(self._train, self.layout, self._cursor)
+            self._evaluated_fraction = min(self._evaluated_fraction, self.fraction)  # of a budget that may have grown
             self.runtime.set_random_state(_under("random", tensors))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error

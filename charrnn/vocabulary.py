@@ -104,10 +104,15 @@ class Vocabulary:
 
         Raises: CharRNNError that lists the characters outside the vocabulary, if it has no unknown symbol.
         """
-        if self.unknown is None and (missing := self.missing(text)):
+        if self.unknown is None:
+            self.require(text)
+        return self.encode_points(code_points(text))
+
+    def require(self, text: str) -> None:
+        """Raises: CharRNNError that lists the characters that have no index of their own, if there are any."""
+        if missing := self.missing(text):
             listed = " ".join(map(repr, missing[:20])) + (" ..." if len(missing) > 20 else "")
             raise CharRNNError(f"characters outside the vocabulary of {self.size} symbols: {listed}; leave them out")
-        return self.encode_points(code_points(text))
 
     def encode_points(self, points: Tensor) -> Tensor:
         """The indices of code points that are known to fit: (N,) uint8 or int32 to (N,) in `dtype`."""

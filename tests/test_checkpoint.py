@@ -74,6 +74,9 @@ def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_pa
     folder.last.unlink()
     assert folder.load_last()[0].seed == 1
     folder.last_but_one.write_bytes(b"")
+    replace(checkpoint, seed=3).save(folder.best)
+    assert folder.load_last()[0].seed == 3
+    folder.best.unlink()
     with pytest.raises(CharRNNError, match="no sound checkpoint"):
         folder.load_last()
 

@@ -98,6 +98,32 @@ def test_raw_text_is_prepared_once_and_again_when_it_changes(tmp_path: Path) -> 
     assert changed.vocabulary.decode(changed.indices) == "abcd"
 
 
+def test_changed_text_is_left_alone_for_a_run_that_needs_the_old_one(tmp_path: Path) -> None:
+    text = tmp_path / "tale.txt"
+    text.write_text("abc")
+    before = open_or_prepare(str(text), tmp_path).path.read_bytes()
+    text.write_text("abcD")
+    with pytest.raises(CharRNNError, match="has changed since"):
+        open_or_prepare(str(text), tmp_path, may_replace=False)
+    assert (tmp_path / "tale.safetensors").read_bytes() == before
+
+
+def test_prepared_file_is_known_without_its_suffix_and_is_no_text(tmp_path: Path) -> None:
+    corpus = prepared("abc", tmp_path / "corpus")
+    assert open_or_prepare(str(tmp_path / "corpus"), tmp_path) == corpus
+    with pytest.raises(CharRNNError, match="not a text"):
+        prepare(find_sources([str(tmp_path / "corpus")]), PreparationConfig(), tmp_path / "x.safetensors")
+
+
+def test_folder_with_a_new_file_is_the_same_text_changed(tmp_path: Path) -> None:
+    folder = tmp_path / "tales"
+    folder.mkdir()
+    (folder / "a.txt").write_text("abc")
+    open_or_prepare(str(folder), tmp_path)
+    (folder / "b.txt").write_text("def")
+    assert "has changed" in open_or_prepare(str(folder), tmp_path).notes[0]
+
+
 def test_file_made_from_another_text_is_never_replaced(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

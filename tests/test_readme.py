@@ -14,9 +14,13 @@ def test_option_tables_are_current() -> None:
     assert set(re.findall(r"<!-- options: (\w+) -->", TEXT)) == {"prepare", "train", "sample"}
 
 
-def test_ci_runs_exactly_the_test_command() -> None:
-    assert "python -m pytest" in TEXT
-    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+def test_ci_takes_the_test_command_from_here() -> None:
+    commands = re.findall(r"<!-- command -->\n```bash\n(.*?)\n```", TEXT)
+    assert len(commands) == 2
+    assert commands[1].endswith("&& .venv/bin/python -m pytest")
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "readme 2" in ci
+    assert "pytest" not in ci
 
 
 def test_file_map_names_every_module() -> None:

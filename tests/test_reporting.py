@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from charrnn.errors import CharRNNError
-from charrnn.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, format_seconds
+from charrnn.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, Terminal, format_seconds
 from charrnn.training import Evaluated, Finished, Progress, Sampled
 
 
@@ -39,11 +39,14 @@ def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) ->
 
 def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 100}\n{"step": 200}\n{"step": 300}\n{"step": 3')
+    # The last record was cut off within a character; U+2028 is no line's end in a log.
+    records = ['{"step": 100}', '{"step": 200, "text": "a\u2028b"}', '{"step": 300}', '{"step": 310, "text": "é']
+    path.write_bytes("\n".join(records).encode()[:-1])
     log = MetricsLog(path, resume_step=200)
     log.report(progress(300))
     log.close()
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [100, 200, 300]
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    assert [json.loads(line)["step"] for line in lines] == [100, 200, 300]
 
 
 def test_new_run_begins_a_new_log(tmp_path: Path) -> None:
@@ -64,6 +67,17 @@ def test_plain_lines_tell_evaluations_and_samples() -> None:
     assert "\r" not in text
 
 
+def test_broken_terminal_does_not_end_the_training() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    terminal = Terminal(Broken())
+    terminal.report(evaluated())
+    terminal.report(SAMPLED)
+    terminal.close()
+
+
 def test_bar_shows_loss_rate_and_end() -> None:
     stream = io.StringIO()
     bar = ProgressBar(stream)
@@ -76,7 +90,6 @@ def test_bar_shows_loss_rate_and_end() -> None:
 
 
 def test_tensorboard_writes_events_or_says_how_to_install_it(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     board = TensorBoard(tmp_path)
     for event in (progress(RECORD_EVERY), evaluated(), SAMPLED):
         board.report(event)

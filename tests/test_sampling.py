@@ -64,6 +64,10 @@ def test_temperature_zero_takes_the_most_likely() -> None:
     assert draw(P.log(), 0, [exclude([0])], n=100).unique().tolist() == [1]
 
 
+def test_lowest_temperatures_do_not_overflow() -> None:
+    assert draw(P.log() + 30, 1e-39, [exclude([0])], n=100).unique().tolist() == [1]
+
+
 def test_unknown_symbol_and_banned_characters_never_pass() -> None:
     with_unknown = Vocabulary(("a", "b", "c"), (1, 1, 1, 5))
     filters = make_filters(SamplingConfig(ban="ab"), with_unknown)

@@ -28,14 +28,13 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_reading_gives_back_header_tensors_and_digest(path: Path) -> None:
+def test_reading_gives_back_header_and_tensors(path: Path) -> None:
     stored = storage.read(path, "thing")
     assert stored.header == {"note": 'a "quoted" é'}
     assert stored.tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert torch.equal(stored.tensors[name], tensor)
         assert stored.tensors[name].dtype == tensor.dtype
-    assert stored.digest == storage.write(path, "thing", {"note": 'a "quoted" é'}, TENSORS)
 
 
 def test_any_safetensors_reader_opens_it(path: Path) -> None:
@@ -79,6 +78,27 @@ def test_other_kinds_formats_and_files_are_refused(path: Path, monkeypatch: pyte
         storage.read(path, "thing")
 
 
+def test_same_content_makes_the_same_file(path: Path) -> None:
+    before = path.read_bytes()
+    storage.write(path, "thing", {"note": 'a "quoted" é'}, TENSORS)
+    assert path.read_bytes() == before
+
+
+def test_file_is_known_by_its_beginning_whatever_its_name(path: Path) -> None:
+    other = path.rename(path.with_name("no-suffix"))
+    assert storage.is_stored(other)
+    other.write_text("a text")
+    assert not storage.is_stored(other)
+    assert not storage.is_stored(path.parent)
+
+
+def test_backup_is_what_stood_there_before(path: Path) -> None:
+    before, backup = path.read_bytes(), path.with_name("backup")
+    storage.write(path, "thing", {}, TENSORS, backup)
+    assert backup.read_bytes() == before
+    assert storage.read(path, "thing").header == {}
+
+
 def test_writing_order_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, Path.replace
@@ -109,6 +129,6 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     owner: object = os if failing == "fsync" else Path
     monkeypatch.setattr(owner, failing, fail)
     with pytest.raises(CharRNNError, match="No space left on device"):
-        storage.write(path, "thing", {}, TENSORS)
+        storage.write(path, "thing", {}, TENSORS, path.with_name("backup") if failing == "fsync" else None)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import itertools
 import lzma
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def test_compressed_files_are_read_as_they_are(tmp_path: Path, suffix: str, comp
     sources = find_sources([str(path)])
     assert "".join(CleanText(sources, PreparationConfig())) == "Once upon"
     assert digest(sources) == digest([Source("same", None, b"Once upon")])
+
+
+def test_digest_tells_where_sources_end() -> None:
+    def of(*parts: bytes) -> str:
+        return digest([Source("part", None, part) for part in parts])
+
+    assert of(b"ab", b"cd") != of(b"abcd")
 
 
 def test_folder_stands_for_its_texts_in_order_joined_at_line_ends(tmp_path: Path) -> None:
@@ -124,13 +132,12 @@ def test_text_that_mentions_gutenberg_is_left_alone() -> None:
     assert "".join(cut_boilerplate([text], lambda what: pytest.fail(what))) == text
 
 
-def test_several_books_in_one_file_are_each_cut() -> None:
-    books = [HEADERS[0] + f"Book {i}.\n" + "Text.\n" * 50_000 + ENDINGS[0] for i in range(3)]
-    joined = "".join(books)
+@pytest.mark.parametrize("lines", [1, 50_000])
+def test_several_books_in_one_file_are_each_cut(lines: int) -> None:
+    bodies = [f"Book {i}.\n" + "Text.\n" * lines for i in range(3)]
+    joined = "".join(HEADERS[0] + body + ENDINGS[0] for body in bodies)
     blocks = [joined[i : i + 100_001] for i in range(0, len(joined), 100_001)]
-    assert "".join(cut_boilerplate(blocks, lambda what: None)) == "".join(
-        f"Book {i}.\n" + "Text.\n" * 50_000 for i in range(3)
-    )
+    assert "".join(cut_boilerplate(blocks, lambda what: None)) == "".join(bodies)
 
 
 def test_bare_closing_line_counts_on_the_last_page_only() -> None:
@@ -145,6 +152,13 @@ def test_boilerplate_can_be_kept() -> None:
     assert clean(raw, keep_boilerplate=True) == raw.decode()
 
 
-@given(st.lists(st.text(alphabet="ab\n"), max_size=8))
-def test_blocks_do_not_matter(blocks: list[str]) -> None:
-    assert "".join(cut_boilerplate(blocks, lambda what: None)) == "".join(blocks)
+@given(st.lists(st.integers(0, 2_000), max_size=6), st.sampled_from(HEADERS), st.sampled_from(ENDINGS[:4]))
+def test_block_borders_do_not_matter(cuts: list[int], header: str, ending: str) -> None:
+    text = header + BODY * 40 + ending
+    borders = [0, *sorted(cuts), len(text)]
+    blocks = [text[begin:end] for begin, end in itertools.pairwise(borders)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("_HEADER_CHARS", 300), ("_LAST_PAGE_CHARS", 200), ("_CLOSING_CHARS", 100)):
+            patch.setattr(text_module, name, size)
+        cut = "".join(cut_boilerplate(blocks, lambda what: None))
+    assert cut.strip() == (BODY * 40).strip()

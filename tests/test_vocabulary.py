@@ -35,6 +35,11 @@ def test_rare_symbols_become_one_unknown_symbol(text: str, min_count: int) -> No
     assert sum(vocabulary.counts) == len(text)
 
 
+def test_prompts_may_not_hold_unknown_characters_even_where_texts_may() -> None:
+    with pytest.raises(CharRNNError, match="'c'"):
+        build("aaabbbc", min_count=2).require("abc")
+
+
 def test_max_vocab_keeps_the_most_frequent_and_counts_the_unknown_symbol() -> None:
     vocabulary = build("aaaabbbccd", max_vocab=3)
     assert vocabulary.symbols == ("a", "b")

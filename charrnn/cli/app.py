@@ -1,5 +1,6 @@
 """The application: its commands, and the one place where errors become exit codes."""
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -20,15 +21,29 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except CharRNNError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-            raise typer.Exit(error.exit_code) from error
+            raise _exit(str(error), error.exit_code) from error
         except BrokenPipeError:
             # The reader, say `head`, has had enough. What is still buffered must not fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:
-            print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
-            raise typer.Exit(1) from error
+            raise _exit(f"{error.filename or 'input or output'}: {error.strerror}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise _exit("out of memory: lower --batch-size, --seq-length, --hidden-size or --num-samples") from error
+
+
+def _exit(message: str, code: int = 1) -> typer.Exit:
+    """Say what is wrong in one line; returns the exit to raise."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return typer.Exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch raises RuntimeErrors of several wordings, on a CPU without a class of their own."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in told or "can't allocate memory" in told
 
 
 app = typer.Typer(
@@ -63,4 +78,7 @@ def charrnn_command(
 def main() -> None:
     """Run the command line."""
     exit_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a sample
     app()

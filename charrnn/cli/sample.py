@@ -106,7 +106,7 @@ def sample(
     loaded = Checkpoint.load(find_checkpoint(checkpoint, checkpoint_dir))
     # One stream reads every weight once per symbol: float32 products are the fastest on a CPU, and exact.
     runtime = open_runtime(device, "float32" if precision == "auto" else precision)
-    prompt = normalise(prompt, ascii=loaded.corpus.ascii, lowercase=loaded.corpus.lowercase)
+    prompt = normalise(prompt, ascii=loaded.corpus.config.ascii, lowercase=loaded.corpus.config.lowercase)
     is_drawn, seed = seed is None, seed_everything(seed)
     pieces = sample_pieces(loaded.build_model(), loaded.vocabulary, config, seed=seed, runtime=runtime, prompt=prompt)
     if is_drawn and not json:
@@ -138,16 +138,11 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
 def _stream(pieces: Iterable["Piece"], echo: str) -> None:
     """Write a single sample as it is made; a final line's end is added if it has none."""
     last = echo
-    is_terminal = sys.stdout.isatty()
-    sys.stdout.write(echo)
+    print(echo, end="", flush=True)
     for piece in pieces:
-        sys.stdout.write(piece.text)
+        print(piece.text, end="", flush=True)
         last = piece.text or last
-        if is_terminal:
-            sys.stdout.flush()
-    if not last.endswith("\n"):
-        sys.stdout.write("\n")
-    sys.stdout.flush()
+    print(end="" if last.endswith("\n") else "\n", flush=True)
 
 
 def _collect(pieces: Iterable["Piece"]) -> Iterable[tuple["Piece", str]]:

@@ -1,5 +1,6 @@
 """`charrnn train`: a model from a prepared corpus or raw text."""
 
+import contextlib
 import json as json_module
 import os
 import shlex
@@ -21,13 +22,12 @@ from charrnn.cli.options import (
     Seed,
 )
 from charrnn.cli.signals import stop_on_signals
-from charrnn.config import SIZES, Cell, Size
+from charrnn.config import EVALUATIONS_A_RUN, SIZES, Cell, Size
 from charrnn.config import ModelConfig as Model
 from charrnn.config import TrainingConfig as Training
 from charrnn.errors import CharRNNError, OptionError
 
 if TYPE_CHECKING:
-    from charrnn.checkpoint import RunFolder
     from charrnn.reporting import Reporter
     from charrnn.run import Run
 
@@ -39,6 +39,10 @@ RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS = (
     "Evaluation and checkpoints",
     "Reports",
 )
+
+
+def _describe_sizes() -> str:
+    return ", ".join(f"{name} is {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
 def train(
@@ -93,7 +97,7 @@ def train(
         Size,
         typer.Option(
             metavar="|".join(SIZES),
-            help="A preset of the shape, which single options override: small is 1x256, medium 1x512, large 2x1024.",
+            help=f"A preset of the shape, which single options override: {_describe_sizes()}.",
             rich_help_panel=MODEL,
         ),
     ] = "medium",
@@ -140,7 +144,11 @@ def train(
     ] = Training.val_fraction,
     eval_every: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Steps between evaluations; default: ten in a run.", rich_help_panel=EVALUATION),
+        typer.Option(
+            metavar="N",
+            help=f"Steps between evaluations; default: {EVALUATIONS_A_RUN} in a run.",
+            rich_help_panel=EVALUATION,
+        ),
     ] = Training.eval_every,
     patience: Annotated[
         int | None,
@@ -194,16 +202,18 @@ def train(
     folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
     if folder.holds_run() and not (resume or overwrite):
         raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
-    opened = corpora.open_or_prepare(corpus, data_dir)
+    resuming = resume and folder.holds_run()
+    opened = corpora.open_or_prepare(corpus, data_dir, may_replace=not resuming)
     for note in opened.notes:
         notify(note)
-    if resume and folder.holds_run():
-        wanted = {**preset, **given}
-        started = runs.resume(folder, opened, wanted, device, notify=notify)
+    if resuming:
+        begun = runs.resume(folder, opened, {**preset, **given}, device, notify=notify)
     else:
-        started = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
-        folder.clear()
-    _train(started, quiet=quiet, tensorboard=tensorboard, json=json, notify=notify)
+        begun = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
+    for line in begun.describe():
+        notify(line)
+    reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
+    _train(begun, [_open_log(begun, resuming=resuming), *reporters], json=json, notify=notify)
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
@@ -215,16 +225,32 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def _notifier(*, quiet: bool) -> Callable[[str], None]:
     def notify(message: str) -> None:
         if not quiet or message.startswith("warning:"):
-            print(message, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop
+                print(message, file=sys.stderr, flush=True)
 
     return notify
 
 
-def _train(run: "Run", *, quiet: bool, tensorboard: bool, json: bool, notify: Callable[[str], None]) -> None:
+def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]":
+    from charrnn.reporting import TensorBoard, Terminal
+
+    reporters: list[Reporter] = [TensorBoard(run.folder.path)] if tensorboard else []
+    if not quiet:
+        reporters.append(Terminal(sys.stderr, run.trainer.fraction))
+    return reporters
+
+
+def _open_log(run: "Run", *, resuming: bool) -> "Reporter":
+    """The run's log; a new run now takes the place of what its folder held."""
+    from charrnn.reporting import MetricsLog
+
+    if not resuming:
+        run.folder.clear()
+    return MetricsLog(run.folder.metrics, run.trainer.step)
+
+
+def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Callable[[str], None]) -> None:
     """Drive a run to its end or to a signal, and say what came of it."""
-    for line in run.describe():
-        notify(line)
-    reporters = _reporters(run.folder, run.trainer.step, run.trainer.fraction, quiet, tensorboard)
     try:
         with stop_on_signals(run.trainer.request_stop) as signals:
             finished = run.drive(reporters)
@@ -239,18 +265,6 @@ def _train(run: "Run", *, quiet: bool, tensorboard: bool, json: bool, notify: Ca
         raise typer.Exit(128 + signals[0])
 
 
-def _reporters(folder: "RunFolder", step: int, fraction: float, quiet: bool, tensorboard: bool) -> "list[Reporter]":
-    from charrnn.reporting import MetricsLog, TensorBoard, terminal_reporter
-
-    folder.path.mkdir(parents=True, exist_ok=True)
-    reporters: list[Reporter] = [MetricsLog(folder.metrics, step)]
-    if tensorboard:
-        reporters.append(TensorBoard(folder.path))
-    if not quiet:
-        reporters.append(terminal_reporter(sys.stderr, fraction))
-    return reporters
-
-
 def _closing_lines(summary: dict[str, Any], reason: str) -> str:
     how = {
         "budget": "done",
@@ -263,4 +277,6 @@ def _closing_lines(summary: dict[str, Any], reason: str) -> str:
             f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "
             f"{summary['bits_per_char']:.3f} bits per character"
         )
+    else:
+        line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
     return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature 0.5"

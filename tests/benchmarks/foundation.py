@@ -33,7 +33,7 @@ def measure(command: Sequence[object], cwd: Path = ROOT) -> str:
 def show(name: str, values: list[float], unit: str) -> None:
     """One line: the median and the range."""
     low, high = min(values), max(values)
-    print(f"{name:58} {statistics.median(values):12,.3g} {unit:8} ({low:,.3g} to {high:,.3g})", flush=True)
+    print(f"{name:58} {statistics.median(values):12,.5g} {unit:8} ({low:,.5g} to {high:,.5g})", flush=True)
 
 
 def options(**values: Any) -> list[str]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from charrnn import storage
-from charrnn.corpus import Corpus
+from charrnn.config import PreparationConfig
+from charrnn.corpus import Corpus, prepare
 from charrnn.run import Run
+from charrnn.text import Source
 from tests.conftest import Command
 
 CASES = [
@@ -20,6 +22,9 @@ CASES = [
     ("prepare latin1.txt", 1, "not utf-8 at byte 4: try --encoding cp1252"),
     ("prepare broken.txt.gz", 1, "cannot be read"),
     ("prepare good.txt --encoding klingon", 1, "encoding 'klingon' is unknown"),
+    ("prepare good.txt --encoding undefined", 1, "is unknown"),
+    ("prepare corpus.safetensors -o x", 1, "not a text"),
+    ("prepare good.txt -o folder --overwrite", 1, "folder is a folder"),
     ("prepare good.txt --min-count 10000", 1, "lower --min-count"),
     ("prepare good.txt --min-count 0", 2, "--min-count is 0"),
     ("prepare good.txt --max-vocab 1", 2, "--max-vocab is 1"),
@@ -31,18 +36,22 @@ CASES = [
     ("train checkpoint.safetensors", 1, "is a checkpoint, not a corpus"),
     ("train newer.safetensors", 1, "another version of charrnn"),
     ("train truncated.safetensors", 1, "damaged"),
-    ("train corpus.safetensors --device tpu", 1, "device 'tpu' is unknown"),
+    ("train corpus.safetensors --device tpu", 2, "device 'tpu' is unknown"),
     ("train corpus.safetensors --device cuda:99", 1, "device cuda:99 is not there"),
     ("train corpus.safetensors --run run", 1, "--resume goes on with it, --overwrite starts again"),
     ("train corpus.safetensors --steps 5 --run run --resume --hidden-size 8", 1, "--hidden-size is 8, but"),
     ("train corpus.safetensors --steps 5 --run good.txt", 1, "good.txt is a file"),
-    ("train good.txt --device tpu", 1, "device 'tpu' is unknown"),
+    ("train good.txt --device tpu", 2, "device 'tpu' is unknown"),
     ("train good.txt --init-from missing.safetensors", 1, "No such file"),
     ("train corpus.safetensors --steps 5 --epochs 5", 2, "exclude each other"),
     ("train corpus.safetensors --dropout 1", 2, "--dropout is 1.0: it must be"),
     ("train corpus.safetensors --cell transformer", 2, "transformer"),
     ("train corpus.safetensors --resume --overwrite", 2, "exclude each other"),
     ("train corpus.safetensors --init-from corpus.safetensors --steps 1", 1, "is a corpus, not a checkpoint"),
+    ("train corpus.safetensors --init-from checkpoint.safetensors --steps 1 --hidden-size 8", 1, "same model options"),
+    ("train other.safetensors --steps 5 --run run --resume", 1, "another text"),
+    ("train corpus.safetensors --precision int3", 2, "precision 'int3' is unknown"),
+    ("sample newer-checkpoint.safetensors", 1, "another version of charrnn"),
     ("sample", 1, "no trained model"),
     ("sample missing.safetensors", 1, "No such file"),
     ("sample folder", 1, "no trained model"),
@@ -72,11 +81,13 @@ def folder(tmp_path: Path, corpus: Corpus, trained_run: Run) -> Path:
         ("truncated.safetensors", corpus.path.read_bytes()[:-1]),
     ):
         (tmp_path / name).write_bytes(content)
+    prepare([Source("other", None, b"Another text altogether.")], PreparationConfig(), tmp_path / "other.safetensors")
     (tmp_path / "folder").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.safetensors").write_bytes(trained_run.folder.last.read_bytes())
     current, storage.FORMAT = storage.FORMAT, storage.FORMAT + 1
     storage.write(tmp_path / "newer.safetensors", "corpus", {}, {})
+    storage.write(tmp_path / "newer-checkpoint.safetensors", "checkpoint", {}, {})
     storage.FORMAT = current
     return tmp_path
 

@@ -100,13 +100,36 @@ def test_signal_saves_and_the_run_goes_on(tmp_path: Path, charrnn: Command, name
     assert f"resuming checkpoints/tiny at step {step:,}" in resumed.stderr
 
 
-def test_signal_before_training_exits_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+def catches_signals(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether a process has handlers of its own, as the kernel tells; Python itself has none for SIGUSR1."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(mask >> (signal.SIGUSR1 - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_signal_while_preparing_exits_at_once_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    number = getattr(signal, name)
     executable = Path(sys.executable).with_name("charrnn")
     process = subprocess.Popen([executable, "prepare", "-"], cwd=tmp_path, stdin=subprocess.PIPE)
-    time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    while not catches_signals(process):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [2, 10, 100, 1000])
+def test_small_corpora_train_and_say_so(tmp_path: Path, charrnn: Command, size: int) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT[:size])
+    trained = charrnn("train", "tiny.txt", "--steps", "3", "--hidden-size", "16")
+    assert trained.returncode == 0, trained.stderr
+    assert "the corpus is small" in trained.stderr
+    if size < 20:
+        assert "too short to hold out a validation part" in trained.stderr
+        assert "lowest training loss" in trained.stderr
+    assert (tmp_path / "checkpoints" / "tiny" / "best.safetensors").exists()
 
 
 def test_resume_starts_a_run_that_is_not_there_yet(tmp_path: Path, charrnn: Command) -> None:
