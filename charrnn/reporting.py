@@ -41,6 +41,8 @@ class ProgressBar:
             file=stream,
             dynamic_ncols=True,
             smoothing=0.05,
+            mininterval=0,  # report() itself keeps the pace
+            miniters=0,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
         self._shown = 0.0
