@@ -32,6 +32,11 @@ def detach(state: State) -> State:
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
+def keep_streams(state: State, keep: Tensor) -> State:
+    """The same state with that of every stream emptied that `keep` (B,), bool, does not name."""
+    return tuple(tuple(tensor * keep.to(tensor.dtype)[:, None] for tensor in layer) for layer in state)
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, and afterwards in the mode that it was in."""

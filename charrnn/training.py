@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from charrnn.batches import IGNORE, Cursor, Layout, advance, chunk_at, draw_offset, evaluation_chunks
 from charrnn.config import EVALUATIONS_A_RUN, TrainingConfig
 from charrnn.errors import CharRNNError
-from charrnn.model import CharRNN, State, detach, evaluating
+from charrnn.model import CharRNN, State, detach, evaluating, keep_streams
 from charrnn.runtime import Runtime
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
 _LOSS_MEMORY = 0.98
+_RESET_PROBABILITY = 0.01
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,8 @@ class Trainer:
         epoch, self._cursor = self._cursor.epoch, advance(self.layout, self._cursor, self._offsets)
         if self._cursor.epoch > epoch:
             self._state = None  # the streams begin anew, at other places of the text
+        else:
+            self._state = keep_streams(self._state, self._draw_streams_to_keep())
         self.step += 1
         weight = max(1 - _LOSS_MEMORY, 1 / self.step)  # a plain mean at first
         self._train_loss = self._train_loss.lerp(loss.detach(), weight)
@@ -253,6 +256,10 @@ class Trainer:
             learning_rate=learning_rate,
             chars_per_second=self.chars_per_second,
         )
+
+    def _draw_streams_to_keep(self) -> Tensor:
+        """(B,), bool: nearly all. A model that never began with an empty state can fail for good where it must."""
+        return torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
 
     def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, State]:
         """Mean loss of a chunk x, y (T, B), and the detached state behind it."""

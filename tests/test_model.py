@@ -9,7 +9,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from charrnn.config import Cell, ModelConfig
-from charrnn.model import CharRNN, RecurrentStack, SharedDropout, count_parameters, detach, evaluating, layer_weights
+from charrnn.model import (
+    CharRNN,
+    RecurrentStack,
+    SharedDropout,
+    count_parameters,
+    detach,
+    evaluating,
+    keep_streams,
+    layer_weights,
+)
 
 CELLS: list[Cell] = ["lstm", "gru", "rnn"]
 T, B, V, H, L = 6, 3, 11, 8, 2
@@ -110,6 +119,16 @@ def test_untrained_loss_is_ln_v(cell: Cell, embedding_size: int | None) -> None:
     logits, _ = model(x[:-1])
     loss = F.cross_entropy(logits.flatten(0, 1), x[1:].flatten())
     assert loss.item() == pytest.approx(math.log(80), rel=0.02)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_emptied_streams_begin_anew_and_the_others_go_on(cell: Cell) -> None:
+    model, x = build(cell), torch.randint(V, (T, B))
+    _, state = model(x)
+    logits, _ = model(x, keep_streams(state, torch.tensor([True, False, True])))
+    carried, fresh = model(x, state)[0], model(x)[0]
+    torch.testing.assert_close(logits[:, [0, 2]], carried[:, [0, 2]])
+    torch.testing.assert_close(logits[:, 1], fresh[:, 1])
 
 
 def test_forget_gates_begin_open() -> None:
