@@ -86,7 +86,11 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
 
     Raises: CharRNNError for text that cannot be read or is too short, or where another file is in the way.
     """
+    if output.is_dir():
+        raise CharRNNError(f"{output} is a folder: name a file in it with -o FILE")
     for source in sources:
+        if source.path is not None and output.exists() and output.samefile(source.path):
+            raise CharRNNError(f"{output} is the text itself: name another file with -o FILE")
         if source.path is not None and storage.is_stored(source.path):
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
     if output.exists() and not overwrite:

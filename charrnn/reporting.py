@@ -121,7 +121,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise CharRNNError("--tensorboard needs TensorBoard: pip install 'charrnn[tensorboard]'") from None
+            raise CharRNNError("--tensorboard needs TensorBoard: pip install tensorboard") from None
         self._writer = SummaryWriter(str(folder))
 
     def report(self, event: Event) -> None:

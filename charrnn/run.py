@@ -207,6 +207,8 @@ def resume(
     trainer = Trainer(checkpoint.build_model(), config, train, val, runtime)
     trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))
     notify(f"resuming {folder.path} at step {trainer.step:,}")
+    if trainer.is_over:
+        notify("this run is over: a larger --epochs, --steps or --minutes would go on with it")
     return Run(folder, corpus, trainer, checkpoint.seed)
 
 

@@ -65,6 +65,14 @@ def test_split_takes_the_last_part_or_nothing(tmp_path: Path) -> None:
     assert [len(part) for part in prepared("ab", tmp_path / "d.safetensors").split(0.5)] == [2, 0]
 
 
+def test_text_is_never_overwritten_by_its_own_corpus(tmp_path: Path) -> None:
+    text = tmp_path / "tale.txt"
+    text.write_text("abc")
+    with pytest.raises(CharRNNError, match="is the text itself"):
+        prepare(find_sources([str(text)]), PreparationConfig(), text, overwrite=True)
+    assert text.read_text() == "abc"
+
+
 def test_indices_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
     corpus = prepared("abc", tmp_path / "c.safetensors")
     header = storage.read(corpus.path, "corpus").header

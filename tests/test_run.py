@@ -109,7 +109,9 @@ def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> No
     run.drive([])
     before = run.folder.last.read_bytes()
     recorder = Recorder()
-    resume(run.folder, corpus, {}, "cpu").drive([recorder])
+    messages: list[str] = []
+    resume(run.folder, corpus, {}, "cpu", notify=messages.append).drive([recorder])
+    assert "this run is over" in messages[-1]
     assert [type(event) for event in recorder.events] == [Finished]
     assert run.folder.last.read_bytes() == before
 

@@ -16,7 +16,7 @@ def prepare(
     text: Annotated[
         list[str],
         typer.Argument(
-            metavar="TEXT...",
+            metavar="TEXT",
             help="Files, folders (their *.txt, sorted) or - for stdin, joined in order; "
             ".gz, .bz2 and .xz are read as they are.",
             show_default=False,

@@ -22,7 +22,7 @@ def sample(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[CHECKPOINT]",
+            metavar="CHECKPOINT",
             help="A checkpoint file or a run folder; default: the newest run.",
             show_default=False,
         ),
