@@ -63,6 +63,16 @@ class Corpus:
                 return corpus
         raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
 
+    def save(self) -> None:
+        """Write the file that `open` reads. Raises: CharRNNError."""
+        header = {
+            "vocabulary": self.vocabulary.to_json(),
+            "config": asdict(self.config),
+            "sources": list(self.sources),
+            "text_digest": self.text_digest,
+        }
+        storage.write(self.path, KIND, header, {"indices": self.indices})
+
     def _check_indices(self) -> None:
         indices, size = self.indices, self.vocabulary.size
         if indices.dtype != self.vocabulary.dtype or indices.dim() != 1 or len(indices) < 2:
@@ -103,23 +113,17 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
     text = CleanText(sources, config)
     blocks = [code_points(block) for block in text]
     indices, vocabulary = _encode(blocks, config, " + ".join(source.name for source in sources))
-    origin = _origins(sources)
-    header = {
-        "vocabulary": vocabulary.to_json(),
-        "config": asdict(config),
-        "sources": origin,
-        "text_digest": text.sha256.hexdigest(),
-    }
-    storage.write(output, KIND, header, {"indices": indices})
-    return Corpus(
+    corpus = Corpus(
         path=output,
         indices=indices,
         vocabulary=vocabulary,
         config=config,
-        sources=tuple(origin),
+        sources=tuple(_origins(sources)),
         text_digest=text.sha256.hexdigest(),
         notes=(*text.notes, *_describe_folding(vocabulary)),
     )
+    corpus.save()
+    return corpus
 
 
 _WAYS_OUT = "--overwrite replaces it, -o FILE writes elsewhere"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.model import CharRNN
-from charrnn.runtime import seed_everything
+from charrnn.runtime import open_runtime, seed_everything
 from charrnn.training import (
     Evaluated,
     Event,
@@ -216,26 +216,21 @@ def test_smaller_corpora_get_more_epochs() -> None:
     assert default_epochs(1_000) > default_epochs(1_000_000) > default_epochs(10**9) >= 1
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_loss_falls_in_every_precision(precision: str) -> None:
-    from charrnn.runtime import open_runtime
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ("cpu", "float32"),
+        ("cpu", "bfloat16"),
+        pytest.param("cuda", "float32", marks=needs_cuda),
+        pytest.param("cuda", "float16", marks=needs_cuda),
+    ],
+)
+def test_loss_falls_on_every_device_in_every_precision(device: str, precision: str) -> None:
     seed_everything(0)
-    trainer = Trainer(
-        CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, PERIODIC[:60], open_runtime("cpu", precision)
-    )
-    losses = [float(event.train_loss) for event in progress(list(trainer.run()))]
-    assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_cuda_learns_like_the_cpu(precision: str) -> None:
-    from charrnn.runtime import open_runtime
-
-    seed_everything(0)
-    trainer = Trainer(
-        CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, PERIODIC[:60], open_runtime("cuda", precision)
-    )
+    runtime = open_runtime(device, precision)
+    trainer = Trainer(CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, PERIODIC[:60], runtime)
     losses = [float(event.train_loss) for event in progress(list(trainer.run()))]
     assert losses[-1] < 0.9 * losses[0]
