@@ -49,14 +49,16 @@ class PreparationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a model; `embedding_size=None` means one-hot inputs."""
+    """The shape of a model. `embedding_size=None` means one-hot inputs; `dropout=None` drops nothing, and lets
+    whoever starts a run choose it from the budget.
+    """
 
     vocab_size: int
     cell: Cell = "lstm"
     hidden_size: int = 512
     num_layers: int = 1
     embedding_size: int | None = 64
-    dropout: float = 0.1
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         cells = typing.get_args(Cell)
@@ -64,7 +66,7 @@ class ModelConfig:
         _require_counts(self, "vocab_size")
         _require_counts(self, "hidden_size", "embedding_size", at_most=2**16)
         _require_counts(self, "num_layers", at_most=64)
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
 
 
 _MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers", "embedding_size")}

@@ -8,7 +8,7 @@ H hidden size, L layers.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -19,6 +19,15 @@ from charrnn.config import Cell, ModelConfig
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """For each of L layers the tensors it carries, each (1, B, H): (h, c) for an LSTM, (h,) for the others."""
+
+_SEQUENCES: dict[Cell, Callable[..., tuple[Tensor, ...]]] = {
+    "lstm": torch.lstm,
+    "gru": torch.gru,
+    "rnn": torch.rnn_tanh,
+}
+"""What the modules call, with weights that may be other than their own."""
+
+_STATE_TENSORS: dict[Cell, int] = {"lstm": 2, "gru": 1, "rnn": 1}
 
 _CELLS: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
     "lstm": nn.LSTM,
@@ -32,9 +41,21 @@ def detach(state: State) -> State:
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
-def keep_streams(state: State, keep: Tensor) -> State:
-    """The same state with that of every stream emptied that `keep` (B,), bool, does not name."""
-    return tuple(tuple(tensor * keep.to(tensor.dtype)[:, None] for tensor in layer) for layer in state)
+def carry(state: State, into: State, keep: Tensor) -> None:
+    """Copy a state, without its history, to where the next chunk reads it.
+
+    Streams that `keep` (B,), bool, does not name begin anew, with zeros.
+    """
+    for layer, buffers in zip(detach(state), into, strict=True):
+        for tensor, buffer in zip(layer, buffers, strict=True):
+            buffer.copy_(torch.where(keep[:, None], tensor, 0))
+
+
+def clear(state: State) -> None:
+    """Empty a state where it lies."""
+    for layer in state:
+        for tensor in layer:
+            tensor.zero_()
 
 
 @contextlib.contextmanager
@@ -66,7 +87,11 @@ class SharedDropout(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """L single-layer LSTM, GRU or tanh RNN modules, with time-shared dropout on the output of each."""
+    """L single-layer LSTM, GRU or tanh RNN modules, with time-shared dropout on the output of each.
+
+    Half as large a share of the state is hidden from the recurrent weights, from all streams and time steps
+    alike: columns of weight_hh are dropped, so that the layer stays one call of a library.
+    """
 
     def __init__(
         self,
@@ -80,6 +105,7 @@ class RecurrentStack(nn.Module):
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(_CELLS[cell](size, hidden_size) for size in sizes)
         self.dropout = SharedDropout(dropout)
+        self.recurrent_dropout = dropout / 2
         self.cell = cell
         self.reset_biases()
 
@@ -100,15 +126,23 @@ class RecurrentStack(nn.Module):
         """x: (T, B, I), state or None for zeros; returns the last layer's outputs (T, B, H) and the new state."""
         new_state = []
         for i, layer in enumerate(self.layers):
-            before = None if state is None else state[i]
-            if self.cell == "lstm":
-                x, after = layer(x, before)
-            else:
-                x, h = layer(x, None if before is None else before[0])
-                after = (h,)
+            x, after = self._run(layer, x, None if state is None else state[i])
             new_state.append(after)
             x = self.dropout(x)
         return x, tuple(new_state)
+
+    def _run(self, layer: nn.Module, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One layer over x (T, B, I): its outputs (T, B, H) and its new state."""
+        weight_ih, weight_hh, *biases = layer_weights(layer)
+        H = weight_hh.shape[1]
+        if state is None:
+            state = (x.new_zeros(1, x.shape[1], H),) * _STATE_TENSORS[self.cell]
+        if self.training and self.recurrent_dropout > 0:
+            weight_hh = weight_hh * F.dropout(weight_hh.new_ones(H), self.recurrent_dropout)
+        weights = [weight_ih, weight_hh, *biases]
+        hx = state if self.cell == "lstm" else state[0]
+        outputs, *new_state = _SEQUENCES[self.cell](x, hx, weights, True, 1, 0.0, self.training, False, False)
+        return outputs, tuple(new_state)
 
 
 def layer_weights(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,7 +161,7 @@ class CharRNN(nn.Module):
         self.config = config
         self.embedding = None if E is None else nn.Embedding(V, E)
         self.stack = RecurrentStack(
-            E or V, config.hidden_size, config.num_layers, cell=config.cell, dropout=config.dropout
+            E or V, config.hidden_size, config.num_layers, cell=config.cell, dropout=config.dropout or 0.0
         )
         self.head = nn.Linear(config.hidden_size, V)
         nn.init.zeros_(self.head.bias)
@@ -143,6 +177,14 @@ class CharRNN(nn.Module):
             return F.one_hot(x, self.config.vocab_size).to(self.head.weight.dtype)
         embedded: Tensor = self.embedding(x)
         return embedded
+
+    def initial_state(self, batch_size: int) -> State:
+        """An empty state of B streams, where the weights are."""
+        config, weight = self.config, self.head.weight
+        return tuple(
+            tuple(weight.new_zeros(1, batch_size, config.hidden_size) for _ in range(_STATE_TENSORS[config.cell]))
+            for _ in range(config.num_layers)
+        )
 
     @property
     def num_parameters(self) -> int:

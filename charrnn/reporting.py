@@ -11,8 +11,8 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
+from charrnn.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
 from charrnn.storage import write_atomically
-from charrnn.training import Evaluated, Event, Finished, Progress, Sampled
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
@@ -59,7 +59,7 @@ class ProgressBar:
                 self._bar.update(event.fraction - self._bar.n)
             case Finished(reason="budget"):
                 self._bar.update(1.0 - self._bar.n)
-            case Evaluated() | Sampled():
+            case Evaluated() | Sampled() | Recovered():
                 self._bar.write(_describe(event), file=self._bar.fp)
 
     def close(self) -> None:
@@ -77,11 +77,27 @@ class PlainLines:
     def report(self, event: Event) -> None:
         """Print what is worth a line."""
         now = time.monotonic()
-        if isinstance(event, (Evaluated, Sampled)) or (
+        if isinstance(event, (Evaluated, Sampled, Recovered)) or (
             isinstance(event, Progress) and now - self._shown > _LINE_SECONDS
         ):
             self._shown = now
             print(_describe(event), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class Warnings:
+    """Only what must not pass in silence."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def report(self, event: Event) -> None:
+        """Print a recovery."""
+        if isinstance(event, Recovered):
+            with contextlib.suppress(OSError):
+                print(_describe(event), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -181,6 +197,9 @@ def _as_record(event: Event) -> dict[str, Any]:
             record["train_loss"] = event.val_loss
         case Sampled():
             record["text"] = event.text
+        case Recovered():
+            record["recovered_from_loss"] = event.loss if math.isfinite(event.loss) else None
+            record["learning_rate"] = event.learning_rate
         case Finished():
             record["finished"] = event.reason
             record["chars_per_second"] = round(event.chars_per_second)
@@ -200,6 +219,11 @@ def _describe(event: Event) -> str:
             return (
                 f"{where}: training loss {float(event.train_loss):.4f}, "
                 f"{event.chars_per_second:,.0f} characters/s, {format_seconds(left)} left"
+            )
+        case Recovered():
+            return (
+                f"warning: the loss was {event.loss:.4g}: back to step {event.step:,}, with a learning rate of "
+                f"at most {event.learning_rate:.3g} from there on"
             )
         case Sampled():
             return "\n".join(f"  | {line}" for line in event.text.splitlines())

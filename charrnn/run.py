@@ -5,20 +5,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
+from charrnn.batches import Layout
 from charrnn.checkpoint import Checkpoint, CorpusIdentity, RunFolder, transfer
 from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
+from charrnn.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.model import CharRNN
 from charrnn.reporting import Reporter, format_seconds
 from charrnn.runtime import Runtime, open_runtime, seed_everything
 from charrnn.sampling import sample
-from charrnn.training import Evaluated, Event, Finished, Progress, Sampled, Trainer, default_epochs
+from charrnn.training import Trainer, count_bytes, default_dropout, default_epochs
 
 Notify = Callable[[str], None]
 
 _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
 """Options that a resumed run may be given anew; all others are those it began with."""
+
+_MOST_PARAMETERS_A_CHAR = 20
+_FEWEST_PARAMETERS_A_CHAR = 1 / 50
 
 _SAMPLE = SamplingConfig(length=200, temperature=0.7)
 
@@ -103,16 +110,17 @@ class Run:
         return Sampled(event.step, event.epoch, event.chars, event.elapsed_s, event.fraction, text)
 
     def describe(self) -> list[str]:
-        """What is about to be trained, on what, and how long it will take."""
+        """What is about to be trained, on what, and how long it will take: three lines, and what else is worth one."""
         trainer, model = self.trainer, self.trainer.model
         train, val = self.corpus.split(trainer.config.val_fraction)
         lines = [
-            f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, "
-            f"{model.num_parameters:,} parameters; corpus: {len(train):,} characters to train, {len(val):,} to "
-            f"validate, {self.corpus.vocabulary.size:,} symbols",
+            f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, dropout "
+            f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; corpus: {len(train):,} characters to "
+            f"train, {len(val):,} to validate, {self.corpus.vocabulary.size:,} symbols",
             f"device: {self.runtime.device}, {self.runtime.precision}; seed {self.seed}",
             self._describe_budget(),
         ]
+        lines += _advise(model.num_parameters, len(train))
         layout, config = trainer.layout, trainer.config
         if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
             lines.append(
@@ -126,11 +134,12 @@ class Run:
     def _describe_budget(self) -> str:
         trainer = self.trainer
         seconds = trainer.estimate_seconds_per_step()
+        epochs = trainer.estimate_epochs(seconds)
         rate = f"about {trainer.chars_per_step / seconds:,.0f} characters/s"
         if trainer.total_steps is None:
-            return f"budget: {trainer.config.minutes:g} minutes at {rate}"
+            steps = epochs * trainer.steps_per_epoch
+            return f"budget: {trainer.config.minutes:g} minutes; {epochs:,.3g} epochs, {steps:,.0f} steps at {rate}"
         left = trainer.total_steps - trainer.step
-        epochs = trainer.total_steps / trainer.steps_per_epoch
         return (
             f"budget: {epochs:,.3g} epochs, {trainer.total_steps:,} steps; {left:,} to go, "
             f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"
@@ -155,6 +164,22 @@ class Run:
         }
 
 
+def _advise(num_parameters: int, num_chars: int) -> list[str]:
+    """A warning where a model is far too large or too small for its text."""
+    if num_parameters > _MOST_PARAMETERS_A_CHAR * num_chars:
+        way_out = f"try --hidden-size {_fitting_hidden_size(num_chars)} or find more text"
+        return [f"warning: {num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"]
+    if num_parameters < _FEWEST_PARAMETERS_A_CHAR * num_chars:
+        way_out = "try --size large or a larger --hidden-size"
+        return [f"warning: {num_parameters:,} parameters are far too few for {num_chars:,} characters: {way_out}"]
+    return []
+
+
+def _fitting_hidden_size(num_chars: int) -> int:
+    """One layer of an LSTM with some parameters for each character, as few as 32 units."""
+    return max(32, int(math.sqrt(_MOST_PARAMETERS_A_CHAR / 2 * num_chars / 4)) // 32 * 32)
+
+
 def start(
     folder: RunFolder,
     corpus: Corpus,
@@ -171,11 +196,34 @@ def start(
     train, val = corpus.split(config.val_fraction)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(train)))
-    model = CharRNN(ModelConfig(vocab_size=corpus.vocabulary.size, **shape))
+    model_config = ModelConfig(vocab_size=corpus.vocabulary.size, **shape)
+    _require_memory(model_config, config, len(train), runtime)
+    if model_config.dropout is None:
+        model_config = replace(model_config, dropout=_choose_dropout(model_config, config, train, runtime))
+        seed_everything(seed)
+    model = CharRNN(model_config)
     if init_from is not None:
         matched = transfer(init_from, model, corpus.vocabulary)
         notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
     return Run(folder, corpus, Trainer(model, config, train, val, runtime), seed)
+
+
+def _require_memory(model_config: ModelConfig, config: TrainingConfig, num_chars: int, runtime: Runtime) -> None:
+    """Raises: CharRNNError where training cannot fit, before the system ends the process for it."""
+    needed = count_bytes(model_config, Layout.fit(num_chars, config.batch_size, config.seq_length))
+    free = runtime.free_memory()
+    if free is not None and needed > free:
+        raise CharRNNError(
+            f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "
+            f"{free / 1e9:,.1f} GB left: lower --batch-size, --seq-length, --hidden-size or --num-layers"
+        )
+
+
+def _choose_dropout(model_config: ModelConfig, config: TrainingConfig, train: Tensor, runtime: Runtime) -> float:
+    """A dropout for the passes over the text that the budget allows on this machine."""
+    trial = Trainer(CharRNN(model_config), config, train, train[:0], runtime)
+    epochs = trial.estimate_epochs(trial.estimate_seconds_per_step())
+    return default_dropout(trial.model.num_parameters, len(train), epochs)
 
 
 def resume(

@@ -17,63 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.batches import IGNORE, Cursor, Layout, advance, chunk_at, draw_offset, evaluation_chunks
-from charrnn.config import EVALUATIONS_A_RUN, TrainingConfig
+from charrnn.config import EVALUATIONS_A_RUN, ModelConfig, TrainingConfig
 from charrnn.errors import CharRNNError
-from charrnn.model import CharRNN, State, detach, evaluating, keep_streams
+from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
+from charrnn.model import CharRNN, State, carry, clear, count_parameters, evaluating
 from charrnn.runtime import Runtime
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
 _LOSS_MEMORY = 0.98
+_WATCH_EVERY = 100  # steps between two looks at the loss, which wait for the device
+_MOST_RECOVERIES = 5
+_COOL_DOWN = 0.1  # of the run so far: how long the learning rate takes to fall where patience ends it early
+_EVALUATION_SHARE = 0.04  # of a run, at most
+_EVALUATION_COST = 0.25  # of reading a character to evaluate, measured in characters of training
 _RESET_PROBABILITY = 0.05  # at 0.01 a model of 18 seconds still failed at 18 of 2,000 cold starts, at 0.05 at none
-
-
-@dataclass(frozen=True)
-class Event:
-    """Where the run stands; `fraction` is the share of the budget spent, `elapsed_s` wall-clock seconds."""
-
-    step: int
-    epoch: float
-    chars: int
-    elapsed_s: float
-    fraction: float
-
-
-@dataclass(frozen=True)
-class Progress(Event):
-    """A step was taken. The loss, a running mean in nats per character, stays on the device until read."""
-
-    train_loss: Tensor
-    learning_rate: float
-    chars_per_second: float
-
-
-@dataclass(frozen=True)
-class Evaluated(Event):
-    """The validation loss in nats per character, or the running training loss if there is no such text."""
-
-    val_loss: float
-    validated: bool
-    improved: bool
-
-    @property
-    def bits_per_char(self) -> float:
-        """The loss in bits."""
-        return self.val_loss / math.log(2)
-
-
-@dataclass(frozen=True)
-class Sampled(Event):
-    """A text that the model wrote; made by the trainer's caller."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished(Event):
-    """The end of the run. `reason`: "budget", "patience" or "stopped" (the caller asked for it)."""
-
-    reason: str
-    chars_per_second: float
 
 
 def default_epochs(num_chars: int) -> int:
@@ -81,12 +38,34 @@ def default_epochs(num_chars: int) -> int:
     return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
+def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float:
+    """More dropout the more often a text is read, and the more parameters could learn it by heart.
+
+    A straight line in the logarithm, through the best values found for four corpora and budgets (see
+    tests/benchmarks/README.md).
+    """
+    chances = max(epochs * num_parameters / num_chars, 1e-9)
+    return round(min(0.5, max(0.0, 0.11 * (math.log2(chances) - 1.8))), 2)
+
+
+def count_bytes(model: ModelConfig, layout: Layout) -> int:
+    """Memory that a training takes at the least: weights, gradients, both moments, and outputs of all layers."""
+    per_symbol = 6 * model.num_layers * model.hidden_size + 2 * model.vocab_size
+    return 4 * (4 * count_parameters(model) + layout.batch_size * layout.seq_length * per_symbol)
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig, runtime: Runtime) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, and a learning rate that lies on the device."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        groups,
+        lr=runtime.place(torch.tensor(config.learning_rate)),
+        weight_decay=config.weight_decay,
+        fused=True,
+        capturable=runtime.captures,
+    )
 
 
 @torch.no_grad()
@@ -95,7 +74,7 @@ def evaluate(
     indices: Tensor,
     runtime: Runtime,
     *,
-    batch_size: int = 32,
+    batch_size: int = 128,
     seq_length: int = 64,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> float:
@@ -115,6 +94,15 @@ def evaluate(
     return float(total) / (len(indices) - 1)
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """Copies of all that a trainer needs in order to go back."""
+
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    counters: dict[str, Any]
+
+
 class Trainer:
     """Trains a model on a sequence of indices by truncated BPTT over contiguous streams.
 
@@ -131,15 +119,24 @@ class Trainer:
         self.step = 0
         self.stop_requested = False
         self._train, self._val = runtime.place(train), runtime.place(val)
-        self._optimizer = make_optimizer(model, config)
+        self._optimizer = make_optimizer(model, config, runtime)
         self._scaler = runtime.gradient_scaler()
         self._offsets = torch.Generator().manual_seed(torch.initial_seed())
         self._cursor = Cursor(0, 0, draw_offset(self.layout, self._offsets))
-        self._state: State | None = None
+        # What a step reads and writes stays where it is, so that a device can record and replay the step.
+        T, B = self.layout.seq_length, self.layout.batch_size
+        self._x, self._y = (torch.zeros(T, B, dtype=torch.int64, device=runtime.device) for _ in range(2))
+        self._state = model.initial_state(B)
+        self._loss = runtime.place(torch.zeros(()))
+        self._update = runtime.capture(self._update_weights)
         self._train_loss = runtime.place(torch.zeros(()))
+        self._lowest_loss = math.log(model.config.vocab_size)
+        self._recoveries = 0
+        self._sound: _Moment | None = None
         self._evaluated_step = 0
         self._evaluated_fraction = 0.0
         self._stale_evaluations = 0
+        self._patience_lost_at: float | None = None  # the fraction
         self._paused_seconds = 0.0
         self._elapsed_before = 0.0  # seconds of the earlier parts of a resumed run
         self._started: float | None = None
@@ -190,24 +187,34 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether the budget or the patience is spent."""
-        return self.fraction == 1 or self._stale_evaluations >= (self.config.patience or math.inf)
+        """Whether the budget is spent, or the patience and the cool-down that follows it."""
+        return self.fraction >= self._end
+
+    @property
+    def _end(self) -> float:
+        """The fraction at which the run ends: early where patience was lost, yet late enough to cool down."""
+        return min(1.0, (1 + _COOL_DOWN) * (self._patience_lost_at or 1))
 
     def request_stop(self) -> None:
         """End the run after the step, or in the evaluation, that is under way."""
         self.stop_requested = True
 
     def run(self) -> Iterator[Event]:
-        """Train to the end of the budget; the run may be saved, reported and sampled between two events."""
+        """Train to the end of the budget; the run may be saved, reported and sampled between two events.
+
+        Raises: CharRNNError if the loss stays absurd at ever lower learning rates.
+        """
         self._started = time.perf_counter()
+        self._sound = self._remember()
         self.model.train()
-        while not (self.stop_requested or self.is_over):
+        while not self.stop_requested:
             if self._evaluation_is_due():
                 yield from self._evaluate()
+            elif self.is_over:
+                break
             else:
-                yield self._take_step()
-        if self._evaluated_step < self.step and not self.stop_requested:
-            yield from self._evaluate()
+                progress = self._take_step()
+                yield progress if self._is_sound() else self._recover(float(self._train_loss))
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         yield Finished(**self._where(), reason=reason, chars_per_second=self.chars_per_second)
 
@@ -219,6 +226,11 @@ class Trainer:
         yield
         self._paused_seconds += time.perf_counter() - begin
 
+    def estimate_epochs(self, seconds_per_step: float) -> float:
+        """Passes over the text that the whole budget will allow."""
+        steps = self.total_steps or 60 * (self.config.minutes or 0) / seconds_per_step
+        return steps / self.steps_per_epoch
+
     def estimate_seconds_per_step(self, trials: int = 5) -> float:
         """Time a few steps without taking them: no weight, generator or counter changes."""
         states = self.runtime.random_state()
@@ -226,7 +238,8 @@ class Trainer:
         seconds = []
         for _ in range(trials):
             begin = time.perf_counter()
-            self._loss(*chunk_at(self._train, self.layout, self._cursor))[0].backward()
+            self._read_chunk()
+            self._compute_loss()[0].backward()
             self.runtime.synchronize()
             seconds.append(time.perf_counter() - begin)
         self._optimizer.zero_grad()
@@ -236,22 +249,15 @@ class Trainer:
     def _take_step(self) -> Progress:
         learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        loss, self._state = self._loss(*chunk_at(self._train, self.layout, self._cursor))
-        self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad()
+            group["lr"].fill_(learning_rate)
+        self._read_chunk()
+        self._update()
         epoch, self._cursor = self._cursor.epoch, advance(self.layout, self._cursor, self._offsets)
         if self._cursor.epoch > epoch:
-            self._state = None  # the streams begin anew, at other places of the text
-        else:
-            self._state = keep_streams(self._state, self._draw_streams_to_keep())
+            clear(self._state)  # the streams begin anew, at other places of the text
         self.step += 1
         weight = max(1 - _LOSS_MEMORY, 1 / self.step)  # a plain mean at first
-        self._train_loss = self._train_loss.lerp(loss.detach(), weight)
+        self._train_loss = self._train_loss.lerp(self._loss, weight)
         return Progress(
             **self._where(),
             train_loss=self._train_loss,
@@ -259,39 +265,83 @@ class Trainer:
             chars_per_second=self.chars_per_second,
         )
 
+    def _read_chunk(self) -> None:
+        x, y = chunk_at(self._train, self.layout, self._cursor)
+        self._x.copy_(x)
+        self._y.copy_(y)
+
+    def _update_weights(self) -> None:
+        """The part of a step that a device can record: from the chunk that was read to weights, state and loss."""
+        self._optimizer.zero_grad()
+        loss, state = self._compute_loss()
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        if not self._scaler.is_enabled():  # else the scaler sets it
+            self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # skips the step
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        carry(state, self._state, self._draw_streams_to_keep())
+        self._loss.copy_(loss.detach())
+
+    def _compute_loss(self) -> tuple[Tensor, State]:
+        """Mean loss of the chunk that was read, and the state behind it."""
+        with self.runtime.autocast():
+            logits, state = self.model(self._x, self._state)
+        return F.cross_entropy(logits.float().flatten(0, 1), self._y.flatten()), state
+
     def _draw_streams_to_keep(self) -> Tensor:
         """(B,), bool: nearly all. A model that never began with an empty state can fail for good where it must."""
         return torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
 
-    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, State]:
-        """Mean loss of a chunk x, y (T, B), and the detached state behind it."""
-        with self.runtime.autocast():
-            logits, state = self.model(x, self._state)
-        return F.cross_entropy(logits.float().flatten(0, 1), y.flatten()), detach(state)
-
     def _learning_rate(self) -> float:
-        """A linear rise over the first steps (of a short run: its first tenth), times a cosine to zero at its end."""
-        fraction = self.fraction
+        """A linear rise over the first steps (of a short run: its first tenth), times a cosine to zero at its end.
+
+        Where patience was lost, a straight line leads to zero earlier.
+        """
+        fraction, end, lost_at = self.fraction, self._end, self._patience_lost_at
         warmup = min(1.0, max((self.step + 1) / (self.config.warmup_steps + 1), 10 * fraction))
-        return self.config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * fraction))
+        cool_down = 1.0 if lost_at is None or lost_at >= end else min(1.0, (end - fraction) / (end - lost_at))
+        return self._peak_learning_rate * warmup * cool_down * 0.5 * (1 + math.cos(math.pi * fraction))
+
+    @property
+    def _peak_learning_rate(self) -> float:
+        """The configured one, divided by 2 in the first recovery, by 4 more in the second, and so on."""
+        return float(self.config.learning_rate / 2 ** (self._recoveries * (self._recoveries + 1) // 2))
 
     def _evaluation_is_due(self) -> bool:
         if self._evaluated_step == self.step:
             return False
+        if self.is_over:
+            return True
         if self.config.eval_every is not None:
             return self.step % self.config.eval_every == 0
-        return int(self.fraction * EVALUATIONS_A_RUN) > int(self._evaluated_fraction * EVALUATIONS_A_RUN)
+        count = self._evaluations_a_run()
+        return int(self.fraction * count) > int(self._evaluated_fraction * count)
 
-    def _evaluate(self) -> Iterator[Evaluated]:
+    def _evaluations_a_run(self) -> int:
+        """As many as are spaced over a budget, fewer where they would take too much of it."""
+        if self.total_steps is not None:
+            total, cost = float(self.total_steps * self.chars_per_step), _EVALUATION_COST * len(self._val)
+        else:
+            total, cost = 60 * (self.config.minutes or 0), self._closing_seconds
+        return max(2, min(EVALUATIONS_A_RUN, int(_EVALUATION_SHARE * total / max(cost, 1e-9))))
+
+    def _evaluate(self) -> Iterator[Evaluated | Recovered]:
         """One evaluation; nothing where a stop is asked for in its midst."""
         begin = time.perf_counter()
         with self.paused():
             loss = self._measure_loss()
         if self.stop_requested:
             return
+        if not math.isfinite(loss):
+            yield self._recover(loss)
+            return
         improved = self.best_val_loss is None or loss < self.best_val_loss
         self.best_val_loss = loss if improved else self.best_val_loss
         self._stale_evaluations = 0 if improved else self._stale_evaluations + 1
+        if self._stale_evaluations == self.config.patience and self._patience_lost_at is None:
+            self._patience_lost_at = self.fraction
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
         yield Evaluated(**self._where(), val_loss=loss, validated=self.validates, improved=improved)
         # The longest so far, so that a budget that was spent stays spent.
@@ -299,17 +349,10 @@ class Trainer:
         self._evaluated_fraction = self.fraction  # of which the close now takes more
 
     def _measure_loss(self) -> float:
-        """The loss on the validation text, or else the running training loss. Raises: CharRNNError."""
+        """The loss on the validation text, or else the running training loss."""
         if not self.validates:
-            loss = float(self._train_loss)
-        else:
-            loss = evaluate(self.model, self._val, self.runtime, should_stop=lambda: self.stop_requested)
-        if not math.isfinite(loss) and not self.stop_requested:
-            raise CharRNNError(
-                f"the loss is {loss} after {self.step} steps: lower --learning-rate, now "
-                f"{self.config.learning_rate}, or --grad-clip, now {self.config.grad_clip}"
-            )
-        return loss
+            return float(self._train_loss)
+        return evaluate(self.model, self._val, self.runtime, should_stop=lambda: self.stop_requested)
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
@@ -330,8 +373,7 @@ class Trainer:
         tensors |= {f"random.{kind}": state for kind, state in self.runtime.random_state().items()}
         for i, values in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
-        for i, layer in enumerate(self._state or ()):
-            tensors |= {f"state.{i}.{j}": tensor for j, tensor in enumerate(layer)}
+        tensors |= self._carried_state()
         counters = {name: getattr(self, attribute) for name, attribute in _COUNTERS.items()}
         return tensors, counters | {
             "cursor": asdict(self._cursor),
@@ -346,7 +388,8 @@ class Trainer:
         """
         try:
             self._load_optimizer(_under("optimizer", tensors))
-            self._state = self._as_state(_under("state", tensors))
+            for name, buffer in self._carried_state().items():
+                buffer.copy_(tensors[name])
             self._offsets.set_state(tensors["offsets"])
             self._train_loss = self.runtime.place(tensors["train_loss"].clone())
             self._cursor = Cursor(**counters["cursor"])
@@ -362,6 +405,7 @@ class Trainer:
             self.runtime.set_random_state(_under("random", tensors))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error
+        self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Moments by parameter; names are "<number of the parameter>.<name of the moment>"."""
@@ -375,12 +419,45 @@ class Trainer:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def _as_state(self, tensors: dict[str, Tensor]) -> State | None:
-        """The carried state; names are "<layer>.<number of the tensor>"."""
-        layers: dict[int, list[Tensor]] = {}
-        for key in sorted(tensors, key=lambda key: [int(part) for part in key.split(".")]):
-            layers.setdefault(int(key.partition(".")[0]), []).append(self.runtime.place(tensors[key].clone()))
-        return tuple(tuple(layer) for layer in layers.values()) or None
+    def _carried_state(self) -> dict[str, Tensor]:
+        """The tensors of the state by name, "state.<layer>.<number of the tensor>"."""
+        return {f"state.{i}.{j}": tensor for i, layer in enumerate(self._state) for j, tensor in enumerate(layer)}
+
+    def _is_sound(self) -> bool:
+        """Whether the loss is sane, as far as is known: now and then it is looked at, and a sound moment kept."""
+        is_time = self.step % _WATCH_EVERY == 0
+        if not (is_time or self.step % self.config.checkpoint_every == 0):
+            return True
+        loss = float(self._train_loss)
+        guessing = math.log(self.model.config.vocab_size)
+        if not loss < guessing * (2 if self._lowest_loss < guessing else 1.25):  # nor is NaN
+            return False
+        self._lowest_loss = min(self._lowest_loss, loss)
+        if is_time:
+            self._sound = self._remember()
+        return True
+
+    def _remember(self) -> "_Moment":
+        tensors, counters = self.state_dict()
+        return _Moment(_clone(self.model.state_dict()), _clone(tensors), counters)
+
+    def _recover(self, loss: float) -> Recovered:
+        """Go back to the last sound moment, and on from there with a lower learning rate.
+
+        Raises: CharRNNError if that was tried often enough.
+        """
+        assert self._sound is not None, "a run begins with a sound moment"
+        if self._recoveries == _MOST_RECOVERIES:
+            raise CharRNNError(
+                f"the loss is {loss:.4g} after {self.step} steps, and {_MOST_RECOVERIES} attempts with ever lower "
+                f"learning rates ended no better: lower --learning-rate, now {self.config.learning_rate}, or "
+                f"--grad-clip, now {self.config.grad_clip}"
+            )
+        clock = {"elapsed_s": self._elapsed_before, "paused_seconds": self._paused_seconds}
+        recoveries = {"recoveries": self._recoveries + 1}
+        self.model.load_state_dict(self._sound.weights)
+        self.load_state_dict(self._sound.tensors, self._sound.counters | clock | recoveries)
+        return Recovered(**self._where(), loss=loss, learning_rate=self._peak_learning_rate)
 
 
 _COUNTERS = {
@@ -389,10 +466,17 @@ _COUNTERS = {
     "evaluated_step": "_evaluated_step",
     "evaluated_fraction": "_evaluated_fraction",
     "stale_evaluations": "_stale_evaluations",
+    "patience_lost_at": "_patience_lost_at",
     "paused_seconds": "_paused_seconds",
     "closing_seconds": "_closing_seconds",
+    "lowest_loss": "_lowest_loss",
+    "recoveries": "_recoveries",
 }
 """The plain values of a trainer's state: name in the file, attribute."""
+
+
+def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

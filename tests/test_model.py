@@ -13,10 +13,10 @@ from charrnn.model import (
     CharRNN,
     RecurrentStack,
     SharedDropout,
+    carry,
+    clear,
     count_parameters,
-    detach,
     evaluating,
-    keep_streams,
     layer_weights,
 )
 
@@ -95,18 +95,21 @@ def test_gradients_agree_with_finite_differences(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradient_stops_at_a_detached_border_and_nowhere_else(cell: Cell) -> None:
+def test_gradient_stops_where_the_state_is_carried_and_nowhere_else(cell: Cell) -> None:
     stack = RecurrentStack(3, 4, cell=cell).double()
     before = torch.randn(2, 1, 3, dtype=torch.float64, requires_grad=True)
     chunk = torch.randn(3, 1, 3, dtype=torch.float64, requires_grad=True)
     _, state = stack(before)
-    out, _ = stack(chunk, detach(state))
+    carried = tuple(tuple(torch.zeros_like(tensor) for tensor in layer) for layer in state)
+    carry(state, carried, torch.tensor([True]))
+    out, _ = stack(chunk, carried)
     out[-1].sum().backward()
     assert before.grad is None
     assert chunk.grad is not None
     assert (chunk.grad.abs().sum(dim=(1, 2)) > 0).all()
     # Within the chunk the gradient is exact: that of a run that begins with the carried state.
     constant = tuple(tuple(tensor.detach().clone() for tensor in layer) for layer in state)
+    torch.testing.assert_close(carried, constant)
     assert torch.autograd.gradcheck(lambda x: stack(x, constant)[0], (chunk,))
 
 
@@ -122,13 +125,37 @@ def test_untrained_loss_is_ln_v(cell: Cell, embedding_size: int | None) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_emptied_streams_begin_anew_and_the_others_go_on(cell: Cell) -> None:
+def test_dropped_columns_of_the_recurrent_weights_are_the_same_for_all_streams(cell: Cell) -> None:
+    model, x = build(cell, dropout=0.8), torch.randint(V, (T, 1)).expand(T, B)
+    model.stack.dropout.p = 0.0  # the outputs' dropout, which each stream has of its own
+    runs = [model(x)[0] for _ in range(8)]
+    for logits in runs:
+        torch.testing.assert_close(logits[:, 0], logits[:, 1])
+        torch.testing.assert_close(logits[0], runs[0][0])  # an empty state has nothing to hide
+    assert any(not torch.allclose(logits, runs[0]) for logits in runs)
+    model.eval()
+    assert torch.equal(model(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_streams_that_are_not_kept_begin_anew_and_the_others_go_on(cell: Cell) -> None:
     model, x = build(cell), torch.randint(V, (T, B))
     _, state = model(x)
-    logits, _ = model(x, keep_streams(state, torch.tensor([True, False, True])))
-    carried, fresh = model(x, state)[0], model(x)[0]
-    torch.testing.assert_close(logits[:, [0, 2]], carried[:, [0, 2]])
+    carried = model.initial_state(B)
+    carry(state, carried, torch.tensor([True, False, True]))
+    logits = model(x, carried)[0]
+    kept, fresh = model(x, state)[0], model(x)[0]
+    torch.testing.assert_close(logits[:, [0, 2]], kept[:, [0, 2]])
     torch.testing.assert_close(logits[:, 1], fresh[:, 1])
+    clear(carried)
+    torch.testing.assert_close(model(x, carried)[0], fresh)
+
+
+def test_stream_that_begins_anew_forgets_even_what_is_no_number() -> None:
+    model = build()
+    carried = model.initial_state(1)
+    carry(tuple(tuple(tensor + math.nan for tensor in layer) for layer in carried), carried, torch.tensor([False]))
+    assert not any(tensor.any() for layer in carried for tensor in layer)
 
 
 def test_forget_gates_begin_open() -> None:

@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from charrnn.errors import CharRNNError
-from charrnn.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, Terminal, format_seconds
-from charrnn.training import Evaluated, Finished, Progress, Sampled
+from charrnn.events import Evaluated, Finished, Progress, Recovered, Sampled
+from charrnn.reporting import (
+    RECORD_EVERY,
+    MetricsLog,
+    PlainLines,
+    ProgressBar,
+    TensorBoard,
+    Terminal,
+    Warnings,
+    format_seconds,
+)
 
 
 def progress(step: int) -> Progress:
@@ -20,6 +29,7 @@ def evaluated(step: int = 7, validated: bool = True) -> Evaluated:
     return Evaluated(step, 0.7, 224, 1.5, 0.5, val_loss=1.3863, validated=validated, improved=True)
 
 
+RECOVERED = Recovered(100, 0.7, 3200, 1.5, 0.5, loss=float("nan"), learning_rate=4e-3)
 SAMPLED = Sampled(7, 0.7, 224, 1.5, 0.5, "Once\nupon")
 
 
@@ -35,6 +45,20 @@ def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) ->
     assert {"train_loss", "learning_rate", "chars_per_second"} <= records[0].keys()
     assert records[1]["bits_per_char"] == pytest.approx(2.0, abs=1e-3)
     assert records[2]["text"] == "Once\nupon"
+
+
+def test_recovery_is_told_everywhere_and_in_valid_json(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.report(RECOVERED)
+    record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (record["step"], record["recovered_from_loss"], record["learning_rate"]) == (100, None, 4e-3)
+    for reporter in (PlainLines, Warnings):
+        stream = io.StringIO()
+        reporter(stream).report(RECOVERED)
+        assert stream.getvalue().startswith("warning: the loss was nan: back to step 100")
+    stream = io.StringIO()
+    Warnings(stream).report(evaluated())
+    assert stream.getvalue() == ""
 
 
 def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:

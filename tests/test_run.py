@@ -11,12 +11,12 @@ from charrnn.checkpoint import Checkpoint, RunFolder
 from charrnn.config import TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
+from charrnn.events import Evaluated, Event, Finished, Sampled
 from charrnn.reporting import MetricsLog
 from charrnn.run import Run, resume, start
-from charrnn.training import Evaluated, Event, Finished, Sampled
 from tests.conftest import CPU, TINY
 
-CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7)
+CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
 
 
 class Recorder:
@@ -51,7 +51,7 @@ def test_run_leaves_checkpoints_and_samples(run: Run) -> None:
 
 def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: Path, run: Run) -> None:
     run.drive([])
-    seldom = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=1000, sample_every=1000)
+    seldom = replace(CONFIG, checkpoint_every=1000, sample_every=1000)
     other = start(RunFolder(tmp_path / "other"), corpus, TINY, seldom, CPU, seed=3)
     other.drive([])
     for name, weight in run.trainer.model.state_dict().items():
@@ -90,11 +90,11 @@ def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_pat
     assert Checkpoint.load(run.folder.last).counters["evaluated_step"] == 20
 
 
-def test_larger_budget_brings_its_own_evaluations(corpus: Corpus, run: Run) -> None:
-    run.drive([])
+def test_larger_budget_brings_its_own_evaluations(corpus: Corpus, tmp_path: Path) -> None:
+    start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, eval_every=None), CPU, seed=3).drive([])
     recorder = Recorder()
-    resume(run.folder, corpus, {"steps": 200}, "cpu").drive([recorder])
-    assert [event.step for event in recorder.events if isinstance(event, Evaluated)] == list(range(40, 201, 20))
+    resume(RunFolder(tmp_path), corpus, {"steps": 600}, "cpu").drive([recorder])
+    assert [event.step for event in recorder.events if isinstance(event, Evaluated)] == list(range(60, 601, 60))
 
 
 def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) -> None:
@@ -128,6 +128,35 @@ def test_budget_is_chosen_from_the_size_of_the_corpus(corpus: Corpus, tmp_path: 
     description = "\n".join(run.describe())
     assert "steps" in description
     assert "characters/s" in description
+
+
+def test_dropout_is_chosen_unless_given(corpus: Corpus, tmp_path: Path) -> None:
+    def dropout(epochs: int, given: float | None) -> float:
+        config = TrainingConfig(epochs=epochs)
+        run = start(RunFolder(tmp_path), corpus, {**TINY, "dropout": given}, config, CPU, seed=1)
+        assert run.trainer.model.config.dropout is not None
+        return run.trainer.model.config.dropout
+
+    assert dropout(1000, 0.0) == 0.0
+    assert dropout(1000, 0.3) == 0.3
+    assert 0 <= dropout(1, None) < dropout(1000, None) < 1
+
+
+def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(corpus: Corpus, tmp_path: Path) -> None:
+    def describe(**shape: int) -> list[str]:
+        return start(RunFolder(tmp_path), corpus, {**TINY, **shape}, CONFIG, CPU).describe()
+
+    assert [line.split(":")[0] for line in describe()] == ["model", "device", "budget"]
+    assert describe(hidden_size=256)[3].startswith("warning: 276,624 parameters are far too many for 2,520 characters")
+    assert "--hidden-size 64" in describe(hidden_size=256)[3]
+    long = replace(corpus, indices=corpus.indices.repeat(100))
+    few = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, CONFIG, CPU).describe()
+    assert "far too few" in few[3]
+
+
+def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(CharRNNError, match=r"out of memory: .* lower --batch-size"):
+        start(RunFolder(tmp_path), corpus, {**TINY, "hidden_size": 2**16, "num_layers": 64}, CONFIG, CPU)
 
 
 def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:

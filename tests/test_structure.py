@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "charrnn"
 LAYERS = [
     ["__init__", "errors"],
     ["config"],
-    ["text", "vocabulary", "storage", "batches", "runtime"],
+    ["text", "vocabulary", "storage", "batches", "runtime", "events"],
     ["corpus", "model"],
     ["training", "checkpoint", "stepper"],
     ["sampling", "reporting"],
-    ["run"],
+    ["run", "benchmark"],
     ["cli.__init__", "cli.options", "cli.signals"],
-    ["cli.prepare", "cli.train", "cli.sample"],
+    ["cli.prepare", "cli.train", "cli.sample", "cli.bench"],
     ["cli.app"],
     ["__main__"],
 ]

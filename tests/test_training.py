@@ -12,28 +12,25 @@ from torch.nn import functional as F
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharRNNError
+from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.model import CharRNN
 from charrnn.runtime import open_runtime, seed_everything
-from charrnn.training import (
-    Evaluated,
-    Event,
-    Finished,
-    Progress,
-    Trainer,
-    default_epochs,
-    evaluate,
-    make_optimizer,
-)
+from charrnn.training import Trainer, default_dropout, default_epochs, evaluate, make_optimizer
 from tests.conftest import CPU
 
 PERIODIC = torch.arange(600, dtype=torch.uint8) % 7
+VAL = PERIODIC[:10]
 CONFIG = TrainingConfig(steps=30, batch_size=4, seq_length=8, warmup_steps=5, learning_rate=1e-2)
 MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=8, dropout=0.2)
 
 
-def make_trainer(config: TrainingConfig = CONFIG, train: Tensor = PERIODIC, val: Tensor = PERIODIC[:60]) -> Trainer:
+def make_trainer(config: TrainingConfig = CONFIG, train: Tensor = PERIODIC, val: Tensor = VAL) -> Trainer:
     seed_everything(1)
     return Trainer(CharRNN(MODEL), config, train, val, CPU)
+
+
+def carried_state(trainer: Trainer) -> list[Tensor]:
+    return [tensor for name, tensor in trainer.state_dict()[0].items() if name.startswith("state.")]
 
 
 def progress(events: list[Event]) -> list[Progress]:
@@ -80,8 +77,20 @@ def test_patience_ends_a_run_that_makes_no_progress() -> None:
     events = list(make_trainer(config, val=noise).run())
     assert isinstance(events[-1], Finished)
     assert events[-1].reason == "patience"
-    last_two = [event for event in events if isinstance(event, Evaluated)][-2:]
-    assert [event.improved for event in last_two] == [False, False]
+    evaluated = [event.improved for event in events if isinstance(event, Evaluated)]
+    lost = next(i for i in range(len(evaluated)) if evaluated[i : i + 2] == [False, False])
+    assert len(evaluated) == lost + 3  # the last one is made where the learning rate is down
+
+
+def test_learning_rate_falls_to_zero_where_patience_ends_a_run() -> None:
+    noise = torch.randint(7, (60,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    config = replace(CONFIG, steps=5000, eval_every=50, patience=1)
+    steps = progress(list(make_trainer(config, val=noise).run()))
+    rates = [event.learning_rate for event in steps]
+    assert steps[-1].step < 1000
+    assert rates[-1] < 0.25 * max(rates)
+    falling = [rate for rate in rates if rate < 0.9 * max(rates)][-len(rates) // 20 :]
+    assert falling == sorted(falling, reverse=True)
 
 
 def test_stop_ends_after_the_step_and_in_an_evaluation() -> None:
@@ -126,8 +135,8 @@ def test_state_is_carried_within_an_epoch_and_begins_anew_with_the_next() -> Non
     carried = []
     for event in trainer.run():
         if isinstance(event, Progress):
-            carried.append(any(name.startswith("state.") for name in trainer.state_dict()[0]))
-    epoch = [True] * (trainer.steps_per_epoch - 1) + [False]
+            carried.append(any(tensor.any() for tensor in carried_state(trainer)))
+    epoch = [True] * (trainer.steps_per_epoch - 1) + [False]  # within it, at its border
     assert carried == epoch * 2
 
 
@@ -138,12 +147,59 @@ def test_without_validation_text_the_training_loss_decides() -> None:
     assert not any(event.validated for event in evaluated)
 
 
-def test_loss_that_is_no_number_is_an_error_with_a_remedy() -> None:
+def test_step_whose_gradient_is_no_number_is_not_taken() -> None:
+    trainer = make_trainer()
+    run = trainer.run()
+    next(run)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    carried_state(trainer)[0].fill_(math.nan)
+    next(run)
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+def test_exploding_loss_leads_back_to_a_sound_state_with_a_lower_rate() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=1500, learning_rate=100.0, grad_clip=100.0))
+    events = list(trainer.run())
+    recovered = [event for event in events if isinstance(event, Recovered)]
+    assert recovered
+    assert all(event.step % 100 == 0 for event in recovered)
+    rates = [event.learning_rate for event in recovered]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 100
+    assert events[-1].step == 1500
+    assert float(progress(events)[-1].train_loss) < 1.01 * math.log(7)
+
+
+def test_loss_that_is_no_number_leads_back_and_on() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=400))
+    events: list[Event] = []
+    for event in trainer.run():
+        events.append(event)
+        if isinstance(event, Progress) and event.step == 150 and not trainer.state_dict()[1]["recoveries"]:
+            with torch.no_grad():
+                trainer.model.head.weight.fill_(math.nan)
+    recovered = [event for event in events if isinstance(event, Recovered)]
+    assert [event.step for event in recovered] == [100]
+    assert math.isnan(recovered[0].loss)
+    assert events[-1].step == 400
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert all(math.isfinite(event.val_loss) for event in evaluated)
+
+
+def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
     trainer = make_trainer()
     with torch.no_grad():
         trainer.model.head.weight.fill_(math.nan)
     with pytest.raises(CharRNNError, match="lower --learning-rate"):
         list(trainer.run())
+
+
+def test_going_back_does_not_turn_back_the_clock() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=None, minutes=0.03, learning_rate=100.0, grad_clip=100.0))
+    elapsed = [event.elapsed_s for event in trainer.run()]
+    assert elapsed == sorted(elapsed)
+    assert 1.0 < elapsed[-1] < 4.0
 
 
 def test_resumed_run_equals_uninterrupted_run() -> None:
@@ -158,7 +214,7 @@ def test_resumed_run_equals_uninterrupted_run() -> None:
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
 
     torch.manual_seed(99)
-    second = Trainer(CharRNN(MODEL), CONFIG, PERIODIC, PERIODIC[:60], CPU)
+    second = Trainer(CharRNN(MODEL), CONFIG, PERIODIC, VAL, CPU)
     second.model.load_state_dict(weights)
     second.load_state_dict(tensors, counters)
     assert second.step == last_step
@@ -206,7 +262,7 @@ def test_evaluation_is_the_mean_loss_with_carried_state() -> None:
 
 
 def test_weight_decay_is_on_matrices_only() -> None:
-    matrices, vectors = make_optimizer(CharRNN(MODEL), CONFIG).param_groups
+    matrices, vectors = make_optimizer(CharRNN(MODEL), CONFIG, CPU).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (CONFIG.weight_decay, 0.0)
     assert {p.dim() for p in matrices["params"]} == {2}
     assert {p.dim() for p in vectors["params"]} == {1}
@@ -214,6 +270,20 @@ def test_weight_decay_is_on_matrices_only() -> None:
 
 def test_smaller_corpora_get_more_epochs() -> None:
     assert default_epochs(1_000) > default_epochs(1_000_000) > default_epochs(10**9) >= 1
+
+
+def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
+    few, many = default_dropout(10**6, 10**6, 3), default_dropout(10**6, 10**6, 40)
+    assert 0 <= default_dropout(10**6, 10**9, 1) <= few < many <= default_dropout(10**6, 10**4, 1000) <= 0.5
+
+
+def test_long_runs_evaluate_ten_times_and_short_ones_less_where_it_would_cost_too_much() -> None:
+    def count(steps: int, val: Tensor) -> int:
+        trainer = make_trainer(replace(CONFIG, steps=steps), val=val)
+        return sum(isinstance(event, Evaluated) for event in trainer.run())
+
+    assert count(100, VAL) == 10
+    assert count(100, PERIODIC.repeat(5)) == 2
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -231,6 +301,6 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def test_loss_falls_on_every_device_in_every_precision(device: str, precision: str) -> None:
     seed_everything(0)
     runtime = open_runtime(device, precision)
-    trainer = Trainer(CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, PERIODIC[:60], runtime)
+    trainer = Trainer(CharRNN(MODEL), replace(CONFIG, steps=60), PERIODIC, VAL, runtime)
     losses = [float(event.train_loss) for event in progress(list(trainer.run()))]
     assert losses[-1] < 0.9 * losses[0]

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import charrnn
-from charrnn.cli import prepare, sample, train
+from charrnn.cli import bench, prepare, sample, train
 from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError
 
@@ -55,6 +55,7 @@ app = typer.Typer(
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("bench")(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,7 +72,7 @@ def charrnn_command(
 ) -> None:
     """Turn any text into a model that writes like it.
 
-    Three commands: prepare a text (optional), train a model on it, sample new text from the model.
+    Prepare a text (optional), train a model on it, sample new text from the model.
     """
 
 

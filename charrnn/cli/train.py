@@ -5,7 +5,7 @@ import json as json_module
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -41,8 +41,17 @@ RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS = (
 )
 
 
+_PURPOSES: Mapping[Size, str] = {
+    "small": "for a first look or a short text",
+    "medium": "for minutes on a CPU",
+    "large": "for a GPU, or hours",
+}
+
+
 def _describe_sizes() -> str:
-    return ", ".join(f"{name} is {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
+    return "; ".join(
+        f"{name} is {shape['num_layers']}x{shape['hidden_size']}, {_PURPOSES[name]}" for name, shape in SIZES.items()
+    )
 
 
 def train(
@@ -114,8 +123,12 @@ def train(
         int, typer.Option(metavar="N", help="Size of a symbol's vector; 0: one-hot.", rich_help_panel=MODEL)
     ] = Model.embedding_size or 0,
     dropout: Annotated[
-        float,
-        typer.Option(metavar="X", help="Share of a layer's outputs dropped in training.", rich_help_panel=MODEL),
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Share of a layer's outputs dropped in training; default: chosen from the budget.",
+            rich_help_panel=MODEL,
+        ),
     ] = Model.dropout,
     batch_size: Annotated[
         int, typer.Option(metavar="N", help="Parallel streams of text.", rich_help_panel=OPTIMISATION)
@@ -232,11 +245,10 @@ def _notifier(*, quiet: bool) -> Callable[[str], None]:
 
 
 def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]":
-    from charrnn.reporting import TensorBoard, Terminal
+    from charrnn.reporting import TensorBoard, Terminal, Warnings
 
     reporters: list[Reporter] = [TensorBoard(run.folder.path)] if tensorboard else []
-    if not quiet:
-        reporters.append(Terminal(sys.stderr, run.trainer.fraction))
+    reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, run.trainer.fraction))
     return reporters
 
 

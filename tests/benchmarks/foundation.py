@@ -2,13 +2,12 @@
 
 Run by hand on an otherwise idle machine, from the project's root:
 
-    python -m tests.benchmarks.foundation [--device cuda] [--baselines FOLDER] [--corpus TEXT]
-
-On a machine with a GPU, `--device cuda` also runs the GPU tests.
+    python -m tests.benchmarks.foundation [--baselines FOLDER] [--corpus TEXT]
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-CHARRNN = Path(sys.executable).with_name("charrnn")
+CHARRNN = (sys.executable, "-m", "charrnn")
 RUNS = 3
 SHAPES = [(1, 512, 32, 32), (2, 256, 64, 64)]
 """Layers, hidden size, batch size, sequence length."""
@@ -27,7 +26,9 @@ SHAPES = [(1, 512, 32, 32), (2, 256, 64, 64)]
 
 def measure(command: Sequence[object], cwd: Path = ROOT) -> str:
     """A command's stdout; its failure is ours."""
-    return subprocess.run([str(part) for part in command], cwd=cwd, check=True, capture_output=True, text=True).stdout
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parts = [str(part) for part in command]
+    return subprocess.run(parts, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 def show(name: str, values: list[float], unit: str) -> None:
@@ -41,9 +42,11 @@ def options(**values: Any) -> list[str]:
     return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def training(corpus: Path, baselines: Path, device: str, folder: Path) -> None:
+def training(
+    corpus: Path, baselines: Path, device: str, folder: Path, shapes: Sequence[tuple[int, int, int, int]] = SHAPES
+) -> None:
     """Characters per second of the training steps, ours as a share of the bare loop's."""
-    for num_layers, hidden_size, batch_size, seq_length in SHAPES:
+    for num_layers, hidden_size, batch_size, seq_length in shapes:
         shape = options(
             num_layers=num_layers, hidden_size=hidden_size, batch_size=batch_size, seq_length=seq_length, device=device
         )
@@ -53,7 +56,7 @@ def training(corpus: Path, baselines: Path, device: str, folder: Path) -> None:
             bare: list[float] = []
             for _ in range(RUNS):
                 budget = options(minutes=0.25, dropout=dropout, val_fraction=0, eval_every=10**6, seed=1)
-                command = [CHARRNN, "train", corpus, *shape, *budget, "--overwrite", "--quiet", "--json"]
+                command = [*CHARRNN, "train", corpus, *shape, *budget, "--overwrite", "--quiet", "--json"]
                 summary = json.loads(measure(command, folder))
                 ours.append(summary["chars_per_second"])
                 loop = [sys.executable, baselines / "bare_training.py", *shape, "--dtype", summary["precision"]]
@@ -75,7 +78,7 @@ def preparing(corpus: Path, folder: Path) -> None:
         seconds = []
         for path in (tiny, big):
             begin = time.perf_counter()
-            measure([CHARRNN, "prepare", path, "--overwrite"], folder)
+            measure([*CHARRNN, "prepare", path, "--overwrite"], folder)
             seconds.append(time.perf_counter() - begin)
         rates.append(big.stat().st_size / (seconds[1] - seconds[0]) / 1e6)
     show("prepare 200 MB of ASCII", rates, "MB/s")
@@ -84,7 +87,7 @@ def preparing(corpus: Path, folder: Path) -> None:
 def start_up() -> None:
     """Wall-clock seconds of `--help`, beside those of importing torch."""
     for name, command in (
-        ("charrnn --help", [CHARRNN, "--help"]),
+        ("charrnn --help", [*CHARRNN, "--help"]),
         ("python -c 'import torch'", [sys.executable, "-c", "import torch"]),
     ):
         seconds = []
@@ -98,14 +101,11 @@ def start_up() -> None:
 def main() -> None:
     """Measure everything; the heavy parts one after another, never at once."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--corpus", type=Path, default=ROOT / "data" / "tales.txt")
     parser.add_argument("--baselines", type=Path, default=ROOT.parent / "shared" / "baselines")
     arguments = parser.parse_args()
-    if arguments.device.startswith("cuda"):
-        subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-k", "cuda"], cwd=ROOT, check=False)
     with tempfile.TemporaryDirectory() as folder:
-        training(arguments.corpus.resolve(), arguments.baselines.resolve(), arguments.device, Path(folder))
+        training(arguments.corpus.resolve(), arguments.baselines.resolve(), "cpu", Path(folder))
         preparing(arguments.corpus.resolve(), Path(folder))
     start_up()
 

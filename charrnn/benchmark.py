@@ -1,0 +1,227 @@
+"""What this machine does in a second: training, sampling and preparing, each beside what bounds it.
+
+Letters in shapes: T time steps, B parallel streams, V vocabulary size, H hidden size, L layers.
+"""
+
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
+from charrnn.corpus import prepare
+from charrnn.model import CharRNN
+from charrnn.runtime import Runtime
+from charrnn.sampling import sample
+from charrnn.text import find_sources
+from charrnn.training import Trainer
+from charrnn.vocabulary import Vocabulary
+
+_SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as many as Shakespeare needs
+_ROUNDS = 3
+_SECONDS = 1.0
+_MATRIX_SIZE = 2048
+_MANY_STREAMS = 64
+_TEXT_BYTES = 2**25
+
+Work = Callable[[], float]
+"""Does a short piece of work and returns how much that was, in units of its measurement."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A rate, the median of some rounds, and in the same unit the rates that it is held against."""
+
+    name: str
+    unit: str
+    rate: float
+    references: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and this rate as a share of each reference."""
+        return asdict(self) | {"shares": {name: self.rate / rate for name, rate in self.references.items()}}
+
+
+def run_benchmark(shape: Mapping[str, Any], config: TrainingConfig, runtime: Runtime) -> Iterator[Measurement]:
+    """Measure this machine with a model of this shape (a ModelConfig's fields but for the vocabulary's size)."""
+    model_config = ModelConfig(vocab_size=len(_SYMBOLS), **shape)
+    products = _measure({"": _matrix_products(runtime)}, runtime)[""] / (2 * _multiply_adds(model_config))
+    yield _training(model_config, config, runtime, products)
+    yield from _sampling(model_config, runtime)
+    yield _preparing(runtime)
+
+
+def _measure(works: Mapping[str, Work], runtime: Runtime) -> dict[str, float]:
+    """Units per second of each work, all in turn so that a slow moment of the machine strikes all alike."""
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()  # warm
+    for _ in range(_ROUNDS):
+        for name, work in works.items():
+            runtime.synchronize()
+            begin, done = time.perf_counter(), 0.0
+            while time.perf_counter() - begin < _SECONDS:
+                done += work()
+                runtime.synchronize()
+            rates[name].append(done / (time.perf_counter() - begin))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def _compare(name: str, unit: str, works: Mapping[str, Work], runtime: Runtime, **bounds: float) -> Measurement:
+    """The first of the works beside the others and beside what bounds it."""
+    ours, *others = _measure(works, runtime).items()
+    return Measurement(name, unit, ours[1], dict(others) | bounds)
+
+
+def _multiply_adds(config: ModelConfig) -> int:
+    """Multiplications of a forward pass, for each character."""
+    E, H, L = config.embedding_size or 0, config.hidden_size, config.num_layers  # a one-hot product is a look-up
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[config.cell]
+    return gates * H * (E + H) + gates * 2 * H * H * (L - 1) + H * config.vocab_size
+
+
+def _matrix_products(runtime: Runtime) -> Work:
+    """Floating-point operations of large products in the precision of the run."""
+    a, b = (torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=runtime.device, dtype=runtime.dtype) for _ in range(2))
+
+    def work() -> float:
+        torch.mm(a, b)
+        return 2.0 * _MATRIX_SIZE**3
+
+    return work
+
+
+def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, products: float) -> Measurement:
+    """Characters per second of training steps. A step multiplies three times as much as a forward pass."""
+    indices = torch.randint(config.vocab_size, (1_000_000,), dtype=torch.uint8)
+    endless = replace(training, epochs=None, minutes=None, steps=10**9, eval_every=10**9)
+    trainer = Trainer(CharRNN(config), endless, indices, indices[:0], runtime)
+    events = trainer.run()
+
+    def steps() -> float:
+        return sum(trainer.chars_per_step for _ in itertools.islice(events, 5))
+
+    works = {"ours": steps, "bare loop": _bare_training(config, training, runtime)}
+    name = f"training, {trainer.layout.batch_size} x {trainer.layout.seq_length}, {runtime.precision}"
+    return _compare(name, "characters/s", works, runtime, **{"matrix products alone": products / 3})
+
+
+class _BareModel(nn.Module):
+    """An embedding, an nn.LSTM (or its like) and a linear layer: what a tutorial would write."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        V, E, H = config.vocab_size, config.embedding_size or 64, config.hidden_size
+        layers = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[config.cell]
+        self.embedding = nn.Embedding(V, E)
+        self.layers = layers(E, H, config.num_layers)
+        self.head = nn.Linear(H, V)
+
+    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        outputs, state = self.layers(self.embedding(x), state)
+        return self.head(outputs), state
+
+
+def _bare_training(config: ModelConfig, training: TrainingConfig, runtime: Runtime) -> Work:
+    """A training loop without state resets, dropout, reports and safety, on one chunk over and over."""
+    B, T = training.batch_size, training.seq_length
+    model = _BareModel(config).to(runtime.device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    scaler = runtime.gradient_scaler()
+    text = torch.randint(config.vocab_size, (T + 1, B), device=runtime.device)
+    state: Any = None
+
+    def step() -> None:
+        nonlocal state
+        with runtime.autocast():
+            logits, state = model(text[:-1], state)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten())
+        state = state.detach() if isinstance(state, Tensor) else tuple(tensor.detach() for tensor in state)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    def steps() -> float:
+        for _ in range(5):
+            step()
+        return 5.0 * B * T
+
+    return steps
+
+
+def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
+    """Characters per second of one sample, then of many at once, as `sample` computes them."""
+    runtime = replace(runtime, dtype=torch.float32)
+    H = config.hidden_size
+    weights, x = (
+        torch.randn(_multiply_adds(config) // H, H, device=runtime.device),
+        torch.randn(H, device=runtime.device),
+    )
+
+    def read() -> float:
+        for _ in range(10):
+            torch.mv(weights, x)
+        return 10.0
+
+    bare = _bare_sampling(config, runtime)
+    one = {"ours": _pieces(config, 1, runtime), "bare loop": bare, "reading the weights": read}
+    yield _compare("sampling, one sample, float32", "characters/s", one, runtime)
+    many = {"ours": _pieces(config, _MANY_STREAMS, runtime), "bare loop, one sample": bare}
+    yield _compare(f"sampling, {_MANY_STREAMS} samples, float32", "characters/s", many, runtime)
+
+
+def _pieces(config: ModelConfig, num_samples: int, runtime: Runtime) -> Work:
+    vocabulary = Vocabulary(_SYMBOLS, (1,) * len(_SYMBOLS))
+    endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples)
+    pieces = sample(CharRNN(config), vocabulary, endless, seed=0, runtime=runtime)
+    return lambda: float(sum(1 for _ in itertools.islice(pieces, 20 * num_samples)))
+
+
+def _bare_sampling(config: ModelConfig, runtime: Runtime) -> Work:
+    """The model called for one character at a time, and a multinomial draw from its softmax."""
+    model = _BareModel(config).to(runtime.device).eval()
+    symbol, state = 0, None
+
+    @torch.inference_mode()
+    def characters() -> float:
+        nonlocal symbol, state
+        for _ in range(20):
+            logits, state = model(torch.tensor([[symbol]], device=runtime.device), state)
+            symbol = int(torch.multinomial(logits[0, 0].softmax(-1), 1).item())
+        return 20.0
+
+    return characters
+
+
+def _preparing(runtime: Runtime) -> Measurement:
+    """Megabytes per second from a text file to a prepared one, beside copying them in memory."""
+    line = "".join(random.Random(0).choices(_SYMBOLS, k=1023)) + "\n"
+    source = torch.empty(_TEXT_BYTES, dtype=torch.uint8)
+    target = torch.empty_like(source)
+
+    def copy() -> float:
+        target.copy_(source)
+        return _TEXT_BYTES / 1e6
+
+    with tempfile.TemporaryDirectory() as folder:
+        text, output = Path(folder, "text.txt"), Path(folder, "text.safetensors")
+        text.write_text(line * (_TEXT_BYTES // len(line)))
+        sources = find_sources([str(text)])
+
+        def work() -> float:
+            prepare(sources, PreparationConfig(), output, overwrite=True)
+            return _TEXT_BYTES / 1e6
+
+        return _compare("preparing", "MB/s", {"ours": work, "copying in memory": copy}, runtime)

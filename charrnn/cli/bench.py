@@ -1,0 +1,56 @@
+"""`charrnn bench`: what this machine does in a second."""
+
+import json as json_module
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charrnn.cli.options import Device, Json, Precision
+from charrnn.config import SIZES, Size
+from charrnn.config import TrainingConfig as Training
+
+if TYPE_CHECKING:
+    from charrnn.benchmark import Measurement
+
+_COLUMNS = "{:32} {:>12} {:14} {:>12}  {:26} {:>7}"
+
+
+def bench(
+    size: Annotated[Size, typer.Option(metavar="|".join(SIZES), help="The preset of the model's shape.")] = "medium",
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Parallel streams in training.")] = Training.batch_size,
+    seq_length: Annotated[
+        int, typer.Option(metavar="N", help="Characters of a chunk in training.")
+    ] = Training.seq_length,
+    json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Measure training, sampling and preparing on this machine, each beside what bounds it; half a minute."""
+    config = replace(Training(), batch_size=batch_size, seq_length=seq_length)
+    from charrnn.benchmark import run_benchmark
+    from charrnn.runtime import open_runtime
+
+    runtime = open_runtime(device, precision)
+    measurements = run_benchmark(SIZES[size], config, runtime)
+    if json:
+        results = [measurement.to_json() for measurement in measurements]
+        summary = {"device": str(runtime.device), "precision": runtime.precision, "size": size}
+        print(json_module.dumps(summary | {"measurements": results}))
+        return
+    print(f"measuring on {runtime.device}, {size} model; medians of rounds in turn", file=sys.stderr)
+    print(_COLUMNS.format("", "rate", "", "beside", "", "share").rstrip())
+    for measurement in measurements:
+        print("\n".join(_rows(measurement)), flush=True)
+
+
+def _rows(measurement: "Measurement") -> list[str]:
+    """A line for each rate that this one is held against."""
+    head = (measurement.name, f"{measurement.rate:,.0f}", measurement.unit)
+    rows = []
+    for name, rate in measurement.references.items():
+        share = measurement.rate / rate
+        rows.append(_COLUMNS.format(*head, f"{rate:,.0f}", name, f"{share:,.2f}x"))
+        head = ("", "", "")
+    return rows

@@ -1,0 +1,43 @@
+"""Measuring this machine."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from charrnn import benchmark
+from charrnn.cli.app import app
+
+
+@pytest.fixture(autouse=True)
+def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_SECONDS", 0.01)
+    monkeypatch.setattr(benchmark, "_MATRIX_SIZE", 64)
+    monkeypatch.setattr(benchmark, "_MANY_STREAMS", 4)
+    monkeypatch.setattr(benchmark, "_TEXT_BYTES", 2**16)
+
+
+OPTIONS = ["bench", "--device", "cpu", "--precision", "float32", "--size", "small"]
+
+
+def test_json_tells_each_rate_beside_what_it_is_held_against() -> None:
+    done = CliRunner().invoke(app, [*OPTIONS, "--json"])
+    result = json.loads(done.stdout)
+    assert (result["device"], result["precision"], result["size"]) == ("cpu", "float32", "small")
+    found = {m["name"].split(",")[0]: (m["unit"], set(m["references"])) for m in result["measurements"]}
+    assert found == {
+        "training": ("characters/s", {"bare loop", "matrix products alone"}),
+        "sampling": ("characters/s", {"bare loop, one sample"}),
+        "preparing": ("MB/s", {"copying in memory"}),
+    }
+    for measurement in result["measurements"]:
+        for name, rate in measurement["references"].items():
+            assert rate > 0
+            assert measurement["shares"][name] == pytest.approx(measurement["rate"] / rate)
+
+
+def test_table_has_a_line_for_each_reference() -> None:
+    done = CliRunner().invoke(app, OPTIONS)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1 + 2 + 2 + 1 + 1
+    assert all(line.endswith("x") for line in lines[1:])
