@@ -92,7 +92,8 @@ class TrainingConfig:
     """How a model is trained. At most one of the BUDGETS is set.
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
-    evaluations are spaced evenly over the budget and each is followed by a sample.
+    evaluations are spaced evenly over the budget and each is followed by a sample, and the learning rate follows
+    from the shapes of the model and of a chunk.
     """
 
     epochs: int | None = None
@@ -100,7 +101,7 @@ class TrainingConfig:
     minutes: float | None = None
     batch_size: int = 32
     seq_length: int = 32
-    learning_rate: float = 8e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.05
     grad_clip: float = 1.0
     warmup_steps: int = 100

@@ -117,7 +117,8 @@ class Run:
             f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, dropout "
             f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; corpus: {len(train):,} characters to "
             f"train, {len(val):,} to validate, {self.corpus.vocabulary.size:,} symbols",
-            f"device: {self.runtime.device}, {self.runtime.precision}; seed {self.seed}",
+            f"device: {self.runtime.device}, {self.runtime.precision}; learning rate {trainer.learning_rate:.3g}, "
+            f"seed {self.seed}",
             self._describe_budget(),
         ]
         lines += _advise(model.num_parameters, len(train))

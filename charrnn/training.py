@@ -8,7 +8,7 @@ Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary siz
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.batches import IGNORE, Cursor, Layout, advance, chunk_at, draw_offset, evaluation_chunks
-from charrnn.config import EVALUATIONS_A_RUN, ModelConfig, TrainingConfig
+from charrnn.config import EVALUATIONS_A_RUN, Cell, ModelConfig, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.model import CharRNN, State, carry, clear, count_parameters, evaluating
@@ -48,6 +48,19 @@ def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float
     return round(min(0.5, max(0.0, 0.11 * (math.log2(chances) - 1.8))), 2)
 
 
+_PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
+"""The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
+
+
+def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
+    """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
+
+    Sources: Yang et al., "Tensor Programs V" (2022), for the width; Malladi et al., "On the SDEs and Scaling Rules
+    for Adaptive Gradient Algorithms" (2022), for the square root.
+    """
+    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) * min(1.0, math.sqrt(chars_per_step / 1024))
+
+
 def count_bytes(model: ModelConfig, layout: Layout) -> int:
     """Memory that a training takes at the least: weights, gradients, both moments, and outputs of all layers."""
     per_symbol = 6 * model.num_layers * model.hidden_size + 2 * model.vocab_size
@@ -61,7 +74,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, runtime: Runtime) -
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         groups,
-        lr=runtime.place(torch.tensor(config.learning_rate)),
+        lr=runtime.place(torch.zeros(())),  # set before each step
         weight_decay=config.weight_decay,
         fused=True,
         capturable=runtime.captures,
@@ -151,6 +164,11 @@ class Trainer:
     def chars_per_step(self) -> int:
         """Characters that a step learns from: B x T."""
         return self.layout.batch_size * self.layout.seq_length
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak that the run begins with: the configured one, or what suits its shapes."""
+        return self.config.learning_rate or default_learning_rate(self.model.config, self.chars_per_step)
 
     @property
     def validates(self) -> bool:
@@ -306,8 +324,8 @@ class Trainer:
 
     @property
     def _peak_learning_rate(self) -> float:
-        """The configured one, divided by 2 in the first recovery, by 4 more in the second, and so on."""
-        return float(self.config.learning_rate / 2 ** (self._recoveries * (self._recoveries + 1) // 2))
+        """The peak now: divided by 2 in the first recovery, by 4 more in the second, and so on."""
+        return float(self.learning_rate / 2 ** (self._recoveries * (self._recoveries + 1) // 2))
 
     def _evaluation_is_due(self) -> bool:
         if self._evaluated_step == self.step:
@@ -450,7 +468,7 @@ class Trainer:
         if self._recoveries == _MOST_RECOVERIES:
             raise CharRNNError(
                 f"the loss is {loss:.4g} after {self.step} steps, and {_MOST_RECOVERIES} attempts with ever lower "
-                f"learning rates ended no better: lower --learning-rate, now {self.config.learning_rate}, or "
+                f"learning rates ended no better: lower --learning-rate, now {self.learning_rate:.3g}, or "
                 f"--grad-clip, now {self.config.grad_clip}"
             )
         clock = {"elapsed_s": self._elapsed_before, "paused_seconds": self._paused_seconds}

@@ -138,8 +138,12 @@ def train(
         typer.Option(metavar="N", help="Characters that gradients reach back through.", rich_help_panel=OPTIMISATION),
     ] = Training.seq_length,
     learning_rate: Annotated[
-        float,
-        typer.Option(metavar="X", help="AdamW's, at its peak; a cosine leads it to 0.", rich_help_panel=OPTIMISATION),
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes.",
+            rich_help_panel=OPTIMISATION,
+        ),
     ] = Training.learning_rate,
     weight_decay: Annotated[
         float, typer.Option(metavar="X", help="AdamW's, on matrices only.", rich_help_panel=OPTIMISATION)
