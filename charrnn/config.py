@@ -84,7 +84,7 @@ BUDGETS = ("epochs", "steps", "minutes")
 """The options of which a run is given one."""
 
 EVALUATIONS_A_RUN = 10
-"""How many evaluations are spaced over a budget where `eval_every` is unset."""
+"""How many evaluations at most are spaced over a budget where `eval_every` is unset."""
 
 
 @dataclass(frozen=True, kw_only=True)

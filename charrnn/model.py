@@ -9,6 +9,7 @@ H hidden size, L layers.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -20,19 +21,21 @@ from charrnn.config import Cell, ModelConfig
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """For each of L layers the tensors it carries, each (1, B, H): (h, c) for an LSTM, (h,) for the others."""
 
-_SEQUENCES: dict[Cell, Callable[..., tuple[Tensor, ...]]] = {
-    "lstm": torch.lstm,
-    "gru": torch.gru,
-    "rnn": torch.rnn_tanh,
-}
-"""What the modules call, with weights that may be other than their own."""
 
-_STATE_TENSORS: dict[Cell, int] = {"lstm": 2, "gru": 1, "rnn": 1}
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of layer: its module, the function that the module calls, its gates and carried tensors."""
 
-_CELLS: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
-    "lstm": nn.LSTM,
-    "gru": nn.GRU,
-    "rnn": nn.RNN,
+    module: type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
+    sequence: Callable[..., tuple[Tensor, ...]]
+    gates: int
+    state_tensors: int
+
+
+_KINDS: dict[Cell, _Kind] = {
+    "lstm": _Kind(nn.LSTM, torch.lstm, 4, 2),
+    "gru": _Kind(nn.GRU, torch.gru, 3, 1),
+    "rnn": _Kind(nn.RNN, torch.rnn_tanh, 1, 1),
 }
 
 
@@ -103,7 +106,7 @@ class RecurrentStack(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
-        self.layers = nn.ModuleList(_CELLS[cell](size, hidden_size) for size in sizes)
+        self.layers = nn.ModuleList(_KINDS[cell].module(size, hidden_size) for size in sizes)
         self.dropout = SharedDropout(dropout)
         self.recurrent_dropout = dropout / 2
         self.cell = cell
@@ -134,14 +137,14 @@ class RecurrentStack(nn.Module):
     def _run(self, layer: nn.Module, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One layer over x (T, B, I): its outputs (T, B, H) and its new state."""
         weight_ih, weight_hh, *biases = layer_weights(layer)
-        H = weight_hh.shape[1]
+        H, kind = weight_hh.shape[1], _KINDS[self.cell]
         if state is None:
-            state = (x.new_zeros(1, x.shape[1], H),) * _STATE_TENSORS[self.cell]
+            state = (x.new_zeros(1, x.shape[1], H),) * kind.state_tensors
         if self.training and self.recurrent_dropout > 0:
             weight_hh = weight_hh * F.dropout(weight_hh.new_ones(H), self.recurrent_dropout)
         weights = [weight_ih, weight_hh, *biases]
         hx = state if self.cell == "lstm" else state[0]
-        outputs, *new_state = _SEQUENCES[self.cell](x, hx, weights, True, 1, 0.0, self.training, False, False)
+        outputs, *new_state = kind.sequence(x, hx, weights, True, 1, 0.0, self.training, False, False)
         return outputs, tuple(new_state)
 
 
@@ -181,10 +184,8 @@ class CharRNN(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """An empty state of B streams, where the weights are."""
         config, weight = self.config, self.head.weight
-        return tuple(
-            tuple(weight.new_zeros(1, batch_size, config.hidden_size) for _ in range(_STATE_TENSORS[config.cell]))
-            for _ in range(config.num_layers)
-        )
+        shape, count = (1, batch_size, config.hidden_size), _KINDS[config.cell].state_tensors
+        return tuple(tuple(weight.new_zeros(shape) for _ in range(count)) for _ in range(config.num_layers))
 
     @property
     def num_parameters(self) -> int:
@@ -195,6 +196,13 @@ class CharRNN(nn.Module):
 def count_parameters(config: ModelConfig) -> int:
     """The number of trainable values of a model, known before any memory is taken for it."""
     V, E, H = config.vocab_size, config.embedding_size, config.hidden_size
-    gates = {"lstm": 4, "gru": 3, "rnn": 1}[config.cell]
+    gates = _KINDS[config.cell].gates
     layers = sum(gates * H * (inputs + H + 2) for inputs in [E or V] + [H] * (config.num_layers - 1))
     return V * (E or 0) + layers + V * (H + 1)
+
+
+def count_multiplications(config: ModelConfig) -> int:
+    """Multiplications of a forward pass, for each character; a one-hot input needs none."""
+    E, H, L = config.embedding_size or 0, config.hidden_size, config.num_layers
+    gates = _KINDS[config.cell].gates
+    return gates * H * (E + H) + gates * 2 * H * H * (L - 1) + H * config.vocab_size

@@ -11,13 +11,14 @@ from charrnn.batches import Layout
 from charrnn.checkpoint import Checkpoint, CorpusIdentity, RunFolder, transfer
 from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
+from charrnn.defaults import default_dropout, default_epochs, default_learning_rate
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Sampled
-from charrnn.model import CharRNN
+from charrnn.model import CharRNN, count_parameters
 from charrnn.reporting import Reporter, format_seconds
 from charrnn.runtime import Runtime, open_runtime, seed_everything
 from charrnn.sampling import sample
-from charrnn.training import Trainer, count_bytes, default_dropout, default_epochs
+from charrnn.training import Trainer
 
 Notify = Callable[[str], None]
 
@@ -62,7 +63,7 @@ class Run:
     def drive(self, reporters: Sequence[Reporter]) -> Finished:
         """Train to the end, telling the reporters and saving on the way.
 
-        Raises: CharRNNError if a checkpoint cannot be written or the loss is no number.
+        Raises: CharRNNError if a checkpoint cannot be written or the loss stays absurd.
         """
         unsaved = not self.folder.holds_run()
         for event in self.trainer.run():
@@ -121,7 +122,7 @@ class Run:
             f"seed {self.seed}",
             self._describe_budget(),
         ]
-        lines += _advise(model.num_parameters, len(train))
+        lines += _advise(model.num_parameters, model.config.hidden_size, len(train))
         layout, config = trainer.layout, trainer.config
         if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
             lines.append(
@@ -165,10 +166,11 @@ class Run:
         }
 
 
-def _advise(num_parameters: int, num_chars: int) -> list[str]:
+def _advise(num_parameters: int, hidden_size: int, num_chars: int) -> list[str]:
     """A warning where a model is far too large or too small for its text."""
     if num_parameters > _MOST_PARAMETERS_A_CHAR * num_chars:
-        way_out = f"try --hidden-size {_fitting_hidden_size(num_chars)} or find more text"
+        fitting = _fitting_hidden_size(num_chars)
+        way_out = f"try --hidden-size {fitting} or find more text" if fitting < hidden_size else "find more text"
         return [f"warning: {num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"]
     if num_parameters < _FEWEST_PARAMETERS_A_CHAR * num_chars:
         way_out = "try --size large or a larger --hidden-size"
@@ -198,9 +200,15 @@ def start(
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(train)))
     model_config = ModelConfig(vocab_size=corpus.vocabulary.size, **shape)
-    _require_memory(model_config, config, len(train), runtime)
+    layout = Layout.fit(len(train), config.batch_size, config.seq_length)
+    _require_memory(model_config, layout, runtime)
+    if config.learning_rate is None:
+        chars_per_step = layout.batch_size * layout.seq_length
+        config = replace(config, learning_rate=default_learning_rate(model_config, chars_per_step))
     if model_config.dropout is None:
-        model_config = replace(model_config, dropout=_choose_dropout(model_config, config, train, runtime))
+        epochs = _expect_epochs(model_config, config, layout, train, runtime)
+        dropout = default_dropout(count_parameters(model_config), len(train), epochs)
+        model_config = replace(model_config, dropout=dropout)
         seed_everything(seed)
     model = CharRNN(model_config)
     if init_from is not None:
@@ -209,10 +217,12 @@ def start(
     return Run(folder, corpus, Trainer(model, config, train, val, runtime), seed)
 
 
-def _require_memory(model_config: ModelConfig, config: TrainingConfig, num_chars: int, runtime: Runtime) -> None:
+def _require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
     """Raises: CharRNNError where training cannot fit, before the system ends the process for it."""
-    needed = count_bytes(model_config, Layout.fit(num_chars, config.batch_size, config.seq_length))
-    free = runtime.free_memory()
+    # Weights, gradients, two moments, and copies of all but the gradients; two outputs of each layer, and the logits.
+    symbols = layout.batch_size * layout.seq_length
+    outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
+    needed, free = 4 * 7 * count_parameters(model) + symbols * outputs, runtime.free_memory()
     if free is not None and needed > free:
         raise CharRNNError(
             f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "
@@ -220,11 +230,16 @@ def _require_memory(model_config: ModelConfig, config: TrainingConfig, num_chars
         )
 
 
-def _choose_dropout(model_config: ModelConfig, config: TrainingConfig, train: Tensor, runtime: Runtime) -> float:
-    """A dropout for the passes over the text that the budget allows on this machine."""
+def _expect_epochs(
+    model_config: ModelConfig, config: TrainingConfig, layout: Layout, train: Tensor, runtime: Runtime
+) -> float:
+    """Passes over the text that the budget allows, on this machine if it is one of time."""
+    if config.epochs is not None:
+        return config.epochs
+    if config.steps is not None:
+        return config.steps / layout.num_chunks
     trial = Trainer(CharRNN(model_config), config, train, train[:0], runtime)
-    epochs = trial.estimate_epochs(trial.estimate_seconds_per_step())
-    return default_dropout(trial.model.num_parameters, len(train), epochs)
+    return trial.estimate_epochs(trial.estimate_seconds_per_step())
 
 
 def resume(
@@ -253,6 +268,8 @@ def resume(
     runtime = open_runtime(device, given.get("precision", checkpoint.precision))
     seed_everything(checkpoint.seed)
     train, val = corpus.split(config.val_fraction)
+    layout = Layout.fit(len(train), config.batch_size, config.seq_length)
+    _require_memory(checkpoint.model_config, layout, runtime)
     trainer = Trainer(checkpoint.build_model(), config, train, val, runtime)
     trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))
     notify(f"resuming {folder.path} at step {trainer.step:,}")

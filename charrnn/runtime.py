@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     Raises: CharRNNError for a device that is not there or a precision that it cannot compute in.
     """
     chosen = _find_device(device)
+    # Weights with dropped columns are a copy, which cuDNN puts in order for each call anyway.
+    warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
     if precision == "auto":
         return Runtime(chosen, _fastest_dtype(chosen))
     if precision not in PRECISIONS:

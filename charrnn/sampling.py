@@ -179,13 +179,14 @@ def sample(
 ) -> Iterator[Piece]:
     """Continue the prompt `config.num_samples` times, piece by piece as the symbols are drawn.
 
-    Without a prompt a line is begun. Raises, before the first piece: CharRNNError for a prompt outside the
+    The model lies on the runtime's device already: to move it there again would tear it from a recorded training
+    step. Without a prompt a line is begun. Raises, before the first piece: CharRNNError for a prompt outside the
     vocabulary.
     """
     filters = make_filters(config, vocabulary)
     vocabulary.require(prompt)
     start = vocabulary.encode(prompt) if prompt else _line_start(vocabulary)
-    stepper = Stepper(model.to(runtime.device), runtime)
+    stepper = Stepper(model, runtime)
     return _sample_all(stepper, vocabulary, config, filters, start, seed)
 
 

@@ -7,8 +7,9 @@ Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary siz
 
 import contextlib
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,54 +18,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.batches import IGNORE, Cursor, Layout, advance, chunk_at, draw_offset, evaluation_chunks
-from charrnn.config import EVALUATIONS_A_RUN, Cell, ModelConfig, TrainingConfig
+from charrnn.config import EVALUATIONS_A_RUN, TrainingConfig
+from charrnn.defaults import default_learning_rate
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
-from charrnn.model import CharRNN, State, carry, clear, count_parameters, evaluating
+from charrnn.model import CharRNN, State, carry, clear, evaluating
 from charrnn.runtime import Runtime
 
-_CHARS_TO_TRAIN_WELL = 10_000_000
 _LOSS_MEMORY = 0.98
 _WATCH_EVERY = 100  # steps between two looks at the loss, which wait for the device
+_MANY_CHARS = 1000  # in a step: its own loss tells something of the model, not only of these characters
 _MOST_RECOVERIES = 5
 _COOL_DOWN = 0.1  # of the run so far: how long the learning rate takes to fall where patience ends it early
 _EVALUATION_SHARE = 0.04  # of a run, at most
 _EVALUATION_COST = 0.25  # of reading a character to evaluate, measured in characters of training
 _RESET_PROBABILITY = 0.05  # at 0.01 a model of 18 seconds still failed at 18 of 2,000 cold starts, at 0.05 at none
-
-
-def default_epochs(num_chars: int) -> int:
-    """As many epochs as a model of the default size needs to be well trained on a corpus of this size."""
-    return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
-
-
-def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float:
-    """More dropout the more often a text is read, and the more parameters could learn it by heart.
-
-    A straight line in the logarithm, through the best values found for four corpora and budgets (see
-    tests/benchmarks/README.md).
-    """
-    chances = max(epochs * num_parameters / num_chars, 1e-9)
-    return round(min(0.5, max(0.0, 0.11 * (math.log2(chances) - 1.8))), 2)
-
-
-_PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
-"""The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
-
-
-def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
-    """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
-
-    Sources: Yang et al., "Tensor Programs V" (2022), for the width; Malladi et al., "On the SDEs and Scaling Rules
-    for Adaptive Gradient Algorithms" (2022), for the square root.
-    """
-    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) * min(1.0, math.sqrt(chars_per_step / 1024))
-
-
-def count_bytes(model: ModelConfig, layout: Layout) -> int:
-    """Memory that a training takes at the least: weights, gradients, both moments, and outputs of all layers."""
-    per_symbol = 6 * model.num_layers * model.hidden_size + 2 * model.vocab_size
-    return 4 * (4 * count_parameters(model) + layout.batch_size * layout.seq_length * per_symbol)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, runtime: Runtime) -> torch.optim.AdamW:
@@ -141,7 +109,7 @@ class Trainer:
         self._x, self._y = (torch.zeros(T, B, dtype=torch.int64, device=runtime.device) for _ in range(2))
         self._state = model.initial_state(B)
         self._loss = runtime.place(torch.zeros(()))
-        self._update = runtime.capture(self._update_weights)
+        self._update: Callable[[], None]
         self._train_loss = runtime.place(torch.zeros(()))
         self._lowest_loss = math.log(model.config.vocab_size)
         self._recoveries = 0
@@ -149,7 +117,7 @@ class Trainer:
         self._evaluated_step = 0
         self._evaluated_fraction = 0.0
         self._stale_evaluations = 0
-        self._patience_lost_at: float | None = None  # the fraction
+        self._patience_lost_at: float | None = None  # in steps or seconds, as the budget
         self._paused_seconds = 0.0
         self._elapsed_before = 0.0  # seconds of the earlier parts of a resumed run
         self._started: float | None = None
@@ -197,11 +165,19 @@ class Trainer:
     @property
     def fraction(self) -> float:
         """The share of the budget that is spent, from 0 to 1; a budget of time keeps some for its close."""
-        if self.total_steps is not None:
-            return min(1.0, self.step / self.total_steps)
-        if self.config.minutes is None:
+        return min(1.0, self._spent / self._budget)
+
+    @property
+    def _budget(self) -> float:
+        """Steps, or seconds where the budget is one of time."""
+        if self.total_steps is None and self.config.minutes is None:
             raise CharRNNError("the training needs a budget: epochs, steps or minutes")
-        return min(1.0, (self.elapsed_s + self._closing_seconds) / (60 * self.config.minutes))
+        return self.total_steps or 60 * (self.config.minutes or 0)
+
+    @property
+    def _spent(self) -> float:
+        """What of the budget is spent, or kept for its close."""
+        return self.step if self.total_steps is not None else self.elapsed_s + self._closing_seconds
 
     @property
     def is_over(self) -> bool:
@@ -211,7 +187,12 @@ class Trainer:
     @property
     def _end(self) -> float:
         """The fraction at which the run ends: early where patience was lost, yet late enough to cool down."""
-        return min(1.0, (1 + _COOL_DOWN) * (self._patience_lost_at or 1))
+        return min(1.0, (1 + _COOL_DOWN) * self._cool_down_from)
+
+    @property
+    def _cool_down_from(self) -> float:
+        """The fraction at which patience was lost, or 1."""
+        return 1.0 if self._patience_lost_at is None else min(1.0, self._patience_lost_at / self._budget)
 
     def request_stop(self) -> None:
         """End the run after the step, or in the evaluation, that is under way."""
@@ -223,7 +204,8 @@ class Trainer:
         Raises: CharRNNError if the loss stays absurd at ever lower learning rates.
         """
         self._started = time.perf_counter()
-        self._sound = self._remember()
+        self._update = self.runtime.capture(self._update_weights)
+        self._remember()
         self.model.train()
         while not self.stop_requested:
             if self._evaluation_is_due():
@@ -232,7 +214,7 @@ class Trainer:
                 break
             else:
                 progress = self._take_step()
-                yield progress if self._is_sound() else self._recover(float(self._train_loss))
+                yield progress if self._is_sound() else self._recover(self._loss_to_judge())
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         yield Finished(**self._where(), reason=reason, chars_per_second=self.chars_per_second)
 
@@ -246,23 +228,29 @@ class Trainer:
 
     def estimate_epochs(self, seconds_per_step: float) -> float:
         """Passes over the text that the whole budget will allow."""
-        steps = self.total_steps or 60 * (self.config.minutes or 0) / seconds_per_step
+        steps = self.total_steps or self._budget / seconds_per_step
         return steps / self.steps_per_epoch
 
-    def estimate_seconds_per_step(self, trials: int = 5) -> float:
+    def estimate_seconds_per_step(self) -> float:
         """Time a few steps without taking them: no weight, generator or counter changes."""
-        states = self.runtime.random_state()
+
+        def attempt() -> None:
+            self._optimizer.zero_grad()
+            self._compute_loss()[0].backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+
+        states, attempt_as_run = self.runtime.random_state(), self.runtime.capture(attempt)
         self.model.train()
         seconds = []
-        for _ in range(trials):
+        for _ in range(10 if self.runtime.captures else 5):  # recording takes some
             begin = time.perf_counter()
             self._read_chunk()
-            self._compute_loss()[0].backward()
+            attempt_as_run()
             self.runtime.synchronize()
             seconds.append(time.perf_counter() - begin)
         self._optimizer.zero_grad()
         self.runtime.set_random_state(states)
-        return min(seconds)
+        return statistics.median(seconds[-4:])
 
     def _take_step(self) -> Progress:
         learning_rate = self._learning_rate()
@@ -317,9 +305,9 @@ class Trainer:
 
         Where patience was lost, a straight line leads to zero earlier.
         """
-        fraction, end, lost_at = self.fraction, self._end, self._patience_lost_at
+        fraction, end, cool_from = self.fraction, self._end, self._cool_down_from
         warmup = min(1.0, max((self.step + 1) / (self.config.warmup_steps + 1), 10 * fraction))
-        cool_down = 1.0 if lost_at is None or lost_at >= end else min(1.0, (end - fraction) / (end - lost_at))
+        cool_down = 1.0 if cool_from >= end else min(1.0, (end - fraction) / (end - cool_from))
         return self._peak_learning_rate * warmup * cool_down * 0.5 * (1 + math.cos(math.pi * fraction))
 
     @property
@@ -334,15 +322,16 @@ class Trainer:
             return True
         if self.config.eval_every is not None:
             return self.step % self.config.eval_every == 0
-        count = self._evaluations_a_run()
-        return int(self.fraction * count) > int(self._evaluated_fraction * count)
+        count, before = self._evaluations_a_run(), self._evaluated_fraction
+        is_apart = self.fraction - before > 0.5 / count  # the count falls as the cost becomes known
+        return is_apart and int(self.fraction * count) > int(before * count)
 
     def _evaluations_a_run(self) -> int:
         """As many as are spaced over a budget, fewer where they would take too much of it."""
         if self.total_steps is not None:
             total, cost = float(self.total_steps * self.chars_per_step), _EVALUATION_COST * len(self._val)
         else:
-            total, cost = 60 * (self.config.minutes or 0), self._closing_seconds
+            total, cost = self._budget, self._closing_seconds
         return max(2, min(EVALUATIONS_A_RUN, int(_EVALUATION_SHARE * total / max(cost, 1e-9))))
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
@@ -357,14 +346,18 @@ class Trainer:
             return
         improved = self.best_val_loss is None or loss < self.best_val_loss
         self.best_val_loss = loss if improved else self.best_val_loss
-        self._stale_evaluations = 0 if improved else self._stale_evaluations + 1
-        if self._stale_evaluations == self.config.patience and self._patience_lost_at is None:
-            self._patience_lost_at = self.fraction
+        if self._patience_lost_at is None:
+            self._stale_evaluations = 0 if improved else self._stale_evaluations + 1
+            if self._has_lost_patience():
+                self._patience_lost_at = self._spent
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
         yield Evaluated(**self._where(), val_loss=loss, validated=self.validates, improved=improved)
         # The longest so far, so that a budget that was spent stays spent.
         self._closing_seconds = max(self._closing_seconds, time.perf_counter() - begin)
         self._evaluated_fraction = self.fraction  # of which the close now takes more
+
+    def _has_lost_patience(self) -> bool:
+        return self.config.patience is not None and self._stale_evaluations >= self.config.patience
 
     def _measure_loss(self) -> float:
         """The loss on the validation text, or else the running training loss."""
@@ -419,6 +412,8 @@ class Trainer:
                     raise TypeError(f"{name} is no number")
                 setattr(self, attribute, counters[name])
             chunk_at(self._train, self.layout, self._cursor)
+            if not self._has_lost_patience():  # which may have grown
+                self._patience_lost_at = None
             self._evaluated_fraction = min(self._evaluated_fraction, self.fraction)  # of a budget that may have grown
             self.runtime.set_random_state(_under("random", tensors))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -442,22 +437,34 @@ class Trainer:
         return {f"state.{i}.{j}": tensor for i, layer in enumerate(self._state) for j, tensor in enumerate(layer)}
 
     def _is_sound(self) -> bool:
-        """Whether the loss is sane, as far as is known: now and then it is looked at, and a sound moment kept."""
-        is_time = self.step % _WATCH_EVERY == 0
-        if not (is_time or self.step % self.config.checkpoint_every == 0):
+        """Whether the loss is sane, as far as is known: now and then, and before all saving, it is looked at.
+
+        A sound moment is kept.
+        """
+        is_time = self.step % _WATCH_EVERY == 0 or self.step % self.config.checkpoint_every == 0
+        if not (is_time or self.stop_requested or self._evaluation_is_due()):
             return True
-        loss = float(self._train_loss)
-        guessing = math.log(self.model.config.vocab_size)
-        if not loss < guessing * (2 if self._lowest_loss < guessing else 1.25):  # nor is NaN
+        if not self._loss_to_judge() < self._highest_sane_loss():  # nor is NaN
             return False
-        self._lowest_loss = min(self._lowest_loss, loss)
-        if is_time:
-            self._sound = self._remember()
+        self._lowest_loss = min(self._lowest_loss, float(self._train_loss))
+        self._remember()
         return True
 
-    def _remember(self) -> "_Moment":
+    def _loss_to_judge(self) -> float:
+        """The running mean, or the last step's loss where that is worse and rests on many characters."""
+        mean, last = float(self._train_loss), float(self._loss)
+        return last if self.chars_per_step >= _MANY_CHARS and not last < mean else mean
+
+    def _highest_sane_loss(self) -> float:
+        """Beyond that of guessing: just so before anything is learned, far where a new kind of text may surprise."""
+        guessing = math.log(self.model.config.vocab_size)
+        return guessing * (2 if self._lowest_loss < guessing else 1.25)
+
+    def _remember(self) -> None:
+        """Keep this moment as sound."""
+        self._sound = None  # frees the memory of the one before
         tensors, counters = self.state_dict()
-        return _Moment(_clone(self.model.state_dict()), _clone(tensors), counters)
+        self._sound = _Moment(_clone(self.model.state_dict()), _clone(tensors), counters)
 
     def _recover(self, loss: float) -> Recovered:
         """Go back to the last sound moment, and on from there with a lower learning rate.
@@ -471,10 +478,15 @@ class Trainer:
                 f"learning rates ended no better: lower --learning-rate, now {self.learning_rate:.3g}, or "
                 f"--grad-clip, now {self.config.grad_clip}"
             )
-        clock = {"elapsed_s": self._elapsed_before, "paused_seconds": self._paused_seconds}
-        recoveries = {"recoveries": self._recoveries + 1}
+        kept = {
+            "elapsed_s": self._elapsed_before,
+            "paused_seconds": self._paused_seconds,
+            "closing_seconds": self._closing_seconds,
+            "best_val_loss": self.best_val_loss,
+            "recoveries": self._recoveries + 1,
+        }
         self.model.load_state_dict(self._sound.weights)
-        self.load_state_dict(self._sound.tensors, self._sound.counters | clock | recoveries)
+        self.load_state_dict(self._sound.tensors, self._sound.counters | kept)
         return Recovered(**self._where(), loss=loss, learning_rate=self._peak_learning_rate)
 
 

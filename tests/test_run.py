@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Sampled
 from charrnn.reporting import MetricsLog
 from charrnn.run import Run, resume, start
+from charrnn.runtime import Runtime, open_runtime
 from tests.conftest import CPU, TINY
 
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
@@ -154,9 +156,27 @@ def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(
     assert "far too few" in few[3]
 
 
-def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(corpus: Corpus, tmp_path: Path) -> None:
+def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
+    corpus: Corpus, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.drive([])
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: 10_000)
     with pytest.raises(CharRNNError, match=r"out of memory: .* lower --batch-size"):
-        start(RunFolder(tmp_path), corpus, {**TINY, "hidden_size": 2**16, "num_layers": 64}, CONFIG, CPU)
+        start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
+    with pytest.raises(CharRNNError, match=r"out of memory"):
+        resume(run.folder, corpus, {}, "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_recorded_steps_train_the_weights_that_are_sampled_from_and_saved_cuda(corpus: Corpus, tmp_path: Path) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, steps=60), open_runtime("cuda", "float32"), seed=3)
+    weights = []
+    for event in run.trainer.run():
+        if isinstance(event, Evaluated):
+            run.checkpoint().save(tmp_path / "x.safetensors")
+            run._sample(event)
+            weights.append(run.trainer.model.head.weight.detach().clone())
+    assert all(not torch.equal(a, b) for a, b in pairwise(weights))
 
 
 def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Devices and precisions."""
 
+import sys
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_what_is_not_there_is_an_error(device: str, precision: str, problem: str
 def test_cpu_tells_its_free_memory_and_records_nothing() -> None:
     runtime = open_runtime("cpu")
     free = runtime.free_memory()
-    assert free is None or 2**20 < free < 2**60
+    assert free is None if sys.platform != "linux" else 2**20 < (free or 0) < 2**60
     step = list[int]().clear
     assert runtime.capture(step) == step
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "charrnn"
 LAYERS = [
     ["__init__", "errors"],
     ["config"],
-    ["text", "vocabulary", "storage", "batches", "runtime", "events"],
+    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults"],
     ["corpus", "model"],
     ["training", "checkpoint", "stepper"],
     ["sampling", "reporting"],

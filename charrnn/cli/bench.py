@@ -2,7 +2,6 @@
 
 import json as json_module
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +27,7 @@ def bench(
     precision: Precision = "auto",
 ) -> None:
     """Measure training, sampling and preparing on this machine, each beside what bounds it; half a minute."""
-    config = replace(Training(), batch_size=batch_size, seq_length=seq_length)
+    config = Training(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
     from charrnn.runtime import open_runtime
 
@@ -51,6 +50,6 @@ def _rows(measurement: "Measurement") -> list[str]:
     rows = []
     for name, rate in measurement.references.items():
         share = measurement.rate / rate
-        rows.append(_COLUMNS.format(*head, f"{rate:,.0f}", name, f"{share:,.2f}x"))
+        rows.append(_COLUMNS.format(*head, f"{rate:,.0f}", name, f"{share:,.3g}x"))
         head = ("", "", "")
     return rows

@@ -108,7 +108,8 @@ def sample(
     runtime = open_runtime(device, "float32" if precision == "auto" else precision)
     prompt = normalise(prompt, ascii=loaded.corpus.config.ascii, lowercase=loaded.corpus.config.lowercase)
     is_drawn, seed = seed is None, seed_everything(seed)
-    pieces = sample_pieces(loaded.build_model(), loaded.vocabulary, config, seed=seed, runtime=runtime, prompt=prompt)
+    model = loaded.build_model().to(runtime.device)
+    pieces = sample_pieces(model, loaded.vocabulary, config, seed=seed, runtime=runtime, prompt=prompt)
     if is_drawn and not json:
         print(f"seed {seed}", file=sys.stderr)
     echo = "" if no_echo else prompt

@@ -163,7 +163,7 @@ def train(
         int | None,
         typer.Option(
             metavar="N",
-            help=f"Steps between evaluations; default: {EVALUATIONS_A_RUN} in a run.",
+            help=f"Steps between evaluations; default: at most {EVALUATIONS_A_RUN} in a run.",
             rich_help_panel=EVALUATION,
         ),
     ] = Training.eval_every,

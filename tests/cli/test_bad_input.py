@@ -50,6 +50,7 @@ CASES = [
     ("train corpus.safetensors --init-from corpus.safetensors --steps 1", 1, "is a corpus, not a checkpoint"),
     ("train corpus.safetensors --init-from checkpoint.safetensors --steps 1 --hidden-size 8", 1, "same model options"),
     ("train other.safetensors --steps 5 --run run --resume", 1, "another text"),
+    ("train corpus.safetensors --steps 5 --hidden-size 65536", 1, "lower --batch-size, --seq-length, --hidden-size"),
     ("train corpus.safetensors --precision int3", 2, "precision 'int3' is unknown"),
     ("sample newer-checkpoint.safetensors", 1, "another version of charrnn"),
     ("sample", 1, "no trained model"),
@@ -63,6 +64,7 @@ CASES = [
     ("sample checkpoint.safetensors --temperature -1", 2, "--temperature is -1.0"),
     ("sample checkpoint.safetensors --length many", 2, "--length"),
     ("sample checkpoint.safetensors --top-p 0", 2, "--top-p is 0.0"),
+    ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
 ]
 

@@ -1,0 +1,24 @@
+"""What is chosen where the user leaves it open."""
+
+from dataclasses import replace
+
+from charrnn.config import ModelConfig
+from charrnn.defaults import default_dropout, default_epochs, default_learning_rate
+
+
+def test_smaller_corpora_get_more_epochs() -> None:
+    assert default_epochs(1_000) > default_epochs(1_000_000) > default_epochs(10**9) >= 1
+
+
+def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
+    few, many = default_dropout(10**6, 10**6, 3), default_dropout(10**6, 10**6, 40)
+    assert 0 <= default_dropout(10**6, 10**9, 1) <= few < many <= default_dropout(10**6, 10**4, 1000) <= 0.5
+
+
+def test_learning_rate_suits_cell_width_and_step() -> None:
+    narrow = ModelConfig(vocab_size=7, hidden_size=512)
+    wide, other = replace(narrow, hidden_size=1024), replace(narrow, cell="rnn")
+    assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(wide, 1024)
+    assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
+    assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
+    assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
