@@ -121,7 +121,7 @@ class Trainer:
         self._paused_seconds = 0.0
         self._elapsed_before = 0.0  # seconds of the earlier parts of a resumed run
         self._started: float | None = None
-        self._closing_seconds = 0.0  # what an evaluation costs at most, with all that its reader does
+        self._closing_seconds = 0.0  # what an evaluation costs, with all that its reader does
 
     @property
     def steps_per_epoch(self) -> int:
@@ -352,8 +352,9 @@ class Trainer:
                 self._patience_lost_at = self._spent
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
         yield Evaluated(**self._where(), val_loss=loss, validated=self.validates, improved=improved)
-        # The longest so far, so that a budget that was spent stays spent.
-        self._closing_seconds = max(self._closing_seconds, time.perf_counter() - begin)
+        cost = time.perf_counter() - begin
+        # As long as the last one took; at the end no shorter, so that a budget that was spent stays spent.
+        self._closing_seconds = max(self._closing_seconds, cost) if self.is_over else cost
         self._evaluated_fraction = self.fraction  # of which the close now takes more
 
     def _has_lost_patience(self) -> bool:

@@ -38,6 +38,19 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, charrnn: Command) ->
     assert set(json.loads(records[0])) == {"text", "seed", "index", "finish_reason", "bits_per_char"}
 
 
+def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
+    tmp_path: Path, charrnn: Command
+) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    absurd = ["--learning-rate", "100", "--grad-clip", "100"]
+    done = charrnn("train", "tiny.txt", "--steps", "300", "--seed", "1", "--quiet", *absurd, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("warning: the loss was") for line in done.stderr.splitlines())
+    assert "back to step 0, with a learning rate of at most 50 from there on" in done.stderr
+    logged = [json.loads(line) for line in (tmp_path / "checkpoints/tiny/metrics.jsonl").read_text().splitlines()]
+    assert any("recovered_from_loss" in record for record in logged)
+
+
 def test_prepare_reads_stdin_and_reports(charrnn: Command) -> None:
     done = charrnn(
         "prepare",
