@@ -32,7 +32,6 @@ _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
     """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
 
-    Sources: Yang et al., "Tensor Programs V" (2022), for the width; Malladi et al., "On the SDEs and Scaling Rules
-    for Adaptive Gradient Algorithms" (2022), for the square root.
+    Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
-    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) * min(1.0, math.sqrt(chars_per_step / 1024))
+    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))

@@ -18,7 +18,7 @@ def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
 def test_learning_rate_suits_cell_width_and_step() -> None:
     narrow = ModelConfig(vocab_size=7, hidden_size=512)
     wide, other = replace(narrow, hidden_size=1024), replace(narrow, cell="rnn")
-    assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(wide, 1024)
+    assert default_learning_rate(narrow, 1024) == 4 * default_learning_rate(wide, 1024)
     assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
     assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
     assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)

@@ -42,8 +42,8 @@ RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS = (
 
 
 _PURPOSES: Mapping[Size, str] = {
-    "small": "for a first look or a short text",
-    "medium": "for minutes on a CPU",
+    "small": "for a first look or a short text (Shakespeare after 3 minutes of 2 cores: 1.42 nats)",
+    "medium": "for minutes on a CPU (1.40)",
     "large": "for a GPU, or hours",
 }
 
