@@ -1,6 +1,21 @@
 """charrnn turns any text into a model that writes like it.
 
-The command line is the interface; see `charrnn --help`. Importing this package imports no torch.
+The command line is the interface, see `charrnn --help`; `charrnn.load` is for Python. Importing this package imports
+no torch.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charrnn.api import LanguageModel, load
+
 __version__ = "0.1.0"
+__all__ = ["LanguageModel", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from charrnn import api
+
+    return getattr(api, name)

@@ -133,7 +133,8 @@ class SamplingConfig:
     """How text is drawn from a model: lengths in symbols, filters off where unset.
 
     `temperature` 0 takes the most likely symbol. `ban` lists characters never to be sampled. A sample ends
-    after `length` symbols, after any text in `stop` has appeared, or after `lines` whole lines.
+    after `length` symbols, after any text in `stop` has appeared, or after `lines` whole lines. No run of
+    `avoid_copying` characters of the corpus is reproduced.
     """
 
     length: int = 1000
@@ -145,10 +146,11 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     lines: int | None = None
     num_samples: int = 1
+    avoid_copying: int | None = None
 
     def __post_init__(self) -> None:
         _require_counts(self, "length", at_least=0)
-        _require_counts(self, "top_k", "lines", "num_samples")
+        _require_counts(self, "top_k", "lines", "num_samples", "avoid_copying")
         _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "at least 0")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)

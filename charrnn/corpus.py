@@ -63,6 +63,11 @@ class Corpus:
                 return corpus
         raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
 
+    @property
+    def text(self) -> str:
+        """The characters of the indices, decoded anew at each call."""
+        return self.vocabulary.decode(self.indices)
+
     def save(self) -> None:
         """Write the file that `open` reads. Raises: CharRNNError."""
         header = {
@@ -209,3 +214,10 @@ def open_or_prepare(argument: str, data_dir: Path, *, may_replace: bool = True) 
         )
     corpus = prepare(sources, corpus.config, output, overwrite=True)
     return replace(corpus, notes=(f"{argument} has changed: prepared it again", *corpus.notes))
+
+
+def read_text(argument: str, config: PreparationConfig) -> str:
+    """The text of a prepared file, or of a raw one as it would be prepared. Raises: CharRNNError."""
+    if storage.is_stored(Path(argument)):
+        return Corpus.open(Path(argument)).text
+    return "".join(CleanText(find_sources([argument]), config))

@@ -1,9 +1,10 @@
 """The machine: device, precision and random generators. No other file names a kind of device."""
 
 import contextlib
+import mmap
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from charrnn.errors import CharRNNError, OptionError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
+
+_HUGE_PAGE = 2**21
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,39 @@ class Runtime:
     @property
     def precision(self) -> str:
         """The precision's name, as in `--precision`."""
-        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+        return next(name for name, dtype in SAMPLING_PRECISIONS.items() if dtype == self.dtype)
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on this machine's device."""
         return tensor.to(self.device)
+
+    @property
+    def most_streams(self) -> int:
+        """How many streams sampled together leave the machine little idle."""
+        return 1024 if self.device.type == "cuda" else 256
+
+    @property
+    def has_onednn(self) -> bool:
+        """Whether weights can be laid out in the order in which oneDNN reads them."""
+        return self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+    @property
+    def has_vnni(self) -> bool:
+        """Whether four products of 8-bit integers are added in 32 bits at once."""
+        return bool(torch.cpu.get_capabilities().get("avx512_vnni", False))
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """A contiguous copy that is read as a whole over and over: on Linux in huge pages, which are found sooner."""
+        weight = weight.contiguous()
+        size = weight.numel() * weight.element_size()
+        if self.device.type != "cpu" or size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+            return weight
+        pages = mmap.mmap(-1, size + _HUGE_PAGE)
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        memory = torch.frombuffer(pages, dtype=torch.uint8)
+        begin = -memory.data_ptr() % _HUGE_PAGE
+        return memory[begin : begin + size].view(weight.dtype).view(weight.shape).copy_(weight)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context of a forward pass in this precision."""
@@ -107,8 +139,23 @@ class _CapturedStep:
             self._graph.replay()
 
 
-def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The machine that `--device` and `--precision` name.
+@contextlib.contextmanager
+def fbgemm() -> Iterator[None]:
+    """Weights quantised within are laid out for FBGEMM. PyTorch warns that it will once do without such tensors."""
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+            yield
+    finally:
+        torch.backends.quantized.engine = engine
+
+
+def open_runtime(
+    device: str = "auto", precision: str = "auto", precisions: Mapping[str, torch.dtype] = PRECISIONS
+) -> Runtime:
+    """The machine that `--device` and `--precision` name, to train or, with SAMPLING_PRECISIONS, to sample.
 
     Raises: CharRNNError for a device that is not there or a precision that it cannot compute in.
     """
@@ -117,11 +164,13 @@ def open_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
     if precision == "auto":
         return Runtime(chosen, _fastest_dtype(chosen))
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(PRECISIONS)}")
+    if precision not in precisions:
+        raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
     if chosen.type == "cpu" and precision == "float16":
-        raise CharRNNError("float16 does not train on a CPU: choose --precision bfloat16 or float32")
-    return Runtime(chosen, PRECISIONS[precision])
+        raise CharRNNError("float16 is for GPUs: choose --precision bfloat16 or float32")
+    if precision == "int8" and (chosen.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines):
+        raise CharRNNError("int8 is for x86 CPUs: choose --precision bfloat16 or float32")
+    return Runtime(chosen, precisions[precision])
 
 
 def _free_host_memory() -> int | None:

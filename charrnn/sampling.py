@@ -1,34 +1,38 @@
-"""Text from a trained model: filters over log-probabilities, stop conditions, `sample` as a stream of pieces.
+"""Text from a trained model: filters over log-probabilities, stop conditions, a `Sampler` that writes in pieces.
 
-How a step is computed is `stepper.py`'s business. Letters in shapes: B streams, V vocabulary size.
+How a step is computed is `stepper.py`'s business, where random numbers come from `noise.py`'s.
+Letters in shapes: K steps between two looks at what was drawn, B streams, V vocabulary size.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from charrnn.config import SamplingConfig
-from charrnn.errors import OptionError
-from charrnn.model import CharRNN
+from charrnn.errors import CharRNNError, OptionError
+from charrnn.model import CharRNN, State
+from charrnn.noise import gumbel, stream_key
+from charrnn.novelty import Index
 from charrnn.runtime import Runtime
-from charrnn.stepper import Stepper
+from charrnn.stepper import Position, Stepper
 from charrnn.vocabulary import Vocabulary
 
 Filter = Callable[[Tensor], Tensor]
 """Log-probabilities (B, V) in, the same with those of excluded symbols at minus infinity out."""
 
-_BATCH_SIZE = 256
-_NOISE_STEPS = 64
+_MOST_STEPS = 64
+_STEPS_TO_AN_END = 16  # where any symbol may be a sample's last, and what is drawn behind it is lost
+_MOST_VALUES = 2**22  # of K steps, B streams and V symbols
+_MOST_REJECTIONS = 100
 _LOWEST_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and float32 overflows
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The next symbols of sample `index`; the last piece says why it ended and how likely the sample was.
+    """The next symbols of sample `index`; its last piece says why it ended and how likely the whole was.
 
     `finish_reason` is "length", "stop" or "lines"; `bits_per_char` is under the model itself, at temperature 1
     and without filters.
@@ -73,18 +77,15 @@ def min_p(p: float) -> Filter:
     return lambda log_p: log_p.masked_fill(log_p < log_p.amax(-1, keepdim=True) + math.log(p), -math.inf)
 
 
-def exclude(indices: list[int]) -> Filter:
+def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
     """Never these symbols."""
-
-    def keep(log_p: Tensor) -> Tensor:
-        log_p = log_p.clone()
-        log_p[..., indices] = -math.inf
-        return log_p
-
-    return keep
+    mask = torch.zeros(vocab_size)
+    mask[indices] = -math.inf
+    mask = runtime.place(mask)
+    return lambda log_p: log_p + mask
 
 
-def make_filters(config: SamplingConfig, vocabulary: Vocabulary) -> list[Filter]:
+def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtime) -> list[Filter]:
     """The filters that a config asks for, in the order in which they apply; the unknown symbol never passes.
 
     Raises: OptionError if every symbol is banned.
@@ -94,7 +95,7 @@ def make_filters(config: SamplingConfig, vocabulary: Vocabulary) -> list[Filter]
         raise OptionError("--ban leaves no symbol to sample: ban fewer")
     if vocabulary.unknown is not None:
         banned.append(vocabulary.unknown)
-    filters = [exclude(banned)] if banned else []
+    filters = [exclude(banned, vocabulary.size, runtime)] if banned else []
     if config.top_k is not None:
         filters.append(top_k(config.top_k))
     if config.top_p is not None:
@@ -104,68 +105,223 @@ def make_filters(config: SamplingConfig, vocabulary: Vocabulary) -> list[Filter]
     return filters
 
 
-def choose(logits: Tensor, temperature: float, filters: list[Filter], noise: Tensor) -> Tensor:
-    """Draw one symbol for each stream: logits and noise (B, V) to (B,).
+def choose(
+    logits: Tensor, temperature: float, filters: list[Filter], noise: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Draw one symbol for each stream: logits and Gumbel noise (B, V) to (B,) int64.
 
-    With standard exponential noise E the first arrival of a race, argmin E / p, falls on a symbol with
-    exactly its probability p: this is `multinomial` without a copy to the host.
+    The largest log p + noise falls on each symbol with exactly its probability p, and logits differ from log p by a
+    constant only: this is `multinomial` without a look at the numbers.
     """
     greedy = temperature < _LOWEST_TEMPERATURE
-    log_p = logits if greedy else (logits / temperature).log_softmax(-1)
+    if filters and not greedy:
+        logits, temperature = (logits / temperature).log_softmax(-1), 1.0
     for keep in filters:
-        log_p = keep(log_p)
-    return log_p.argmax(-1) if greedy else (log_p - noise.log()).argmax(-1)
+        logits = keep(logits)
+    return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
 
 
-class _Noise:
-    """Exponential noise (B, V) a step; what stream i gets depends on the seed and i alone."""
-
-    def __init__(self, seed: int, indices: range, vocab_size: int) -> None:
-        base = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
-        self._generators = [torch.Generator().manual_seed((base + i) % 2**32) for i in indices]
-        self._shape = (_NOISE_STEPS, vocab_size)
-        self._steps: list[Tensor] = []
-
-    def draw(self) -> Tensor:
-        if not self._steps:
-            drawn = [torch.empty(self._shape).exponential_(generator=g) for g in self._generators]
-            self._steps = list(torch.stack(drawn, dim=1).clamp_min_(1e-38).flip(0))
-        return self._steps.pop()
-
-
-@dataclass
 class _Stream:
-    """One sample in the making: when it must end."""
+    """One sample in the making. What may yet turn out to be copied is pending, and can be taken back."""
 
-    index: int
-    config: SamplingConfig
-    length: int = 0
-    lines: int = 0
-    tail: str = ""
-    nats: float = 0.0
-    finish_reason: str | None = None
-    tail_length: int = field(init=False)
+    def __init__(self, index: int, config: SamplingConfig, corpus: Index | None) -> None:
+        self.index = index
+        self.finish_reason: str | None = None
+        self.rejections = 0
+        self._config = config
+        self._corpus = corpus if config.avoid_copying is not None else None
+        self._settled = ""  # only its end, where nothing is ever taken back
+        self._pending = ""
+        self._pending_nats: list[float] = []
+        self._length, self._lines, self._nats = 0, 0, 0.0  # of what is settled
 
-    def __post_init__(self) -> None:
-        self.tail_length = max(map(len, self.config.stop), default=0)
+    @property
+    def text(self) -> str:
+        """All that was drawn, where it can be taken back."""
+        return self._settled + self._pending
 
-    def add(self, symbol: str, nats: float) -> Piece:
-        self.length += 1
-        self.nats += nats
-        self.lines += symbol == "\n"
-        if self.tail_length:
-            self.tail = (self.tail + symbol)[-self.tail_length :]
-        self.finish_reason = self._reason_to_end()
+    @property
+    def length(self) -> int:
+        """How many symbols were drawn and not taken back."""
+        return self._length + len(self._pending)
+
+    def add(self, symbols: str, nats: list[float]) -> Piece | None:
+        """Take the next symbols, as far as the sample's end; returns what has become sure by them.
+
+        Raises: CharRNNError if a sample is taken back over and over.
+        """
+        self._pending += symbols
+        self._pending_nats += nats
+        end, reason = self._find_end()
+        self._cut(end)
+        size = self._config.avoid_copying or 1
+        if self._corpus is not None and (begin := self._corpus.find_copy(self._pending, size)) is not None:
+            self._cut(begin)
+            self._reject(size)
+            return None
+        self.finish_reason = reason
+        sure = end if reason or self._corpus is None else end - size + 1
+        return self._settle(sure) if sure > 0 else None
+
+    def _find_end(self) -> tuple[int, str | None]:
+        """How many of the pending symbols belong to the sample, and why no more, if it ends among them."""
+        ends: list[tuple[int, str]] = []
+        for stop in self._config.stop:
+            tail = _tail(self._settled, len(stop) - 1)
+            found = (tail + self._pending).find(stop)
+            if found >= 0:
+                ends.append((found + len(stop) - len(tail), "stop"))
+        if self._config.lines is not None:
+            end = 0
+            for _ in range(self._config.lines - self._lines):
+                end = self._pending.find("\n", end) + 1
+                if not end:
+                    break
+            else:
+                ends.append((end, "lines"))
+        if self.length >= self._config.length:
+            ends.append((self._config.length - self._length, "length"))
+        return min(ends, key=lambda end: end[0], default=(len(self._pending), None))
+
+    def _cut(self, end: int) -> None:
+        self._pending = self._pending[:end]
+        self._pending_nats = self._pending_nats[:end]
+
+    def _reject(self, size: int) -> None:
+        self.rejections += 1
+        if self.rejections > _MOST_REJECTIONS:
+            raise CharRNNError(
+                f"sample {self.index} copied {size} characters of the corpus {_MOST_REJECTIONS} times: "
+                "raise --avoid-copying or --temperature"
+            )
+
+    def _settle(self, sure: int) -> Piece:
+        symbols, self._pending = self._pending[:sure], self._pending[sure:]
+        self._nats += sum(self._pending_nats[:sure])
+        self._pending_nats = self._pending_nats[sure:]
+        self._length += sure
+        self._lines += symbols.count("\n")
+        self._settled += symbols
+        if self._corpus is None:
+            self._settled = _tail(self._settled, max(map(len, self._config.stop), default=0))
         if self.finish_reason is None:
-            return Piece(self.index, symbol)
-        return Piece(self.index, symbol, self.finish_reason, self.nats / self.length / math.log(2))
+            return Piece(self.index, symbols)
+        return Piece(self.index, symbols, self.finish_reason, self._nats / self._length / math.log(2))
 
-    def _reason_to_end(self) -> str | None:
-        if self.tail_length and self.tail.endswith(self.config.stop):
-            return "stop"
-        if self.config.lines is not None and self.lines >= self.config.lines:
-            return "lines"
-        return "length" if self.length >= self.config.length else None
+
+def _tail(text: str, size: int) -> str:
+    return text[max(len(text) - size, 0) :]
+
+
+class Sampler:
+    """Draws samples as a config says; what it prepares serves any number of prompts.
+
+    Sample i follows from the seed and i alone. Up to B samples advance together, K steps between two looks; where
+    one ends, the next takes its place.
+    """
+
+    def __init__(
+        self,
+        model: CharRNN,
+        vocabulary: Vocabulary,
+        config: SamplingConfig,
+        runtime: Runtime,
+        corpus: Index | None = None,
+    ) -> None:
+        """The model lies on the runtime's device already: to move it again would tear it from a recorded training step.
+
+        `corpus` is what `avoid_copying` speaks of. Raises: OptionError if it is missing or no symbol can be sampled.
+        """
+        if config.avoid_copying is not None and corpus is None:
+            raise OptionError("--avoid-copying needs the corpus: name it with --corpus FILE")
+        self._vocabulary = vocabulary
+        self._config = config
+        self._runtime = runtime
+        self._corpus = corpus
+        self._filters = make_filters(config, vocabulary, runtime)
+        B, V = min(config.num_samples, runtime.most_streams), vocabulary.size
+        ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
+        steps = min(_STEPS_TO_AN_END if ends_anywhere else _MOST_STEPS, max(config.length, 1))
+        K = max(min(steps, _MOST_VALUES // (B * V)), 1)
+        self._stepper = Stepper(model, runtime, B)
+        self._noise = runtime.place(torch.zeros(K, B, V))
+        self._logits = torch.zeros_like(self._noise)
+        self._symbols = runtime.place(torch.zeros(K, B, dtype=torch.int64))
+        # Views made once: to make them costs as much as to compute with them.
+        self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
+        self._advance = runtime.capture(self._take_steps)
+
+    def sample(self, prompt: str = "", *, seed: int) -> Iterator[Piece]:
+        """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
+
+        Raises, before the first piece: CharRNNError for a prompt outside the vocabulary.
+        """
+        self._vocabulary.require(prompt)
+        start = self._vocabulary.encode(prompt) if prompt else _line_start(self._vocabulary)
+        return self._sample(start, seed)
+
+    def _sample(self, start: Tensor, seed: int) -> Iterator[Piece]:
+        if self._config.length == 0:
+            yield from (Piece(i, "", "length") for i in range(self._config.num_samples))
+            return
+        state = self._stepper.read(start)
+        behind_start = self._stepper.locate(state)
+        waiting = iter(range(self._config.num_samples))
+        streams = {slot: self._begin(next(waiting)) for slot in range(self._symbols.shape[1])}
+        self._stepper.place(list(streams), behind_start)
+        while streams:
+            self._draw_noise(streams, seed)
+            with torch.inference_mode():
+                self._advance()
+            anew = []
+            for slot, symbols, nats in self._look(list(streams)):
+                stream = streams[slot]
+                rejections = stream.rejections
+                piece = stream.add(symbols, nats)
+                if piece is not None:
+                    yield piece
+                if stream.rejections > rejections:
+                    self._stepper.place([slot], self._locate(stream, state, behind_start))
+                elif stream.finish_reason is not None:
+                    anew.append(slot)
+            for slot in anew:
+                del streams[slot]
+            begun = {slot: self._begin(index) for slot, index in zip(anew, waiting, strict=False)}
+            if begun:
+                self._stepper.place(list(begun), behind_start)
+                streams |= begun
+
+    def _begin(self, index: int) -> _Stream:
+        return _Stream(index, self._config, self._corpus)
+
+    def _take_steps(self) -> None:
+        """K steps of all streams, without a look at what is drawn."""
+        config = self._config
+        for noise, logits, symbols in self._steps:
+            logits.copy_(self._stepper.logits)
+            choose(logits, config.temperature, self._filters, noise, out=symbols)
+            self._stepper.step(symbols)
+
+    def _draw_noise(self, streams: dict[int, _Stream], seed: int) -> None:
+        K, B, V = self._noise.shape
+        keys, begin = torch.zeros(2, B, dtype=torch.int64)
+        for slot, stream in streams.items():
+            keys[slot] = stream_key(seed, stream.index, stream.rejections)
+            begin[slot] = stream.length
+        self._noise.copy_(gumbel(self._runtime.place(keys), self._runtime.place(begin), K, V))
+
+    def _look(self, slots: list[int]) -> Iterator[tuple[int, str, list[float]]]:
+        """What the streams in these slots have drawn, and how surprising each symbol was, in nats."""
+        log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
+        nats = log_p.neg().t().tolist()
+        K, text = len(self._steps), self._vocabulary.decode(self._symbols.t().flatten())
+        return ((slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots)
+
+    def _locate(self, stream: _Stream, state: State, behind_start: Position) -> Position:
+        """Where a stream stands behind what it keeps of its text, read anew."""
+        if not stream.text:
+            return behind_start
+        return self._stepper.locate(self._stepper.read(self._vocabulary.encode(stream.text), state))
 
 
 def sample(
@@ -177,56 +333,8 @@ def sample(
     runtime: Runtime,
     prompt: str = "",
 ) -> Iterator[Piece]:
-    """Continue the prompt `config.num_samples` times, piece by piece as the symbols are drawn.
-
-    The model lies on the runtime's device already: to move it there again would tear it from a recorded training
-    step. Without a prompt a line is begun. Raises, before the first piece: CharRNNError for a prompt outside the
-    vocabulary.
-    """
-    filters = make_filters(config, vocabulary)
-    vocabulary.require(prompt)
-    start = vocabulary.encode(prompt) if prompt else _line_start(vocabulary)
-    stepper = Stepper(model, runtime)
-    return _sample_all(stepper, vocabulary, config, filters, start, seed)
-
-
-def _sample_all(
-    stepper: Stepper,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    filters: list[Filter],
-    start: Tensor,
-    seed: int,
-) -> Iterator[Piece]:
-    for first in range(0, config.num_samples, _BATCH_SIZE):
-        indices = range(first, min(first + _BATCH_SIZE, config.num_samples))
-        if config.length == 0:
-            yield from (Piece(i, "", "length") for i in indices)
-        else:
-            noise = _Noise(seed, indices, vocabulary.size)
-            streams = [_Stream(i, config) for i in indices]
-            yield from _sample_batch(stepper, vocabulary, config, filters, start, noise, streams)
-
-
-def _sample_batch(
-    stepper: Stepper,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    filters: list[Filter],
-    start: Tensor,
-    noise: _Noise,
-    streams: list[_Stream],
-) -> Iterator[Piece]:
-    logits, state = stepper.read(start, len(streams))
-    while True:
-        symbols = choose(logits, config.temperature, filters, noise.draw().to(logits.device))
-        losses = -logits.log_softmax(-1).gather(-1, symbols[:, None])[:, 0]
-        for stream, symbol, nats in zip(streams, symbols.tolist(), losses.tolist(), strict=True):
-            if stream.finish_reason is None:
-                yield stream.add(vocabulary.symbols[symbol], nats)
-        if all(stream.finish_reason for stream in streams):
-            return
-        logits, state = stepper.step(symbols, state)
+    """Continue one prompt as a `Sampler` does, which see."""
+    return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
 
 
 def _line_start(vocabulary: Vocabulary) -> Tensor:

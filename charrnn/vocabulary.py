@@ -50,6 +50,7 @@ class Vocabulary:
     symbols: tuple[str, ...]
     counts: tuple[int, ...]
     _table: Tensor = field(init=False, repr=False, compare=False)
+    _points: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         unique = set(self.symbols)
@@ -61,6 +62,7 @@ class Vocabulary:
         table = torch.full((int(points.max()) + 1,), self.unknown or 0, dtype=torch.int32)
         table[points] = torch.arange(len(points), dtype=torch.int32)
         object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_points", code_points("".join(self.symbols) + UNKNOWN_CHAR).int())
 
     @classmethod
     def build(cls, totals: Tensor, *, min_count: int = 1, max_vocab: int | None = None) -> "Vocabulary":
@@ -127,8 +129,7 @@ class Vocabulary:
 
     def decode(self, indices: Tensor | Sequence[int]) -> str:
         """The text of indices (N,); the unknown symbol becomes U+FFFD."""
-        points = code_points("".join(self.symbols) + UNKNOWN_CHAR).int()
-        chosen = torch.index_select(points, 0, torch.as_tensor(indices).cpu().int())
+        chosen = torch.index_select(self._points, 0, torch.as_tensor(indices).cpu().int())
         return chosen.numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Filters on hand-written distributions, frequencies, and where samples end."""
 
 import math
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +11,13 @@ from torch import Tensor
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.noise import gumbel
+from charrnn.novelty import Index
 from charrnn.run import Run
-from charrnn.sampling import Filter, Piece, choose, exclude, make_filters, min_p, sample, top_k, top_p
+from charrnn.runtime import Runtime
+from charrnn.sampling import Filter, Piece, Sampler, choose, exclude, make_filters, min_p, top_k, top_p
 from charrnn.vocabulary import Vocabulary
-from tests.conftest import CPU
+from tests.conftest import CPU, TEXT
 
 P = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
 VOCABULARY = Vocabulary(("a", "b", "c", "d"), (1, 1, 1, 1))
@@ -33,7 +39,7 @@ def kept(keep: Filter) -> list[int]:
         (top_p(1.0), [0, 1, 2, 3]),
         (min_p(0.4), [0, 1]),
         (min_p(1.0), [0]),
-        (exclude([0, 2]), [1, 3]),
+        (exclude([0, 2], 4, CPU), [1, 3]),
     ],
 )
 def test_filter_keeps(keep: Filter, expected: list[int]) -> None:
@@ -41,12 +47,12 @@ def test_filter_keeps(keep: Filter, expected: list[int]) -> None:
 
 
 def draw(logits: Tensor, temperature: float, filters: list[Filter], n: int = 20_000) -> Tensor:
-    noise = torch.empty(n, 4).exponential_(generator=torch.Generator().manual_seed(0))
+    noise = gumbel(torch.arange(n), torch.zeros(n, dtype=torch.int64), 1, 4)[0]
     return choose(logits.expand(n, -1), temperature, filters, noise)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("filters", [[], [top_k(3)], [top_p(0.7)], [min_p(0.25)], [exclude([0])]])
+@pytest.mark.parametrize("filters", [[], [top_k(3)], [top_p(0.7)], [min_p(0.25)], [exclude([0], 4, CPU)]])
 def test_frequencies_are_those_of_the_filtered_softmax(temperature: float, filters: list[Filter]) -> None:
     log_p = (P.log() / temperature).log_softmax(-1)
     for keep in filters:
@@ -61,28 +67,45 @@ def test_frequencies_are_those_of_the_filtered_softmax(temperature: float, filte
 
 def test_temperature_zero_takes_the_most_likely() -> None:
     assert draw(P.log(), 0, [], n=100).unique().tolist() == [0]
-    assert draw(P.log(), 0, [exclude([0])], n=100).unique().tolist() == [1]
+    assert draw(P.log(), 0, [exclude([0], 4, CPU)], n=100).unique().tolist() == [1]
 
 
 def test_lowest_temperatures_do_not_overflow() -> None:
-    assert draw(P.log() + 30, 1e-39, [exclude([0])], n=100).unique().tolist() == [1]
+    assert draw(P.log() + 30, 1e-39, [exclude([0], 4, CPU)], n=100).unique().tolist() == [1]
 
 
 def test_unknown_symbol_and_banned_characters_never_pass() -> None:
     with_unknown = Vocabulary(("a", "b", "c"), (1, 1, 1, 5))
-    filters = make_filters(SamplingConfig(ban="ab"), with_unknown)
+    filters = make_filters(SamplingConfig(ban="ab"), with_unknown, CPU)
     assert draw(torch.zeros(1, 4), 1.0, filters, n=1000).unique().tolist() == [2]
     with pytest.raises(OptionError, match="--ban"):
-        make_filters(SamplingConfig(ban="abcd"), VOCABULARY)
+        make_filters(SamplingConfig(ban="abcd"), VOCABULARY, CPU)
 
 
-def pieces_of(run: Run, prompt: str = "", seed: int = 1, **options: object) -> list[Piece]:
+def pieces_of(
+    run: Run, prompt: str = "", seed: int = 1, *, runtime: Runtime = CPU, corpus: Index | None = None, **options: object
+) -> list[Piece]:
     config = SamplingConfig(**options)  # type: ignore[arg-type]
-    return list(sample(run.trainer.model, run.corpus.vocabulary, config, seed=seed, runtime=CPU, prompt=prompt))
+    sampler = Sampler(run.trainer.model, run.corpus.vocabulary, config, runtime, corpus)
+    return list(sampler.sample(prompt, seed=seed))
 
 
-def text_of(run: Run, prompt: str = "", seed: int = 1, **options: object) -> str:
+def text_of(run: Run, prompt: str = "", seed: int = 1, **options: Any) -> str:
     return "".join(piece.text for piece in pieces_of(run, prompt, seed, **options))
+
+
+def texts_of(pieces: list[Piece]) -> list[str]:
+    """The whole text of each sample, by its index."""
+    texts: dict[int, str] = defaultdict(str)
+    for piece in pieces:
+        texts[piece.index] += piece.text
+    return [texts[i] for i in sorted(texts)]
+
+
+class Narrow(Runtime):
+    """A machine that advances two streams at once."""
+
+    most_streams = 2
 
 
 def test_trained_model_writes_like_its_corpus(trained_run: Run) -> None:
@@ -96,13 +119,15 @@ def test_seed_decides_the_text(trained_run: Run) -> None:
 
 
 def test_samples_end_by_length_stop_and_lines(trained_run: Run) -> None:
-    assert [piece.finish_reason for piece in pieces_of(trained_run, length=3)] == [None, None, "length"]
+    whole = pieces_of(trained_run, length=150)
+    assert sum(len(piece.text) for piece in whole) == 150
+    assert [piece.finish_reason for piece in whole] == [None] * (len(whole) - 1) + ["length"]
     stopped = pieces_of(trained_run, stop=("zzz", "sat on"), length=10_000)
     assert "".join(piece.text for piece in stopped).endswith("sat on")
     assert stopped[-1].finish_reason == "stop"
     lines = pieces_of(trained_run, lines=2, length=10_000)
     assert "".join(piece.text for piece in lines).count("\n") == 2
-    assert (lines[-1].text, lines[-1].finish_reason) == ("\n", "lines")
+    assert (lines[-1].text[-1], lines[-1].finish_reason) == ("\n", "lines")
 
 
 def test_length_zero_samples_nothing(trained_run: Run) -> None:
@@ -111,21 +136,84 @@ def test_length_zero_samples_nothing(trained_run: Run) -> None:
 
 def test_several_samples_differ_and_end_on_their_own(trained_run: Run) -> None:
     pieces = pieces_of(trained_run, num_samples=5, lines=1, temperature=1.5)
-    texts = ["".join(piece.text for piece in pieces if piece.index == i) for i in range(5)]
+    texts = texts_of(pieces)
     assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
     assert len(set(texts)) > 1
     assert sorted(piece.index for piece in pieces if piece.finish_reason) == list(range(5))
 
 
-def test_bits_per_char_are_the_models_own_whatever_the_temperature(trained_run: Run) -> None:
-    prompt, model = "the", trained_run.trainer.model.eval()
-    pieces = pieces_of(trained_run, prompt, temperature=0.5, top_k=3, length=20)
-    text = "".join(piece.text for piece in pieces)
-    indices = trained_run.corpus.vocabulary.encode(prompt + text).long()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sample_is_the_same_whatever_runs_beside_it(trained_run: Run, dtype: torch.dtype) -> None:
+    wide, narrow = replace(CPU, dtype=dtype), Narrow(CPU.device, dtype)
+    for ends in ({"length": 70}, {"lines": 1}, {"stop": ("at",), "length": 90}):
+        options: dict[str, Any] = {**ends, "temperature": 1.5}
+        together = texts_of(pieces_of(trained_run, runtime=wide, num_samples=7, **options))
+        assert texts_of(pieces_of(trained_run, runtime=narrow, num_samples=7, **options)) == together
+        assert texts_of(pieces_of(trained_run, runtime=wide, num_samples=1, **options)) == together[:1]
+        assert len(set(together)) == 7
+
+
+def test_more_samples_than_streams_come_as_they_finish(trained_run: Run) -> None:
+    pieces = pieces_of(trained_run, runtime=Narrow(CPU.device, CPU.dtype), num_samples=50, lines=1)
+    finished = [piece.index for piece in pieces if piece.finish_reason]
+    assert sorted(finished) == list(range(50))
+    assert finished[0] < 2
+    last_of_first = max(place for place, piece in enumerate(pieces) if piece.index == finished[0])
+    assert last_of_first < min(place for place, piece in enumerate(pieces) if piece.index == 49)
+
+
+def test_sampler_serves_one_prompt_after_another(trained_run: Run) -> None:
+    config = SamplingConfig(length=40)
+    sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, config, CPU)
+    texts = ["".join(piece.text for piece in sampler.sample(prompt, seed=1)) for prompt in ("the ", "a hen", "the ")]
+    assert texts[0] == texts[2] != texts[1]
+    assert texts == [text_of(trained_run, prompt, length=40) for prompt in ("the ", "a hen", "the ")]
+
+
+def test_stop_text_is_found_across_pieces(trained_run: Run) -> None:
+    whole = text_of(trained_run, length=400)
+    for end in range(40, 160):
+        stop = whole[end - 25 : end]
+        expected = whole[: whole.index(stop) + len(stop)]
+        assert text_of(trained_run, stop=(stop, "never"), length=400) == expected
+
+
+def test_copies_are_drawn_again(trained_run: Run) -> None:
+    index, size = Index(TEXT), 12
+    copied = texts_of(pieces_of(trained_run, num_samples=4, length=150))
+    assert min(map(index.longest_copy, copied)) >= size
+    pieces = pieces_of(trained_run, num_samples=4, length=150, temperature=1.2, corpus=index, avoid_copying=size)
+    texts = texts_of(pieces)
+    assert [len(text) for text in texts] == [150] * 4
+    assert max(map(index.longest_copy, texts)) < size
+    alone = pieces_of(trained_run, length=150, temperature=1.2, corpus=index, avoid_copying=size)
+    assert texts_of(alone) == texts[:1]
+
+
+def test_copies_without_end_are_an_error(trained_run: Run) -> None:
+    with pytest.raises(CharRNNError, match="copied 4 characters of the corpus 100 times"):
+        pieces_of(trained_run, temperature=0, corpus=Index(TEXT), avoid_copying=4)
+    with pytest.raises(OptionError, match="--corpus"):
+        pieces_of(trained_run, avoid_copying=4)
+
+
+def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
+    options: dict[str, Any] = {"temperature": 1.2, "corpus": Index(TEXT), "avoid_copying": 12, "length": 150}
+    pieces = pieces_of(trained_run, "the", **options)
+    assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-3)
+
+
+def bits_of(run: Run, prompt: str, text: str) -> float:
+    """Bits per character of a text behind a prompt, read as a sequence."""
+    indices = run.corpus.vocabulary.encode(prompt + text).long()
     with torch.no_grad():
-        log_p = model(indices[:-1, None])[0][:, 0].log_softmax(-1)
-    nats = -log_p.gather(1, indices[1:, None])[len(prompt) - 1 :].mean()
-    assert pieces[-1].bits_per_char == pytest.approx(float(nats) / math.log(2), abs=1e-4)
+        log_p = run.trainer.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
+    return float(-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :].mean()) / math.log(2)
+
+
+def test_bits_per_char_are_the_models_own_whatever_the_temperature(trained_run: Run) -> None:
+    pieces = pieces_of(trained_run, "the", temperature=0.5, top_k=3, length=20)
+    assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-4)
 
 
 def test_prompt_outside_the_vocabulary_is_an_error_that_lists_it(trained_run: Run) -> None:

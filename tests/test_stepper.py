@@ -1,75 +1,140 @@
 """A trained model, one step at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from charrnn import stepper as stepper_module
 from charrnn.config import Cell, ModelConfig
 from charrnn.model import CharRNN
-from charrnn.stepper import Stepper
+from charrnn.runtime import Runtime, open_runtime
+from charrnn.stepper import Stepper, suit
 from tests.conftest import CPU
 
 V = 9
+BFLOAT16, INT8 = replace(CPU, dtype=torch.bfloat16), replace(CPU, dtype=torch.int8)
 cells: st.SearchStrategy[Cell] = st.sampled_from(["lstm", "gru", "rnn"])
 sequences = st.lists(st.integers(0, V - 1), min_size=2, max_size=12)
+has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
+precisions = [
+    CPU,
+    BFLOAT16,
+    pytest.param(INT8, marks=pytest.mark.skipif(not has_fbgemm, reason="needs FBGEMM")),
+]
 
 
-@given(cells, st.integers(1, 3), st.sampled_from([None, 5]), sequences, st.integers(1, 4))
+def build(scale: float = 0.5, **options: object) -> CharRNN:
+    """A model with weights large enough that each of them matters."""
+    torch.manual_seed(0)
+    defaults = {"vocab_size": V, "hidden_size": 7, "embedding_size": 5, "dropout": 0.5}
+    model = CharRNN(ModelConfig(**(defaults | options)))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=scale)
+    return model
+
+
+def start(model: CharRNN, runtime: Runtime, texts: Tensor) -> Stepper:
+    """A stepper whose streams have read the first symbol of each of these texts (N, B)."""
+    stepper = Stepper(model, runtime, texts.shape[1])
+    for stream, symbol in enumerate(texts[0]):
+        stepper.place([stream], stepper.locate(stepper.read(symbol[None])))
+    return stepper
+
+
+def logits_along(model: CharRNN, runtime: Runtime, texts: Tensor) -> Tensor:
+    """The logits (N, B, V) of texts (N, B) that are read step by step."""
+    stepper = start(model, runtime, texts)
+    logits = [stepper.logits.clone()]
+    for symbols in texts[1:]:
+        stepper.step(symbols)
+        logits.append(stepper.logits.clone())
+    return torch.stack(logits)
+
+
+@given(cells, st.integers(1, 3), st.sampled_from([None, 5]), sequences, st.integers(1, 6), st.booleans())
 @torch.no_grad()
 def test_logits_are_those_of_the_model(
-    cell: Cell, num_layers: int, embedding_size: int | None, text: list[int], num_streams: int
+    cell: Cell, num_layers: int, embedding_size: int | None, text: list[int], num_streams: int, large: bool
 ) -> None:
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=V,
-        cell=cell,
-        hidden_size=7,
-        num_layers=num_layers,
-        embedding_size=embedding_size,
-        dropout=0.5,
-    )
-    model = CharRNN(config)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.5)
-    expected, _ = model.eval()(torch.tensor(text)[:, None])
-    stepper = Stepper(model.train(), CPU)
-    logits, state = stepper.read(torch.tensor(text[:1], dtype=torch.uint8), num_streams, chunk=2)
-    for t, symbol in enumerate(text):
-        if t > 0:
-            logits, state = stepper.step(torch.full((num_streams,), symbol), state)
-        torch.testing.assert_close(logits, expected[t].expand(num_streams, -1), atol=1e-5, rtol=1e-4)
+    model = build(cell=cell, num_layers=num_layers, embedding_size=embedding_size)
+    texts = torch.stack([torch.tensor(text).roll(i) for i in range(num_streams)], dim=1)
+    expected, _ = model.eval()(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stepper_module, "_LARGE", 0 if large else 2**19)
+        logits = logits_along(model.train(), CPU, texts)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
     assert model.training
 
 
+@pytest.mark.parametrize("runtime", precisions[1:])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @torch.no_grad()
-def test_long_prompt_is_read_in_chunks_to_the_same_end() -> None:
-    model = CharRNN(ModelConfig(vocab_size=V, hidden_size=7, embedding_size=5))
-    prompt = torch.arange(50) % V
-    (a, _), (b, _) = (Stepper(model, CPU).read(prompt, 1, chunk=chunk) for chunk in (7, 1000))
-    torch.testing.assert_close(a, b)
+def test_lower_precisions_are_close_to_the_model(cell: Cell, runtime: Runtime) -> None:
+    model = build(scale=0.2, cell=cell, hidden_size=64, num_layers=2)
+    texts = torch.randint(V, (30, 3))
+    expected, _ = model.eval()(texts)
+    difference = (logits_along(model, runtime, texts) - expected).abs().max()
+    assert 0 < difference < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("runtime", precisions)
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 1), (48, 2), (128, 1)])
+@torch.no_grad()
+def test_stream_has_the_same_logits_to_the_bit_beside_any_others(
+    runtime: Runtime, hidden_size: int, num_layers: int
+) -> None:
+    model = build(hidden_size=hidden_size, num_layers=num_layers)
+    texts = torch.randint(V, (12, 40))
+    together = logits_along(model, runtime, texts)
+    for num_streams in (1, 2, 7):
+        assert torch.equal(logits_along(model, runtime, texts[:, :num_streams]), together[:, :num_streams])
 
 
 @torch.no_grad()
-def test_streams_do_not_disturb_each_other() -> None:
-    stepper = Stepper(CharRNN(ModelConfig(vocab_size=V, hidden_size=7, embedding_size=5)), CPU)
-    _, state = stepper.read(torch.tensor([1]), 2)
-    _, state = stepper.step(torch.tensor([2, 3]), state)
-    together, _ = stepper.step(torch.tensor([4, 4]), state)
-    _, alone = stepper.read(torch.tensor([1, 3]), 1)
-    logits, _ = stepper.step(torch.tensor([4]), alone)
-    torch.testing.assert_close(together[1:], logits)
-    assert not torch.allclose(together[0], together[1])
+def test_long_text_is_read_in_chunks_to_the_same_end() -> None:
+    model = build()
+    text, stepper = torch.arange(50) % V, Stepper(model, CPU, 1)
+    whole, chunks = (stepper.locate(stepper.read(text, chunk=chunk)) for chunk in (1000, 7))
+    resumed = stepper.locate(stepper.read(text[20:], stepper.read(text[:20])))
+    for a, b, c in zip(whole, chunks, resumed, strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, c)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@torch.no_grad()
+def test_stream_is_put_elsewhere_without_a_trace_of_where_it_was(cell: Cell) -> None:
+    model = build(cell=cell)
+    texts = torch.randint(V, (9, 3))
+    stepper = start(model, CPU, texts)
+    for symbols in texts[1:5]:
+        stepper.step(symbols)
+    stepper.place([1], stepper.locate(stepper.read(texts[:1, 0])))
+    for t in range(1, 4):
+        stepper.step(texts[[4 + t, t, 4 + t], [0, 0, 2]])
+    expected = logits_along(model, CPU, texts)
+    torch.testing.assert_close(stepper.logits[1], expected[3, 0])
+    torch.testing.assert_close(stepper.logits[[0, 2]], expected[7, [0, 2]])
+
+
+def test_only_a_large_model_takes_a_lower_precision_of_itself() -> None:
+    small, large = (ModelConfig(vocab_size=65, hidden_size=H, embedding_size=64) for H in (256, 512))
+    assert suit(BFLOAT16, small) == CPU
+    assert suit(BFLOAT16, large) == BFLOAT16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @torch.no_grad()
-def test_cuda_agrees_with_the_cpu() -> None:
-    from charrnn.runtime import open_runtime
-
-    model = CharRNN(ModelConfig(vocab_size=V, hidden_size=32, num_layers=2))
-    prompt = torch.arange(20) % V
-    expected, _ = Stepper(model, CPU).read(prompt, 2)
+def test_cuda_agrees_with_the_cpu(cell: Cell) -> None:
+    model = build(cell=cell, hidden_size=32, num_layers=2)
+    texts = torch.randint(V, (20, 2))
+    expected = logits_along(model, CPU, texts)
     cuda = open_runtime("cuda", "float32")
-    logits, _ = Stepper(model.to(cuda.device), cuda).read(prompt, 2)
+    logits = logits_along(model.to(cuda.device), cuda, texts.to(cuda.device))
     torch.testing.assert_close(logits.cpu(), expected, atol=1e-3, rtol=1e-3)

@@ -1,8 +1,9 @@
 """`charrnn sample`: text from a trained model."""
 
+import contextlib
 import json as json_module
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,12 @@ from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
 
 if TYPE_CHECKING:
+    from charrnn.api import LanguageModel
+    from charrnn.novelty import Index
     from charrnn.sampling import Piece
 
 FILTERS, ENDS = "Which symbols", "Where to end"
+_QUICKLY_SORTED = 2**22  # characters, in a second or two
 
 
 def sample(
@@ -32,6 +36,9 @@ def sample(
         str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or from - for stdin.")
     ] = None,
     no_echo: Annotated[bool, typer.Option("--no-echo", help="Do not repeat the prompt.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Read a prompt a line from stdin, and continue each.")
+    ] = False,
     num_samples: Annotated[
         int, typer.Option(metavar="N", help="Independent samples, computed together.")
     ] = Defaults.num_samples,
@@ -79,6 +86,23 @@ def sample(
         str,
         typer.Option(metavar="CHARS", help="Never these characters.", rich_help_panel=FILTERS, show_default=False),
     ] = Defaults.ban,
+    avoid_copying: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Draw again what copies N successive characters of the corpus.",
+            rich_help_panel=FILTERS,
+        ),
+    ] = Defaults.avoid_copying,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The text that must not be copied, raw or prepared; default: what the model was trained on.",
+            rich_help_panel=FILTERS,
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     seed: Seed = None,
     device: Device = "auto",
@@ -96,40 +120,74 @@ def sample(
         stop=tuple(stop or ()),
         lines=lines,
         num_samples=num_samples,
+        avoid_copying=avoid_copying,
     )
-    prompt = _read_prompt(prompt, prompt_file)
-    from charrnn.checkpoint import Checkpoint, find_checkpoint
-    from charrnn.runtime import open_runtime, seed_everything
-    from charrnn.sampling import sample as sample_pieces
-    from charrnn.text import normalise
+    if interactive and (prompt is not None or prompt_file is not None):
+        raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
+    if corpus is not None and avoid_copying is None and not json:
+        raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
+    prompts = _converse() if interactive else [_read_prompt(prompt, prompt_file)]
+    from charrnn.api import load
+    from charrnn.checkpoint import find_checkpoint
+    from charrnn.runtime import seed_everything
 
-    loaded = Checkpoint.load(find_checkpoint(checkpoint, checkpoint_dir))
-    # One stream reads every weight once per symbol: float32 products are the fastest on a CPU, and exact.
-    runtime = open_runtime(device, "float32" if precision == "auto" else precision)
-    prompt = normalise(prompt, ascii=loaded.corpus.config.ascii, lowercase=loaded.corpus.config.lowercase)
+    model = load(find_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision)
+    index = model.index_corpus(corpus) if avoid_copying is not None or corpus is not None else None
+    if json and index is None:
+        index = _index_small_corpus(model)
+    sampler = model.sampler(config, index)
     is_drawn, seed = seed is None, seed_everything(seed)
-    model = loaded.build_model().to(runtime.device)
-    pieces = sample_pieces(model, loaded.vocabulary, config, seed=seed, runtime=runtime, prompt=prompt)
     if is_drawn and not json:
         print(f"seed {seed}", file=sys.stderr)
-    echo = "" if no_echo else prompt
-    if json:
-        _print_json(pieces, echo, seed)
-    elif num_samples == 1:
-        _stream(pieces, echo)
-    else:
-        _print_whole(pieces, echo)
+    for number, prompt in enumerate(map(model.normalise, prompts)):
+        try:
+            pieces = sampler.sample(prompt, seed=seed + number)
+        except CharRNNError as error:
+            if not interactive:
+                raise
+            print("error:", error, file=sys.stderr)
+            continue
+        echo = "" if no_echo else prompt
+        if json:
+            _print_json(pieces, echo, seed + number, index)
+        elif num_samples == 1:
+            _stream(pieces, echo)
+        else:
+            _print_whole(pieces, echo)
+
+
+def _converse() -> Iterator[str]:
+    """The lines of stdin, asked for where somebody sits there."""
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 (lines can be edited and called up again)
+    while True:
+        if at_terminal:
+            print("> ", end="", file=sys.stderr, flush=True)
+        try:
+            yield input()
+        except EOFError:
+            return
+
+
+def _index_small_corpus(model: "LanguageModel") -> "Index | None":
+    """What tells of copies in a record, if the model's corpus is at hand and quickly sorted."""
+    if sum(model.vocabulary.counts) <= _QUICKLY_SORTED:
+        with contextlib.suppress(CharRNNError):
+            return model.index_corpus()
+    return None
 
 
 def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
-    """The prompt, with the line ends of a corpus. Raises: CharRNNError, OptionError."""
+    """The prompt as it was given. Raises: CharRNNError, OptionError."""
     if prompt_file is None:
-        return (prompt or "").replace("\r\n", "\n")
+        return prompt or ""
     if prompt is not None:
         raise OptionError("--prompt and --prompt-file exclude each other: give one")
     try:
         raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -158,11 +216,10 @@ def _collect(pieces: Iterable["Piece"]) -> Iterable[tuple["Piece", str]]:
 def _print_whole(pieces: Iterable["Piece"], echo: str) -> None:
     for _, text in _collect(pieces):
         whole = echo + text
-        print(whole, end="" if whole.endswith("\n") else "\n")
-    sys.stdout.flush()
+        print(whole, end="" if whole.endswith("\n") else "\n", flush=True)
 
 
-def _print_json(pieces: Iterable["Piece"], echo: str, seed: int) -> None:
+def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, index: "Index | None") -> None:
     for piece, text in _collect(pieces):
         record = {
             "text": echo + text,
@@ -170,5 +227,6 @@ def _print_json(pieces: Iterable["Piece"], echo: str, seed: int) -> None:
             "index": piece.index,
             "finish_reason": piece.finish_reason,
             "bits_per_char": piece.bits_per_char,
+            "longest_copy": None if index is None else index.longest_copy(text),
         }
         print(json_module.dumps(record, ensure_ascii=False), flush=True)

@@ -1,0 +1,105 @@
+"""The Python API: a trained model that writes. The package offers `load` itself.
+
+>>> model = charrnn.load("checkpoints/tales")  # doctest: +SKIP
+>>> print(model.sample("Once upon a time", length=200, temperature=0.5))  # doctest: +SKIP
+"""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from charrnn.checkpoint import Checkpoint, find_checkpoint
+from charrnn.config import SamplingConfig
+from charrnn.corpus import Corpus, read_text
+from charrnn.errors import CharRNNError
+from charrnn.novelty import Index
+from charrnn.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
+from charrnn.sampling import Piece, Sampler
+from charrnn.stepper import suit
+from charrnn.text import normalise
+from charrnn.vocabulary import Vocabulary
+
+
+class LanguageModel:
+    """A checkpoint on a device. The options of its methods are the fields of `SamplingConfig`."""
+
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+        self.checkpoint = checkpoint
+        self.runtime = runtime
+        self._model = checkpoint.build_model().to(runtime.device)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The symbols that it reads and writes."""
+        return self.checkpoint.vocabulary
+
+    def sample(self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any) -> str:
+        """What a sample continues a prompt with; see `stream`."""
+        return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
+
+    def stream(
+        self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any
+    ) -> Iterator[str]:
+        """The same text as `sample` gives, in pieces as they are made.
+
+        `corpus` names the text of which `avoid_copying` speaks, if not the checkpoint's own. Without a seed each
+        call gives another text. Raises: CharRNNError for a prompt outside the vocabulary, OptionError.
+        """
+        pieces = self._pieces(SamplingConfig(**options), prompt, seed, corpus)
+        return (piece.text for piece in pieces if piece.index == 0)
+
+    def sample_many(
+        self,
+        num_samples: int,
+        prompt: str = "",
+        *,
+        seed: int | None = None,
+        corpus: str | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Independent samples, computed together; the first is that of `sample` with the same seed."""
+        texts = [""] * num_samples
+        for piece in self._pieces(SamplingConfig(num_samples=num_samples, **options), prompt, seed, corpus):
+            texts[piece.index] += piece.text
+        return texts
+
+    def sampler(self, config: SamplingConfig, corpus: Index | None = None) -> Sampler:
+        """What draws samples for any number of prompts. Raises: OptionError."""
+        return Sampler(self._model, self.vocabulary, config, self.runtime, corpus)
+
+    def normalise(self, prompt: str) -> str:
+        """A prompt as the corpus was prepared: transliterated, in lower case."""
+        config = self.checkpoint.corpus.config
+        return normalise(prompt.replace("\r\n", "\n"), ascii=config.ascii, lowercase=config.lowercase)
+
+    def index_corpus(self, corpus: str | None = None) -> Index:
+        """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.
+
+        Raises: CharRNNError if it is not there any more.
+        """
+        identity = self.checkpoint.corpus
+        if corpus is not None:
+            return Index(read_text(corpus, identity.config))
+        path = Path(identity.path)
+        if not path.exists():
+            raise CharRNNError(f"the model's corpus, {path}, is not there: name it with --corpus FILE")
+        opened = Corpus.open(path)
+        if opened.text_digest != identity.text_digest:
+            raise CharRNNError(f"{path} is not the corpus of the model any more: name it with --corpus FILE")
+        return Index(opened.text)
+
+    def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
+        index = self.index_corpus(corpus) if config.avoid_copying is not None else None
+        seed = secrets.randbits(31) if seed is None else seed
+        return self.sampler(config, index).sample(self.normalise(prompt), seed=seed)
+
+
+def load(path: str | Path, *, device: str = "auto", precision: str = "auto") -> LanguageModel:
+    """Load a checkpoint file, or the best checkpoint of a run's folder.
+
+    Raises: CharRNNError if there is none, or the device or precision cannot be had.
+    """
+    checkpoint = Checkpoint.load(find_checkpoint(Path(path), Path()))
+    runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
+    return LanguageModel(checkpoint, suit(runtime, checkpoint.model_config) if precision == "auto" else runtime)

@@ -1,0 +1,42 @@
+"""Random numbers for many streams: each depends on its stream's key and its place in it, and on nothing else.
+
+So a stream draws the same numbers whichever others run beside it, and however many steps are computed at once.
+Letters in shapes: K steps, B streams, V vocabulary size.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
+_BELOW_ONE = 1 - 2**-24
+
+
+def stream_key(*parts: int) -> int:
+    """The key of the stream that these numbers name: 64 bits, as a signed integer."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def gumbel(keys: Tensor, begin: Tensor, num_steps: int, vocab_size: int) -> Tensor:
+    """Standard Gumbel noise (K, B, V) for the steps from `begin` (B,) on of the streams with these keys (B,) int64.
+
+    The numbers of a stream are SplitMix64's, begun at its key (Steele, Lea and Flood, "Fast Splittable Pseudorandom
+    Number Generators", 2014).
+    """
+    step = torch.arange(num_steps, device=keys.device)[:, None] + begin  # (K, B)
+    place = step[:, :, None] * vocab_size + torch.arange(vocab_size, device=keys.device)
+    bits = place.mul_(_GOLDEN).add_(keys[:, None])
+    for shift, factor in _MIX:
+        bits = _fold(bits, shift).mul_(factor)
+    bits = _fold(bits, 31).bitwise_and_(2**63 - 1)
+    # From a uniform number an exponential one, then a Gumbel: small ones keep their precision, and none is infinite.
+    uniform = bits.float().mul_(2.0**-63).clamp_(2.0**-63, _BELOW_ONE)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def _fold(bits: Tensor, shift: int) -> Tensor:
+    """bits ^ (bits >> shift), in place, as if they had no sign."""
+    return bits.bitwise_xor_((bits >> shift).bitwise_and_(2 ** (64 - shift) - 1))
