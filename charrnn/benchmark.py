@@ -23,6 +23,7 @@ from charrnn.corpus import prepare
 from charrnn.model import CharRNN, count_multiplications
 from charrnn.runtime import Runtime
 from charrnn.sampling import sample
+from charrnn.stepper import suit
 from charrnn.text import find_sources
 from charrnn.training import Trainer
 from charrnn.vocabulary import Vocabulary
@@ -159,7 +160,6 @@ def _bare_training(config: ModelConfig, layout: Layout, runtime: Runtime) -> Wor
 
 def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
     """Characters per second of one sample, then of many at once, as `sample` computes them."""
-    runtime = replace(runtime, dtype=torch.float32)
     H = config.hidden_size
     weights, x = (
         torch.randn(count_multiplications(config) // H, H, device=runtime.device),
@@ -172,17 +172,21 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
         return 10.0
 
     bare = _bare_sampling(config, runtime)
-    one = {"ours": _pieces(config, 1, runtime), "bare loop": bare, "reading the weights": read}
-    yield _compare("sampling, one sample, float32", "characters/s", one, runtime)
-    many = {"ours": _pieces(config, _MANY_STREAMS, runtime), "bare loop, one sample": bare}
-    yield _compare(f"sampling, {_MANY_STREAMS} samples, float32", "characters/s", many, runtime)
+    for dtype in (torch.float32, torch.int8) if runtime.has_fbgemm else (torch.float32,):
+        alone = replace(runtime, dtype=dtype)
+        works = {"ours": _pieces(config, 1, alone), "bare loop": bare, "reading float32 weights": read}
+        yield _compare(f"sampling, one sample, {alone.precision}", "characters/s", works, runtime)
+    together = suit(runtime, config)
+    works = {"ours": _pieces(config, _MANY_STREAMS, together), "bare loop, one sample": bare}
+    name = f"sampling, {_MANY_STREAMS} samples, {together.precision}"
+    yield _compare(name, "characters/s", works, runtime)
 
 
 def _pieces(config: ModelConfig, num_samples: int, runtime: Runtime) -> Work:
     vocabulary = Vocabulary(_SYMBOLS, (1,) * len(_SYMBOLS))
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples)
     pieces = sample(CharRNN(config).to(runtime.device), vocabulary, endless, seed=0, runtime=runtime)
-    return lambda: float(sum(1 for _ in itertools.islice(pieces, 20 * num_samples)))
+    return lambda: float(sum(len(piece.text) for piece in itertools.islice(pieces, num_samples)))
 
 
 def _bare_sampling(config: ModelConfig, runtime: Runtime) -> Work:

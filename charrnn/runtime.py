@@ -46,6 +46,11 @@ class Runtime:
         return self.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
     @property
+    def has_fbgemm(self) -> bool:
+        """Whether there are products of 8-bit integers."""
+        return self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+
+    @property
     def has_vnni(self) -> bool:
         """Whether four products of 8-bit integers are added in 32 bits at once."""
         return bool(torch.cpu.get_capabilities().get("avx512_vnni", False))
@@ -168,9 +173,10 @@ def open_runtime(
         raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
     if chosen.type == "cpu" and precision == "float16":
         raise CharRNNError("float16 is for GPUs: choose --precision bfloat16 or float32")
-    if precision == "int8" and (chosen.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines):
-        raise CharRNNError("int8 is for x86 CPUs: choose --precision bfloat16 or float32")
-    return Runtime(chosen, precisions[precision])
+    runtime = Runtime(chosen, precisions[precision])
+    if precision == "int8" and not runtime.has_fbgemm:
+        raise CharRNNError("int8 is for x86 CPUs: choose --device cpu there, or another --precision")
+    return runtime
 
 
 def _free_host_memory() -> int | None:

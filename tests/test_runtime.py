@@ -33,6 +33,7 @@ def test_auto_takes_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.Monke
         ("cpu:1", "auto", "unknown"),
         ("cuda:99", "auto", "not there"),
         ("cpu", "float16", "bfloat16 or float32"),
+        ("cpu", "int8", "float32, bfloat16, float16"),
         ("cpu", "int3", "unknown"),
     ],
 )

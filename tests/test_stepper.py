@@ -75,11 +75,11 @@ def test_logits_are_those_of_the_model(
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @torch.no_grad()
 def test_lower_precisions_are_close_to_the_model(cell: Cell, runtime: Runtime) -> None:
-    model = build(scale=0.2, cell=cell, hidden_size=64, num_layers=2)
+    model = build(scale=0.1, cell=cell, hidden_size=64, num_layers=2)
     texts = torch.randint(V, (30, 3))
     expected, _ = model.eval()(texts)
     difference = (logits_along(model, runtime, texts) - expected).abs().max()
-    assert 0 < difference < 0.05 * expected.abs().max()
+    assert 0 < difference < 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("runtime", precisions)

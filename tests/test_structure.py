@@ -10,13 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "charrnn"
 LAYERS = [
-    ["__init__", "errors"],
+    ["errors"],
     ["config"],
-    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults"],
-    ["corpus", "model"],
+    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise"],
+    ["corpus", "model", "novelty"],
     ["training", "checkpoint", "stepper"],
     ["sampling", "reporting"],
-    ["run", "benchmark"],
+    ["run", "benchmark", "api"],
+    ["__init__"],
     ["cli.__init__", "cli.options", "cli.signals"],
     ["cli.prepare", "cli.train", "cli.sample", "cli.bench"],
     ["cli.app"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Device, Json, Precision, Seed
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Device, Json, SamplingPrecision, Seed
 from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
 
@@ -106,7 +106,7 @@ def sample(
     json: Json = False,
     seed: Seed = None,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: SamplingPrecision = "auto",
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
     """Write text in the style of the corpus that a model was trained on."""

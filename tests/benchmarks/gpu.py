@@ -1,8 +1,8 @@
-"""All that is to be measured on a GPU, in one call: the GPU tests, training beside the bare loop, a profile, quality.
+"""All that is to be measured on a GPU: its tests, training and sampling beside bare loops, a profile, quality.
 
 Run by hand, from the project's root; a part takes at most ten minutes:
 
-    python -m tests.benchmarks.gpu TEXT --baselines FOLDER [--part tests|speed|profile|minute|five-minutes]
+    python -m tests.benchmarks.gpu TEXT --baselines FOLDER [--part tests|speed|sampling|profile|minute|five-minutes]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.model import CharRNN
 from charrnn.runtime import open_runtime
 from charrnn.training import Trainer
+from tests.benchmarks import sampling
 from tests.benchmarks.foundation import ROOT, measure, training
 
 SHAPES = [(2, 512, 128, 64), (3, 1024, 128, 64)]
@@ -81,6 +82,7 @@ def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "tests": tests,
         "speed": speed,
+        "sampling": lambda: sampling.speed(baselines, "cuda"),
         "profile": profiles,
         "minute": lambda: quality(corpus, 1),
         "five-minutes": lambda: quality(corpus, 5),
