@@ -7,10 +7,10 @@ no torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from charrnn.api import LanguageModel, load
+    from charrnn.api import CharRNNError, LanguageModel, load
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "__version__", "load"]
+__all__ = ["CharRNNError", "LanguageModel", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

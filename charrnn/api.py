@@ -20,6 +20,8 @@ from charrnn.stepper import suit
 from charrnn.text import normalise
 from charrnn.vocabulary import Vocabulary
 
+__all__ = ["CharRNNError", "LanguageModel", "load"]
+
 
 class LanguageModel:
     """A checkpoint on a device. The options of its methods are the fields of `SamplingConfig`."""

@@ -46,6 +46,11 @@ class Runtime:
         return self.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
     @property
+    def reads_slowly(self) -> bool:
+        """Whether to read a large matrix takes longer than all else that is done with it once."""
+        return self.device.type == "cpu"
+
+    @property
     def has_fbgemm(self) -> bool:
         """Whether there are products of 8-bit integers."""
         return self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines

@@ -10,7 +10,7 @@ or H gates of an LSTM, GRU or RNN, P values that a layer passes on: gates of the
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -34,18 +34,14 @@ class Stepper:
     def __init__(self, model: CharRNN, runtime: Runtime, num_streams: int) -> None:
         self._model = model
         self._runtime = runtime
-        layers = list(model.stack.layers)
         kind = _KINDS[model.config.cell]
-        # A large model alone is bound by reading its weights once: then one row is the fastest.
-        alone = num_streams == 1 and model.num_parameters >= _LARGE
-        num_rows = 1 if alone else max(num_streams, _LEAST_ROWS)
+        layers = list(model.stack.layers)
         with torch.no_grad():
             self._table = _input_table(model, kind)  # (V, G)
             self._gates = self._table.new_empty(num_streams, self._table.shape[1])
-            readers = [*layers[1:], model.head]
             self._layers = [
-                kind(_join(layer, reader, kind), runtime, num_streams, num_rows)
-                for layer, reader in zip(layers, readers, strict=True)
+                kind(_lay_out(_join(layer, reader, kind), runtime, num_streams, model.num_parameters), num_streams)
+                for layer, reader in zip(layers, [*layers[1:], model.head], strict=True)
             ]
         self.logits = self._layers[-1].passed_on
         """(B, V) float32, of the symbol that comes next in each stream; the next step overwrites them."""
@@ -54,8 +50,9 @@ class Stepper:
         """Advance each stream by one symbol: (B,) int64."""
         gates = torch.index_select(self._table, 0, symbols, out=self._gates)
         for layer in self._layers:
+            layer.product.finish()
             layer.advance(gates)
-            layer.multiply()
+            layer.product.begin()
             gates = layer.passed_on
 
     @torch.inference_mode()
@@ -75,10 +72,11 @@ class Stepper:
     @torch.inference_mode()
     def place(self, streams: list[int], position: Position) -> None:
         """Set these streams to a position."""
-        index = self._runtime.place(torch.tensor(streams))
-        carried = (tensor for layer in self._layers for tensor in layer.carried)
-        for tensor, row in zip(carried, position, strict=True):
-            tensor[index] = row
+        index, rows = self._runtime.place(torch.tensor(streams)), iter(position)
+        for layer in self._layers:
+            layer.product.finish()
+            for tensor in layer.carried:
+                tensor[index] = next(rows)
 
 
 def suit(runtime: Runtime, config: ModelConfig) -> Runtime:
@@ -89,126 +87,186 @@ def suit(runtime: Runtime, config: ModelConfig) -> Runtime:
     return replace(runtime, dtype=torch.float32) if count_parameters(config) < _LARGE else runtime
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """All that reads a layer's output: weights (G + P, H) and biases (G + P,), the G recurrent ones first.
+
+    `bound` is the largest magnitude of what they read.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    num_gates: int
+    bound: float
+
+
 class _Product(ABC):
-    """Joined weights (G + P, H) and biases (G + P,), laid out for one way to multiply by them."""
+    """The product of a layer's output with all that reads it, laid out for one way to multiply."""
+
+    def __init__(self, weights: _Weights, num_rows: int) -> None:
+        N, H = weights.weight.shape
+        self.output = weights.weight.new_zeros(num_rows, H)
+        """(R, H): a row for each stream, and perhaps some more."""
+        self.results = weights.weight.new_zeros(num_rows, N)
+        self.recurrent, self.passed_on = self.results.split([weights.num_gates, N - weights.num_gates], dim=1)
+        """(R, G), what the output adds to the gates at the next step; and (R, P)."""
 
     @abstractmethod
-    def __call__(self, h: Tensor, out: Tensor) -> None:
-        """h: (R, H) float32; writes (R, G + P) float32."""
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        """From rows of outputs to results."""
+
+    def begin(self) -> None:
+        """Once the output is new: make `passed_on`."""
+        self.multiply(self.output, self.results)
+
+    def finish(self) -> None:  # noqa: B027 (most kinds have nothing left to do)
+        """Before the next gates: have made `recurrent` too."""
 
 
 class _Dense(_Product):
-    """The usual product of the device."""
+    """The device's usual product."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, runtime: Runtime) -> None:
-        self._weight = runtime.pack(weight.t().to(runtime.dtype))  # (H, G + P)
-        self._bias = bias.to(runtime.dtype)
+    def __init__(self, weights: _Weights, num_rows: int, runtime: Runtime) -> None:
+        super().__init__(weights, max(num_rows, _LEAST_ROWS))
+        self._weight = weights.weight.t().contiguous().to(runtime.dtype)  # (H, G + P)
+        self._bias = weights.bias.to(runtime.dtype)
 
-    def __call__(self, h: Tensor, out: Tensor) -> None:
-        if self._weight.dtype == out.dtype:
-            torch.mm(h, self._weight, out=out).add_(self._bias)  # for a single row faster than addmm
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        if self._weight.dtype == results.dtype:
+            torch.addmm(self._bias, output, self._weight, out=results)
         else:
-            out.copy_(torch.addmm(self._bias, h.to(self._weight.dtype), self._weight))
+            results.copy_(torch.addmm(self._bias, output.to(self._weight.dtype), self._weight))
+
+
+class _Alone(_Product):
+    """One stream of a model so large that a step takes as long as its weights take to be read.
+
+    Every second time the recurrent weights are read twice in a row, for the gates of this step and of the next, the
+    second time out of the cache. Biases are the weights of a constant input, which spares an operation.
+    """
+
+    def __init__(self, weights: _Weights, runtime: Runtime) -> None:
+        super().__init__(weights, 1)
+        extended = torch.cat([weights.weight.t(), weights.bias[None]])  # (H + 1, G + P)
+        self._recurrent_weight = runtime.pack(extended[:, : weights.num_gates])
+        self._weight = runtime.pack(extended[:, weights.num_gates :])
+        self._input = torch.cat([self.output, self.output.new_ones(1, 1)], dim=1)
+        self.output = self._input[:, :-1]
+        self._put_off = self._at_hand = False
+
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        row = torch.cat([output, self._input[:, -1:]], dim=1)
+        results.copy_(torch.cat([row @ self._recurrent_weight, row @ self._weight], dim=1))
+
+    def begin(self) -> None:
+        if self._at_hand:
+            torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
+        self._put_off = not self._at_hand
+        torch.mm(self._input, self._weight, out=self.passed_on)
+
+    def finish(self) -> None:
+        self._at_hand = self._put_off
+        if self._put_off:
+            torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
+        self._put_off = False
 
 
 class _BFloat16(_Product):
     """oneDNN's product, its weights in an order of its own; no row's result depends on how many there are."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), _MANY_ROWS)
-        self._bias = bias.bfloat16()
+    def __init__(self, weights: _Weights, num_rows: int) -> None:
+        super().__init__(weights, num_rows)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weights.weight.bfloat16(), _MANY_ROWS)
+        self._bias = weights.bias.bfloat16()
 
-    def __call__(self, h: Tensor, out: Tensor) -> None:
-        out.copy_(torch.ops.mkldnn._linear_pointwise(h.bfloat16(), self._weight, self._bias, "none", [], ""))
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        weights = (self._weight, self._bias)
+        results.copy_(torch.ops.mkldnn._linear_pointwise(output.bfloat16(), *weights, "none", [], ""))
 
 
 class _Int8(_Product):
-    """FBGEMM's product of 8-bit integers: a scale for each row of weights, one for all of h. Its sums are exact."""
+    """FBGEMM's product of 8-bit integers: a scale for each row of weights, one for all outputs. Its sums are exact."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, bound: float, runtime: Runtime) -> None:
-        """bound: the largest magnitude that h can have."""
+    def __init__(self, weights: _Weights, num_rows: int, runtime: Runtime) -> None:
+        super().__init__(weights, num_rows)
         # Instructions that add pairs of products in 16 bits leave room for 7 bits only.
         levels = 127 if runtime.has_vnni else 63
-        self._input = (bound / levels, levels + 1)
-        scales = weight.abs().amax(1).clamp(min=1e-30).double() / 127
-        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._scale = (weights.bound / levels, levels + 1)
+        scales = weights.weight.abs().amax(1).clamp(min=1e-30).double() / 127
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
         with fbgemm():
-            quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-            self._weight = torch.ops.quantized.linear_prepack(quantised, bias)
+            quantised = torch.quantize_per_channel(weights.weight, scales, zeros, 0, torch.qint8)
+            self._weight = torch.ops.quantized.linear_prepack(quantised, weights.bias)
         self._multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
-    def __call__(self, h: Tensor, out: Tensor) -> None:
-        out.copy_(self._multiply(h, *self._input, self._weight))
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        results.copy_(self._multiply(output, *self._scale, self._weight))
 
 
-def _lay_out(weight: Tensor, bias: Tensor, bound: float, runtime: Runtime) -> _Product:
+def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, num_parameters: int) -> _Product:
+    """The fastest way to multiply for so many streams."""
     if runtime.dtype == torch.int8:
-        return _Int8(weight, bias, bound, runtime)
+        return _Int8(weights, num_streams, runtime)
     if runtime.dtype == torch.bfloat16 and runtime.has_onednn:
-        return _BFloat16(weight, bias)
-    return _Dense(weight, bias, runtime)
+        return _BFloat16(weights, num_streams)
+    if runtime.dtype == torch.float32 and runtime.reads_slowly and num_streams == 1 and num_parameters >= _LARGE:
+        return _Alone(weights, runtime)
+    return _Dense(weights, num_streams, runtime)
 
 
 class _Layer(ABC):
-    """One recurrent layer of B streams: what it carries, and the product of all that reads its output."""
+    """One recurrent layer of B streams, and what it carries from step to step."""
 
     scale: ClassVar[float] = 1.0
     """The output is so many times the model's; the weights that read it make up for that."""
 
-    factors: ClassVar[tuple[float, ...]]
-    """What the weights of each gate are multiplied by."""
+    gates: ClassVar[tuple[tuple[int, float], ...]]
+    """For each gate its place in the model's weights, and what these are multiplied by."""
 
-    def __init__(self, joined: tuple[Tensor, Tensor], runtime: Runtime, num_streams: int, num_rows: int) -> None:
-        """joined: weights (G + P, H) and biases (G + P,), the recurrent ones first."""
-        weight, bias = joined
-        H = weight.shape[1]
-        G = len(self.factors) * H
-        self._product = _lay_out(weight, bias, self.scale, runtime)
-        self._output, self._products = weight.new_zeros(num_rows, H), weight.new_zeros(num_rows, len(weight))
-        self._h = self._output[:num_streams]
-        self._recurrent = self._products[:num_streams, :G]
-        self._gates = torch.empty_like(self._recurrent)
-        self.passed_on = self._products[:num_streams, G:]
-        """(B, P), behind `multiply`."""
-        self.carried = [self._products[:num_streams]]
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        self.product = product
+        self._h = product.output[:num_streams]
+        self._recurrent = product.recurrent[:num_streams]
+        self.passed_on = product.passed_on[:num_streams]
+        """(B, P), once the product has begun."""
+        self.carried = [product.results[:num_streams]]
         """Tensors with a row for each stream."""
 
     @abstractmethod
     def advance(self, gates: Tensor) -> None:
         """From what the input adds to the gates, (B, G), to the next output."""
 
-    def multiply(self) -> None:
-        """From the output to the products."""
-        self._product(self._output, self._products)
-
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
         """The rows of what is carried, in a state of the model: tensors (1, 1, H)."""
-        output, products = self._output[:_LEAST_ROWS].clone(), self._products[:_LEAST_ROWS].clone()
+        output, results = (tensor[:_LEAST_ROWS].clone() for tensor in (self.product.output, self.product.results))
         output[0] = self.scale * h[0, 0]
-        self._product(output, products)
-        return [products[0]]
+        self.product.multiply(output, results)
+        return [results[0]]
 
 
 class _LSTM(_Layer):
-    """c becomes ((1 + f) c + (1 + i) g) / 2, and 2h becomes (1 + o) tanh(c), with gates i, f, g, o behind a tanh."""
+    """c becomes ((1 + f) c + (1 + i) g) / 2, and 2h becomes (1 + o) tanh(c), with gates o, i, f, g behind a tanh."""
 
     scale = 2.0
-    factors = (0.5, 0.5, 1.0, 0.5)
+    gates = ((3, 0.5), (0, 0.5), (1, 0.5), (2, 1.0))
 
-    def __init__(self, joined: tuple[Tensor, Tensor], runtime: Runtime, num_streams: int, num_rows: int) -> None:
-        super().__init__(joined, runtime, num_streams, num_rows)
-        self._c = torch.zeros_like(self._h)
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        super().__init__(product, num_streams)
+        H = self._h.shape[1]
+        # g and c lie side by side as i and f do, so that one operation serves both.
+        gates_and_c = self._h.new_zeros(num_streams, 5 * H)
+        self._gates, self._g_and_c = gates_and_c[:, : 4 * H], gates_and_c[:, 3 * H :]
+        self._o, self._i_and_f, self._c = gates_and_c[:, :H], gates_and_c[:, H : 3 * H], gates_and_c[:, 4 * H :]
+        self._terms = self._h.new_zeros(num_streams, 2 * H)
+        self._from_g, self._from_c = self._terms.chunk(2, dim=1)
         self.carried.append(self._c)
-        self._i, self._f, self._g, self._o = self._gates.chunk(4, dim=1)
 
     def advance(self, gates: Tensor) -> None:
-        h, c, g = self._h, self._c, self._g
         torch.add(self._recurrent, gates, out=self._gates).tanh_()
-        torch.addcmul(c, self._f, c, out=c)
-        torch.addcmul(g, self._i, g, out=g)
-        c.lerp_(g, 0.5)
-        torch.tanh(c, out=h)
-        torch.addcmul(h, self._o, h, out=h)
+        torch.addcmul(self._g_and_c, self._i_and_f, self._g_and_c, out=self._terms)
+        torch.lerp(self._from_g, self._from_c, 0.5, out=self._c)
+        torch.tanh(self._c, out=self._h)
+        torch.addcmul(self._h, self._o, self._h, out=self._h)
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
         return [*super().locate(h), cell_state[0][0, 0]]
@@ -217,21 +275,21 @@ class _LSTM(_Layer):
 class _GRU(_Layer):
     """h becomes n + z (h - n), with n = tanh(input + r recurrent)."""
 
-    factors = (0.5, 0.5, 1.0)
+    gates = ((0, 0.5), (1, 0.5), (2, 1.0))
 
-    def __init__(self, joined: tuple[Tensor, Tensor], runtime: Runtime, num_streams: int, num_rows: int) -> None:
-        super().__init__(joined, runtime, num_streams, num_rows)
-        self.carried.append(self._h)
-        self._r, self._z, self._n = self._gates.chunk(3, dim=1)
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        super().__init__(product, num_streams)
         H = self._h.shape[1]
+        self._gates = torch.empty_like(self._recurrent)
+        self._r, self._z, self._n = self._gates.chunk(3, dim=1)
         self._r_and_z, self._recurrent_n = self._gates[:, : 2 * H], self._recurrent[:, 2 * H :]
         self._one = self._h.new_ones(1)
+        self.carried.append(self._h)
 
     def advance(self, gates: Tensor) -> None:
-        H = self._h.shape[1]
         torch.add(self._recurrent, gates, out=self._gates)
         self._r_and_z.tanh_().lerp_(self._one, 0.5)
-        torch.addcmul(gates[:, 2 * H :], self._r, self._recurrent_n, out=self._n).tanh_()
+        torch.addcmul(gates[:, self._r_and_z.shape[1] :], self._r, self._recurrent_n, out=self._n).tanh_()
         torch.lerp(self._n, self._h, self._z, out=self._h)
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
@@ -241,7 +299,7 @@ class _GRU(_Layer):
 class _RNN(_Layer):
     """h becomes tanh(input + recurrent)."""
 
-    factors = (1.0,)
+    gates = ((0, 1.0),)
 
     def advance(self, gates: Tensor) -> None:
         torch.add(self._recurrent, gates, out=self._h).tanh_()
@@ -250,28 +308,30 @@ class _RNN(_Layer):
 _KINDS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
 
 
-def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
-    """All that multiplies a layer's output: its recurrent weights, and those of the next layer or of the head."""
-    _, weight, _, bias = layer_weights(layer)
-    recurrent = _weigh(weight, bias if kind is _GRU else torch.zeros_like(bias), kind)
+def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
+    """All that reads a layer's output: its own gates, and the next layer's or the head."""
+    _, weight_hh, _, bias_hh = layer_weights(layer)
+    recurrent = _arrange(weight_hh, bias_hh if kind is _GRU else torch.zeros_like(bias_hh), kind)
     if isinstance(reader, nn.Linear):
         passed_on = reader.weight.detach(), reader.bias.detach()
     else:
-        passed_on = _weigh(layer_weights(reader)[0], _input_bias(reader), kind)
-    return torch.cat([recurrent[0], passed_on[0]]) / kind.scale, torch.cat([recurrent[1], passed_on[1]])
+        passed_on = _arrange(layer_weights(reader)[0], _input_bias(reader), kind)
+    weight, bias = (torch.cat(parts) for parts in zip(recurrent, passed_on, strict=True))
+    return _Weights(weight / kind.scale, bias, num_gates=len(weight_hh), bound=kind.scale)
 
 
 def _input_table(model: CharRNN, kind: type[_Layer]) -> Tensor:
     """What each symbol adds to the gates of layer 0: (V, G)."""
     first = model.stack.layers[0]
-    weight, bias = _weigh(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
+    weight, bias = _arrange(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
     return (weight.t() if model.embedding is None else model.embedding.weight @ weight.t()) + bias
 
 
-def _weigh(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
-    """Weights (G, I) and biases (G,) of gates, times each gate's factor."""
-    factors = bias.new_tensor(kind.factors).repeat_interleave(len(bias) // len(kind.factors))
-    return weight.detach() * factors[:, None], bias.detach() * factors
+def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
+    """Weights (G, I) and biases (G,) of gates, in the order and with the factors of a kind of layer."""
+    weights, biases = (tensor.detach().chunk(len(kind.gates)) for tensor in (weight, bias))
+    arranged = [(factor * weights[place], factor * biases[place]) for place, factor in kind.gates]
+    return torch.cat([weight for weight, _ in arranged]), torch.cat([bias for _, bias in arranged])
 
 
 def _input_bias(layer: nn.Module) -> Tensor:

@@ -136,9 +136,7 @@ def sample(
     if json and index is None:
         index = _index_small_corpus(model)
     sampler = model.sampler(config, index)
-    is_drawn, seed = seed is None, seed_everything(seed)
-    if is_drawn and not json:
-        print(f"seed {seed}", file=sys.stderr)
+    is_to_be_told, seed = seed is None and not json, seed_everything(seed)
     for number, prompt in enumerate(map(model.normalise, prompts)):
         try:
             pieces = sampler.sample(prompt, seed=seed + number)
@@ -147,6 +145,9 @@ def sample(
                 raise
             print("error:", error, file=sys.stderr)
             continue
+        if is_to_be_told:
+            print(f"seed {seed}", file=sys.stderr)
+            is_to_be_told = False
         echo = "" if no_echo else prompt
         if json:
             _print_json(pieces, echo, seed + number, index)

@@ -64,6 +64,12 @@ CASES = [
     ("sample checkpoint.safetensors --temperature -1", 2, "--temperature is -1.0"),
     ("sample checkpoint.safetensors --length many", 2, "--length"),
     ("sample checkpoint.safetensors --top-p 0", 2, "--top-p is 0.0"),
+    ("sample checkpoint.safetensors --interactive --prompt a", 2, "leave --prompt and --prompt-file out"),
+    ("sample checkpoint.safetensors --corpus good.txt", 2, "--corpus is for --avoid-copying and for --json"),
+    ("sample checkpoint.safetensors --avoid-copying 0", 2, "--avoid-copying is 0"),
+    ("sample checkpoint.safetensors --avoid-copying 5 --corpus missing.txt", 1, "does not exist"),
+    ("sample checkpoint.safetensors --precision float16 --device cpu", 1, "choose --precision bfloat16 or float32"),
+    ("train corpus.safetensors --precision int8", 2, "precision 'int8' is unknown"),
     ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
 ]

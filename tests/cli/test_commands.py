@@ -35,7 +35,8 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, charrnn: Command) ->
 
     records = charrnn("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
     assert sorted(json.loads(record)["index"] for record in records) == [0, 1, 2]
-    assert set(json.loads(records[0])) == {"text", "seed", "index", "finish_reason", "bits_per_char"}
+    keys = {"text", "seed", "index", "finish_reason", "bits_per_char", "longest_copy"}
+    assert set(json.loads(records[0])) == keys
 
 
 def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
@@ -78,6 +79,43 @@ def test_prompt_file_and_no_echo(tmp_path: Path, charrnn: Command, trained_run: 
     assert echoed.stdout.startswith("the cat\nsat")
     plain = charrnn("sample", run, "--prompt-file", "-", "--no-echo", "-n", "5", "-t", "0", input="the cat\nsat")
     assert echoed.stdout == "the cat\nsat" + plain.stdout
+
+
+def test_length_zero_echoes_the_prompt(charrnn: Command, trained_run: Run) -> None:
+    done = charrnn("sample", trained_run.folder.path, "--prompt", "the cat", "--length", "0", "--num-samples", "2")
+    assert done.stdout == "the cat\nthe cat\n"
+
+
+def test_interactive_continues_each_line_of_stdin(charrnn: Command, trained_run: Run) -> None:
+    run, options = trained_run.folder.path, ["-n", "20", "--seed", "4"]
+    done = charrnn("sample", run, "--interactive", *options, input="the cat\nXYZ\n\nthe dog")
+    assert done.returncode == 0
+    assert done.stderr.startswith("error: characters outside the vocabulary")
+    assert done.stderr.count("\n") == 1
+    first = charrnn("sample", run, "--prompt", "the cat", *options).stdout
+    assert done.stdout.startswith(first + charrnn("sample", run, "-n", "20", "--seed", "6").stdout)
+    assert done.stdout.splitlines()[-1] != ""
+    assert "the dog" in done.stdout
+
+
+def test_many_lines_come_as_they_finish(charrnn: Command, trained_run: Run) -> None:
+    run, options = trained_run.folder.path, ["--lines", "1", "--seed", "1", "-t", "1.5"]
+    many = charrnn("sample", run, "--num-samples", "600", *options).stdout.splitlines()
+    assert len(many) == 600
+    few = charrnn("sample", run, "--num-samples", "3", *options).stdout.splitlines()
+    assert set(few) <= set(many)
+
+
+def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
+    run, options = trained_run.folder.path, ["--json", "-n", "150", "--seed", "1", "-t", "1.2"]
+    copied = json.loads(charrnn("sample", run, *options).stdout)
+    assert copied["longest_copy"] >= 12
+    fresh = json.loads(charrnn("sample", run, *options, "--avoid-copying", "12").stdout)
+    assert len(fresh["text"]) == 150
+    assert fresh["longest_copy"] < 12
+    (tmp_path / "digits.txt").write_text("0123456789")
+    elsewhere = json.loads(charrnn("sample", run, *options, "--corpus", "digits.txt").stdout)
+    assert elsewhere == copied | {"longest_copy": 0}
 
 
 def test_closed_pipe_is_quiet(trained_run: Run) -> None:

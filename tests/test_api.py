@@ -1,0 +1,79 @@
+"""The Python API, as its users import it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import charrnn
+from charrnn import CharRNNError, LanguageModel
+from charrnn.run import Run
+from tests.conftest import TEXT
+
+
+@pytest.fixture(scope="module")
+def model(trained_run: Run) -> LanguageModel:
+    return charrnn.load(trained_run.folder.path, device="cpu")
+
+
+def test_same_seed_gives_the_same_text_by_every_way(model: LanguageModel) -> None:
+    text = model.sample("the ", seed=3, length=150, temperature=1.5)
+    assert len(text) == 150
+    assert "".join(model.stream("the ", seed=3, length=150, temperature=1.5)) == text
+    many = model.sample_many(5, "the ", seed=3, length=150, temperature=1.5)
+    assert many[0] == text
+    assert len(set(many)) == 5
+
+
+def test_each_call_without_a_seed_gives_another_text(model: LanguageModel) -> None:
+    assert model.sample(length=50, temperature=2) != model.sample(length=50, temperature=2)
+
+
+def test_stream_comes_in_pieces(model: LanguageModel) -> None:
+    stream = model.stream(length=10**9)
+    assert 0 < len(next(stream)) < 1000
+
+
+def test_prompts_are_normalised_as_the_corpus_was(model: LanguageModel) -> None:
+    assert model.sample("the cat\r\n", seed=1, length=20) == model.sample("the cat\n", seed=1, length=20)
+    with pytest.raises(CharRNNError, match="outside the vocabulary"):
+        model.sample("The")
+
+
+def test_copies_are_of_the_models_corpus_or_of_another(model: LanguageModel, trained_run: Run, tmp_path: Path) -> None:
+    text = model.sample(seed=1, length=200, temperature=1.2, avoid_copying=12)
+    assert model.index_corpus().longest_copy(text) < 12
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.replace("cat", "dog"))
+    assert "the dog sat on the mat" in model.index_corpus(str(other))
+    assert "the cat sat" not in model.index_corpus(str(other))
+    prepared = str(trained_run.corpus.path)
+    assert "the cat sat" in model.index_corpus(prepared)
+
+
+def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained_run.folder.path, tmp_path / "run")
+    model = charrnn.load(tmp_path / "run")
+    path = Path(model.checkpoint.corpus.path)
+    hidden = path.rename(path.with_suffix(".hidden"))
+    try:
+        with pytest.raises(CharRNNError, match="--corpus FILE"):
+            model.sample(length=5, avoid_copying=3)
+    finally:
+        hidden.rename(path)
+
+
+def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="warmth"):
+        model.sample(warmth=1)
+    with pytest.raises(CharRNNError, match="no trained model"):
+        charrnn.load(tmp_path)
+    with pytest.raises(AttributeError, match="lode"):
+        charrnn.lode  # noqa: B018
+
+
+def test_import_is_lazy() -> None:
+    code = "import sys, charrnn; assert 'torch' not in sys.modules; charrnn.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
