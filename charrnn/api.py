@@ -30,6 +30,7 @@ class LanguageModel:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self._model = checkpoint.build_model().to(runtime.device)
+        self._indices: dict[str | None, Index] = {}
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -92,7 +93,9 @@ class LanguageModel:
         return Index(opened.text)
 
     def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
-        index = self.index_corpus(corpus) if config.avoid_copying is not None else None
+        index = None
+        if config.avoid_copying is not None:
+            index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
         seed = secrets.randbits(31) if seed is None else seed
         return self.sampler(config, index).sample(self.normalise(prompt), seed=seed)
 

@@ -172,13 +172,12 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
         return 10.0
 
     bare = _bare_sampling(config, runtime)
-    for dtype in (torch.float32, torch.int8) if runtime.has_fbgemm else (torch.float32,):
-        alone = replace(runtime, dtype=dtype)
+    exact, fastest = replace(runtime, dtype=torch.float32), suit(runtime, config)
+    for alone in (exact, fastest) if fastest != exact else (exact,):
         works = {"ours": _pieces(config, 1, alone), "bare loop": bare, "reading float32 weights": read}
         yield _compare(f"sampling, one sample, {alone.precision}", "characters/s", works, runtime)
-    together = suit(runtime, config)
-    works = {"ours": _pieces(config, _MANY_STREAMS, together), "bare loop, one sample": bare}
-    name = f"sampling, {_MANY_STREAMS} samples, {together.precision}"
+    works = {"ours": _pieces(config, _MANY_STREAMS, fastest), "bare loop, one sample": bare}
+    name = f"sampling, {_MANY_STREAMS} samples, {fastest.precision}"
     yield _compare(name, "characters/s", works, runtime)
 
 

@@ -41,6 +41,11 @@ class Runtime:
         return 1024 if self.device.type == "cuda" else 256
 
     @property
+    def most_steps(self) -> int:
+        """How many steps of sampling are worth taking between two looks at what was drawn."""
+        return 128 if self.device.type == "cuda" else 64
+
+    @property
     def has_onednn(self) -> bool:
         """Whether weights can be laid out in the order in which oneDNN reads them."""
         return self.device.type == "cpu" and torch.backends.mkldnn.is_available()

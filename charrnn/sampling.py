@@ -23,9 +23,8 @@ from charrnn.vocabulary import Vocabulary
 Filter = Callable[[Tensor], Tensor]
 """Log-probabilities (B, V) in, the same with those of excluded symbols at minus infinity out."""
 
-_MOST_STEPS = 64
 _STEPS_TO_AN_END = 16  # where any symbol may be a sample's last, and what is drawn behind it is lost
-_MOST_VALUES = 2**22  # of K steps, B streams and V symbols
+_MOST_VALUES = 2**23  # of K steps, B streams and V symbols
 _MOST_REJECTIONS = 100
 _LOWEST_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and float32 overflows
 
@@ -124,9 +123,12 @@ def choose(
 class _Stream:
     """One sample in the making. What may yet turn out to be copied is pending, and can be taken back."""
 
-    def __init__(self, index: int, config: SamplingConfig, corpus: Index | None) -> None:
+    def __init__(self, index: int, seed: int, config: SamplingConfig, corpus: Index | None) -> None:
         self.index = index
+        self.key = stream_key(seed, index, 0)
+        """Of its random numbers; another one after each rejection."""
         self.finish_reason: str | None = None
+        self._seed = seed
         self.rejections = 0
         self._config = config
         self._corpus = corpus if config.avoid_copying is not None else None
@@ -189,6 +191,7 @@ class _Stream:
 
     def _reject(self, size: int) -> None:
         self.rejections += 1
+        self.key = stream_key(self._seed, self.index, self.rejections)
         if self.rejections > _MOST_REJECTIONS:
             raise CharRNNError(
                 f"sample {self.index} copied {size} characters of the corpus {_MOST_REJECTIONS} times: "
@@ -217,7 +220,7 @@ class Sampler:
     """Draws samples as a config says; what it prepares serves any number of prompts.
 
     Sample i follows from the seed and i alone. Up to B samples advance together, K steps between two looks; where
-    one ends, the next takes its place.
+    one ends, the next takes its place. One prompt at a time: all samples share these tensors.
     """
 
     def __init__(
@@ -241,7 +244,7 @@ class Sampler:
         self._filters = make_filters(config, vocabulary, runtime)
         B, V = min(config.num_samples, runtime.most_streams), vocabulary.size
         ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
-        steps = min(_STEPS_TO_AN_END if ends_anywhere else _MOST_STEPS, max(config.length, 1))
+        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.most_steps, max(config.length, 1))
         K = max(min(steps, _MOST_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
         self._noise = runtime.place(torch.zeros(K, B, V))
@@ -267,10 +270,10 @@ class Sampler:
         state = self._stepper.read(start)
         behind_start = self._stepper.locate(state)
         waiting = iter(range(self._config.num_samples))
-        streams = {slot: self._begin(next(waiting)) for slot in range(self._symbols.shape[1])}
+        streams = {slot: self._begin(next(waiting), seed) for slot in range(self._symbols.shape[1])}
         self._stepper.place(list(streams), behind_start)
         while streams:
-            self._draw_noise(streams, seed)
+            self._draw_noise(streams)
             with torch.inference_mode():
                 self._advance()
             anew = []
@@ -286,13 +289,13 @@ class Sampler:
                     anew.append(slot)
             for slot in anew:
                 del streams[slot]
-            begun = {slot: self._begin(index) for slot, index in zip(anew, waiting, strict=False)}
+            begun = {slot: self._begin(index, seed) for slot, index in zip(anew, waiting, strict=False)}
             if begun:
                 self._stepper.place(list(begun), behind_start)
                 streams |= begun
 
-    def _begin(self, index: int) -> _Stream:
-        return _Stream(index, self._config, self._corpus)
+    def _begin(self, index: int, seed: int) -> _Stream:
+        return _Stream(index, seed, self._config, self._corpus)
 
     def _take_steps(self) -> None:
         """K steps of all streams, without a look at what is drawn."""
@@ -302,13 +305,13 @@ class Sampler:
             choose(logits, config.temperature, self._filters, noise, out=symbols)
             self._stepper.step(symbols)
 
-    def _draw_noise(self, streams: dict[int, _Stream], seed: int) -> None:
+    def _draw_noise(self, streams: dict[int, _Stream]) -> None:
         K, B, V = self._noise.shape
-        keys, begin = torch.zeros(2, B, dtype=torch.int64)
+        keys, begin = [0] * B, [0] * B
         for slot, stream in streams.items():
-            keys[slot] = stream_key(seed, stream.index, stream.rejections)
+            keys[slot] = stream.key
             begin[slot] = stream.length
-        self._noise.copy_(gumbel(self._runtime.place(keys), self._runtime.place(begin), K, V))
+        self._noise.copy_(gumbel(*self._runtime.place(torch.tensor([keys, begin])), K, V))
 
     def _look(self, slots: list[int]) -> Iterator[tuple[int, str, list[float]]]:
         """What the streams in these slots have drawn, and how surprising each symbol was, in nats."""

@@ -30,7 +30,7 @@ SamplingPrecision = Annotated[
     typer.Option(
         envvar="CHARRNN_PRECISION",
         metavar="auto|float32|bfloat16|float16|int8",
-        help="auto takes the fastest that loses no quality; int8 is faster still for a single sample on an x86 CPU.",
+        help="auto takes the fastest that loses no quality: int8 for all but small models on an x86 CPU.",
         rich_help_panel=COMMON,
     ),
 ]

@@ -1,6 +1,7 @@
 """`charrnn sample`: text from a trained model."""
 
 import contextlib
+import io
 import json as json_module
 import sys
 from collections.abc import Iterable, Iterator
@@ -140,34 +141,38 @@ def sample(
     for number, prompt in enumerate(map(model.normalise, prompts)):
         try:
             pieces = sampler.sample(prompt, seed=seed + number)
+            if is_to_be_told:
+                print(f"seed {seed}", file=sys.stderr)
+                is_to_be_told = False
+            echo = "" if no_echo else prompt
+            if json:
+                _print_json(pieces, echo, seed + number, index)
+            elif num_samples == 1:
+                _stream(pieces, echo)
+            else:
+                _print_whole(pieces, echo)
         except CharRNNError as error:
             if not interactive:
                 raise
             print("error:", error, file=sys.stderr)
-            continue
-        if is_to_be_told:
-            print(f"seed {seed}", file=sys.stderr)
-            is_to_be_told = False
-        echo = "" if no_echo else prompt
-        if json:
-            _print_json(pieces, echo, seed + number, index)
-        elif num_samples == 1:
-            _stream(pieces, echo)
-        else:
-            _print_whole(pieces, echo)
 
 
 def _converse() -> Iterator[str]:
     """The lines of stdin, asked for where somebody sits there."""
-    at_terminal = sys.stdin.isatty()
-    if at_terminal:
+    sign = ""
+    if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (lines can be edited and called up again)
+        sign = "> "
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what no vocabulary has is told as such
     while True:
-        if at_terminal:
-            print("> ", end="", file=sys.stderr, flush=True)
         try:
-            yield input()
+            if sys.stdout.isatty():
+                yield input(sign)
+            else:
+                print(end=sign, file=sys.stderr, flush=True)
+                yield input()
         except EOFError:
             return
 
