@@ -311,7 +311,8 @@ class Sampler:
         for slot, stream in streams.items():
             keys[slot] = stream.key
             begin[slot] = stream.length
-        self._noise.copy_(gumbel(*self._runtime.place(torch.tensor([keys, begin])), K, V))
+        keys_and_begin = self._runtime.place(torch.tensor([keys, begin]))
+        self._noise.copy_(gumbel(keys_and_begin[0], keys_and_begin[1], K, V))
 
     def _look(self, slots: list[int]) -> Iterator[tuple[int, str, list[float]]]:
         """What the streams in these slots have drawn, and how surprising each symbol was, in nats."""

@@ -457,9 +457,12 @@ class Trainer:
         return last if self.chars_per_step >= _MANY_CHARS and not last < mean else mean
 
     def _highest_sane_loss(self) -> float:
-        """Beyond that of guessing: just so before anything is learned, far where a new kind of text may surprise."""
+        """Beyond that of guessing: just so before anything is learned, far where a new kind of text may surprise.
+
+        Of two symbols even a new model may be wrong by more than a share of a bit, so there is a least margin, in nats.
+        """
         guessing = math.log(self.model.config.vocab_size)
-        return guessing * (2 if self._lowest_loss < guessing else 1.25)
+        return guessing + (max(4, guessing) if self._lowest_loss < guessing else max(1, guessing / 4))
 
     def _remember(self) -> None:
         """Keep this moment as sound."""
