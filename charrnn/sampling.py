@@ -317,8 +317,9 @@ class Sampler:
     def _look(self, slots: list[int]) -> Iterator[tuple[int, str, list[float]]]:
         """What the streams in these slots have drawn, and how surprising each symbol was, in nats."""
         log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
-        nats = log_p.neg().t().tolist()
-        K, text = len(self._steps), self._vocabulary.decode(self._symbols.t().flatten())
+        # In one copy to the host, of (B, K) each; an index is exact as a float.
+        symbols, surprisals = torch.stack([self._symbols.float(), -log_p]).transpose(1, 2).cpu()
+        text, nats, K = self._vocabulary.decode(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
         return ((slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots)
 
     def _locate(self, stream: _Stream, state: State, behind_start: Position) -> Position:

@@ -173,6 +173,15 @@ def test_exploding_loss_leads_back_to_a_sound_state_with_a_lower_rate() -> None:
     assert float(progress(events)[-1].train_loss) < 1.01 * math.log(7)
 
 
+def test_first_losses_of_two_symbols_are_no_explosion() -> None:
+    config = replace(CONFIG, steps=3, batch_size=1, seq_length=1, learning_rate=1e-3)
+    for seed in range(40):
+        seed_everything(seed)
+        model = CharRNN(replace(MODEL, vocab_size=2, dropout=0.5))
+        events = Trainer(model, config, torch.tensor([0, 1], dtype=torch.uint8), VAL[:0], CPU).run()
+        assert not any(isinstance(event, Recovered) for event in events)
+
+
 def test_loss_that_is_no_number_leads_back_and_on() -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=200))
     events: list[Event] = []
