@@ -16,7 +16,7 @@ from charrnn.errors import CharRNNError
 from charrnn.novelty import Index
 from charrnn.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.sampling import Piece, Sampler
-from charrnn.stepper import suit
+from charrnn.stepper import fastest_runtime
 from charrnn.text import normalise
 from charrnn.vocabulary import Vocabulary
 
@@ -26,8 +26,9 @@ __all__ = ["CharRNNError", "LanguageModel", "load"]
 class LanguageModel:
     """A checkpoint on a device. The options of its methods are the fields of `SamplingConfig`."""
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+    def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime) -> None:
         self.checkpoint = checkpoint
+        self.path = path
         self.runtime = runtime
         self._model = checkpoint.build_model().to(runtime.device)
         self._indices: dict[str | None, Index] = {}
@@ -49,8 +50,7 @@ class LanguageModel:
         `corpus` names the text of which `avoid_copying` speaks, if not the checkpoint's own. Without a seed each
         call gives another text. Raises: CharRNNError for a prompt outside the vocabulary, OptionError.
         """
-        pieces = self._pieces(SamplingConfig(**options), prompt, seed, corpus)
-        return (piece.text for piece in pieces if piece.index == 0)
+        return (piece.text for piece in self._pieces(SamplingConfig(num_samples=1, **options), prompt, seed, corpus))
 
     def sample_many(
         self,
@@ -81,16 +81,22 @@ class LanguageModel:
 
         Raises: CharRNNError if it is not there any more.
         """
+        text = self._read_own_corpus() if corpus is None else read_text(corpus, self.checkpoint.corpus.config)
+        if not text:
+            raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
+        return Index(text)
+
+    def _read_own_corpus(self) -> str:
+        """What the checkpoint names, seen from here or from where `train` was called with a default folder."""
         identity = self.checkpoint.corpus
-        if corpus is not None:
-            return Index(read_text(corpus, identity.config))
-        path = Path(identity.path)
-        if not path.exists():
-            raise CharRNNError(f"the model's corpus, {path}, is not there: name it with --corpus FILE")
-        opened = Corpus.open(path)
-        if opened.text_digest != identity.text_digest:
-            raise CharRNNError(f"{path} is not the corpus of the model any more: name it with --corpus FILE")
-        return Index(opened.text)
+        roots = [Path(), *self.path.absolute().parents[2:3]]  # of checkpoints/NAME/best.safetensors
+        path = next((root / identity.path for root in roots if (root / identity.path).exists()), None)
+        if path is None:
+            raise CharRNNError(f"the model's corpus, {identity.path}, is not there: name it (--corpus FILE)")
+        corpus = Corpus.open(path)
+        if (corpus.text_digest, corpus.config) != (identity.text_digest, identity.config):
+            raise CharRNNError(f"{path} is not the model's corpus any more: name it (--corpus FILE)")
+        return corpus.text
 
     def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
         index = None
@@ -105,6 +111,9 @@ def load(path: str | Path, *, device: str = "auto", precision: str = "auto") -> 
 
     Raises: CharRNNError if there is none, or the device or precision cannot be had.
     """
-    checkpoint = Checkpoint.load(find_checkpoint(Path(path), Path()))
+    path = find_checkpoint(Path(path), Path())
+    checkpoint = Checkpoint.load(path)
     runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
-    return LanguageModel(checkpoint, suit(runtime, checkpoint.model_config) if precision == "auto" else runtime)
+    if precision == "auto":
+        runtime = fastest_runtime(runtime, checkpoint.model_config)
+    return LanguageModel(checkpoint, path, runtime)

@@ -23,7 +23,7 @@ from charrnn.corpus import prepare
 from charrnn.model import CharRNN, count_multiplications
 from charrnn.runtime import Runtime
 from charrnn.sampling import sample
-from charrnn.stepper import suit
+from charrnn.stepper import fastest_runtime
 from charrnn.text import find_sources
 from charrnn.training import Trainer
 from charrnn.vocabulary import Vocabulary
@@ -172,7 +172,7 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
         return 10.0
 
     bare = _bare_sampling(config, runtime)
-    exact, fastest = replace(runtime, dtype=torch.float32), suit(runtime, config)
+    exact, fastest = replace(runtime, dtype=torch.float32), fastest_runtime(runtime, config)
     for alone in (exact, fastest) if fastest != exact else (exact,):
         works = {"ours": _pieces(config, 1, alone), "bare loop": bare, "reading float32 weights": read}
         yield _compare(f"sampling, one sample, {alone.precision}", "characters/s", works, runtime)

@@ -149,6 +149,8 @@ class SamplingConfig:
     avoid_copying: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
         _require_counts(self, "length", at_least=0)
         _require_counts(self, "top_k", "lines", "num_samples", "avoid_copying")
         _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "at least 0")

@@ -171,11 +171,11 @@ class CharRNN(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """x: (T, B) int64; returns logits (T, B, V) and the state behind the last time step."""
-        outputs, state = self.stack(self._encode(x), state)  # (T, B, H)
+        outputs, state = self.stack(self.encode(x), state)  # (T, B, H)
         return self.head(outputs), state
 
-    def _encode(self, x: Tensor) -> Tensor:
-        """(T, B) to (T, B, E), or to one-hot vectors (T, B, V)."""
+    def encode(self, x: Tensor) -> Tensor:
+        """What the first layer reads: (T, B) to (T, B, E), or to one-hot vectors (T, B, V)."""
         if self.embedding is None:
             return F.one_hot(x, self.config.vocab_size).to(self.head.weight.dtype)
         embedded: Tensor = self.embedding(x)

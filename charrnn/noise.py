@@ -27,8 +27,8 @@ def gumbel(keys: Tensor, begin: Tensor, num_steps: int, vocab_size: int) -> Tens
     Number Generators", 2014).
     """
     step = torch.arange(num_steps, device=keys.device)[:, None] + begin  # (K, B)
-    place = step[:, :, None] * vocab_size + torch.arange(vocab_size, device=keys.device)
-    bits = place.mul_(_GOLDEN).add_(keys[:, None])
+    counter = step[:, :, None] * vocab_size + torch.arange(vocab_size, device=keys.device)
+    bits = counter.mul_(_GOLDEN).add_(keys[:, None])
     for shift, factor in _MIX:
         bits = _fold(bits, shift).mul_(factor)
     bits = _fold(bits, 31).bitwise_and_(2**63 - 1)

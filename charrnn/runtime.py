@@ -46,9 +46,10 @@ class Runtime:
         return 128 if self.device.type == "cuda" else 64
 
     @property
-    def has_onednn(self) -> bool:
-        """Whether weights can be laid out in the order in which oneDNN reads them."""
-        return self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    def has_onednn_bfloat16(self) -> bool:
+        """Whether oneDNN can lay out and multiply bfloat16 weights on this machine."""
+        is_there = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        return is_there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     @property
     def reads_slowly(self) -> bool:
@@ -57,8 +58,9 @@ class Runtime:
 
     @property
     def has_fbgemm(self) -> bool:
-        """Whether there are products of 8-bit integers."""
-        return self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+        """Whether there are products of 8-bit integers, and weights can be quantised for them."""
+        is_there = self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+        return is_there and hasattr(torch, "quantize_per_channel")  # PyTorch means to remove it
 
     @property
     def has_vnni(self) -> bool:
@@ -79,8 +81,9 @@ class Runtime:
         return memory[begin : begin + size].view(weight.dtype).view(weight.shape).copy_(weight)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context of a forward pass in this precision."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        """The context of a forward pass in this precision; for int8, which has none, in the fastest one."""
+        dtype = _fastest_dtype(self.device) if self.dtype == torch.int8 else self.dtype
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def gradient_scaler(self) -> torch.amp.GradScaler:
         """The scaler that keeps float16 gradients from vanishing; a pass-through in other precisions."""

@@ -97,7 +97,7 @@ def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtim
     filters = [exclude(banned, vocabulary.size, runtime)] if banned else []
     if config.top_k is not None:
         filters.append(top_k(config.top_k))
-    if config.top_p is not None:
+    if config.top_p is not None and config.top_p < 1:
         filters.append(top_p(config.top_p))
     if config.min_p is not None:
         filters.append(min_p(config.min_p))
@@ -130,8 +130,12 @@ class _Stream:
         self.finish_reason: str | None = None
         self._seed = seed
         self.rejections = 0
+        self._vain, self._furthest = 0, -1  # rejections since one left more symbols than ever before, and how many
+        self.read: tuple[int, State] | None = None
+        """How much of the text was read again after a rejection, and the model's state behind it."""
         self._config = config
         self._corpus = corpus if config.avoid_copying is not None else None
+        self._longest_stop = max(map(len, config.stop), default=0)
         self._settled = ""  # only its end, where nothing is ever taken back
         self._pending = ""
         self._pending_nats: list[float] = []
@@ -139,7 +143,7 @@ class _Stream:
 
     @property
     def text(self) -> str:
-        """All that was drawn, where it can be taken back."""
+        """The whole text so far, or its end where nothing is ever taken back."""
         return self._settled + self._pending
 
     @property
@@ -157,10 +161,14 @@ class _Stream:
         end, reason = self._find_end()
         self._cut(end)
         size = self._config.avoid_copying or 1
-        if self._corpus is not None and (begin := self._corpus.find_copy(self._pending, size)) is not None:
-            self._cut(begin)
-            self._reject(size)
-            return None
+        if self._corpus is not None:
+            # Symbols drawn anew can make a copy of what was settled before them.
+            tail = _tail(self._settled, size - 1)
+            begin = self._corpus.find_copy(tail + self._pending, size)
+            if begin is not None:
+                self._cut(max(begin - len(tail), 0))
+                self._reject(size)
+                return None
         self.finish_reason = reason
         sure = end if reason or self._corpus is None else end - size + 1
         return self._settle(sure) if sure > 0 else None
@@ -192,10 +200,12 @@ class _Stream:
     def _reject(self, size: int) -> None:
         self.rejections += 1
         self.key = stream_key(self._seed, self.index, self.rejections)
-        if self.rejections > _MOST_REJECTIONS:
+        self._vain = self._vain + 1 if self.length <= self._furthest else 0
+        self._furthest = max(self._furthest, self.length)
+        if self._vain >= _MOST_REJECTIONS:
             raise CharRNNError(
-                f"sample {self.index} copied {size} characters of the corpus {_MOST_REJECTIONS} times: "
-                "raise --avoid-copying or --temperature"
+                f"sample {self.index} comes no further than {self._furthest} symbols without a copy of {size} "
+                f"characters of the corpus, tried {_MOST_REJECTIONS} times: raise --avoid-copying or --temperature"
             )
 
     def _settle(self, sure: int) -> Piece:
@@ -206,7 +216,7 @@ class _Stream:
         self._lines += symbols.count("\n")
         self._settled += symbols
         if self._corpus is None:
-            self._settled = _tail(self._settled, max(map(len, self._config.stop), default=0))
+            self._settled = _tail(self._settled, self._longest_stop)
         if self.finish_reason is None:
             return Piece(self.index, symbols)
         return Piece(self.index, symbols, self.finish_reason, self._nats / self._length / math.log(2))
@@ -242,7 +252,8 @@ class Sampler:
         self._runtime = runtime
         self._corpus = corpus
         self._filters = make_filters(config, vocabulary, runtime)
-        B, V = min(config.num_samples, runtime.most_streams), vocabulary.size
+        V = vocabulary.size
+        B = min(config.num_samples, runtime.most_streams, max(_MOST_VALUES // (_STEPS_TO_AN_END * V), 1))
         ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
         steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.most_steps, max(config.length, 1))
         K = max(min(steps, _MOST_VALUES // (B * V)), 1)
@@ -253,6 +264,7 @@ class Sampler:
         # Views made once: to make them costs as much as to compute with them.
         self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
         self._advance = runtime.capture(self._take_steps)
+        self._prompts_begun = 0
 
     def sample(self, prompt: str = "", *, seed: int) -> Iterator[Piece]:
         """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
@@ -267,16 +279,20 @@ class Sampler:
         if self._config.length == 0:
             yield from (Piece(i, "", "length") for i in range(self._config.num_samples))
             return
+        self._prompts_begun += 1
+        number = self._prompts_begun
         state = self._stepper.read(start)
-        behind_start = self._stepper.locate(state)
+        after_prompt = self._stepper.locate(state)
         waiting = iter(range(self._config.num_samples))
         streams = {slot: self._begin(next(waiting), seed) for slot in range(self._symbols.shape[1])}
-        self._stepper.place(list(streams), behind_start)
+        self._stepper.set(list(streams), after_prompt)
         while streams:
+            if number != self._prompts_begun:
+                raise RuntimeError("this Sampler has begun another prompt: one at a time")
             self._draw_noise(streams)
             with torch.inference_mode():
                 self._advance()
-            anew = []
+            ended = []
             for slot, symbols, nats in self._look(list(streams)):
                 stream = streams[slot]
                 rejections = stream.rejections
@@ -284,14 +300,14 @@ class Sampler:
                 if piece is not None:
                     yield piece
                 if stream.rejections > rejections:
-                    self._stepper.place([slot], self._locate(stream, state, behind_start))
+                    self._stepper.set([slot], self._locate(stream, state, after_prompt))
                 elif stream.finish_reason is not None:
-                    anew.append(slot)
-            for slot in anew:
+                    ended.append(slot)
+            for slot in ended:
                 del streams[slot]
-            begun = {slot: self._begin(index, seed) for slot, index in zip(anew, waiting, strict=False)}
+            begun = {slot: self._begin(index, seed) for slot, index in zip(ended, waiting, strict=False)}
             if begun:
-                self._stepper.place(list(begun), behind_start)
+                self._stepper.set(list(begun), after_prompt)
                 streams |= begun
 
     def _begin(self, index: int, seed: int) -> _Stream:
@@ -299,12 +315,12 @@ class Sampler:
 
     def _take_steps(self) -> None:
         """K steps of all streams, without a look at what is drawn."""
-        config = self._config
         for noise, logits, symbols in self._steps:
             logits.copy_(self._stepper.logits)
-            choose(logits, config.temperature, self._filters, noise, out=symbols)
+            choose(logits, self._config.temperature, self._filters, noise, out=symbols)
             self._stepper.step(symbols)
 
+    @torch.inference_mode()
     def _draw_noise(self, streams: dict[int, _Stream]) -> None:
         K, B, V = self._noise.shape
         keys, begin = [0] * B, [0] * B
@@ -322,11 +338,17 @@ class Sampler:
         text, nats, K = self._vocabulary.decode(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
         return ((slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots)
 
-    def _locate(self, stream: _Stream, state: State, behind_start: Position) -> Position:
-        """Where a stream stands behind what it keeps of its text, read anew."""
+    def _locate(self, stream: _Stream, state: State, after_prompt: Position) -> Position:
+        """Where a stream stands behind what it keeps of its text, as far as needed read again."""
         if not stream.text:
-            return behind_start
-        return self._stepper.locate(self._stepper.read(self._vocabulary.encode(stream.text), state))
+            return after_prompt
+        length, before = stream.read or (0, state)
+        if length > len(stream.text):
+            length, before = 0, state
+        if length < len(stream.text):
+            before = self._stepper.read(self._vocabulary.encode(stream.text[length:]), before)
+        stream.read = (len(stream.text), before)
+        return self._stepper.locate(before)
 
 
 def sample(

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from charrnn.config import Cell, ModelConfig
-from charrnn.model import CharRNN, State, count_parameters, evaluating, layer_weights
+from charrnn.model import CharRNN, State, count_multiplications, evaluating, layer_weights
 from charrnn.runtime import Runtime, fbgemm
 
 Position: TypeAlias = tuple[Tensor, ...]
 """Where one stream stands: a row of each tensor that a Stepper carries from step to step."""
 
-_LARGE = 2**19  # parameters; a smaller model lies beside the cores as it is
+_LARGE = 2**19  # weights that a step multiplies by; fewer lie beside the cores as they are
 _LEAST_ROWS = 4  # below, libraries add in another order than for many rows
 _MANY_ROWS = 64  # what oneDNN orders its weights for, whatever comes
 
@@ -35,12 +35,12 @@ class Stepper:
         self._model = model
         self._runtime = runtime
         kind = _KINDS[model.config.cell]
-        layers = list(model.stack.layers)
+        layers, is_large = list(model.stack.layers), count_multiplications(model.config) >= _LARGE
         with torch.no_grad():
             self._table = _input_table(model, kind)  # (V, G)
             self._gates = self._table.new_empty(num_streams, self._table.shape[1])
             self._layers = [
-                kind(_lay_out(_join(layer, reader, kind), runtime, num_streams, model.num_parameters), num_streams)
+                kind(_lay_out(_join(layer, reader, kind), runtime, num_streams, is_large), num_streams)
                 for layer, reader in zip(layers, [*layers[1:], model.head], strict=True)
             ]
         self.logits = self._layers[-1].passed_on
@@ -58,9 +58,10 @@ class Stepper:
     @torch.inference_mode()
     def read(self, text: Tensor, state: State | None = None, chunk: int = 1024) -> State:
         """The model's state behind a text (N,), at least one symbol, that is read as a sequence from a state on."""
-        with evaluating(self._model):
+        model = self._model
+        with evaluating(model), self._runtime.autocast():
             for part in text.split(chunk):
-                _, state = self._model(self._runtime.place(part.long()[:, None]), state)
+                _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
         assert state is not None, "a text has at least one symbol"
         return state
 
@@ -70,8 +71,8 @@ class Stepper:
         return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(*after))
 
     @torch.inference_mode()
-    def place(self, streams: list[int], position: Position) -> None:
-        """Set these streams to a position."""
+    def set(self, streams: list[int], position: Position) -> None:
+        """Put these streams at a position."""
         index, rows = self._runtime.place(torch.tensor(streams)), iter(position)
         for layer in self._layers:
             layer.product.finish()
@@ -79,12 +80,12 @@ class Stepper:
                 tensor[index] = next(rows)
 
 
-def suit(runtime: Runtime, config: ModelConfig) -> Runtime:
+def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
     """The runtime in the precision that samples a model fastest without a loss that can be noticed.
 
     A small model's products are so short that in float32 they are done before their input is converted.
     """
-    if count_parameters(config) < _LARGE:
+    if count_multiplications(config) < _LARGE:
         return replace(runtime, dtype=torch.float32)
     return replace(runtime, dtype=torch.int8) if runtime.has_fbgemm else runtime
 
@@ -103,7 +104,11 @@ class _Weights:
 
 
 class _Product(ABC):
-    """The product of a layer's output with all that reads it, laid out for one way to multiply."""
+    """The product of a layer's output with all that reads it, laid out for one way to multiply.
+
+    A step calls `finish`, makes a new output from `recurrent`, and calls `begin`, which makes `passed_on` of it.
+    `recurrent` may be made by either.
+    """
 
     def __init__(self, weights: _Weights, num_rows: int) -> None:
         N, H = weights.weight.shape
@@ -118,11 +123,11 @@ class _Product(ABC):
         """From rows of outputs to results."""
 
     def begin(self) -> None:
-        """Once the output is new: make `passed_on`."""
+        """Multiply by what the output will be needed for at once."""
         self.multiply(self.output, self.results)
 
     def finish(self) -> None:  # noqa: B027 (most kinds have nothing left to do)
-        """Before the next gates: have made `recurrent` too."""
+        """Multiply by what was put off."""
 
 
 class _Dense(_Product):
@@ -140,8 +145,8 @@ class _Dense(_Product):
             results.copy_(torch.addmm(self._bias, output.to(self._weight.dtype), self._weight))
 
 
-class _Alone(_Product):
-    """One stream of a model so large that a step takes as long as its weights take to be read.
+class _SingleStream(_Product):
+    """For one stream of a model so large that a step takes as long as its weights take to be read.
 
     Every second time the recurrent weights are read twice in a row, for the gates of this step and of the next, the
     second time out of the cache. Biases are the weights of a constant input, which spares an operation.
@@ -154,23 +159,22 @@ class _Alone(_Product):
         self._weight = runtime.pack(extended[:, weights.num_gates :])
         self._input = torch.cat([self.output, self.output.new_ones(1, 1)], dim=1)
         self.output = self._input[:, :-1]
-        self._put_off = self._at_hand = False
+        self._is_due = self._is_cached = False  # said of the recurrent weights
 
     def multiply(self, output: Tensor, results: Tensor) -> None:
         row = torch.cat([output, self._input[:, -1:]], dim=1)
         results.copy_(torch.cat([row @ self._recurrent_weight, row @ self._weight], dim=1))
 
     def begin(self) -> None:
-        if self._at_hand:
+        if self._is_cached:
             torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
-        self._put_off = not self._at_hand
+        self._is_due = not self._is_cached
         torch.mm(self._input, self._weight, out=self.passed_on)
 
     def finish(self) -> None:
-        self._at_hand = self._put_off
-        if self._put_off:
+        if self._is_due:
             torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
-        self._put_off = False
+        self._is_cached, self._is_due = self._is_due, False
 
 
 class _BFloat16(_Product):
@@ -208,14 +212,14 @@ class _Int8(_Product):
         results.copy_(self._multiply(output, *self._scale, self._weight))
 
 
-def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, num_parameters: int) -> _Product:
+def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bool) -> _Product:
     """The fastest way to multiply for so many streams."""
     if runtime.dtype == torch.int8:
         return _Int8(weights, num_streams, runtime)
-    if runtime.dtype == torch.bfloat16 and runtime.has_onednn:
+    if runtime.dtype == torch.bfloat16 and runtime.has_onednn_bfloat16:
         return _BFloat16(weights, num_streams)
-    if runtime.dtype == torch.float32 and runtime.reads_slowly and num_streams == 1 and num_parameters >= _LARGE:
-        return _Alone(weights, runtime)
+    if runtime.dtype == torch.float32 and runtime.reads_slowly and num_streams == 1 and is_large:
+        return _SingleStream(weights, runtime)
     return _Dense(weights, num_streams, runtime)
 
 
@@ -274,7 +278,7 @@ class _LSTM(_Layer):
         torch.addcmul(self._h, self._o, self._h, out=self._h)
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
-        return [*super().locate(h), cell_state[0][0, 0]]
+        return [*super().locate(h), cell_state[0][0, 0].float()]
 
 
 class _GRU(_Layer):
@@ -298,7 +302,7 @@ class _GRU(_Layer):
         torch.lerp(self._n, self._h, self._z, out=self._h)
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
-        return [*super().locate(h), h[0, 0]]
+        return [*super().locate(h), h[0, 0].float()]
 
 
 class _RNN(_Layer):
@@ -329,7 +333,8 @@ def _input_table(model: CharRNN, kind: type[_Layer]) -> Tensor:
     """What each symbol adds to the gates of layer 0: (V, G)."""
     first = model.stack.layers[0]
     weight, bias = _arrange(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
-    return (weight.t() if model.embedding is None else model.embedding.weight @ weight.t()) + bias
+    product = weight.t() if model.embedding is None else model.embedding.weight @ weight.t()
+    return (product + bias).contiguous()  # its rows are what is read
 
 
 def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ settings.load_profile("ci")
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\na hen ran to the den.\n" * 40
 CPU = Runtime(torch.device("cpu"), torch.float32)
+needs_fbgemm = pytest.mark.skipif(not CPU.has_fbgemm, reason="needs FBGEMM")
 TINY = {"hidden_size": 16, "num_layers": 1, "embedding_size": 8, "dropout": 0.1}
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -3,12 +3,15 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import charrnn
 from charrnn import CharRNNError, LanguageModel
+from charrnn.cli.app import app
 from charrnn.run import Run
 from tests.conftest import TEXT
 
@@ -29,6 +32,10 @@ def test_same_seed_gives_the_same_text_by_every_way(model: LanguageModel) -> Non
 
 def test_each_call_without_a_seed_gives_another_text(model: LanguageModel) -> None:
     assert model.sample(length=50, temperature=2) != model.sample(length=50, temperature=2)
+
+
+def test_stop_may_be_one_text_or_several(model: LanguageModel) -> None:
+    assert model.sample(seed=1, stop="at", length=10**6) == model.sample(seed=1, stop=("at",), length=10**6)
 
 
 def test_stream_comes_in_pieces(model: LanguageModel) -> None:
@@ -57,17 +64,36 @@ def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_pa
     shutil.copytree(trained_run.folder.path, tmp_path / "run")
     model = charrnn.load(tmp_path / "run")
     path = Path(model.checkpoint.corpus.path)
-    hidden = path.rename(path.with_suffix(".hidden"))
+    whole, original = path.read_bytes(), trained_run.corpus
     try:
-        with pytest.raises(CharRNNError, match="--corpus FILE"):
+        replace(original, text_digest="another").save()
+        with pytest.raises(CharRNNError, match="not the model's corpus any more"):
+            model.sample(length=5, avoid_copying=3)
+        replace(original, config=replace(original.config, lowercase=True)).save()
+        with pytest.raises(CharRNNError, match="not the model's corpus any more"):
+            model.sample(length=5, avoid_copying=3)
+        path.unlink()
+        with pytest.raises(CharRNNError, match="is not there"):
             model.sample(length=5, avoid_copying=3)
     finally:
-        hidden.rename(path)
+        path.write_bytes(whole)
+
+
+def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "tiny.txt", "--steps", "2", "--hidden-size", "8", "-q"]
+    assert CliRunner().invoke(app, train).exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "the cat sat" in charrnn.load(tmp_path / "checkpoints" / "tiny").index_corpus()
 
 
 def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="warmth"):
         model.sample(warmth=1)
+    with pytest.raises(TypeError, match="num_samples"):
+        model.sample(num_samples=5)
     with pytest.raises(CharRNNError, match="no trained model"):
         charrnn.load(tmp_path)
     with pytest.raises(AttributeError, match="lode"):

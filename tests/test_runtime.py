@@ -1,12 +1,16 @@
 """Devices and precisions."""
 
+import gc
 import sys
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 from charrnn.errors import CharRNNError
-from charrnn.runtime import open_runtime, seed_everything
+from charrnn.runtime import fbgemm, open_runtime, seed_everything
+from tests.conftest import CPU, needs_fbgemm
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -92,3 +96,29 @@ def test_auto_takes_cuda_in_half_precision() -> None:
     runtime = open_runtime()
     assert (runtime.device.type, runtime.precision) == ("cuda", "float16")
     assert set(runtime.random_state()) == {"cpu", "cuda"}
+
+
+def test_packed_weights_are_the_same_on_pages_of_their_own() -> None:
+    weight = torch.randn(3000, 700).t()
+    packed = CPU.pack(weight)
+    assert packed.is_contiguous()
+    assert packed.data_ptr() % 2**21 == 0
+    gc.collect()
+    assert torch.equal(packed, weight)
+    assert torch.equal(CPU.pack(weight[:5]), weight[:5])
+
+
+@needs_fbgemm
+def test_int8_leaves_the_quantisation_engine_and_the_warnings_as_they_were() -> None:
+    engine = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fbgemm():
+            torch.quantize_per_channel(torch.ones(2, 2), torch.ones(2), torch.zeros(2), 0, torch.qint8)
+    assert torch.backends.quantized.engine == engine
+
+
+def test_forward_passes_that_accompany_int8_are_in_another_precision() -> None:
+    with replace(CPU, dtype=torch.int8).autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == open_runtime("cpu").dtype

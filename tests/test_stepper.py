@@ -12,15 +12,23 @@ from charrnn import stepper as stepper_module
 from charrnn.config import Cell, ModelConfig
 from charrnn.model import CharRNN
 from charrnn.runtime import Runtime, open_runtime
-from charrnn.stepper import Stepper, suit
-from tests.conftest import CPU
+from charrnn.stepper import Stepper, fastest_runtime
+from tests.conftest import CPU, needs_fbgemm
 
 V = 9
 BFLOAT16, INT8 = replace(CPU, dtype=torch.bfloat16), replace(CPU, dtype=torch.int8)
 cells: st.SearchStrategy[Cell] = st.sampled_from(["lstm", "gru", "rnn"])
 sequences = st.lists(st.integers(0, V - 1), min_size=2, max_size=12)
-has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
-int8 = pytest.param(INT8, marks=pytest.mark.skipif(not has_fbgemm, reason="needs FBGEMM"))
+int8 = pytest.param(INT8, marks=needs_fbgemm)
+
+
+class WithoutVNNI(Runtime):
+    """An older CPU."""
+
+    has_vnni = False
+
+
+seven_bits = pytest.param(WithoutVNNI(CPU.device, torch.int8), marks=needs_fbgemm)
 
 
 def build(scale: float = 0.5, **options: object) -> CharRNN:
@@ -38,7 +46,7 @@ def start(model: CharRNN, runtime: Runtime, texts: Tensor) -> Stepper:
     """A stepper whose streams have read the first symbol of each of these texts (N, B)."""
     stepper = Stepper(model, runtime, texts.shape[1])
     for stream, symbol in enumerate(texts[0]):
-        stepper.place([stream], stepper.locate(stepper.read(symbol[None])))
+        stepper.set([stream], stepper.locate(stepper.read(symbol[None])))
     return stepper
 
 
@@ -52,22 +60,40 @@ def logits_along(model: CharRNN, runtime: Runtime, texts: Tensor) -> Tensor:
     return torch.stack(logits)
 
 
-@given(cells, st.integers(1, 3), st.sampled_from([None, 5]), sequences, st.integers(1, 6), st.booleans())
+@given(cells, st.integers(1, 3), st.sampled_from([None, 5]), sequences, st.integers(1, 6))
 @torch.no_grad()
 def test_logits_are_those_of_the_model(
-    cell: Cell, num_layers: int, embedding_size: int | None, text: list[int], num_streams: int, large: bool
+    cell: Cell, num_layers: int, embedding_size: int | None, text: list[int], num_streams: int
 ) -> None:
     model = build(cell=cell, num_layers=num_layers, embedding_size=embedding_size)
     texts = torch.stack([torch.tensor(text).roll(i) for i in range(num_streams)], dim=1)
     expected, _ = model.eval()(texts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stepper_module, "_LARGE", 0 if large else 2**19)
-        logits = logits_along(model.train(), CPU, texts)
+    logits = logits_along(model.train(), CPU, texts)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
     assert model.training
 
 
-@pytest.mark.parametrize("runtime", [BFLOAT16, int8])
+@given(cells, st.integers(1, 3), st.sampled_from([None, 5]), sequences)
+@torch.no_grad()
+def test_logits_of_one_stream_of_a_large_model_are_those_of_the_model(
+    cell: Cell, num_layers: int, embedding_size: int | None, text: list[int]
+) -> None:
+    model = build(cell=cell, num_layers=num_layers, embedding_size=embedding_size)
+    texts = torch.tensor(text)[:, None]
+    expected, _ = model.eval()(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stepper_module, "_LARGE", 0)
+        stepper = start(model, CPU, texts)
+        position = stepper.locate(stepper.read(texts[:1, 0]))
+        for _ in range(2):  # the second time from wherever the first one ended
+            stepper.set([0], position)
+            for t in range(len(texts)):
+                if t > 0:
+                    stepper.step(texts[t])
+                torch.testing.assert_close(stepper.logits, expected[t], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", [BFLOAT16, int8, seven_bits])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @torch.no_grad()
 def test_lower_precisions_are_close_to_the_model(cell: Cell, runtime: Runtime) -> None:
@@ -78,7 +104,7 @@ def test_lower_precisions_are_close_to_the_model(cell: Cell, runtime: Runtime) -
     assert 0 < difference < 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("runtime", [CPU, int8])
+@pytest.mark.parametrize("runtime", [CPU, int8, seven_bits])
 @pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 1), (48, 2), (128, 1)])
 @torch.no_grad()
 def test_stream_has_the_same_logits_to_the_bit_beside_any_others(
@@ -110,7 +136,7 @@ def test_stream_is_put_elsewhere_without_a_trace_of_where_it_was(cell: Cell) -> 
     stepper = start(model, CPU, texts)
     for symbols in texts[1:5]:
         stepper.step(symbols)
-    stepper.place([1], stepper.locate(stepper.read(texts[:1, 0])))
+    stepper.set([1], stepper.locate(stepper.read(texts[:1, 0])))
     for t in range(1, 4):
         stepper.step(texts[[4 + t, t, 4 + t], [0, 0, 2]])
     expected = logits_along(model, CPU, texts)
@@ -120,8 +146,8 @@ def test_stream_is_put_elsewhere_without_a_trace_of_where_it_was(cell: Cell) -> 
 
 def test_only_a_large_model_takes_a_lower_precision_of_itself() -> None:
     small, large = (ModelConfig(vocab_size=65, hidden_size=H, embedding_size=64) for H in (256, 512))
-    assert suit(BFLOAT16, small) == CPU
-    assert suit(BFLOAT16, large) == (INT8 if has_fbgemm else BFLOAT16)
+    assert fastest_runtime(BFLOAT16, small) == CPU
+    assert fastest_runtime(BFLOAT16, large) == (INT8 if CPU.has_fbgemm else BFLOAT16)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

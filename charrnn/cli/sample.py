@@ -125,6 +125,8 @@ def sample(
     )
     if interactive and (prompt is not None or prompt_file is not None):
         raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
+    if corpus == "-" and (interactive or prompt_file == "-"):
+        raise OptionError("stdin can be read once: name a file for --corpus")
     if corpus is not None and avoid_copying is None and not json:
         raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
     prompts = _converse() if interactive else [_read_prompt(prompt, prompt_file)]
@@ -174,6 +176,7 @@ def _converse() -> Iterator[str]:
                 print(end=sign, file=sys.stderr, flush=True)
                 yield input()
         except EOFError:
+            print(end="\n" if sign else "", file=sys.stderr)
             return
 
 

@@ -81,7 +81,7 @@ def held_out_loss(model: CharRNN, text: Tensor, precision: str, num_streams: int
     runtime = open_runtime("cpu", precision, SAMPLING_PRECISIONS)
     streams = text[: len(text) // num_streams * num_streams].view(num_streams, -1).t().long()
     stepper, losses = Stepper(model, runtime, num_streams), []
-    stepper.place(list(range(num_streams)), stepper.locate(stepper.read(streams[:1, 0])))
+    stepper.set(list(range(num_streams)), stepper.locate(stepper.read(streams[:1, 0])))
     with torch.inference_mode():
         for t, (symbols, following) in enumerate(itertools.pairwise(streams)):
             stepper.step(symbols)

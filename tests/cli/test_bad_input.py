@@ -66,6 +66,8 @@ CASES = [
     ("sample checkpoint.safetensors --top-p 0", 2, "--top-p is 0.0"),
     ("sample checkpoint.safetensors --interactive --prompt a", 2, "leave --prompt and --prompt-file out"),
     ("sample checkpoint.safetensors --corpus good.txt", 2, "--corpus is for --avoid-copying and for --json"),
+    ("sample checkpoint.safetensors --avoid-copying 5 --corpus - --interactive", 2, "stdin can be read once"),
+    ("sample checkpoint.safetensors --avoid-copying 5 --corpus empty.txt", 1, "is empty"),
     ("sample checkpoint.safetensors --avoid-copying 0", 2, "--avoid-copying is 0"),
     ("sample checkpoint.safetensors --avoid-copying 5 --corpus missing.txt", 1, "does not exist"),
     ("sample checkpoint.safetensors --precision float16 --device cpu", 1, "choose --precision bfloat16 or float32"),
