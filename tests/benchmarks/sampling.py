@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from charrnn.checkpoint import Checkpoint
 from charrnn.config import ModelConfig, SamplingConfig
 from charrnn.model import CharRNN
-from charrnn.runtime import SAMPLING_PRECISIONS, open_runtime
+from charrnn.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.sampling import sample
 from charrnn.stepper import Stepper
 from charrnn.vocabulary import Vocabulary
@@ -28,15 +29,17 @@ from tests.benchmarks.foundation import CHARRNN, ROOT, RUNS, measure, options, s
 
 _VOCABULARY = Vocabulary(tuple(map(chr, range(40, 105))), (1,) * 65)
 _SECONDS = 5.0
+_LONG_PROMPT = 500_000
 
 CASES = {
     "cpu": [
         (2, 512, 1, "float32"),
         (2, 512, 1, "bfloat16"),
         (2, 512, 1, "int8"),
+        (2, 512, 64, "int8"),
         (2, 512, 64, "bfloat16"),
         (2, 512, 256, "bfloat16"),
-        (1, 512, 1, "bfloat16"),
+        (1, 512, 1, "int8"),
         (1, 128, 1, "float32"),
     ],
     "cuda": [(2, 512, 1, "float16"), (2, 512, 64, "float16"), (2, 512, 1024, "float16"), (1, 128, 1, "float32")],
@@ -76,9 +79,14 @@ def speed(baselines: Path, device: str) -> None:
             show(f"  as a multiple of the {name}", [a / b for a, b in zip(rates["ours"], rates[name], strict=True)], "")
 
 
-def held_out_loss(model: CharRNN, text: Tensor, precision: str, num_streams: int = 128, warm_up: int = 100) -> float:
+class SevenBits(Runtime):
+    """A CPU without VNNI, where the outputs of layers have 7 bits."""
+
+    has_vnni = False
+
+
+def held_out_loss(model: CharRNN, text: Tensor, runtime: Runtime, num_streams: int = 128, warm_up: int = 100) -> float:
     """Nats per character of a text's streams, read step by step."""
-    runtime = open_runtime("cpu", precision, SAMPLING_PRECISIONS)
     streams = text[: len(text) // num_streams * num_streams].view(num_streams, -1).t().long()
     stepper, losses = Stepper(model, runtime, num_streams), []
     stepper.set(list(range(num_streams)), stepper.locate(stepper.read(streams[:1, 0])))
@@ -96,10 +104,33 @@ def precisions(path: Path, text: Path) -> None:
     characters = text.read_text(encoding="utf-8")
     held_out = checkpoint.vocabulary.encode(characters[-len(characters) // 10 :])
     model = checkpoint.build_model()
-    exact = held_out_loss(model, held_out, "float32")
-    for precision in ("bfloat16", "int8"):
-        loss = held_out_loss(model, held_out, precision)
-        print(f"{path}: {precision} {loss:.5f}, float32 {exact:.5f}, difference {loss - exact:+.5f} nats", flush=True)
+    cpu = torch.device("cpu")
+    exact = held_out_loss(model, held_out, Runtime(cpu, torch.float32))
+    for name, runtime in (
+        ("bfloat16", Runtime(cpu, torch.bfloat16)),
+        ("int8", Runtime(cpu, torch.int8)),
+        ("int8, 7 bits", SevenBits(cpu, torch.int8)),
+    ):
+        loss = held_out_loss(model, held_out, runtime)
+        print(f"{path}: {name} {loss:.5f}, float32 {exact:.5f}, difference {loss - exact:+.5f} nats", flush=True)
+
+
+def prompt(path: Path, text: Path) -> None:
+    """Characters per second of a prompt, without the time that a prompt of one character takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = [Path(folder, name) for name in ("short", "long")]
+        characters = text.read_text(encoding="utf-8")[-_LONG_PROMPT:]
+        for prompt_file, content in zip(prompts, (characters[:1], characters), strict=True):
+            prompt_file.write_text(content, encoding="utf-8")
+        rates = []
+        for _ in range(RUNS):
+            seconds = []
+            for prompt_file in prompts:
+                begin = time.perf_counter()
+                measure([*CHARRNN, "sample", path, "--prompt-file", prompt_file, "--no-echo", "-n", "1"])
+                seconds.append(time.perf_counter() - begin)
+            rates.append(len(characters) / (seconds[1] - seconds[0]))
+    show(f"prompt of {_LONG_PROMPT:,} characters", rates, "chars/s")
 
 
 def first_character(path: Path) -> None:
@@ -131,6 +162,7 @@ def main() -> None:
     if arguments.checkpoint is not None:
         first_character(arguments.checkpoint.resolve())
         if arguments.text is not None:
+            prompt(arguments.checkpoint.resolve(), arguments.text)
             precisions(arguments.checkpoint, arguments.text)
     speed(arguments.baselines.resolve(), arguments.device)
 
