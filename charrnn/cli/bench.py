@@ -26,7 +26,7 @@ def bench(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure training, sampling and preparing on this machine, each beside what bounds it; half a minute."""
+    """Measure training, sampling and preparing on this machine, each beside what bounds it; takes a minute."""
     config = Training(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
     from charrnn.runtime import open_runtime
