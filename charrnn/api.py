@@ -6,6 +6,7 @@
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class LanguageModel:
         return self.checkpoint.vocabulary
 
     def sample(self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any) -> str:
-        """What a sample continues a prompt with; see `stream`."""
+        """What a sample continues a prompt with, without the prompt; see `stream`."""
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
     def stream(
@@ -68,8 +69,12 @@ class LanguageModel:
         return texts
 
     def sampler(self, config: SamplingConfig, corpus: Index | None = None) -> Sampler:
-        """What draws samples for any number of prompts. Raises: OptionError."""
-        return Sampler(self._model, self.vocabulary, config, self.runtime, corpus)
+        """What draws samples for any number of prompts; what is banned or stops is normalised as they are.
+
+        Raises: OptionError.
+        """
+        ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
+        return Sampler(self._model, self.vocabulary, replace(config, ban=ban, stop=stop), self.runtime, corpus)
 
     def normalise(self, prompt: str) -> str:
         """A prompt as the corpus was prepared: transliterated, in lower case."""

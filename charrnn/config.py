@@ -28,7 +28,7 @@ def _require_counts(config: object, *names: str, at_least: int = 1, at_most: int
     for name in names:
         value = getattr(config, name)
         limit = f"a whole number from {at_least} to {at_most}"
-        _require(value is None or at_least <= value <= at_most, name, value, limit)
+        _require(value is None or (type(value) is int and at_least <= value <= at_most), name, value, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +133,12 @@ class SamplingConfig:
     """How text is drawn from a model: lengths in symbols, filters off where unset.
 
     `temperature` 0 takes the most likely symbol. `ban` lists characters never to be sampled. A sample ends
-    after `length` symbols, after any text in `stop` has appeared, or after `lines` whole lines. No run of
+    after `length` symbols (unset, 1,000, or so many for each of `lines`), after any text in `stop` has appeared,
+    or after `lines` whole lines. No run of
     `avoid_copying` characters of the corpus is reproduced.
     """
 
-    length: int = 1000
+    length: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -153,11 +154,16 @@ class SamplingConfig:
             object.__setattr__(self, "stop", (self.stop,))
         _require_counts(self, "length", at_least=0)
         _require_counts(self, "top_k", "lines", "num_samples", "avoid_copying")
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "at least 0")
+        _require(0 <= self.temperature <= 1000, "temperature", self.temperature, "from 0 to 1000")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             _require(value is None or 0 < value <= 1, name, value, "above 0 and at most 1")
         _require("" not in self.stop, "stop", "empty", "a text of at least one character")
+
+    @property
+    def most_symbols(self) -> int:
+        """After how many symbols a sample ends at the latest."""
+        return 1000 * (self.lines or 1) if self.length is None else self.length
 
 
 def config_from_json(kind: type[Config], values: object) -> Config:

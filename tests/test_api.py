@@ -49,6 +49,12 @@ def test_prompts_are_normalised_as_the_corpus_was(model: LanguageModel) -> None:
         model.sample("The")
 
 
+def test_what_is_banned_or_stops_is_normalised_too(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "normalise", str.lower)
+    assert model.sample(seed=1, stop="AT", length=500) == model.sample(seed=1, stop="at", length=500)
+    assert "t" not in model.sample(seed=1, ban="T", length=200)
+
+
 def test_copies_are_of_the_models_corpus_or_of_another(model: LanguageModel, trained_run: Run, tmp_path: Path) -> None:
     text = model.sample(seed=1, length=200, temperature=1.2, avoid_copying=12)
     assert model.index_corpus().longest_copy(text) < 12

@@ -135,6 +135,12 @@ def test_samples_end_by_length_stop_and_lines(trained_run: Run) -> None:
     assert (lines[-1].text[-1], lines[-1].finish_reason) == ("\n", "lines")
 
 
+def test_lines_may_take_a_thousand_symbols_each() -> None:
+    assert SamplingConfig().most_symbols == 1000
+    assert SamplingConfig(lines=3).most_symbols == 3000
+    assert SamplingConfig(lines=3, length=5).most_symbols == 5
+
+
 def test_length_zero_samples_nothing(trained_run: Run) -> None:
     assert pieces_of(trained_run, length=0) == [Piece(0, "", "length")]
 

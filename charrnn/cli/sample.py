@@ -44,7 +44,14 @@ def sample(
         int, typer.Option(metavar="N", help="Independent samples, computed together.")
     ] = Defaults.num_samples,
     length: Annotated[
-        int, typer.Option("--length", "-n", metavar="N", help="Symbols to sample.", rich_help_panel=ENDS)
+        int | None,
+        typer.Option(
+            "--length",
+            "-n",
+            metavar="N",
+            help="Symbols to sample; default: 1000, or with --lines 1000 for each.",
+            rich_help_panel=ENDS,
+        ),
     ] = Defaults.length,
     lines: Annotated[
         int | None, typer.Option(metavar="N", help="End after N whole lines.", rich_help_panel=ENDS)
@@ -140,6 +147,7 @@ def sample(
         index = _index_small_corpus(model)
     sampler = model.sampler(config, index)
     is_to_be_told, seed = seed is None and not json, seed_everything(seed)
+    failed = False
     for number, prompt in enumerate(map(model.normalise, prompts)):
         try:
             pieces = sampler.sample(prompt, seed=seed + number)
@@ -157,6 +165,9 @@ def sample(
             if not interactive:
                 raise
             print("error:", error, file=sys.stderr)
+            failed = not sys.stdin.isatty()
+    if failed:
+        raise typer.Exit(1)
 
 
 def _converse() -> Iterator[str]:
@@ -171,10 +182,10 @@ def _converse() -> Iterator[str]:
     while True:
         try:
             if sys.stdout.isatty():
-                yield input(sign)
+                yield input(sign).removesuffix("\r")
             else:
                 print(end=sign, file=sys.stderr, flush=True)
-                yield input()
+                yield input().removesuffix("\r")
         except EOFError:
             print(end="\n" if sign else "", file=sys.stderr)
             return

@@ -62,6 +62,7 @@ CASES = [
     ("sample checkpoint.safetensors --prompt-file missing.txt", 1, "cannot be read"),
     ("sample checkpoint.safetensors --prompt a --prompt-file good.txt", 2, "exclude each other"),
     ("sample checkpoint.safetensors --temperature -1", 2, "--temperature is -1.0"),
+    ("sample checkpoint.safetensors --temperature 1e300", 2, "it must be from 0 to 1000"),
     ("sample checkpoint.safetensors --length many", 2, "--length"),
     ("sample checkpoint.safetensors --top-p 0", 2, "--top-p is 0.0"),
     ("sample checkpoint.safetensors --interactive --prompt a", 2, "leave --prompt and --prompt-file out"),
