@@ -144,10 +144,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def holds_run(self) -> bool:
-        """Whether there is any checkpoint. Raises: CharRNNError where no folder can be."""
-        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        if not nearest.is_dir():
-            raise CharRNNError(f"{self.path} cannot be a run's folder: {nearest} is a file; name another --run DIR")
+        """Whether there is any checkpoint."""
         return any(path.exists() for path in (self.last, self.last_but_one, self.best))
 
     def clear(self) -> None:

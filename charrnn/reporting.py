@@ -13,6 +13,7 @@ from tqdm import tqdm
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
 from charrnn.storage import write_atomically
+from charrnn.text import escape_controls
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
@@ -226,7 +227,7 @@ def _describe(event: Event) -> str:
                 f"at most {event.learning_rate:.3g} from there on"
             )
         case Sampled():
-            return "\n".join(f"  | {line}" for line in event.text.splitlines())
+            return "\n".join(f"  | {line}" for line in escape_controls(event.text).splitlines())
     raise TypeError(f"{type(event).__name__} is told in no words")
 
 

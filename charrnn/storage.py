@@ -112,6 +112,12 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; nothing was changed") from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers left that were killed; none may be at work in the folder."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries durable, so that a rename outlives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

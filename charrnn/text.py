@@ -153,6 +153,18 @@ def normalise(text: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 
     return text.lower() if lowercase else text
 
 
+def escape_controls(text: str) -> str:
+    """The text with what would steer a terminal made visible: all control characters but tab and line feed.
+
+    >>> escape_controls("red \\x1b[31m")
+    'red \\\\x1b[31m'
+    """
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def transliterate(text: str) -> str:
     """The text in ASCII, by Unidecode, looked up once for each distinct character.
 

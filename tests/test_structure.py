@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "charrnn"
 LAYERS = [
     ["errors"],
     ["config"],
-    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise"],
+    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise", "lock"],
     ["corpus", "model", "novelty"],
     ["training", "checkpoint", "stepper"],
     ["sampling", "reporting"],

@@ -14,7 +14,15 @@ from unidecode import unidecode
 from charrnn import text as text_module
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.text import CleanText, Source, cut_boilerplate, digest, find_sources, transliterate
+from charrnn.text import (
+    CleanText,
+    Source,
+    cut_boilerplate,
+    digest,
+    escape_controls,
+    find_sources,
+    transliterate,
+)
 
 
 def clean(raw: bytes, **options: object) -> str:
@@ -162,3 +170,8 @@ def test_block_borders_do_not_matter(cuts: list[int], header: str, ending: str) 
             patch.setattr(text_module, name, size)
         cut = "".join(cut_boilerplate(blocks, lambda what: None))
     assert cut.strip() == (BODY * 40).strip()
+
+
+def test_only_what_steers_a_terminal_is_escaped() -> None:
+    assert escape_controls("a\tb\nc \u00e9\u4e2d\u2028") == "a\tb\nc \u00e9\u4e2d\u2028"
+    assert escape_controls("\x1b[2J\r\x07\x7f\x9b") == r"\x1b[2J\x0d\x07\x7f\x9b"

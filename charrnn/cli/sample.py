@@ -4,7 +4,7 @@ import contextlib
 import io
 import json as json_module
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +36,7 @@ def sample(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or from - for stdin.")
     ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not make control characters visible on a terminal.")] = False,
     no_echo: Annotated[bool, typer.Option("--no-echo", help="Do not repeat the prompt.")] = False,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Read a prompt a line from stdin, and continue each.")
@@ -140,7 +141,10 @@ def sample(
     from charrnn.api import load
     from charrnn.checkpoint import find_checkpoint
     from charrnn.runtime import seed_everything
+    from charrnn.text import escape_controls
 
+    # A stranger's vocabulary may hold what would steer the terminal.
+    show = escape_controls if sys.stdout.isatty() and not raw else str
     model = load(find_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision)
     index = model.index_corpus(corpus) if avoid_copying is not None or corpus is not None else None
     if json and index is None:
@@ -158,9 +162,9 @@ def sample(
             if json:
                 _print_json(pieces, echo, seed + number, index)
             elif num_samples == 1:
-                _stream(pieces, echo)
+                _stream(pieces, echo, show)
             else:
-                _print_whole(pieces, echo)
+                _print_whole(pieces, echo, show)
         except CharRNNError as error:
             if not interactive:
                 raise
@@ -214,12 +218,12 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
 
 
-def _stream(pieces: Iterable["Piece"], echo: str) -> None:
+def _stream(pieces: Iterable["Piece"], echo: str, show: Callable[[str], str]) -> None:
     """Write a single sample as it is made; a final line's end is added if it has none."""
     last = echo
-    print(echo, end="", flush=True)
+    print(show(echo), end="", flush=True)
     for piece in pieces:
-        print(piece.text, end="", flush=True)
+        print(show(piece.text), end="", flush=True)
         last = piece.text or last
     print(end="" if last.endswith("\n") else "\n", flush=True)
 
@@ -233,9 +237,9 @@ def _collect(pieces: Iterable["Piece"]) -> Iterable[tuple["Piece", str]]:
             yield piece, "".join(texts.pop(piece.index))
 
 
-def _print_whole(pieces: Iterable["Piece"], echo: str) -> None:
+def _print_whole(pieces: Iterable["Piece"], echo: str, show: Callable[[str], str]) -> None:
     for _, text in _collect(pieces):
-        whole = echo + text
+        whole = show(echo + text)
         print(whole, end="" if whole.endswith("\n") else "\n", flush=True)
 
 

@@ -212,25 +212,29 @@ def train(
     from charrnn import corpus as corpora
     from charrnn import run as runs
     from charrnn.checkpoint import Checkpoint, RunFolder
+    from charrnn.lock import locked
     from charrnn.runtime import open_runtime
+    from charrnn.storage import remove_leftovers
 
     runtime = open_runtime(device, precision)
     source = None if init_from is None else Checkpoint.load(init_from)
     folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
-    if folder.holds_run() and not (resume or overwrite):
-        raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
-    resuming = resume and folder.holds_run()
-    opened = corpora.open_or_prepare(corpus, data_dir, may_replace=not resuming)
-    for note in opened.notes:
-        notify(note)
-    if resuming:
-        begun = runs.resume(folder, opened, {**preset, **given}, device, notify=notify)
-    else:
-        begun = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
-    for line in begun.describe():
-        notify(line)
-    reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
-    _train(begun, [_open_log(begun, resuming=resuming), *reporters], json=json, notify=notify)
+    with locked(folder.path):
+        remove_leftovers(folder.path)
+        if folder.holds_run() and not (resume or overwrite):
+            raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
+        resuming = resume and folder.holds_run()
+        opened = corpora.open_or_prepare(corpus, data_dir, may_replace=not resuming)
+        for note in opened.notes:
+            notify(note)
+        if resuming:
+            begun = runs.resume(folder, opened, {**preset, **given}, device, notify=notify)
+        else:
+            begun = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
+        for line in begun.describe():
+            notify(line)
+        reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
+        _train(begun, [_open_log(begun, resuming=resuming), *reporters], json=json, notify=notify)
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

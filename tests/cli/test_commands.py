@@ -151,6 +151,48 @@ def test_signal_saves_and_the_run_goes_on(tmp_path: Path, charrnn: Command, name
     assert f"resuming checkpoints/tiny at step {step:,}" in resumed.stderr
 
 
+def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    executable = Path(sys.executable).with_name("charrnn")
+    command = ["train", "tiny.txt", "--minutes", "5", "--eval-every", "20", *SMALL]
+    first = subprocess.Popen([executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    for line in first.stderr:
+        if "validation loss" in line:
+            break
+    run = tmp_path / "checkpoints" / "tiny"
+    for option in ("--overwrite", "--resume"):
+        second = charrnn("train", "tiny.txt", "--steps", "1", option, *SMALL)
+        assert second.returncode == 1
+        assert f"checkpoints/tiny is in use by process {first.pid}" in second.stderr
+    first.kill()
+    first.wait()
+    (run / ".charrnn-tmp-00000000").write_text("half a checkpoint")
+    step = Checkpoint.load(run / "last.safetensors").counters["step"]
+    third = charrnn("train", "tiny.txt", "--steps", str(step + 5), "--resume")
+    assert third.returncode == 0, third.stderr
+    left = {path.name for path in run.iterdir()}
+    assert left == {"last.safetensors", "last-1.safetensors", "best.safetensors", "metrics.jsonl"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
+@pytest.mark.parametrize("raw", [False, True])
+def test_control_characters_are_visible_on_a_terminal(tmp_path: Path, charrnn: Command, raw: bool) -> None:
+    import pty
+
+    (tmp_path / "evil.txt").write_text("\x1b[31mred\x9b" * 200)
+    assert charrnn("train", "evil.txt", "--steps", "3", "-q", *SMALL).returncode == 0
+    ours, theirs = pty.openpty()
+    executable = str(Path(sys.executable).with_name("charrnn"))
+    command = [executable, "sample", "-p", "\x1b[31m", "-n", "0", *(["--raw"] if raw else [])]
+    subprocess.run(command, cwd=tmp_path, stdout=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 1000)
+    os.close(ours)
+    assert shown.strip() == (b"\x1b[31m" if raw else b"\\x1b[31m")
+    assert charrnn("sample", "-p", "\x1b[31m", "-n", "0").stdout == "\x1b[31m\n"
+
+
 def catches_signals(process: "subprocess.Popen[bytes]") -> bool:
     """Whether a process has handlers of its own, as the kernel tells; Python itself has none for SIGUSR1."""
     status = Path(f"/proc/{process.pid}/status").read_text()

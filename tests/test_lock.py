@@ -1,0 +1,97 @@
+"""One writer at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from charrnn.errors import CharRNNError
+from charrnn.lock import NAME, locked
+
+pytest.importorskip("fcntl")
+
+HOLD = "import sys, time; from pathlib import Path; from charrnn.lock import locked\n"
+HOLD += "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+
+
+def hold(folder: Path) -> "subprocess.Popen[bytes]":
+    """Another process that holds the lock of a folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_second_writer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
+    process = hold(tmp_path / "run")
+    try:
+        with pytest.raises(CharRNNError, match=f"in use by process {process.pid}:"), locked(tmp_path / "run"):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / NAME).exists()
+    with locked(tmp_path):
+        assert (tmp_path / NAME).read_text() == f"{os.getpid()}\n"
+    assert not (tmp_path / NAME).exists()
+
+
+def test_lock_is_free_again_whatever_happens_in_between(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), locked(tmp_path / "a" / "b"):
+            raise ZeroDivisionError
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_was_there_or_was_filled_stays(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with locked(tmp_path / "old"):
+        pass
+    with locked(tmp_path / "new"):
+        (tmp_path / "new" / "file").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "new"}
+
+
+def test_many_that_want_it_get_it_one_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from charrnn.errors import CharRNNError\n"
+        "from charrnn.lock import locked\n"
+        "folder, taken, end = Path(sys.argv[1]), 0, time.monotonic() + 2\n"
+        "while time.monotonic() < end:\n"
+        "    try:\n"
+        "        with locked(folder / 'run'):\n"
+        "            (folder / 'inside').mkdir(); (folder / 'inside').rmdir(); taken += 1\n"
+        "    except CharRNNError: pass\n"
+        "print(taken)"
+    )
+    start = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    taken = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sum(map(int, taken)) > 10
+
+
+def test_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CharRNNError, match="file is a file"), locked(tmp_path / "file" / "run"):
+        pass
+
+
+def test_lock_waits_for_nothing(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    begin = time.monotonic()
+    with pytest.raises(CharRNNError), locked(tmp_path):
+        pass
+    assert time.monotonic() - begin < 5
+    process.kill()
+    process.wait()
