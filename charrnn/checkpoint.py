@@ -5,7 +5,7 @@ trainer's state, so that training can go on where it stood.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from charrnn.model import CharRNN, count_parameters
 from charrnn.vocabulary import Vocabulary
 
 KIND = "checkpoint"
+VERSIONS = {"charrnn": charrnn.__version__, "torch": str(torch.__version__)}
 _MODEL, _TRAINER = "model.", "trainer."
 
 
@@ -45,14 +46,15 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     trainer_tensors: Mapping[str, Tensor]
     counters: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
+    """Of the programs that wrote it."""
 
     def save(self, path: Path, backup: Path | None = None) -> None:
         """Write the file, durably and in one step; what stood there becomes `backup`. Raises: CharRNNError."""
         tensors = {_MODEL + name: tensor for name, tensor in self.weights.items()}
         tensors |= {_TRAINER + name: tensor for name, tensor in self.trainer_tensors.items()}
         header = {
-            "charrnn": charrnn.__version__,
-            "torch": torch.__version__,
+            **self.versions,
             "model_config": asdict(self.model_config),
             "training_config": asdict(self.training_config),
             "vocabulary": self.vocabulary.to_json(),
@@ -69,6 +71,8 @@ class Checkpoint:
         stored = storage.read(path, KIND)
         match stored.header:
             case {
+                "charrnn": str(charrnn_version),
+                "torch": str(torch_version),
                 "model_config": model_config,
                 "training_config": training_config,
                 "vocabulary": vocabulary,
@@ -91,6 +95,7 @@ class Checkpoint:
                     weights=_strip(_MODEL, stored.tensors),
                     trainer_tensors=_strip(_TRAINER, stored.tensors),
                     counters=counters,
+                    versions={"charrnn": charrnn_version, "torch": torch_version},
                 )
                 checkpoint._check_weights(path)
                 return checkpoint

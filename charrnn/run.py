@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from charrnn.batches import Layout
-from charrnn.checkpoint import Checkpoint, CorpusIdentity, RunFolder, transfer
+from charrnn.checkpoint import VERSIONS, Checkpoint, CorpusIdentity, RunFolder, transfer
 from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.defaults import default_dropout, default_epochs, default_learning_rate
@@ -258,6 +258,9 @@ def resume(
     checkpoint, warnings = folder.load_last()
     for warning in warnings:
         notify(f"warning: {warning}; going back to the checkpoint before it")
+    if checkpoint.versions != VERSIONS:
+        by, now = (f"charrnn {of['charrnn']} with PyTorch {of['torch']}" for of in (checkpoint.versions, VERSIONS))
+        notify(f"warning: this run was written by {by}, and this is {now}: it may go on a little differently")
     theirs, ours = checkpoint.corpus, identify(corpus)
     if (theirs.text_digest, theirs.config) != (ours.text_digest, ours.config):
         raise CharRNNError(

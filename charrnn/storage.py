@@ -91,10 +91,13 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
-    """Temporary file beside the target, fsync, rename, fsync of the folder. Raises: CharRNNError."""
+    """Temporary file beside the target, fsync, rename, fsync of the folder; the target never goes missing.
+
+    Raises: CharRNNError.
+    """
     if path.is_dir():
         raise CharRNNError(f"{path} is a folder: name a file in it")
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
+    temporary = _temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -103,13 +106,31 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
                 stream.flush()
                 os.fsync(stream.fileno())
             if backup is not None and path.exists():
-                path.replace(backup)
+                _keep(path, backup)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
+
+
+def _keep(path: Path, backup: Path) -> None:
+    """Give a file a second name, in place of what had it; where there are no links, the file loses its first one."""
+    link = _temporary_beside(path)
+    try:
+        os.link(path, link)
+    except OSError:
+        path.replace(backup)
+        return
+    try:
+        link.replace(backup)
+    finally:
+        link.unlink(missing_ok=True)  # two names of one file are not replaced by one another
 
 
 def remove_leftovers(folder: Path) -> None:

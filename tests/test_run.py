@@ -1,9 +1,12 @@
 """Runs in their folders."""
 
+import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +87,61 @@ def test_resumed_run_ends_like_an_uninterrupted_one(corpus: Corpus, tmp_path: Pa
     assert losses[0] == losses[1]
 
 
+class Interrupt(Recorder):
+    """Ends a run at a step: by request, as a signal does, or on the spot, as a pulled plug does."""
+
+    def __init__(self, run: Run, step: int, *, politely: bool) -> None:
+        super().__init__()
+        self._run, self._step, self._politely = run, step, politely
+
+    def report(self, event: Event) -> None:
+        if event.step == self._step:
+            if not self._politely:
+                raise InterruptedError
+            self._run.trainer.request_stop()
+
+
+SHORT_EPOCHS = replace(CONFIG, batch_size=16, seq_length=16, steps=27, eval_every=6)
+
+
+@pytest.mark.parametrize("politely", [True, False], ids=["signal", "plug"])
+@pytest.mark.parametrize("step", [1, 9, 13, 18, 26])
+@pytest.mark.parametrize(
+    ("cell", "precision", "num_layers"),
+    [("lstm", "float32", 1), ("lstm", "bfloat16", 2), ("gru", "float32", 2), ("rnn", "bfloat16", 1)],
+)
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    corpus: Corpus, tmp_path: Path, cell: str, precision: str, num_layers: int, step: int, politely: bool
+) -> None:
+    shape = {**TINY, "cell": cell, "num_layers": num_layers, "dropout": 0.3}
+    runtime = open_runtime("cpu", precision)
+    whole = start(RunFolder(tmp_path / "whole"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
+    assert whole.trainer.steps_per_epoch == 9
+    whole.drive([])
+    broken = start(RunFolder(tmp_path / "broken"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
+    with contextlib.suppress(InterruptedError):
+        broken.drive([Interrupt(broken, step, politely=politely)])
+    if not politely and step < SHORT_EPOCHS.eval_every:  # type: ignore[operator]
+        assert not broken.folder.holds_run()
+        return
+    resumed = resume(broken.folder, corpus, {}, "cpu")
+    assert resumed.trainer.step <= step
+    assert politely == (resumed.trainer.step == step) or step % 6 == 0
+    resumed.drive([])
+    for name in ("last", "best"):
+        ours, theirs = (Checkpoint.load(getattr(run.folder, name)) for run in (resumed, whole))
+        assert ours.weights.keys() == theirs.weights.keys()
+        assert ours.trainer_tensors.keys() == theirs.trainer_tensors.keys()
+        for tensors in ("weights", "trainer_tensors"):
+            for key, tensor in getattr(ours, tensors).items():
+                assert torch.equal(tensor, getattr(theirs, tensors)[key]), key
+        assert without_times(ours.counters) == without_times(theirs.counters)
+
+
+def without_times(counters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in counters.items() if "elapsed" not in name and "seconds" not in name}
+
+
 def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_path: Path) -> None:
     config = replace(CONFIG, checkpoint_every=5, eval_every=5)
     run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
@@ -105,6 +163,18 @@ def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) 
     assert (resumed.trainer.config.epochs, resumed.trainer.config.steps) == (3, None)
     with pytest.raises(CharRNNError, match=r"--hidden-size is 32, but the run in .* has 16"):
         resume(run.folder, corpus, {"hidden_size": 32}, "cpu")
+
+
+def test_resuming_with_other_versions_is_told(corpus: Corpus, run: Run) -> None:
+    older = replace(run.checkpoint(), versions={"charrnn": "0.0.1", "torch": "2.9"})
+    run.folder.save_last(older)
+    told: list[str] = []
+    resume(run.folder, corpus, {}, "cpu", notify=told.append)
+    assert told[0].startswith("warning: this run was written by charrnn 0.0.1 with PyTorch 2.9, and this is charrnn")
+    run.folder.save_last(run.checkpoint())
+    told.clear()
+    resume(run.folder, corpus, {}, "cpu", notify=told.append)
+    assert not any("warning" in line for line in told)
 
 
 def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> None:

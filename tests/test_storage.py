@@ -2,8 +2,11 @@
 
 import os
 import random
+import signal
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,9 +120,22 @@ def test_writing_order_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.
     assert calls == ["fsync file", "rename", "fsync folder"]
 
 
+def test_backup_is_made_without_links_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    before, backup = path.read_bytes(), path.with_name("backup")
+    for content in ({}, {"note": 1}):
+        storage.write(path, "thing", content, TENSORS, backup)
+    assert storage.read(backup, "thing").header == {}
+    assert before != path.read_bytes()
+
+
+@pytest.mark.parametrize("with_backup", [False, True])
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_failed_write_leaves_the_old_file_and_nothing_else(
-    path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, with_backup: bool
 ) -> None:
     before = path.read_bytes()
 
@@ -129,6 +145,88 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     owner: object = os if failing == "fsync" else Path
     monkeypatch.setattr(owner, failing, fail)
     with pytest.raises(CharRNNError, match="No space left on device"):
-        storage.write(path, "thing", {}, TENSORS, path.with_name("backup") if failing == "fsync" else None)
+        storage.write(path, "thing", {}, TENSORS, path.with_name("backup") if with_backup else None)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 100, 1000])
+def test_full_disk_leaves_the_old_file_and_nothing_else(path: Path, limit: int) -> None:
+    resource = pytest.importorskip("resource")
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(CharRNNError, match="File too large"):
+            storage.write(path, "thing", {}, {"x": torch.ones(10_000)}, path.with_name("backup"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+class Killer:
+    """Ends the process with SIGKILL at the Nth step of a save: before and after each call, and amid the writing."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def step(self) -> None:
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= 1
+
+    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            self.step()
+            result = call(*arguments, **options)
+            self.step()
+            return result
+
+        return wrapped
+
+    def dole_out(self, head: bytearray, data: list[Any]) -> Iterator[bytes]:
+        """The parts of a file in small pieces, with a step between two."""
+        whole = b"".join([bytes(head), *map(bytes, data)])
+        for begin in range(0, len(whole), 300):
+            self.step()
+            yield whole[begin : begin + 300]
+
+
+def save_and_be_killed(path: Path, backup: Path, at: int) -> bool:
+    """In a child process write a newer file over an older one; whether the child came to its end."""
+    child = os.fork()
+    if child == 0:
+        killer = Killer(at)
+        for owner, name in ((os, "fsync"), (os, "link"), (os, "open"), (Path, "replace"), (Path, "unlink")):
+            setattr(owner, name, killer.wrap(getattr(owner, name)))
+        write = storage.write_atomically
+
+        def write_slowly(path: Path, parts: list[Any], backup: Path) -> None:
+            write(path, killer.dole_out(parts[0], parts[1:]), backup)
+
+        storage.write_atomically = write_slowly  # type: ignore[assignment]
+        storage.write(path, "thing", {"age": "new"}, TENSORS, backup)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_step_of_a_save_the_file_is_whole(tmp_path: Path) -> None:
+    path, backup = tmp_path / "last", tmp_path / "last-1"
+    ages, at, ended = [], 0, False
+    while not ended:
+        for age in ("oldest", "old"):
+            storage.write(path, "thing", {"age": age}, TENSORS, backup)
+        ended = save_and_be_killed(path, backup, at)
+        ages.append(storage.read(path, "thing").header["age"])
+        assert storage.read(backup, "thing").header["age"] in ("oldest", "old")
+        storage.remove_leftovers(tmp_path)
+        assert {p.name for p in tmp_path.iterdir()} == {"last", "last-1"}
+        at += 1
+    assert ages == sorted(ages, key=["old", "new"].index), "once new, always new"
+    assert ages[0] == "old"
+    assert ages[-1] == "new"
+    assert at > 15
