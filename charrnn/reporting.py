@@ -107,12 +107,14 @@ class Warnings:
 class MetricsLog:
     """`metrics.jsonl`: one record a line, flushed as it is made.
 
-    A resumed run cuts off what was recorded beyond its checkpoint's step.
+    A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one.
     """
 
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
-        kept = _records_up_to(path, resume_step) if resume_step and path.exists() else []
+    def __init__(self, path: Path, keep: int | None = 0) -> None:
+        """keep: how many records of a log that is there already; None for all."""
+        kept = _whole_records(path)[:keep] if path.exists() else []
         write_atomically(path, [line.encode() for line in kept])
+        self.num_records = len(kept)
         self._file = path.open("a", encoding="utf-8")
 
     def report(self, event: Event) -> None:
@@ -122,6 +124,7 @@ class MetricsLog:
             try:
                 self._file.write(record + "\n")
                 self._file.flush()
+                self.num_records += 1
             except OSError as error:
                 raise CharRNNError(f"{self._file.name} cannot be written: {error.strerror}") from error
 
@@ -240,13 +243,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _records_up_to(path: Path, step: int) -> list[str]:
-    """The whole lines of a log that were recorded up to a step."""
+def _whole_records(path: Path) -> list[str]:
+    """The lines of a log; half a one is what a killed run leaves."""
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            if json.loads(line)["step"] <= step:
+        with contextlib.suppress(ValueError):
+            if isinstance(json.loads(line), dict):
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # half a line, from a run that was killed while it wrote
     return kept

@@ -15,7 +15,7 @@ from charrnn.defaults import default_dropout, default_epochs, default_learning_r
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.model import CharRNN, count_parameters
-from charrnn.reporting import Reporter, format_seconds
+from charrnn.reporting import MetricsLog, Reporter, format_seconds
 from charrnn.runtime import Runtime, open_runtime, seed_everything
 from charrnn.sampling import sample
 from charrnn.training import Trainer
@@ -39,6 +39,9 @@ class Run:
     corpus: Corpus
     trainer: Trainer
     seed: int
+    num_records: int | None = 0
+    """How much of the log belongs to the moment at which the run begins or goes on; None for all of it."""
+    log: MetricsLog | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -57,29 +60,38 @@ class Run:
             precision=self.runtime.precision,
             weights=self.trainer.model.state_dict(),
             trainer_tensors=tensors,
-            counters=counters,
+            counters=counters | {"records": None if self.log is None else self.log.num_records},
         )
+
+    def open_log(self) -> MetricsLog:
+        """The log, as far as this run has come; `drive` writes it."""
+        self.log = MetricsLog(self.folder.metrics, self.num_records)
+        return self.log
 
     def drive(self, reporters: Sequence[Reporter]) -> Finished:
         """Train to the end, telling the reporters and saving on the way.
 
         Raises: CharRNNError if a checkpoint cannot be written or the loss stays absurd.
         """
+        if self.log is not None:
+            reporters = [self.log, *reporters]
         unsaved = not self.folder.holds_run()
         for event in self.trainer.run():
-            _tell(reporters, event)
             if isinstance(event, Finished):
-                if unsaved:
+                if unsaved:  # without the record of an end that a resumed run will not have had
                     self.folder.save_last(self.checkpoint())
+                _tell(reporters, event)
                 return event
+            _tell(reporters, event)
             unsaved = True
+            # What is saved knows of all that was told, so that a resumed run tells nothing twice.
+            if self._sample_is_due(event):
+                with self.trainer.paused():
+                    _tell(reporters, self._sample(event))
             if self._save_is_due(event):
                 with self.trainer.paused():
                     self._save(best=isinstance(event, Evaluated))
                 unsaved = False
-            if self._sample_is_due(event):
-                with self.trainer.paused():
-                    _tell(reporters, self._sample(event))
         raise AssertionError("a run ends with Finished")
 
     def _save_is_due(self, event: Event) -> bool:
@@ -278,7 +290,9 @@ def resume(
     notify(f"resuming {folder.path} at step {trainer.step:,}")
     if trainer.is_over:
         notify("this run is over: a larger --epochs, --steps or --minutes would go on with it")
-    return Run(folder, corpus, trainer, checkpoint.seed)
+    records = checkpoint.counters.get("records")
+    num_records = records if isinstance(records, int) and records >= 0 else None
+    return Run(folder, corpus, trainer, checkpoint.seed, num_records=num_records)
 
 
 def identify(corpus: Corpus) -> CorpusIdentity:

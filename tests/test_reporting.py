@@ -66,11 +66,14 @@ def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
     # The last record was cut off within a character; U+2028 is no line's end in a log.
     records = ['{"step": 100}', '{"step": 200, "text": "a\u2028b"}', '{"step": 300}', '{"step": 310, "text": "é']
     path.write_bytes("\n".join(records).encode()[:-1])
-    log = MetricsLog(path, resume_step=200)
+    log = MetricsLog(path, keep=2)
     log.report(progress(300))
     log.close()
     lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     assert [json.loads(line)["step"] for line in lines] == [100, 200, 300]
+    assert log.num_records == 3
+    MetricsLog(path, keep=None).close()
+    assert path.read_text(encoding="utf-8").count("\n") == 3
 
 
 def test_new_run_begins_a_new_log(tmp_path: Path) -> None:

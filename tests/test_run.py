@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +17,6 @@ from charrnn.config import TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Sampled
-from charrnn.reporting import MetricsLog
 from charrnn.run import Run, resume, start
 from charrnn.runtime import Runtime, open_runtime
 from tests.conftest import CPU, TINY
@@ -63,30 +63,6 @@ def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: 
         assert torch.equal(weight, other.trainer.model.state_dict()[name])
 
 
-def test_resumed_run_ends_like_an_uninterrupted_one(corpus: Corpus, tmp_path: Path, run: Run) -> None:
-    run.drive([MetricsLog(tmp_path / "whole.jsonl")])
-
-    stopped = start(RunFolder(tmp_path / "stopped"), corpus, TINY, CONFIG, CPU, seed=3)
-
-    class Stop(Recorder):
-        def report(self, event: Event) -> None:
-            if event.step == 11:
-                stopped.trainer.request_stop()
-
-    log = MetricsLog(tmp_path / "stopped.jsonl")
-    assert stopped.drive([log, Stop()]).reason == "stopped"
-    resumed = resume(stopped.folder, corpus, {}, "cpu")
-    assert resumed.trainer.step == 11
-    resumed.drive([MetricsLog(tmp_path / "stopped.jsonl", resume_step=11)])
-    ours, theirs = Checkpoint.load(resumed.folder.last), Checkpoint.load(run.folder.last)
-    assert ours.weights.keys() == theirs.weights.keys()
-    for name, weight in ours.weights.items():
-        assert torch.equal(weight, theirs.weights[name])
-    logs = [(tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("whole", "stopped")]
-    losses = [[json.loads(line).get("val_loss") for line in log if "finished" not in line] for log in logs]
-    assert losses[0] == losses[1]
-
-
 class Interrupt(Recorder):
     """Ends a run at a step: by request, as a signal does, or on the spot, as a pulled plug does."""
 
@@ -117,8 +93,10 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
     runtime = open_runtime("cpu", precision)
     whole = start(RunFolder(tmp_path / "whole"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
     assert whole.trainer.steps_per_epoch == 9
+    whole.open_log()
     whole.drive([])
     broken = start(RunFolder(tmp_path / "broken"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
+    broken.open_log()
     with contextlib.suppress(InterruptedError):
         broken.drive([Interrupt(broken, step, politely=politely)])
     if not politely and step < SHORT_EPOCHS.eval_every:  # type: ignore[operator]
@@ -127,7 +105,9 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
     resumed = resume(broken.folder, corpus, {}, "cpu")
     assert resumed.trainer.step <= step
     assert politely == (resumed.trainer.step == step) or step % 6 == 0
+    resumed.open_log()
     resumed.drive([])
+    assert log_of(resumed) == log_of(whole)
     for name in ("last", "best"):
         ours, theirs = (Checkpoint.load(getattr(run.folder, name)) for run in (resumed, whole))
         assert ours.weights.keys() == theirs.weights.keys()
@@ -138,8 +118,12 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
         assert without_times(ours.counters) == without_times(theirs.counters)
 
 
-def without_times(counters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in counters.items() if "elapsed" not in name and "seconds" not in name}
+def log_of(run: Run) -> list[dict[str, Any]]:
+    return [without_times(json.loads(line)) for line in run.folder.metrics.read_text().splitlines()]
+
+
+def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if not re.search("elapsed|second", name)}
 
 
 def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_path: Path) -> None:

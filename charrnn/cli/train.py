@@ -234,7 +234,10 @@ def train(
         for line in begun.describe():
             notify(line)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
-        _train(begun, [_open_log(begun, resuming=resuming), *reporters], json=json, notify=notify)
+        if not resuming:
+            folder.clear()
+        begun.open_log()
+        _train(begun, reporters, json=json, notify=notify)
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
@@ -260,23 +263,15 @@ def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]
     return reporters
 
 
-def _open_log(run: "Run", *, resuming: bool) -> "Reporter":
-    """The run's log; a new run now takes the place of what its folder held."""
-    from charrnn.reporting import MetricsLog
-
-    if not resuming:
-        run.folder.clear()
-    return MetricsLog(run.folder.metrics, run.trainer.step)
-
-
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Callable[[str], None]) -> None:
     """Drive a run to its end or to a signal, and say what came of it."""
     try:
         with stop_on_signals(run.trainer.request_stop) as signals:
             finished = run.drive(reporters)
     finally:
-        for reporter in reporters:
-            reporter.close()
+        for reporter in (run.log, *reporters):
+            if reporter is not None:
+                reporter.close()
     summary = run.summary(finished)
     notify(_closing_lines(summary, finished.reason))
     if json:
