@@ -80,7 +80,7 @@ class Checkpoint:
                 "seed": int(seed),
                 "precision": str(precision),
                 "counters": dict(counters),
-            }:
+            } if 0 <= seed < 2**31:
                 checkpoint = cls(
                     model_config=config_from_json(ModelConfig, model_config),
                     training_config=config_from_json(TrainingConfig, training_config),

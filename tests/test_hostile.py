@@ -1,0 +1,138 @@
+"""Files of strangers, with a digest that is right: they are data, and at worst an error of one line."""
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charrnn import storage
+from charrnn.checkpoint import Checkpoint
+from charrnn.corpus import Corpus
+from charrnn.errors import CharRNNError
+from charrnn.run import Run, resume
+
+NO_DIGEST = b"0" * 64
+MARK = b'"charrnn":"{\\"digest\\":\\"'
+
+hostile = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 2**31, 2**63, 10**30, -(2**63)]),
+    st.sampled_from([float("nan"), float("inf"), -1.5, 1e308]),
+    st.sampled_from(["", "../../etc/passwd", "\x00", "F32", "lstm", "9" * 400, "\ud800"]),
+    st.lists(st.integers(-1, 2**40), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def unseal(whole: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """A file's tensor entries, its own header, and its data."""
+    length = int.from_bytes(whole[:8], "little")
+    entries = json.loads(whole[8 : 8 + length])
+    header = json.loads(entries.pop("__metadata__")["charrnn"])
+    header.pop("digest")
+    return entries, header, whole[8 + length :]
+
+
+def seal(entries: dict[str, Any], header: dict[str, Any], data: bytes) -> bytes:
+    """A file of these, with the digest that it must have."""
+    text = json.dumps({"digest": NO_DIGEST.decode(), **header}, separators=(",", ":"))
+    head = json.dumps({"__metadata__": {"charrnn": text}, **entries}, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    head = len(head).to_bytes(8, "little") + head
+    at = head.index(MARK) + len(MARK)
+    digest = hashlib.sha256(head + data).hexdigest().encode()
+    return head[:at] + digest + head[at + 64 :] + data
+
+
+def mutate(value: Any, data: st.DataObject) -> Any:
+    """Change one place, somewhere in a tree of JSON: another value, a missing one, one too many."""
+    if isinstance(value, dict) and value and data.draw(st.integers(0, 9)) > 0:
+        key = data.draw(st.sampled_from(sorted(value)))
+        match data.draw(st.integers(0, 7)):
+            case 0:
+                return {name: part for name, part in value.items() if name != key}
+            case 1:
+                return value | {data.draw(st.text(max_size=5)): data.draw(hostile)}
+            case _:
+                return value | {key: mutate(value[key], data)}
+    if isinstance(value, list) and value and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, min(len(value), 5) - 1))
+        return [*value[:at], mutate(value[at], data), *value[at + 1 :]]
+    return data.draw(hostile)
+
+
+many = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def test_sealing_what_was_unsealed_gives_the_same_file(corpus: Corpus, tmp_path: Path) -> None:
+    whole = corpus.path.read_bytes()
+    assert seal(*unseal(whole)) == whole
+    (tmp_path / "forged").write_bytes(seal(*unseal(whole)))
+    assert Corpus.open(tmp_path / "forged").text_digest == corpus.text_digest
+
+
+@many
+@given(st.data())
+def test_forged_corpus_is_opened_or_refused(corpus: Corpus, tmp_path: Path, data: st.DataObject) -> None:
+    entries, header, payload = unseal(corpus.path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.integers(0, 3)) == 0:
+            entries = mutate(entries, data)
+        else:
+            header = mutate(header, data)
+    forge(tmp_path / "forged", entries, header, payload)
+    with contextlib.suppress(CharRNNError):
+        opened = Corpus.open(tmp_path / "forged")
+        assert len(opened.text) == len(opened.indices)
+
+
+@many
+@given(st.data())
+def test_forged_checkpoint_is_loaded_and_used_or_refused(
+    trained_run: Run, corpus: Corpus, tmp_path: Path, data: st.DataObject
+) -> None:
+    entries, header, payload = unseal(trained_run.folder.last.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.integers(0, 3)) == 0:
+            entries = mutate(entries, data)
+        else:
+            header = mutate(header, data)
+    folder = type(trained_run.folder)(tmp_path / "run")
+    folder.path.mkdir(exist_ok=True)
+    forge(folder.last, entries, header, payload)
+    with contextlib.suppress(CharRNNError):
+        Checkpoint.load(folder.last).build_model()
+        resume(folder, corpus, {}, "cpu")
+
+
+def forge(path: Path, entries: Any, header: Any, payload: bytes) -> None:
+    if not isinstance(entries, dict) or not isinstance(header, dict):
+        path.write_bytes(payload)
+    else:
+        path.write_bytes(seal(entries, header, payload))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 10**30])
+def test_seed_out_of_range_is_refused(trained_run: Run, tmp_path: Path, seed: int) -> None:
+    entries, header, payload = unseal(trained_run.folder.last.read_bytes())
+    forge(tmp_path / "forged", entries, header | {"seed": seed}, payload)
+    with pytest.raises(CharRNNError, match="lacks parts of a checkpoint"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "x.pkl", "x.pt", "x.txt"])
+def test_pickles_are_not_opened_under_any_name(tmp_path: Path, name: str) -> None:
+    """A pickle that would make a folder if it were ever loaded."""
+    trap = tmp_path / "sprung"
+    path = tmp_path / name
+    path.write_bytes(b"cos\nmkdir\n(V" + str(trap).encode() + b"\ntR.")
+    for kind in ("corpus", "checkpoint"):
+        with pytest.raises(CharRNNError, match="not a charrnn file"):
+            storage.read(path, kind)
+    assert not trap.exists()
