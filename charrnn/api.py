@@ -99,7 +99,7 @@ class LanguageModel:
         if path is None:
             raise CharRNNError(f"the model's corpus, {identity.path}, is not there: name it (--corpus FILE)")
         corpus = Corpus.open(path)
-        if (corpus.text_digest, corpus.config) != (identity.text_digest, identity.config):
+        if not identity.fits(corpus):
             raise CharRNNError(f"{path} is not the model's corpus any more: name it (--corpus FILE)")
         return corpus.text
 

@@ -15,6 +15,7 @@ from torch import Tensor
 import charrnn
 from charrnn import storage
 from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, config_from_json
+from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
 from charrnn.model import CharRNN, count_parameters
 from charrnn.vocabulary import Vocabulary
@@ -31,6 +32,15 @@ class CorpusIdentity:
     path: str
     text_digest: str
     config: PreparationConfig
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "CorpusIdentity":
+        """What a checkpoint remembers of its corpus."""
+        return cls(path=str(corpus.path), text_digest=corpus.text_digest, config=corpus.config)
+
+    def fits(self, corpus: Corpus) -> bool:
+        """Whether this is the same text, prepared alike, wherever it lies now."""
+        return (self.text_digest, self.config) == (corpus.text_digest, corpus.config)
 
 
 @dataclass(frozen=True)

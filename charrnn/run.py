@@ -55,7 +55,7 @@ class Run:
             model_config=self.trainer.model.config,
             training_config=self.trainer.config,
             vocabulary=self.corpus.vocabulary,
-            corpus=identify(self.corpus),
+            corpus=CorpusIdentity.of(self.corpus),
             seed=self.seed,
             precision=self.runtime.precision,
             weights=self.trainer.model.state_dict(),
@@ -273,11 +273,10 @@ def resume(
     if checkpoint.versions != VERSIONS:
         by, now = (f"charrnn {of['charrnn']} with PyTorch {of['torch']}" for of in (checkpoint.versions, VERSIONS))
         notify(f"warning: this run was written by {by}, and this is {now}: it may go on a little differently")
-    theirs, ours = checkpoint.corpus, identify(corpus)
-    if (theirs.text_digest, theirs.config) != (ours.text_digest, ours.config):
+    if not checkpoint.corpus.fits(corpus):
         raise CharRNNError(
             f"the run in {folder.path} was trained on another text or another preparation of it, then at "
-            f"{theirs.path}: resume with that one, or start another run with --run DIR"
+            f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
         )
     config = _changed(checkpoint, given, folder)
     runtime = open_runtime(device, given.get("precision", checkpoint.precision))
@@ -293,11 +292,6 @@ def resume(
     records = checkpoint.counters.get("records")
     num_records = records if isinstance(records, int) and records >= 0 else None
     return Run(folder, corpus, trainer, checkpoint.seed, num_records=num_records)
-
-
-def identify(corpus: Corpus) -> CorpusIdentity:
-    """What a checkpoint remembers of its corpus."""
-    return CorpusIdentity(path=str(corpus.path), text_digest=corpus.text_digest, config=corpus.config)
 
 
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:

@@ -131,13 +131,11 @@ def sample(
         num_samples=num_samples,
         avoid_copying=avoid_copying,
     )
-    if interactive and (prompt is not None or prompt_file is not None):
-        raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
     if corpus == "-" and (interactive or prompt_file == "-"):
         raise OptionError("stdin can be read once: name a file for --corpus")
     if corpus is not None and avoid_copying is None and not json:
         raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
-    prompts = _converse() if interactive else [_read_prompt(prompt, prompt_file)]
+    prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
     from charrnn.api import load
     from charrnn.checkpoint import find_checkpoint
     from charrnn.runtime import seed_everything
@@ -146,9 +144,8 @@ def sample(
     # A stranger's vocabulary may hold what would steer the terminal.
     show = escape_controls if sys.stdout.isatty() and not raw else str
     model = load(find_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision)
-    index = model.index_corpus(corpus) if avoid_copying is not None or corpus is not None else None
-    if json and index is None:
-        index = _index_small_corpus(model)
+    is_required = avoid_copying is not None or corpus is not None
+    index = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     sampler = model.sampler(config, index)
     is_to_be_told, seed = seed is None and not json, seed_everything(seed)
     failed = False
@@ -172,6 +169,15 @@ def sample(
             failed = not sys.stdin.isatty()
     if failed:
         raise typer.Exit(1)
+
+
+def _read_prompts(prompt: str | None, prompt_file: str | None, *, interactive: bool) -> Iterable[str]:
+    """The one prompt, or one after another. Raises: CharRNNError, OptionError."""
+    if not interactive:
+        return [_read_prompt(prompt, prompt_file)]
+    if prompt is not None or prompt_file is not None:
+        raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
+    return _converse()
 
 
 def _converse() -> Iterator[str]:
