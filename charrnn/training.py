@@ -113,7 +113,8 @@ class Trainer:
         self._train_loss = runtime.place(torch.zeros(()))
         self._lowest_loss = math.log(model.config.vocab_size)
         self._recoveries = 0
-        self._sound: _Moment | None = None
+        self._sound: list[_Moment] = []  # at most two, the older one first
+        self._went_back = False  # to the newest of them
         self._evaluated_step = 0
         self._evaluated_fraction = 0.0
         self._stale_evaluations = 0
@@ -465,17 +466,18 @@ class Trainer:
         return guessing + (max(4, guessing) if self._lowest_loss < guessing else max(1, guessing / 4))
 
     def _remember(self) -> None:
-        """Keep this moment as sound."""
-        self._sound = None  # frees the memory of the one before
+        """Keep this moment as sound, and the one before it."""
+        del self._sound[:-1]  # first, to free its memory
         tensors, counters = self.state_dict()
-        self._sound = _Moment(_clone(self.model.state_dict()), _clone(tensors), counters)
+        self._sound.append(_Moment(_clone(self.model.state_dict()), _clone(tensors), counters))
+        self._went_back = False
 
     def _recover(self, loss: float) -> Recovered:
         """Go back to the last sound moment, and on from there with a lower learning rate.
 
-        Raises: CharRNNError if that was tried often enough.
+        From one that only seemed sound, since its last update had not shown yet in any loss, no rate leads on: where
+        it was gone back to before, it is the one before it. Raises: CharRNNError if that was tried often enough.
         """
-        assert self._sound is not None, "a run begins with a sound moment"
         if self._recoveries == _MOST_RECOVERIES:
             raise CharRNNError(
                 f"the loss is {loss:.4g} after {self.step} steps, and {_MOST_RECOVERIES} attempts with ever lower "
@@ -489,8 +491,12 @@ class Trainer:
             "best_val_loss": self.best_val_loss,
             "recoveries": self._recoveries + 1,
         }
-        self.model.load_state_dict(self._sound.weights)
-        self.load_state_dict(self._sound.tensors, self._sound.counters | kept)
+        if self._went_back and len(self._sound) > 1:
+            self._sound.pop()
+        self._went_back = True
+        sound = self._sound[-1]
+        self.model.load_state_dict(sound.weights)
+        self.load_state_dict(sound.tensors, sound.counters | kept)
         return Recovered(**self._where(), loss=loss, learning_rate=self._peak_learning_rate)
 
 

@@ -198,6 +198,23 @@ def test_loss_that_is_no_number_leads_back_and_on() -> None:
     assert all(math.isfinite(event.val_loss) for event in evaluated)
 
 
+def test_moment_that_only_seemed_sound_is_left_for_the_one_before_it() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400))
+    ruined: list[int] = []
+
+    def ruin(*arguments: object) -> None:
+        """What one bad update does, of which the loss that led to it knows nothing yet."""
+        if trainer.step == 199 and not ruined:
+            ruined.append(trainer.step)
+            with torch.no_grad():
+                trainer.model.head.weight.normal_(std=100)
+
+    trainer._optimizer.register_step_post_hook(ruin)
+    events = list(trainer.run())
+    assert [event.step for event in events if isinstance(event, Recovered)] == [200, 100]
+    assert events[-1].step == 400
+
+
 def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
     trainer = make_trainer()
     with torch.no_grad():
