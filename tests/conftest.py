@@ -1,8 +1,10 @@
 """What all tests share: a tiny text, a small trained run, the installed command."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from hypothesis import settings
 
 from charrnn.checkpoint import RunFolder
+from charrnn.cli.app import main
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.corpus import Corpus, prepare
 from charrnn.run import Run, start
@@ -52,20 +55,53 @@ def trained_run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 
 @pytest.fixture
-def charrnn(tmp_path: Path) -> Command:
-    """Run the installed command in an empty folder: `charrnn("prepare", "x.txt", input="...")`."""
+def installed(tmp_path: Path) -> Command:
+    """Run the installed command in an empty folder: `installed("prepare", "x.txt", input="...")`."""
 
     def run(*arguments: str | Path, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("CHARRNN_")} | {"NO_COLOR": "1"}
         executable = Path(sys.executable).with_name("charrnn")
+        command = [str(executable), *map(str, arguments)]
         return subprocess.run(
-            [executable, *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment,
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=120,
+            command, cwd=tmp_path, env=_environment(), input=input, capture_output=True, text=True, timeout=120
         )
 
     return run
+
+
+@pytest.fixture
+def charrnn(tmp_path: Path, installed: Command) -> Command:
+    """The same without the seconds in which Python and PyTorch start: the command's function in a forked process."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return installed
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.run", "charrnn.api", "torch._dynamo"])
+
+    def run(*arguments: str | Path, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        with tempfile.TemporaryDirectory() as streams:
+            names = [os.path.join(streams, name) for name in ("stdin", "stdout", "stderr")]  # noqa: PTH118
+            Path(names[0]).write_text(input or "", newline="")
+            process = context.Process(target=_run_main, args=(words, tmp_path, _environment(), names))
+            process.start()
+            process.join(timeout=120)
+            assert process.exitcode is not None, f"{words} takes longer than two minutes"
+            out, err = (Path(name).read_text() for name in names[1:])
+            return subprocess.CompletedProcess(words, process.exitcode, out, err)
+
+    return run
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("CHARRNN_")} | {"NO_COLOR": "1"}
+
+
+def _run_main(words: list[str], folder: Path, environment: dict[str, str], streams: list[str]) -> None:
+    """What the installed command does, with files as its standard streams."""
+    for number, name in enumerate(streams):
+        os.dup2(os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.stdin = open(0)  # multiprocessing has closed it
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["charrnn", *words]
+    main()

@@ -17,9 +17,9 @@ from tests.conftest import TEXT, Command
 SMALL = ["--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--seq-length", "16"]
 
 
-def test_a_text_becomes_a_model_that_writes(tmp_path: Path, charrnn: Command) -> None:
+def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
-    trained = charrnn("train", "tiny.txt", "--steps", "120", "--seed", "1", "--json", *SMALL)
+    trained = installed("train", "tiny.txt", "--steps", "120", "--seed", "1", "--json", *SMALL)
     assert trained.returncode == 0, trained.stderr
     summary = json.loads(trained.stdout)
     assert (summary["steps"], summary["seed"], summary["run"]) == (120, 1, "checkpoints/tiny")
@@ -27,13 +27,13 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, charrnn: Command) ->
     assert "now run: charrnn sample checkpoints/tiny --temperature 0.5" in trained.stderr
     assert "\r" not in trained.stderr, "no progress bar where stderr is no terminal"
 
-    sampled = charrnn("sample", "--temperature", "0.5", "--prompt", "the ", "-n", "60", "--seed", "2")
+    sampled = installed("sample", "--temperature", "0.5", "--prompt", "the ", "-n", "60", "--seed", "2")
     assert sampled.returncode == 0
     assert sampled.stderr == ""
     assert sampled.stdout.startswith("the ")
     assert len(sampled.stdout.rstrip("\n")) >= 60
 
-    records = charrnn("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
+    records = installed("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
     assert sorted(json.loads(record)["index"] for record in records) == [0, 1, 2]
     keys = {"text", "seed", "index", "finish_reason", "bits_per_char", "longest_copy"}
     assert set(json.loads(records[0])) == keys
