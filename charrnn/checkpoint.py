@@ -5,7 +5,7 @@ trainer's state, so that training can go on where it stood.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class Checkpoint:
     counters: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
     """Of the programs that wrote it."""
+
+    def copy(self) -> "Checkpoint":
+        """The same moment, in memory of its own on the CPU: the run may go on."""
+        return replace(self, weights=_copy(self.weights), trainer_tensors=_copy(self.trainer_tensors))
 
     def save(self, path: Path, backup: Path | None = None) -> None:
         """Write the file, durably and in one step; what stood there becomes `backup`. Raises: CharRNNError."""
@@ -128,6 +132,10 @@ class Checkpoint:
         return model
 
 
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
 def _strip(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -167,9 +175,16 @@ class RunFolder:
         for path in (self.best, self.last, self.last_but_one, self.metrics):
             path.unlink(missing_ok=True)
 
-    def save_last(self, checkpoint: Checkpoint) -> None:
-        """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole."""
-        checkpoint.save(self.last, backup=self.last_but_one)
+    def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
+        """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole.
+
+        One that is also the best so far is written once, under two names where the file system has such.
+        Raises: CharRNNError.
+        """
+        if best:
+            checkpoint.save(self.best)
+        if not best or not storage.link(self.best, self.last, backup=self.last_but_one):
+            checkpoint.save(self.last, backup=self.last_but_one)
 
     def load_last(self) -> tuple[Checkpoint, list[str]]:
         """The newest sound checkpoint, with a warning for each newer one that is not.

@@ -1,8 +1,8 @@
-"""One writer at a time: a lock that the system itself drops when its holder dies, however it dies."""
+"""Who may write in a folder: locks that the system itself drops when their holder dies, however it dies."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from charrnn.errors import CharRNNError
@@ -37,6 +37,25 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / NAME).unlink(missing_ok=True)
         os.close(descriptor)
         _remove_empty(made)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, if_alone: Callable[[], object]) -> Iterator[None]:
+    """Be one of the writers in a folder, of which there may be many; the first one may clean up before it begins.
+
+    Raises: OSError for a folder that cannot be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # somebody writes here, or there are no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if_alone()
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:

@@ -1,5 +1,6 @@
 """A training run in its folder: started or resumed, driven to its end, saved and reported between events."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from charrnn.model import CharRNN, count_parameters
 from charrnn.reporting import MetricsLog, Reporter, format_seconds
 from charrnn.runtime import Runtime, open_runtime, seed_everything
 from charrnn.sampling import sample
+from charrnn.saving import Saver
 from charrnn.training import Trainer
 
 Notify = Callable[[str], None]
@@ -75,11 +77,17 @@ class Run:
         """
         if self.log is not None:
             reporters = [self.log, *reporters]
+        with contextlib.closing(Saver(self.folder)) as saver:
+            return self._drive(reporters, saver)
+
+    def _drive(self, reporters: Sequence[Reporter], saver: Saver) -> Finished:
         unsaved = not self.folder.holds_run()
         for event in self.trainer.run():
+            saver.check()
             if isinstance(event, Finished):
                 if unsaved:  # without the record of an end that a resumed run will not have had
-                    self.folder.save_last(self.checkpoint())
+                    saver.save(self.checkpoint(), best=False)
+                saver.wait()
                 _tell(reporters, event)
                 return event
             _tell(reporters, event)
@@ -90,20 +98,15 @@ class Run:
                     _tell(reporters, self._sample(event))
             if self._save_is_due(event):
                 with self.trainer.paused():
-                    self._save(best=isinstance(event, Evaluated))
+                    saver.save(self.checkpoint(), best=isinstance(event, Evaluated))
                 unsaved = False
+            self.trainer.saving_seconds = saver.seconds
         raise AssertionError("a run ends with Finished")
 
     def _save_is_due(self, event: Event) -> bool:
         if isinstance(event, Evaluated):
             return event.improved
         return isinstance(event, Progress) and event.step % self.trainer.config.checkpoint_every == 0
-
-    def _save(self, *, best: bool) -> None:
-        checkpoint = self.checkpoint()
-        if best:
-            checkpoint.save(self.folder.best)
-        self.folder.save_last(checkpoint)
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every
@@ -231,10 +234,12 @@ def start(
 
 def _require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
     """Raises: CharRNNError where training cannot fit, before the system ends the process for it."""
-    # Weights, gradients, two moments, and copies of all but the gradients; two outputs of each layer, and the logits.
+    # Weights, gradients and two moments; what the run may go back to, twice, and what is being saved, without the
+    # gradients; two outputs of each layer, and the logits.
+    copies = 4 + 3 * (2 + (runtime.device.type == "cpu"))
     symbols = layout.batch_size * layout.seq_length
     outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
-    needed, free = 4 * 7 * count_parameters(model) + symbols * outputs, runtime.free_memory()
+    needed, free = 4 * copies * count_parameters(model) + symbols * outputs, runtime.free_memory()
     if free is not None and needed > free:
         raise CharRNNError(
             f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "

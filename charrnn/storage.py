@@ -18,10 +18,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
+from charrnn.lock import writing
 
 FORMAT = 1
 SUFFIX = ".safetensors"
 
+_MAX_HEADER = 2**22
+"""Bytes of JSON in a file at most: enough for any alphabet there is, little for whoever parses a stranger's file."""
 _KEY = "charrnn"
 _NO_DIGEST = "0" * 64
 # The header is JSON text inside safetensors' own JSON, so its quotes are escaped; the digest comes first.
@@ -58,13 +61,15 @@ def write(
 
     The old file becomes `backup`, if that is given.
 
-    Raises: CharRNNError if the disk or the folder does not allow it.
+    Raises: CharRNNError if the disk or the folder does not allow it, or the header is too long to be read again.
     """
     text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
     # Widest elements first, as safetensors lays them out, so that all of them are aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
     head = _safetensors_head(text, arrays)
+    if len(head) > _MAX_HEADER:
+        raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller --max-vocab shortens it")
     data = [array.view(-1).view(torch.uint8).numpy().data for array in arrays.values() if array.numel()]
     sha = hashlib.sha256(head)
     for part in data:
@@ -93,48 +98,62 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
 def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
     """Temporary file beside the target, fsync, rename, fsync of the folder; the target never goes missing.
 
-    Raises: CharRNNError.
+    What killed writers left in the folder is removed, unless others are at work there. Raises: CharRNNError.
     """
     if path.is_dir():
         raise CharRNNError(f"{path} is a folder: name a file in it")
     temporary = _temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as stream:
-                stream.writelines(parts)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if backup is not None and path.exists():
-                _keep(path, backup)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        with writing(path.parent, if_alone=lambda: _remove_leftovers(path.parent)):
+            try:
+                with temporary.open("xb") as stream:
+                    stream.writelines(parts)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                if backup is not None and path.exists() and not _link(path, backup):
+                    path.replace(backup)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(path.parent)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def link(path: Path, other: Path, backup: Path) -> bool:
+    """Give a file a second name in the same folder, in place of what had it, which becomes `backup`.
+
+    Returns: whether the file system has such names; if not, nothing was done. Raises: CharRNNError.
+    """
+    try:
+        with writing(path.parent, if_alone=lambda: None):
+            linked = (not other.exists() or _link(other, backup)) and _link(path, other)
+            sync_folder(path.parent)
+            return linked
+    except OSError as error:
+        raise CharRNNError(f"{other} cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def _link(path: Path, other: Path) -> bool:
+    """Give a file a second name in one step; False where there are no such names. Raises: OSError."""
+    temporary = _temporary_beside(path)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        return False
+    try:
+        temporary.replace(other)
+    finally:
+        temporary.unlink(missing_ok=True)  # two names of one file are not replaced by one another
+    return True
 
 
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
 
 
-def _keep(path: Path, backup: Path) -> None:
-    """Give a file a second name, in place of what had it; where there are no links, the file loses its first one."""
-    link = _temporary_beside(path)
-    try:
-        os.link(path, link)
-    except OSError:
-        path.replace(backup)
-        return
-    try:
-        link.replace(backup)
-    finally:
-        link.unlink(missing_ok=True)  # two names of one file are not replaced by one another
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what writers left that were killed; none may be at work in the folder."""
+def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{_TEMPORARY}*"):
         path.unlink(missing_ok=True)
 
@@ -186,7 +205,7 @@ def _verified_header(path: Path) -> str:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
-            if length + 8 > size:
+            if length + 8 > min(size, _MAX_HEADER):
                 raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
             head = length.to_bytes(8, "little") + stream.read(length)
             at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)

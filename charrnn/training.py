@@ -99,6 +99,7 @@ class Trainer:
         self.best_val_loss: float | None = None
         self.step = 0
         self.stop_requested = False
+        self.saving_seconds = 0.0  # which the caller takes for a checkpoint while the training goes on
         self._train, self._val = runtime.place(train), runtime.place(val)
         self._optimizer = make_optimizer(model, config, runtime)
         self._scaler = runtime.gradient_scaler()
@@ -353,7 +354,7 @@ class Trainer:
                 self._patience_lost_at = self._spent
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
         yield Evaluated(**self._where(), val_loss=loss, validated=self.validates, improved=improved)
-        cost = time.perf_counter() - begin
+        cost = time.perf_counter() - begin + self.saving_seconds
         # As long as the last one took; at the end no shorter, so that a budget that was spent stays spent.
         self._closing_seconds = max(self._closing_seconds, cost) if self.is_over else cost
         self._evaluated_fraction = self.fraction  # of which the close now takes more

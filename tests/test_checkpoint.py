@@ -65,8 +65,8 @@ def test_header_without_its_parts_is_refused(tmp_path: Path) -> None:
 
 def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_path: Path) -> None:
     folder, checkpoint = RunFolder(tmp_path), trained_run.checkpoint()
-    folder.save_last(replace(checkpoint, seed=1))
-    folder.save_last(replace(checkpoint, seed=2))
+    folder.save(replace(checkpoint, seed=1), best=False)
+    folder.save(replace(checkpoint, seed=2), best=False)
     assert folder.load_last()[0].seed == 2
     folder.last.write_bytes(folder.last.read_bytes()[:-1])
     loaded, warnings = folder.load_last()

@@ -151,11 +151,11 @@ def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) 
 
 def test_resuming_with_other_versions_is_told(corpus: Corpus, run: Run) -> None:
     older = replace(run.checkpoint(), versions={"charrnn": "0.0.1", "torch": "2.9"})
-    run.folder.save_last(older)
+    run.folder.save(older, best=False)
     told: list[str] = []
     resume(run.folder, corpus, {}, "cpu", notify=told.append)
     assert told[0].startswith("warning: this run was written by charrnn 0.0.1 with PyTorch 2.9, and this is charrnn")
-    run.folder.save_last(run.checkpoint())
+    run.folder.save(run.checkpoint(), best=False)
     told.clear()
     resume(run.folder, corpus, {}, "cpu", notify=told.append)
     assert not any("warning" in line for line in told)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from charrnn import storage
 from charrnn.errors import CharRNNError
+from charrnn.lock import writing
 
 TENSORS = {
     "wide": torch.arange(6.0, dtype=torch.float64).view(2, 3),
@@ -120,16 +121,57 @@ def test_writing_order_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.
     assert calls == ["fsync file", "rename", "fsync folder"]
 
 
-def test_backup_is_made_without_links_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*paths: Path) -> None:
-        raise OSError(95, "Operation not supported")
+def refuse_links(*paths: Path) -> None:
+    raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(os, "link", refuse)
+
+def test_backup_is_made_without_links_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse_links)
     before, backup = path.read_bytes(), path.with_name("backup")
     for content in ({}, {"note": 1}):
         storage.write(path, "thing", content, TENSORS, backup)
     assert storage.read(backup, "thing").header == {}
     assert before != path.read_bytes()
+
+
+def test_leftovers_are_removed_once_nobody_is_at_work(path: Path) -> None:
+    left = path.with_name(".charrnn-tmp-0")
+    left.touch()
+    with writing(path.parent, if_alone=lambda: None):
+        storage.write(path, "thing", {}, TENSORS)
+        assert left.exists()
+    storage.write(path, "thing", {}, TENSORS)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("have_links", [True, False])
+def test_second_name_takes_the_place_of_another_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, have_links: bool
+) -> None:
+    if not have_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    other, backup = path.with_name("other"), path.with_name("backup")
+    other.write_text("what was there")
+    assert storage.link(path, other, backup) == have_links
+    if have_links:
+        assert path.read_bytes() == other.read_bytes()
+        assert backup.read_text() == "what was there"
+        assert storage.link(path, other, backup), "once more"
+    else:
+        assert other.read_text() == "what was there"
+        assert not backup.exists()
+
+
+def test_header_beyond_the_limit_is_neither_written_nor_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = {"symbols": "x" * storage._MAX_HEADER}
+    with pytest.raises(CharRNNError, match="--max-vocab"):
+        storage.write(path, "thing", long, TENSORS)
+    monkeypatch.setattr(storage, "_MAX_HEADER", 2**30)
+    storage.write(path, "thing", long, TENSORS)
+    assert storage.read(path, "thing").header == long
+    monkeypatch.undo()
+    with pytest.raises(CharRNNError, match="not a charrnn file, or it is truncated"):
+        storage.read(path, "thing")
 
 
 @pytest.mark.parametrize("with_backup", [False, True])
@@ -195,8 +237,8 @@ class Killer:
             yield whole[begin : begin + 300]
 
 
-def save_and_be_killed(path: Path, backup: Path, at: int) -> bool:
-    """In a child process write a newer file over an older one; whether the child came to its end."""
+def save_and_be_killed(save: Callable[[], object], at: int) -> bool:
+    """Save in a child process that is killed at this step; whether it came to its end all the same."""
     child = os.fork()
     if child == 0:
         killer = Killer(at)
@@ -204,27 +246,39 @@ def save_and_be_killed(path: Path, backup: Path, at: int) -> bool:
             setattr(owner, name, killer.wrap(getattr(owner, name)))
         write = storage.write_atomically
 
-        def write_slowly(path: Path, parts: list[Any], backup: Path) -> None:
+        def write_slowly(path: Path, parts: list[Any], backup: Path | None = None) -> None:
             write(path, killer.dole_out(parts[0], parts[1:]), backup)
 
         storage.write_atomically = write_slowly  # type: ignore[assignment]
-        storage.write(path, "thing", {"age": "new"}, TENSORS, backup)
+        save()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_step_of_a_save_the_file_is_whole(tmp_path: Path) -> None:
-    path, backup = tmp_path / "last", tmp_path / "last-1"
+@pytest.mark.parametrize("is_best", [False, True])
+def test_killed_at_any_step_of_a_save_the_file_is_whole(tmp_path: Path, is_best: bool) -> None:
+    best, path, backup = tmp_path / "best", tmp_path / "last", tmp_path / "last-1"
+
+    def save() -> None:
+        if is_best:
+            storage.write(best, "thing", {"age": "new"}, TENSORS)
+            storage.link(best, path, backup)
+        else:
+            storage.write(path, "thing", {"age": "new"}, TENSORS, backup)
+
     ages, at, ended = [], 0, False
     while not ended:
         for age in ("oldest", "old"):
             storage.write(path, "thing", {"age": age}, TENSORS, backup)
-        ended = save_and_be_killed(path, backup, at)
+        storage.write(best, "thing", {"age": "old"}, TENSORS)
+        ended = save_and_be_killed(save, at)
         ages.append(storage.read(path, "thing").header["age"])
         assert storage.read(backup, "thing").header["age"] in ("oldest", "old")
-        storage.remove_leftovers(tmp_path)
-        assert {p.name for p in tmp_path.iterdir()} == {"last", "last-1"}
+        assert storage.read(best, "thing").header["age"] in ("new" if ages[-1] == "new" and is_best else "old", "new")
+        storage.write(tmp_path / "other", "thing", {}, {})
+        (tmp_path / "other").unlink()
+        assert {p.name for p in tmp_path.iterdir()} == {"best", "last", "last-1"}
         at += 1
     assert ages == sorted(ages, key=["old", "new"].index), "once new, always new"
     assert ages[0] == "old"

@@ -11,11 +11,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "charrnn"
 LAYERS = [
     ["errors"],
-    ["config"],
-    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise", "lock"],
+    ["config", "lock"],
+    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise"],
     ["corpus", "model", "novelty"],
     ["training", "checkpoint", "stepper"],
-    ["sampling", "reporting"],
+    ["sampling", "reporting", "saving"],
     ["run", "benchmark", "api"],
     ["__init__"],
     ["cli.__init__", "cli.options", "cli.signals"],

@@ -1,0 +1,74 @@
+"""Checkpoints written while the training goes on."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.errors import CharRNNError
+from charrnn.run import Run
+from charrnn.saving import Saver
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def saver(folder: RunFolder) -> Iterator[Saver]:
+    with contextlib.closing(Saver(folder)) as saver:
+        yield saver
+
+
+def test_what_is_written_is_the_moment_at_which_it_was_asked_for(
+    trained_run: Run, folder: RunFolder, saver: Saver
+) -> None:
+    weight = trained_run.trainer.model.head.weight.detach()
+    before = weight.clone()
+    saver.save(trained_run.checkpoint(), best=False)
+    weight.zero_()
+    saver.wait()
+    weight.copy_(before)
+    assert torch.equal(Checkpoint.load(folder.last).weights["head.weight"], before)
+    assert saver.seconds > 0
+
+
+def test_best_is_the_same_file_under_another_name(trained_run: Run, folder: RunFolder, saver: Saver) -> None:
+    checkpoint = trained_run.checkpoint()
+    for best in (True, False, True):
+        saver.save(checkpoint, best=best)
+    saver.wait()
+    assert folder.best.samefile(folder.last)
+    assert not folder.last_but_one.samefile(folder.last)
+    assert {path.name for path in folder.path.iterdir()} == {
+        f"{name}.safetensors" for name in ("best", "last", "last-1")
+    }
+
+
+def check_until_it_fails(saver: Saver) -> None:
+    while True:
+        saver.check()
+
+
+def test_failure_is_told_once_and_leaves_what_was_there(
+    trained_run: Run, folder: RunFolder, saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver.save(trained_run.checkpoint(), best=True)
+    saver.wait()
+    before = folder.last.read_bytes()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    saver.save(trained_run.checkpoint(), best=False)
+    with pytest.raises(CharRNNError, match="No space left on device; nothing was changed"):
+        check_until_it_fails(saver)
+    saver.wait()
+    assert folder.last.read_bytes() == before
+    assert len(list(folder.path.iterdir())) == 2
