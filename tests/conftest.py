@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,15 +74,14 @@ def charrnn(tmp_path: Path, installed: Command) -> Command:
     """The same without the seconds in which Python and PyTorch start: the command's function in a forked process."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return installed
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.run", "charrnn.api", "torch._dynamo"])
+    context = preload()
 
     def run(*arguments: str | Path, input: str | None = None) -> subprocess.CompletedProcess[str]:
         words = [str(argument) for argument in arguments]
         with tempfile.TemporaryDirectory() as streams:
             names = [os.path.join(streams, name) for name in ("stdin", "stdout", "stderr")]  # noqa: PTH118
             Path(names[0]).write_text(input or "", newline="")
-            process = context.Process(target=_run_main, args=(words, tmp_path, _environment(), names))
+            process = context.Process(target=run_main, args=(words, tmp_path, _environment(), names))
             process.start()
             process.join(timeout=120)
             assert process.exitcode is not None, f"{words} takes longer than two minutes"
@@ -91,11 +91,18 @@ def charrnn(tmp_path: Path, installed: Command) -> Command:
     return run
 
 
+def preload() -> Any:
+    """A context whose processes begin with all imported that commands import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.run", "charrnn.api", "torch._dynamo"])
+    return context
+
+
 def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("CHARRNN_")} | {"NO_COLOR": "1"}
 
 
-def _run_main(words: list[str], folder: Path, environment: dict[str, str], streams: list[str]) -> None:
+def run_main(words: list[str], folder: Path, environment: dict[str, str], streams: list[str]) -> None:
     """What the installed command does, with files as its standard streams."""
     for number, name in enumerate(streams):
         os.dup2(os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)

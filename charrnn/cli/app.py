@@ -23,9 +23,7 @@ class _Group(TyperGroup):
         except CharRNNError as error:
             raise _exit(str(error), error.exit_code) from error
         except BrokenPipeError:
-            # The reader, say `head`, has had enough. What is still buffered must not fail again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+            raise typer.Exit(0) from None  # the reader, say `head`, has had enough
         except OSError as error:
             raise _exit(f"{error.filename or 'input or output'}: {error.strerror}") from error
         except (MemoryError, RuntimeError) as error:
@@ -78,8 +76,32 @@ def charrnn_command(
 
 def main() -> None:
     """Run the command line."""
+    _open_standard_streams()
     exit_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a sample
-    app()
+    try:
+        app()
+    except OSError as error:  # of what is printed before a command begins
+        sys.exit(_exit(str(error.strerror)).exit_code)
+    finally:
+        _flush()
+
+
+def _open_standard_streams() -> None:
+    """Where a caller closed one: or else the next file to be opened, say a checkpoint, would take its place."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+            setattr(sys, name, open(number, mode, closefd=False))
+
+
+def _flush() -> None:
+    """A reader who has gone must not change the exit code any more, nor a full disk that was told of."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,7 @@ def bench(
     if json:
         results = [measurement.to_json() for measurement in measurements]
         summary = {"device": str(runtime.device), "precision": runtime.precision, "size": size}
-        print(json_module.dumps(summary | {"measurements": results}))
+        print(json_module.dumps(summary | {"measurements": results}), flush=True)
         return
     print(f"measuring on {runtime.device}, {size} model; medians of rounds in turn", file=sys.stderr)
     print(_COLUMNS.format("", "rate", "", "beside", "", "share").rstrip())

@@ -73,7 +73,8 @@ def prepare(
         print(note, file=sys.stderr)
     if json:
         size = corpus.vocabulary.size
-        print(json_module.dumps({"corpus": str(output), "characters": len(corpus.indices), "vocabulary": size}))
+        summary = {"corpus": str(output), "characters": len(corpus.indices), "vocabulary": size}
+        print(json_module.dumps(summary), flush=True)
     else:
         print(
             f"{output}: {len(corpus.indices):,} characters, {corpus.vocabulary.size:,} distinct symbols",

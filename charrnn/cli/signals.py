@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and SIGUSR1 do: end the command with 128 + the signal's number, tidily."""
+"""What Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP do: end the command with 128 + the signal's number, tidily."""
 
 import contextlib
 import signal
@@ -9,6 +9,8 @@ from typing import NoReturn
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 ]  # Windows has no SIGUSR1
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup asks for
+    _SIGNALS.append(signal.SIGHUP)
 
 
 def exit_on_signals() -> None:

@@ -272,10 +272,12 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Calla
                 reporter.close()
     summary = run.summary(finished)
     notify(_closing_lines(summary, finished.reason))
-    if json:
-        print(json_module.dumps(summary))
-    if signals:
-        raise typer.Exit(128 + signals[0])
+    try:
+        if json:
+            print(json_module.dumps(summary), flush=True)
+    finally:  # Ctrl-C may have ended the reader too
+        if signals:
+            raise typer.Exit(128 + signals[0])
 
 
 def _closing_lines(summary: dict[str, Any], reason: str) -> str:
