@@ -4,6 +4,7 @@ Written atomically and durably, read without unpickling. What the header and the
 business of `corpus.py` and `checkpoint.py`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -100,10 +101,11 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
 
     What killed writers left in the folder is removed, unless others are at work there. Raises: CharRNNError.
     """
-    if path.is_dir():
-        raise CharRNNError(f"{path} is a folder: name a file in it")
     temporary = _temporary_beside(path)
+    outcome = "nothing was changed"
     try:
+        if path.is_dir():
+            raise CharRNNError(f"{path} is a folder: name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path.parent, if_alone=lambda: _remove_leftovers(path.parent)):
             try:
@@ -114,11 +116,12 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
                 if backup is not None and path.exists() and not _link(path, backup):
                     path.replace(backup)
                 temporary.replace(path)
+                outcome = "it is there, but might not outlive a power cut"
             finally:
                 temporary.unlink(missing_ok=True)
             sync_folder(path.parent)
     except OSError as error:
-        raise CharRNNError(f"{path} cannot be written: {error.strerror}; nothing was changed") from error
+        raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
 
 
 def link(path: Path, other: Path, backup: Path) -> bool:
@@ -159,10 +162,13 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable, so that a rename outlives a power cut."""
+    """Make the folder's entries durable, so that a rename outlives a power cut, if the file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 

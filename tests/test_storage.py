@@ -1,5 +1,6 @@
 """The file format: durable to write, safe to read."""
 
+import errno
 import os
 import random
 import signal
@@ -119,6 +120,25 @@ def test_writing_order_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "replace", spy_replace)
     storage.write(tmp_path / "file.safetensors", "thing", {}, TENSORS)
     assert calls == ["fsync file", "rename", "fsync folder"]
+
+
+def test_folder_that_cannot_be_flushed_is_no_error_but_one_that_fails_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, reason = os.fsync, errno.EINVAL
+
+    def fail_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    storage.write(path, "thing", {"age": "new"}, {})
+    assert storage.read(path, "thing").header == {"age": "new"}
+    reason = errno.EIO
+    with pytest.raises(CharRNNError, match="Input/output error; it is there, but might not outlive a power cut"):
+        storage.write(path, "thing", {"age": "newer"}, {})
+    assert storage.read(path, "thing").header == {"age": "newer"}
 
 
 def refuse_links(*paths: Path) -> None:

@@ -185,7 +185,7 @@ def main() -> None:
             with contextlib.suppress(CharRNNError):
                 target(fuzzed)
 
-        limits = [f"-max_total_time={round(60 * arguments.minutes)}", "-rss_limit_mb=3000", "-timeout=30"]
+        limits = [f"-max_total_time={round(60 * arguments.minutes)}", "-rss_limit_mb=8000", "-timeout=300"]
         limits += [
             "-max_len=32768",
             f"-artifact_prefix={arguments.findings}/",
