@@ -1,11 +1,12 @@
-"""SIGKILL at random instants of a running `charrnn train`, again and again, until the run is done all the same.
+"""Signals at random instants of a running `charrnn train`, again and again, until the run is done all the same.
 
 Run by hand, from the project's root:
 
-    python -m tests.benchmarks.crash [--kills 200] [--seed N]
+    python -m tests.benchmarks.crash [--kills 200] [--signal KILL|TERM|INT|USR1|HUP] [--seed N]
 
 After each kill the run must have a sound checkpoint that is no older than the one before; in the end weights and log
-must be those of a run that nobody killed.
+must be those of a run that nobody killed. Of a signal that can be caught it must exit with 128 plus its number and
+leave nothing behind, even if another one follows, as it does every third time.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimizer imports, here once and for all
 
+import charrnn.run  # noqa: F401 (what the command imports)
 from charrnn.checkpoint import Checkpoint, RunFolder
-from charrnn.cli.app import app
-from tests.conftest import TEXT
+from charrnn.cli.signals import exit_on_signals
+from tests.conftest import TEXT, run_main
 
 _TRAIN = "--resume --steps 6000 --checkpoint-every 50 --eval-every 500 --hidden-size 24 --embedding-size 8 --seed 7"
 _LONGEST_LIFE = 0.8  # seconds
@@ -34,20 +36,19 @@ def train(run: Path, text: Path) -> int:
     """Begin or go on with a run in a child process; returns its id. The parent itself never computes, so may fork."""
     child = os.fork()
     if child == 0:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        code = 1
+        code: Any = 1
         try:
-            app(["train", str(text), "--run", str(run), *_TRAIN.split()], standalone_mode=False)
-            code = 0
+            words = ["train", str(text), "--run", str(run), *_TRAIN.split()]
+            run_main(words, text.parent, {"OMP_NUM_THREADS": "1"}, [os.devnull] * 3)
+        except SystemExit as ended:
+            code = ended.code
         finally:
             os._exit(code)
     return child
 
 
-def finished(child: int, seconds: float) -> bool:
-    """Whether a child ends well of itself within these seconds; otherwise it is killed."""
+def finished(child: int, seconds: float, number: signal.Signals, again_after: float | None = None) -> bool:
+    """Whether a child ends well of itself within these seconds; otherwise it is sent a signal, or two."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -55,9 +56,21 @@ def finished(child: int, seconds: float) -> bool:
             assert status == 0, f"a child ended with status {status}"
             return True
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    os.kill(child, number)
+    if again_after is not None:
+        time.sleep(again_after)
+        os.kill(child, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert time.monotonic() - end < 2, "a child did not obey"
+    if code == 0 and number != signal.SIGKILL:
+        return True  # it was about to end
+    assert code == (-number if number == signal.SIGKILL else 128 + number), f"a child ended with {code}"
     return False
+
+
+def second(draw: random.Random, number: signal.Signals) -> float | None:
+    """Every third time, after how long the signal comes once more."""
+    return draw.uniform(0, 0.02) if number != signal.SIGKILL and draw.randrange(3) == 0 else None
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
@@ -84,21 +97,25 @@ def main() -> None:
     """Kill, look, go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--signal", default="KILL", choices=["KILL", "TERM", "INT", "USR1", "HUP"])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    draw = random.Random(arguments.seed)
+    draw, number = random.Random(arguments.seed), signal.Signals[f"SIG{arguments.signal}"]
+    exit_on_signals()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
         text = folder / "tiny.txt"
         text.write_text(TEXT)
-        assert finished(train(folder / "whole", text), 600)
+        assert finished(train(folder / "whole", text), 600, number)
         kills = with_checkpoint = fallbacks = runs = equal = 0
         steps: list[int] = []
         while kills < arguments.kills:
             run, step = folder / f"run{runs}", 0
-            while not finished(train(run, text), draw.uniform(0, _LONGEST_LIFE)):
+            while not finished(train(run, text), draw.uniform(0, _LONGEST_LIFE), number, second(draw, number)):
                 kills += 1
+                left = [path.name for path in run.glob(".*")]
+                assert number == signal.SIGKILL or not left, left
                 if RunFolder(run).holds_run():
                     checkpoint, warnings = RunFolder(run).load_last()
                     with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(warnings)
@@ -111,7 +128,7 @@ def main() -> None:
             equal += same(run, folder / "whole")
             print(f"{kills} kills: {with_checkpoint} left a sound checkpoint, the rest came before the first one;")
             print(f"  {fallbacks} went back to the one before; {equal} of {runs} runs equal the whole one", flush=True)
-        print(f"steps between two kills: median {statistics.median(steps)}, largest {max(steps)}")
+        print(f"SIG{arguments.signal}: steps between two: median {statistics.median(steps)}, largest {max(steps)}")
 
 
 if __name__ == "__main__":
