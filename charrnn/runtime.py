@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -190,6 +191,18 @@ def open_runtime(
     if precision == "int8" and not runtime.has_fbgemm:
         raise CharRNNError("int8 is for x86 CPUs: choose --device cpu there, or another --precision")
     return runtime
+
+
+def compute_deterministically() -> None:
+    """From now on the same numbers give the same result on a GPU too, to the bit; a CPU does so in any case.
+
+    To be called before the device is first used, for cuBLAS then lays out its memory. An operation of which PyTorch
+    knows no such way is warned of.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # none is read
+    torch.backends.cudnn.benchmark = False
 
 
 def _free_host_memory() -> int | None:

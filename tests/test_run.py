@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Sampled
 from charrnn.run import Run, resume, start
-from charrnn.runtime import Runtime, open_runtime
+from charrnn.runtime import Runtime, compute_deterministically, open_runtime
 from tests.conftest import CPU, TINY
 
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
@@ -77,20 +77,46 @@ class Interrupt(Recorder):
             self._run.trainer.request_stop()
 
 
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    compute_deterministically()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 SHORT_EPOCHS = replace(CONFIG, batch_size=16, seq_length=16, steps=27, eval_every=6)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize("politely", [True, False], ids=["signal", "plug"])
 @pytest.mark.parametrize("step", [1, 9, 13, 18, 26])
 @pytest.mark.parametrize(
-    ("cell", "precision", "num_layers"),
-    [("lstm", "float32", 1), ("lstm", "bfloat16", 2), ("gru", "float32", 2), ("rnn", "bfloat16", 1)],
+    ("device", "cell", "precision", "num_layers"),
+    [
+        ("cpu", "lstm", "float32", 1),
+        ("cpu", "lstm", "bfloat16", 2),
+        ("cpu", "gru", "float32", 2),
+        ("cpu", "rnn", "bfloat16", 1),
+        pytest.param("cuda", "lstm", "float32", 2, marks=needs_cuda),
+        pytest.param("cuda", "lstm", "float16", 2, marks=needs_cuda),
+        pytest.param("cuda", "gru", "bfloat16", 1, marks=needs_cuda),
+    ],
 )
 def test_interrupted_run_ends_as_if_it_had_not_been(
-    corpus: Corpus, tmp_path: Path, cell: str, precision: str, num_layers: int, step: int, politely: bool
+    corpus: Corpus,
+    tmp_path: Path,
+    deterministic: None,
+    device: str,
+    cell: str,
+    precision: str,
+    num_layers: int,
+    step: int,
+    politely: bool,
 ) -> None:
     shape = {**TINY, "cell": cell, "num_layers": num_layers, "dropout": 0.3}
-    runtime = open_runtime("cpu", precision)
+    runtime = open_runtime(device, precision)
     whole = start(RunFolder(tmp_path / "whole"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
     assert whole.trainer.steps_per_epoch == 9
     whole.open_log()
@@ -102,7 +128,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
     if not politely and step < SHORT_EPOCHS.eval_every:  # type: ignore[operator]
         assert not broken.folder.holds_run()
         return
-    resumed = resume(broken.folder, corpus, {}, "cpu")
+    resumed = resume(broken.folder, corpus, {}, device)
     assert resumed.trainer.step <= step
     assert politely == (resumed.trainer.step == step) or step % 6 == 0
     resumed.open_log()
@@ -221,7 +247,7 @@ def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
         resume(run.folder, corpus, {}, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_recorded_steps_train_the_weights_that_are_sampled_from_and_saved_cuda(corpus: Corpus, tmp_path: Path) -> None:
     run = start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, steps=60), open_runtime("cuda", "float32"), seed=3)
     weights = []

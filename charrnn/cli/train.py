@@ -13,6 +13,7 @@ import typer
 
 from charrnn.cli.options import (
     CHECKPOINT_DIR,
+    COMMON,
     DATA_DIR,
     CheckpointDir,
     DataDir,
@@ -190,6 +191,14 @@ def train(
     ] = False,
     json: Json = False,
     seed: Seed = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="The same to the bit from the same seed on a GPU too, if slower; on a CPU it is so anyway.",
+            rich_help_panel=COMMON,
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     data_dir: DataDir = DATA_DIR,
@@ -213,8 +222,10 @@ def train(
     from charrnn import run as runs
     from charrnn.checkpoint import Checkpoint, RunFolder
     from charrnn.lock import locked
-    from charrnn.runtime import open_runtime
+    from charrnn.runtime import compute_deterministically, open_runtime
 
+    if deterministic:
+        compute_deterministically()
     runtime = open_runtime(device, precision)
     source = None if init_from is None else Checkpoint.load(init_from)
     folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))

@@ -2,11 +2,13 @@
 
 Run by hand, from the project's root; a part takes at most ten minutes:
 
-    python -m tests.benchmarks.gpu TEXT --baselines FOLDER [--part tests|speed|sampling|profile|minute|five-minutes]
+    python -m tests.benchmarks.gpu TEXT --baselines FOLDER
+        [--part tests|saving|speed|sampling|profile|minute|five-minutes]
 """
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -69,7 +71,13 @@ def main() -> None:
     corpus, baselines = arguments.corpus.resolve(), arguments.baselines.resolve()
 
     def tests() -> None:
-        subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-k", "cuda"], cwd=ROOT, check=False)
+        # What the tests of --deterministic need, set before the device is first used.
+        environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-k", "cuda"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=False)
+
+    def save() -> None:
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.saving", "--device", "cuda"], cwd=ROOT, check=False)
 
     def speed() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +89,7 @@ def main() -> None:
 
     parts: dict[str, Callable[[], None]] = {
         "tests": tests,
+        "saving": save,
         "speed": speed,
         "sampling": lambda: sampling.speed(baselines, "cuda"),
         "profile": profiles,

@@ -244,6 +244,15 @@ def test_small_corpora_train_and_say_so(tmp_path: Path, charrnn: Command, size: 
     assert (tmp_path / "checkpoints" / "tiny" / "best.safetensors").exists()
 
 
+def test_same_seed_trains_the_same_model_to_the_bit(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    for run in ("a", "b"):
+        command = ["train", "tiny.txt", "--steps", "9", "--seed", "5", "--run", run, "--deterministic", *SMALL]
+        assert charrnn(*command).returncode == 0
+    a, b = (Checkpoint.load(tmp_path / run / "last.safetensors").weights for run in ("a", "b"))
+    assert all(weight.equal(b[name]) for name, weight in a.items())
+
+
 def test_resume_starts_a_run_that_is_not_there_yet(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     command = ["train", "tiny.txt", "--resume", "--steps", "3", "--run", "runs/a", *SMALL]
