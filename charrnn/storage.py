@@ -187,6 +187,8 @@ def read(path: Path, kind: str) -> StoredFile:
         raise _damaged(path, str(error)) from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no JSON object")
+    if not _DTYPES.keys() >= {tensor.dtype for tensor in tensors.values()}:
+        raise _damaged(path, "it holds tensors of a type that is never written")
     found = header.pop("kind", None)
     if header.pop("format", None) != FORMAT:
         raise CharRNNError(f"{path} is of another format than {FORMAT}: it needs another version of charrnn")

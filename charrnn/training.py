@@ -424,13 +424,23 @@ class Trainer:
         self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Moments by parameter; names are "<number of the parameter>.<name of the moment>"."""
+        """Moments by parameter, of all or (before the first step) of none.
+
+        Names are "<number of the parameter>.<name of the moment>". Raises: ValueError.
+        """
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        shapes = {
+            f"{i}.{name}": torch.Size() if name == "step" else parameter.shape
+            for i, parameter in enumerate(parameters)
+            for name in ("step", "exp_avg", "exp_avg_sq")
+        }
+        if tensors and tensors.keys() != shapes.keys():
+            raise ValueError("it has no optimizer of these parameters")
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
+            if tensor.shape != shapes[key] or tensor.dtype != torch.float32:
+                raise ValueError(f"optimizer.{key} is of {tensor.dtype} and shape {tuple(tensor.shape)}")
             i, _, name = key.partition(".")
-            if name != "step" and tensor.shape != parameters[int(i)].shape:
-                raise ValueError(f"optimizer.{key} is of shape {tuple(tensor.shape)}")
             state.setdefault(int(i), {})[name] = tensor.clone()
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charrnn import storage
-from charrnn.checkpoint import Checkpoint
+from charrnn.checkpoint import Checkpoint, RunFolder
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
 from charrnn.run import Run, resume
@@ -54,7 +56,9 @@ def mutate(value: Any, data: st.DataObject) -> Any:
     """Change one place, somewhere in a tree of JSON: another value, a missing one, one too many."""
     if isinstance(value, dict) and value and data.draw(st.integers(0, 9)) > 0:
         key = data.draw(st.sampled_from(sorted(value)))
-        match data.draw(st.integers(0, 7)):
+        match data.draw(st.integers(0, 8)):
+            case 8:
+                return {name + "x" * (name == key): part for name, part in value.items()}
             case 0:
                 return {name: part for name, part in value.items() if name != key}
             case 1:
@@ -108,7 +112,7 @@ def test_forged_checkpoint_is_loaded_and_used_or_refused(
     forge(folder.last, entries, header, payload)
     with contextlib.suppress(CharRNNError):
         Checkpoint.load(folder.last).build_model()
-        resume(folder, corpus, {}, "cpu")
+        next(resume(folder, corpus, {"steps": 10**6}, "cpu").trainer.run())
 
 
 def forge(path: Path, entries: Any, header: Any, payload: bytes) -> None:
@@ -124,6 +128,36 @@ def test_seed_out_of_range_is_refused(trained_run: Run, tmp_path: Path, seed: in
     forge(tmp_path / "forged", entries, header | {"seed": seed}, payload)
     with pytest.raises(CharRNNError, match="lacks parts of a checkpoint"):
         Checkpoint.load(tmp_path / "forged")
+
+
+def test_header_takes_little_more_memory_than_the_file_has_bytes(tmp_path: Path) -> None:
+    empty: list[Any] = [{}] * (storage._MAX_HEADER // 3 - 100)
+    forge(tmp_path / "forged", {"x": empty}, {"kind": "corpus", "format": 1}, b"")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CharRNNError, match="damaged or was altered"):
+            Corpus.open(tmp_path / "forged")
+        assert tracemalloc.get_traced_memory()[1] < (tmp_path / "forged").stat().st_size + 2**27
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("BOOL", 1), ("F8_E4M3", 1), ("U16", 2), ("C64", 8)])
+def test_tensors_of_types_that_are_never_written_are_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    entry = {"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}
+    forge(tmp_path / "forged", entry, {"kind": "thing", "format": 1}, bytes(size))
+    with pytest.raises(CharRNNError, match="a type that is never written"):
+        storage.read(tmp_path / "forged", "thing")
+
+
+def test_optimizer_of_another_type_is_refused(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:
+    checkpoint = trained_run.checkpoint()
+    tensors = dict(checkpoint.trainer_tensors)
+    folder = RunFolder(tmp_path)
+    for name in ("optimizer.0.exp_avg", "optimizer.0.step"):
+        folder.save(replace(checkpoint, trainer_tensors=tensors | {name: tensors[name].long()}), best=False)
+        with pytest.raises(CharRNNError, match=f"does not fit this training: {name} is of torch.int64"):
+            resume(folder, corpus, {}, "cpu")
 
 
 @pytest.mark.parametrize("name", ["last.safetensors", "x.pkl", "x.pt", "x.txt"])

@@ -81,7 +81,8 @@ def change(tree: Any, draw: random.Random) -> Any:
             case 0:
                 return {name: part for name, part in tree.items() if name != key}
             case 1:
-                return tree | {key + draw.choice(WORDS): tree[key]}
+                renamed = draw.choice([key + draw.choice(WORDS), key[:-1], key.replace(".0.", ".1.")])
+                return {renamed if name == key else name: part for name, part in tree.items()}
             case 2:
                 return tree | {key: tree[draw.choice(list(tree))]}
         return tree | {key: change(tree[key], draw)}
@@ -129,7 +130,7 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
         forged.last.write_bytes(join(fuzzed))
         checkpoint = Checkpoint.load(forged.last)
         LanguageModel(checkpoint, forged.last, open_runtime("cpu", "float32")).sampler(SamplingConfig(length=1))
-        resume(forged, corpus, {}, "cpu")
+        next(iter(resume(forged, corpus, {"steps": 2}, "cpu").trainer.run()))
 
     def read_text(fuzzed: bytes) -> None:
         """Two bytes choose the options, the rest is the text."""
