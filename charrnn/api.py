@@ -12,7 +12,7 @@ from typing import Any
 
 from charrnn.checkpoint import Checkpoint, find_checkpoint
 from charrnn.config import SamplingConfig
-from charrnn.corpus import Corpus, read_text
+from charrnn.corpus import read_text
 from charrnn.errors import CharRNNError
 from charrnn.novelty import Index
 from charrnn.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
@@ -27,10 +27,11 @@ __all__ = ["CharRNNError", "LanguageModel", "load"]
 class LanguageModel:
     """A checkpoint on a device. The options of its methods are the fields of `SamplingConfig`."""
 
-    def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime) -> None:
+    def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime, data_dir: Path = Path("data")) -> None:
         self.checkpoint = checkpoint
         self.path = path
         self.runtime = runtime
+        self._data_dir = data_dir
         self._model = checkpoint.build_model().to(runtime.device)
         self._indices: dict[str | None, Index] = {}
 
@@ -92,15 +93,11 @@ class LanguageModel:
         return Index(text)
 
     def _read_own_corpus(self) -> str:
-        """What the checkpoint names, seen from here or from where `train` was called with a default folder."""
-        identity = self.checkpoint.corpus
-        roots = [Path(), *self.path.absolute().parents[2:3]]  # of checkpoints/NAME/best.safetensors
-        path = next((root / identity.path for root in roots if (root / identity.path).exists()), None)
-        if path is None:
-            raise CharRNNError(f"the model's corpus, {identity.path}, is not there: name it (--corpus FILE)")
-        corpus = Corpus.open(path)
-        if not identity.fits(corpus):
-            raise CharRNNError(f"{path} is not the model's corpus any more: name it (--corpus FILE)")
+        """From the folder of prepared corpora, here or beside the folder of runs that the checkpoint lies in."""
+        folders = [self._data_dir, *(root / "data" for root in self.path.absolute().parents[2:3])]
+        corpus = self.checkpoint.corpus.find(folders)
+        if corpus is None:
+            raise CharRNNError(f"the model's corpus is not in {self._data_dir}: name it (--corpus FILE)")
         return corpus.text
 
     def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
@@ -111,8 +108,10 @@ class LanguageModel:
         return self.sampler(config, index).sample(self.normalise(prompt), seed=seed)
 
 
-def load(path: str | Path, *, device: str = "auto", precision: str = "auto") -> LanguageModel:
-    """Load a checkpoint file, or the best checkpoint of a run's folder.
+def load(
+    path: str | Path, *, device: str = "auto", precision: str = "auto", data_dir: str | Path = "data"
+) -> LanguageModel:
+    """Load a checkpoint file, or the best checkpoint of a run's folder; its corpus, if ever needed, from data_dir.
 
     Raises: CharRNNError if there is none, or the device or precision cannot be had.
     """
@@ -121,4 +120,4 @@ def load(path: str | Path, *, device: str = "auto", precision: str = "auto") -> 
     runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
     if precision == "auto":
         runtime = fastest_runtime(runtime, checkpoint.model_config)
-    return LanguageModel(checkpoint, path, runtime)
+    return LanguageModel(checkpoint, path, runtime, Path(data_dir))

@@ -4,6 +4,7 @@ A checkpoint is one file that suffices to sample: weights, vocabulary, all confi
 trainer's state, so that training can go on where it stood.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,18 @@ class CorpusIdentity:
     def fits(self, corpus: Corpus) -> bool:
         """Whether this is the same text, prepared alike, wherever it lies now."""
         return (self.text_digest, self.config) == (corpus.text_digest, corpus.config)
+
+    def find(self, folders: Iterable[Path]) -> Corpus | None:
+        """The corpus among the prepared files of some folders. `path`, which a stranger may have written, is no guide.
+
+        A damaged file is none. Raises: OSError for a folder that cannot be read.
+        """
+        for path in (path for folder in folders for path in sorted(folder.glob(f"*{storage.SUFFIX}"))):
+            if path.is_file() and storage.mentions(path, self.text_digest):
+                with contextlib.suppress(CharRNNError):
+                    if self.fits(corpus := Corpus.open(path)):
+                        return corpus
+        return None
 
 
 @dataclass(frozen=True)

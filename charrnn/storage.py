@@ -207,6 +207,16 @@ def is_stored(path: Path) -> bool:
         return False
 
 
+def mentions(path: Path, word: str) -> bool:
+    """Whether the header of what seems to be one of our files holds a word, read without checking the rest."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(min(int.from_bytes(stream.read(8), "little"), _MAX_HEADER))
+            return _DIGEST_MARK in head[:64] and word.encode(errors="replace") in head
+    except OSError:
+        return False
+
+
 def _verified_header(path: Path) -> str:
     """Our header's text, once every byte of the file has been checked against the digest."""
     try:

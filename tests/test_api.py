@@ -1,6 +1,5 @@
 """The Python API, as its users import it."""
 
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +17,7 @@ from tests.conftest import TEXT
 
 @pytest.fixture(scope="module")
 def model(trained_run: Run) -> LanguageModel:
-    return charrnn.load(trained_run.folder.path, device="cpu")
+    return charrnn.load(trained_run.folder.path, device="cpu", data_dir=trained_run.corpus.path.parent)
 
 
 def test_same_seed_gives_the_same_text_by_every_way(model: LanguageModel) -> None:
@@ -67,22 +66,30 @@ def test_copies_are_of_the_models_corpus_or_of_another(model: LanguageModel, tra
 
 
 def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_path: Path) -> None:
-    shutil.copytree(trained_run.folder.path, tmp_path / "run")
-    model = charrnn.load(tmp_path / "run")
-    path = Path(model.checkpoint.corpus.path)
-    whole, original = path.read_bytes(), trained_run.corpus
+    model = charrnn.load(trained_run.folder.path, data_dir=tmp_path)
+    original = replace(trained_run.corpus, path=tmp_path / "renamed.safetensors")
+    original.save()
+    assert "the cat sat" in model.index_corpus()
+    for change in ({"text_digest": "another"}, {"config": replace(original.config, lowercase=True)}):
+        replace(original, **change).save()
+        with pytest.raises(CharRNNError, match=r"the model's corpus is not in .*: name it"):
+            model.sample(length=5, avoid_copying=3)
+    (tmp_path / "damaged.safetensors").write_bytes(original.path.read_bytes()[:-1])
+    original.path.unlink()
+    with pytest.raises(CharRNNError, match="the model's corpus is not in"):
+        model.sample(length=5, avoid_copying=3)
+
+
+def test_names_in_a_checkpoint_are_no_paths(trained_run: Run, tmp_path: Path) -> None:
+    corpus = trained_run.corpus.path.rename(trained_run.corpus.path.with_suffix(".aside"))
     try:
-        replace(original, text_digest="another").save()
-        with pytest.raises(CharRNNError, match="not the model's corpus any more"):
-            model.sample(length=5, avoid_copying=3)
-        replace(original, config=replace(original.config, lowercase=True)).save()
-        with pytest.raises(CharRNNError, match="not the model's corpus any more"):
-            model.sample(length=5, avoid_copying=3)
-        path.unlink()
-        with pytest.raises(CharRNNError, match="is not there"):
-            model.sample(length=5, avoid_copying=3)
+        model = charrnn.load(trained_run.folder.path)
+        identity = replace(model.checkpoint.corpus, path=str(corpus))
+        trusting = replace(model.checkpoint, corpus=identity)
+        with pytest.raises(CharRNNError, match="the model's corpus is not in"):
+            LanguageModel(trusting, model.path, model.runtime, tmp_path).index_corpus()
     finally:
-        path.write_bytes(whole)
+        corpus.rename(trained_run.corpus.path)
 
 
 def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

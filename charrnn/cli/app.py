@@ -12,6 +12,7 @@ import charrnn
 from charrnn.cli import bench, prepare, sample, train
 from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError
+from charrnn.text import escape_controls
 
 
 class _Group(TyperGroup):
@@ -34,7 +35,7 @@ class _Group(TyperGroup):
 
 def _exit(message: str, code: int = 1) -> typer.Exit:
     """Say what is wrong in one line; returns the exit to raise."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", escape_controls(" ".join(message.split())), file=sys.stderr)
     return typer.Exit(code)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from charrnn.cli.options import DATA_DIR, DataDir, Json
 from charrnn.config import PreparationConfig as Defaults
-from charrnn.text import find_sources
+from charrnn.text import escape_controls, find_sources
 
 
 def prepare(
@@ -70,7 +70,7 @@ def prepare(
     output = output or corpora.default_output(text[0], data_dir)
     corpus = corpora.prepare(sources, config, output, overwrite=overwrite)
     for note in corpus.notes:
-        print(note, file=sys.stderr)
+        print(escape_controls(note), file=sys.stderr)
     if json:
         size = corpus.vocabulary.size
         summary = {"corpus": str(output), "characters": len(corpus.indices), "vocabulary": size}

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Device, Json, SamplingPrecision, Seed
+from charrnn.cli.options import (
+    CHECKPOINT_DIR,
+    DATA_DIR,
+    CheckpointDir,
+    DataDir,
+    Device,
+    Json,
+    SamplingPrecision,
+    Seed,
+)
 from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
 
@@ -116,6 +125,7 @@ def sample(
     seed: Seed = None,
     device: Device = "auto",
     precision: SamplingPrecision = "auto",
+    data_dir: DataDir = DATA_DIR,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
     """Write text in the style of the corpus that a model was trained on."""
@@ -143,7 +153,8 @@ def sample(
 
     # A stranger's vocabulary may hold what would steer the terminal.
     show = escape_controls if sys.stdout.isatty() and not raw else str
-    model = load(find_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision)
+    path = find_checkpoint(checkpoint, checkpoint_dir)
+    model = load(path, device=device, precision=precision, data_dir=data_dir)
     is_required = avoid_copying is not None or corpus is not None
     index = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     sampler = model.sampler(config, index)
@@ -165,7 +176,7 @@ def sample(
         except CharRNNError as error:
             if not interactive:
                 raise
-            print("error:", error, file=sys.stderr)
+            print("error:", escape_controls(str(error)), file=sys.stderr)
             failed = not sys.stdin.isatty()
     if failed:
         raise typer.Exit(1)

@@ -27,6 +27,7 @@ from charrnn.config import EVALUATIONS_A_RUN, SIZES, Cell, Size
 from charrnn.config import ModelConfig as Model
 from charrnn.config import TrainingConfig as Training
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.text import escape_controls
 
 if TYPE_CHECKING:
     from charrnn.reporting import Reporter
@@ -259,7 +260,7 @@ def _notifier(*, quiet: bool) -> Callable[[str], None]:
     def notify(message: str) -> None:
         if not quiet or message.startswith("warning:"):
             with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop
-                print(message, file=sys.stderr, flush=True)
+                print(escape_controls(message), file=sys.stderr, flush=True)
 
     return notify
 

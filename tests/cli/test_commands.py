@@ -108,6 +108,8 @@ def test_many_lines_come_as_they_finish(charrnn: Command, trained_run: Run) -> N
 
 def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
     run, options = trained_run.folder.path, ["--json", "-n", "150", "--seed", "1", "-t", "1.2"]
+    assert json.loads(charrnn("sample", run, *options).stdout)["longest_copy"] is None
+    options += ["--data-dir", str(trained_run.corpus.path.parent)]
     copied = json.loads(charrnn("sample", run, *options).stdout)
     assert copied["longest_copy"] >= 12
     fresh = json.loads(charrnn("sample", run, *options, "--avoid-copying", "12").stdout)
