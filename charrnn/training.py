@@ -9,7 +9,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -388,7 +388,7 @@ class Trainer:
         for i, values in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
         tensors |= self._carried_state()
-        counters = {name: getattr(self, attribute) for name, attribute in _COUNTERS.items()}
+        counters = {name: getattr(self, attribute) for name, (attribute, _) in _COUNTERS.items()}
         return tensors, counters | {
             "cursor": asdict(self._cursor),
             "elapsed_s": self.elapsed_s,
@@ -406,20 +406,19 @@ class Trainer:
                 buffer.copy_(tensors[name])
             self._offsets.set_state(tensors["offsets"])
             self._train_loss = self.runtime.place(tensors["train_loss"].clone())
-            self._cursor = Cursor(**counters["cursor"])
-            if counters["gradient_scaler"]:  # empty after training in another precision than float16
-                self._scaler.load_state_dict(counters["gradient_scaler"])
-            self._elapsed_before = float(counters["elapsed_s"])
-            for name, attribute in _COUNTERS.items():
-                if not isinstance(counters[name], int | float | None):
-                    raise TypeError(f"{name} is no number")
-                setattr(self, attribute, counters[name])
+            self._cursor = Cursor(**{name: _require_number(i, int) for name, i in counters["cursor"].items()})
+            if scale := {name: _require_number(i, most=2**127) for name, i in counters["gradient_scaler"].items()}:
+                self._scaler.load_state_dict(scale)  # empty after training in another precision than float16
+            self._elapsed_before = float(_require_number(counters["elapsed_s"]))
+            for name, (attribute, kind) in _COUNTERS.items():
+                value = counters[name]
+                setattr(self, attribute, None if value is None and name in _UNSET else _require_number(value, kind))
             chunk_at(self._train, self.layout, self._cursor)
             if not self._has_lost_patience():  # which may have grown
                 self._patience_lost_at = None
             self._evaluated_fraction = min(self._evaluated_fraction, self.fraction)  # of a budget that may have grown
             self.runtime.set_random_state(_under("random", tensors))
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error
         self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
 
@@ -511,19 +510,31 @@ class Trainer:
         return Recovered(**self._where(), loss=loss, learning_rate=self._peak_learning_rate)
 
 
-_COUNTERS = {
-    "step": "step",
-    "best_val_loss": "best_val_loss",
-    "evaluated_step": "_evaluated_step",
-    "evaluated_fraction": "_evaluated_fraction",
-    "stale_evaluations": "_stale_evaluations",
-    "patience_lost_at": "_patience_lost_at",
-    "paused_seconds": "_paused_seconds",
-    "closing_seconds": "_closing_seconds",
-    "lowest_loss": "_lowest_loss",
-    "recoveries": "_recoveries",
+_COUNTERS: Mapping[str, tuple[str, type]] = {
+    "step": ("step", int),
+    "best_val_loss": ("best_val_loss", float),
+    "evaluated_step": ("_evaluated_step", int),
+    "evaluated_fraction": ("_evaluated_fraction", float),
+    "stale_evaluations": ("_stale_evaluations", int),
+    "patience_lost_at": ("_patience_lost_at", float),
+    "paused_seconds": ("_paused_seconds", float),
+    "closing_seconds": ("_closing_seconds", float),
+    "lowest_loss": ("_lowest_loss", float),
+    "recoveries": ("_recoveries", int),
 }
-"""The plain values of a trainer's state: name in the file, attribute."""
+"""The plain values of a trainer's state: name in the file, attribute and kind of number."""
+
+_UNSET = {"best_val_loss", "patience_lost_at"}
+"""Those that may be None."""
+
+
+def _require_number(value: object, kind: type = float, most: int = 2**53) -> Any:
+    """A number from a file as it is: whole where kind is int, from 0 to `most`. Raises: TypeError, ValueError."""
+    if not isinstance(value, int if kind is int else int | float):
+        raise TypeError(f"{value!r} is no {'whole ' * (kind is int)}number")
+    if not 0 <= value <= most:
+        raise ValueError(f"{value} is out of range")
+    return value
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

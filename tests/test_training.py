@@ -303,7 +303,15 @@ def test_state_that_does_not_fit_is_refused() -> None:
     changes: list[dict[str, Any]] = [
         {"cursor": {"epoch": 0, "chunk": 10**9, "offset": 0}},
         {"cursor": {}},
+        {"cursor": []},
+        {"cursor": {"epoch": "x", "chunk": 0, "offset": 0}},
         {"elapsed_s": "x"},
+        {"elapsed_s": math.nan},
+        {"paused_seconds": None},
+        {"step": 1.5},
+        {"step": 10**400},
+        {"recoveries": -1},
+        {"gradient_scaler": {"scale": None}},
     ]
     for change in changes:
         with pytest.raises(CharRNNError, match="does not fit"):
