@@ -141,6 +141,28 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, trained_run: 
     assert b"Traceback" not in done.stderr
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_checkpoint_that_cannot_be_written_ends_the_training_and_leaves_the_one_before(
+    tmp_path: Path, charrnn: Command
+) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    assert charrnn("train", "tiny.txt", "--steps", "5", *SMALL).returncode == 0
+    run = tmp_path / "checkpoints" / "tiny"
+    before = contents(run)
+    assert len(before["last.safetensors"]) > 8 * 1024
+    executable = Path(sys.executable).with_name("charrnn")
+    command = f"ulimit -f 8; '{executable}' train tiny.txt --resume --steps 1000000 --checkpoint-every 5"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "error: checkpoints/tiny/last.safetensors cannot be written: File too large; nothing was changed"
+    after = contents(run)
+    assert after | {"metrics.jsonl": b""} == before | {"metrics.jsonl": b""}
+
+
 def test_streams_that_are_closed_harm_nothing(tmp_path: Path) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     executable = Path(sys.executable).with_name("charrnn")
