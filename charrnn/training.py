@@ -217,6 +217,8 @@ class Trainer:
             else:
                 progress = self._take_step()
                 yield progress if self._is_sound() else self._recover(self._loss_to_judge())
+        if self.stop_requested and not self._is_sane():
+            yield self._recover(self._loss_to_judge())
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         yield Finished(**self._where(), reason=reason, chars_per_second=self.chars_per_second)
 
@@ -403,16 +405,17 @@ class Trainer:
         try:
             self._load_optimizer(_under("optimizer", tensors))
             for name, buffer in self._carried_state().items():
-                buffer.copy_(tensors[name])
+                buffer.copy_(_require_like(buffer, name, tensors))
             self._offsets.set_state(tensors["offsets"])
-            self._train_loss = self.runtime.place(tensors["train_loss"].clone())
+            self._train_loss = self.runtime.place(_require_like(self._train_loss, "train_loss", tensors).clone())
             self._cursor = Cursor(**{name: _require_number(i, int) for name, i in counters["cursor"].items()})
             if scale := {name: _require_number(i, most=2**127) for name, i in counters["gradient_scaler"].items()}:
                 self._scaler.load_state_dict(scale)  # empty after training in another precision than float16
             self._elapsed_before = float(_require_number(counters["elapsed_s"]))
             for name, (attribute, kind) in _COUNTERS.items():
-                value = counters[name]
-                setattr(self, attribute, None if value is None and name in _UNSET else _require_number(value, kind))
+                value, most = counters[name], _MOST.get(name, 2**53)
+                is_unset = value is None and name in _UNSET
+                setattr(self, attribute, None if is_unset else _require_number(value, kind, most))
             chunk_at(self._train, self.layout, self._cursor)
             if not self._has_lost_patience():  # which may have grown
                 self._patience_lost_at = None
@@ -428,19 +431,17 @@ class Trainer:
         Names are "<number of the parameter>.<name of the moment>". Raises: ValueError.
         """
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        shapes = {
-            f"{i}.{name}": torch.Size() if name == "step" else parameter.shape
+        likes = {
+            f"{i}.{name}": self._loss if name == "step" else parameter
             for i, parameter in enumerate(parameters)
             for name in ("step", "exp_avg", "exp_avg_sq")
         }
-        if tensors and tensors.keys() != shapes.keys():
+        if tensors and tensors.keys() != likes.keys():
             raise ValueError("it has no optimizer of these parameters")
         state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if tensor.shape != shapes[key] or tensor.dtype != torch.float32:
-                raise ValueError(f"optimizer.{key} is of {tensor.dtype} and shape {tuple(tensor.shape)}")
+        for key in tensors:
             i, _, name = key.partition(".")
-            state.setdefault(int(i), {})[name] = tensor.clone()
+            state.setdefault(int(i), {})[name] = _require_like(likes[key], key, tensors).clone()
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -454,13 +455,16 @@ class Trainer:
         A sound moment is kept.
         """
         is_time = self.step % _WATCH_EVERY == 0 or self.step % self.config.checkpoint_every == 0
-        if not (is_time or self.stop_requested or self._evaluation_is_due()):
+        if not (is_time or self._evaluation_is_due()):
             return True
-        if not self._loss_to_judge() < self._highest_sane_loss():  # nor is NaN
+        if not self._is_sane():
             return False
         self._lowest_loss = min(self._lowest_loss, float(self._train_loss))
         self._remember()
         return True
+
+    def _is_sane(self) -> bool:
+        return self._loss_to_judge() < self._highest_sane_loss()  # which NaN is not
 
     def _loss_to_judge(self) -> float:
         """The running mean, or the last step's loss where that is worse and rests on many characters."""
@@ -476,8 +480,10 @@ class Trainer:
         return guessing + (max(4, guessing) if self._lowest_loss < guessing else max(1, guessing / 4))
 
     def _remember(self) -> None:
-        """Keep this moment as sound, and the one before it."""
-        del self._sound[:-1]  # first, to free its memory
+        """Keep this moment as sound, and one that is some time before it."""
+        steps = [moment.counters["step"] for moment in self._sound]
+        if len(steps) == 2:  # which one goes? at once, to free its memory
+            del self._sound[0 if steps[1] - steps[0] >= _WATCH_EVERY else 1]
         tensors, counters = self.state_dict()
         self._sound.append(_Moment(_clone(self.model.state_dict()), _clone(tensors), counters))
         self._went_back = False
@@ -524,8 +530,17 @@ _COUNTERS: Mapping[str, tuple[str, type]] = {
 }
 """The plain values of a trainer's state: name in the file, attribute and kind of number."""
 
+_MOST = {"recoveries": _MOST_RECOVERIES}
 _UNSET = {"best_val_loss", "patience_lost_at"}
 """Those that may be None."""
+
+
+def _require_like(like: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The tensor of a name, of the type and shape that another one has. Raises: KeyError, ValueError."""
+    tensor = tensors[name]
+    if tensor.dtype != like.dtype or tensor.shape != like.shape:
+        raise ValueError(f"{name} is of {tensor.dtype} and shape {tuple(tensor.shape)}")
+    return tensor
 
 
 def _require_number(value: object, kind: type = float, most: int = 2**53) -> Any:

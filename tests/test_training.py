@@ -215,6 +215,34 @@ def test_moment_that_only_seemed_sound_is_left_for_the_one_before_it() -> None:
     assert events[-1].step == 400
 
 
+def test_moments_one_step_apart_do_not_drive_out_a_sound_one() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400, checkpoint_every=1))
+    ruined: list[int] = []
+    for event in trainer.run():
+        if event.step == 150 and not ruined:
+            ruined.append(event.step)
+            with torch.no_grad():
+                trainer.model.head.weight.normal_(std=12)
+    assert ruined
+    assert event.step == 400
+    assert float(trainer.state_dict()[0]["train_loss"]) < math.log(7)
+
+
+def test_stop_does_not_leave_an_exploded_model() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400))
+    recovered: list[Event] = []
+    for event in trainer.run():
+        if event.step == 120 and not recovered:
+            with torch.no_grad():
+                trainer.model.head.weight.normal_(std=100)
+        if event.step == 160:
+            trainer.request_stop()
+        recovered += [event] if isinstance(event, Recovered) else []
+    assert [event.step for event in recovered] == [100]
+    assert isinstance(event, Finished)
+    assert (event.step, event.reason) == (100, "stopped")
+
+
 def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
     trainer = make_trainer()
     with torch.no_grad():
@@ -311,6 +339,7 @@ def test_state_that_does_not_fit_is_refused() -> None:
         {"step": 1.5},
         {"step": 10**400},
         {"recoveries": -1},
+        {"recoveries": 50},
         {"gradient_scaler": {"scale": None}},
     ]
     for change in changes:
@@ -318,6 +347,10 @@ def test_state_that_does_not_fit_is_refused() -> None:
             make_trainer().load_state_dict(tensors, counters | change)
     with pytest.raises(CharRNNError, match="does not fit"):
         make_trainer().load_state_dict(tensors | {"optimizer.0.exp_avg": torch.zeros(2)}, counters)
+    for name in ("train_loss", "state.0.0"):
+        for other in (tensors[name].double(), tensors[name].expand(2, *tensors[name].shape)):
+            with pytest.raises(CharRNNError, match=f"does not fit this training: {name} is of"):
+                make_trainer().load_state_dict(tensors | {name: other}, counters)
 
 
 def test_estimating_the_time_changes_nothing() -> None:
