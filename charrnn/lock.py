@@ -1,8 +1,8 @@
-"""Who may write in a folder: locks that the system itself drops when their holder dies, however it dies."""
+"""One writer at a time: a lock that the system itself drops when its holder dies, however it dies."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from charrnn.errors import CharRNNError
@@ -25,43 +25,25 @@ def locked(folder: Path) -> Iterator[None]:
     if not nearest.is_dir():
         raise CharRNNError(f"{folder} cannot be a run's folder: {nearest} is a file; name another --run DIR")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    descriptor = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(folder / NAME)
-    except OSError as error:
-        _remove_empty(made)
-        raise CharRNNError(f"{folder} cannot be written: {error.strerror}; name another --run DIR") from error
-    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _acquire(folder / NAME)
+        except OSError as error:
+            raise CharRNNError(f"{folder} cannot be written: {error.strerror}; name another --run DIR") from error
         yield
     finally:
-        (folder / NAME).unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            (folder / NAME).unlink(missing_ok=True)
+            os.close(descriptor)
         _remove_empty(made)
-
-
-@contextlib.contextmanager
-def writing(folder: Path, if_alone: Callable[[], object]) -> Iterator[None]:
-    """Be one of the writers in a folder, of which there may be many; the first one may clean up before it begins.
-
-    Raises: OSError for a folder that cannot be read.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # somebody writes here, or there are no locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if_alone()
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:
     """The open and locked file, in which the holder's process id stands. Raises: CharRNNError, OSError."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

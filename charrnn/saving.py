@@ -1,44 +1,55 @@
 """A run's checkpoints to its folder while the training goes on, which waits for no more than a copy in memory."""
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 
 from charrnn.checkpoint import Checkpoint, RunFolder
+
+_PATIENCE_S = 1.0
 
 
 class Saver:
     """Writes one checkpoint after another in a thread of its own.
 
-    `seconds` is how long the last one took. An error is raised by the next call of whatever method.
+    `seconds` is how long the last one took. An error is raised by the next call but `close`.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.seconds = 0.0
         self._folder = folder
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
-        self._writing: Future[None] | None = None
+        self._thread: Thread | None = None
+        self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Copy a checkpoint and begin to write it, once the one before is written. Raises: CharRNNError."""
         self.wait()
-        self._writing = self._thread.submit(self._write, checkpoint.copy(), best)
+        # A daemon, so that a disk that hangs does not keep the process.
+        self._thread = Thread(target=self._write, args=(checkpoint.copy(), best), daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
         """Raises: CharRNNError if the last checkpoint is known to have failed."""
-        if self._writing is not None and self._writing.done():
+        if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
         """Until all is written. Raises: CharRNNError."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def close(self) -> None:
-        """End the thread, after what it is writing; errors that nobody has heard of are lost."""
-        self._thread.shutdown()
+        """Leave, after what is being written if that takes no longer than a second; errors are lost."""
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> None:
         begin = time.perf_counter()
-        self._folder.save(checkpoint, best=best)
+        try:
+            self._folder.save(checkpoint, best=best)
+        except Exception as error:
+            self._error = error
         self.seconds = time.perf_counter() - begin

@@ -4,11 +4,14 @@ Written atomically and durably, read without unpickling. What the header and the
 business of `corpus.py` and `checkpoint.py`.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import secrets
+import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
-from charrnn.lock import writing
+
+if sys.platform == "darwin":
+    import fcntl
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -41,6 +46,7 @@ _DTYPES = {
     torch.uint8: "U8",
 }
 _TEMPORARY = ".charrnn-tmp-"
+_ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,10 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
-    """Temporary file beside the target, fsync, rename, fsync of the folder; the target never goes missing.
+    """Temporary file beside the target, fsync, rename, fsync of the folder.
 
-    What killed writers left in the folder is removed, unless others are at work there. Raises: CharRNNError.
+    The target never goes missing, but for a moment where a backup is asked for on a file system without hard links.
+    What writers left in the folder that were killed long ago is removed. Raises: CharRNNError.
     """
     temporary = _temporary_beside(path)
     outcome = "nothing was changed"
@@ -107,19 +114,17 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder: name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(path.parent, if_alone=lambda: _remove_leftovers(path.parent)):
-            try:
-                with temporary.open("xb") as stream:
-                    stream.writelines(parts)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                if backup is not None and path.exists() and not _link(path, backup):
-                    path.replace(backup)
-                temporary.replace(path)
-                outcome = "it is there, but might not outlive a power cut"
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync_folder(path.parent)
+        remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
+        try:
+            with temporary.open("xb") as stream:
+                stream.writelines(parts)
+                stream.flush()
+                _sync(stream.fileno())
+            _replace(path, temporary, backup)
+            outcome = "it is there, but might not outlive a power cut"
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
 
@@ -127,15 +132,27 @@ def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview]
 def link(path: Path, other: Path, backup: Path) -> bool:
     """Give a file a second name in the same folder, in place of what had it, which becomes `backup`.
 
-    Returns: whether the file system has such names; if not, nothing was done. Raises: CharRNNError.
+    Returns: whether that was done, which it is not where the file system has no such names. Raises: CharRNNError.
     """
     try:
-        with writing(path.parent, if_alone=lambda: None):
-            linked = (not other.exists() or _link(other, backup)) and _link(path, other)
-            sync_folder(path.parent)
-            return linked
+        linked = (not other.exists() or _link(other, backup)) and _link(path, other)
+        sync_folder(path.parent)
+        return linked
     except OSError as error:
-        raise CharRNNError(f"{other} cannot be written: {error.strerror}; nothing was changed") from error
+        raise CharRNNError(f"{other} cannot be written: {error.strerror}; it is the old one or the new one") from error
+
+
+def _replace(path: Path, new: Path, backup: Path | None) -> None:
+    """Rename a file to a path; what stood there becomes `backup`. Raises: OSError, and then all is as it was."""
+    if backup is None or not path.exists() or _link(path, backup):
+        new.replace(path)
+        return
+    path.replace(backup)
+    try:
+        new.replace(path)
+    except OSError:
+        backup.replace(path)
+        raise
 
 
 def _link(path: Path, other: Path) -> bool:
@@ -156,9 +173,20 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, *, at_least_s: float = 0) -> None:
+    """Remove what writers left that were killed, so long ago; of younger files none may be in the making."""
     for path in folder.glob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= at_least_s:
+                path.unlink()
+
+
+def _sync(descriptor: int) -> None:
+    """Have the disk itself write what it was given."""
+    os.fsync(descriptor)
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # where fsync stops at the drive's cache
 
 
 def sync_folder(folder: Path) -> None:
@@ -199,8 +227,10 @@ def read(path: Path, kind: str) -> StoredFile:
 
 
 def is_stored(path: Path) -> bool:
-    """Whether a file begins as one of ours, whatever its name; it may still be damaged."""
+    """Whether a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as stream:
             return _DIGEST_MARK in stream.read(8 + 64)
     except OSError:

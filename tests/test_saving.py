@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +53,8 @@ def test_best_is_the_same_file_under_another_name(trained_run: Run, folder: RunF
 
 
 def check_until_it_fails(saver: Saver) -> None:
-    while True:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
         saver.check()
 
 
@@ -72,3 +75,18 @@ def test_failure_is_told_once_and_leaves_what_was_there(
     saver.wait()
     assert folder.last.read_bytes() == before
     assert len(list(folder.path.iterdir())) == 2
+
+
+def test_disk_that_hangs_is_left_after_a_second(trained_run: Run, folder: RunFolder, saver: Saver) -> None:
+    hangs = threading.Event()
+
+    class Hanging(RunFolder):
+        def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
+            hangs.wait(60)
+
+    hanging = Saver(Hanging(folder.path))
+    hanging.save(trained_run.checkpoint(), best=False)
+    begin = time.monotonic()
+    hanging.close()
+    assert 0.9 < time.monotonic() - begin < 5
+    hangs.set()

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from charrnn import storage
 from charrnn.errors import CharRNNError
-from charrnn.lock import writing
 
 TENSORS = {
     "wide": torch.arange(6.0, dtype=torch.float64).view(2, 3),
@@ -154,13 +154,29 @@ def test_backup_is_made_without_links_too(path: Path, monkeypatch: pytest.Monkey
     assert before != path.read_bytes()
 
 
-def test_leftovers_are_removed_once_nobody_is_at_work(path: Path) -> None:
+def test_leftovers_are_removed_once_they_are_old(path: Path) -> None:
     left = path.with_name(".charrnn-tmp-0")
     left.touch()
-    with writing(path.parent, if_alone=lambda: None):
-        storage.write(path, "thing", {}, TENSORS)
-        assert left.exists()
     storage.write(path, "thing", {}, TENSORS)
+    assert left.exists(), "another process may be writing it"
+    os.utime(left, (time.time() - 4000,) * 2)
+    storage.write(path, "thing", {}, TENSORS)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_without_links_a_failed_rename_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, replace = path.read_bytes(), Path.replace
+
+    def fail_for_new(self: Path, target: Path) -> Path:
+        if self.name.startswith(".charrnn-tmp-"):
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(Path, "replace", fail_for_new)
+    with pytest.raises(CharRNNError, match="nothing was changed"):
+        storage.write(path, "thing", {}, TENSORS, path.with_name("backup"))
+    assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -295,9 +311,8 @@ def test_killed_at_any_step_of_a_save_the_file_is_whole(tmp_path: Path, is_best:
         ended = save_and_be_killed(save, at)
         ages.append(storage.read(path, "thing").header["age"])
         assert storage.read(backup, "thing").header["age"] in ("oldest", "old")
-        assert storage.read(best, "thing").header["age"] in ("new" if ages[-1] == "new" and is_best else "old", "new")
-        storage.write(tmp_path / "other", "thing", {}, {})
-        (tmp_path / "other").unlink()
+        assert storage.read(best, "thing").header["age"] in ("old", "new" if is_best else "old")
+        storage.remove_leftovers(tmp_path)
         assert {p.name for p in tmp_path.iterdir()} == {"best", "last", "last-1"}
         at += 1
     assert ages == sorted(ages, key=["old", "new"].index), "once new, always new"

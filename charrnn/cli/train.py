@@ -224,6 +224,7 @@ def train(
     from charrnn.checkpoint import Checkpoint, RunFolder
     from charrnn.lock import locked
     from charrnn.runtime import compute_deterministically, open_runtime
+    from charrnn.storage import remove_leftovers
 
     if deterministic:
         compute_deterministically()
@@ -231,6 +232,7 @@ def train(
     source = None if init_from is None else Checkpoint.load(init_from)
     folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
     with locked(folder.path):
+        remove_leftovers(folder.path)
         if folder.holds_run() and not (resume or overwrite):
             raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
         resuming = resume and folder.holds_run()
