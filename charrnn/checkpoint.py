@@ -5,6 +5,7 @@ trainer's state, so that training can go on where it stood.
 """
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, confi
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
 from charrnn.model import CharRNN, count_parameters
+from charrnn.runtime import PRECISIONS
 from charrnn.vocabulary import Vocabulary
 
 KIND = "checkpoint"
 VERSIONS = {"charrnn": charrnn.__version__, "torch": str(torch.__version__)}
+_VERSION = re.compile(r"[\w.+-]{1,100}")
 _MODEL, _TRAINER = "model.", "trainer."
 
 
@@ -107,7 +110,7 @@ class Checkpoint:
                 "seed": int(seed),
                 "precision": str(precision),
                 "counters": dict(counters),
-            } if 0 <= seed < 2**31:
+            } if 0 <= seed < 2**31 and precision in PRECISIONS and _VERSION.fullmatch(charrnn_version + torch_version):
                 checkpoint = cls(
                     model_config=config_from_json(ModelConfig, model_config),
                     training_config=config_from_json(TrainingConfig, training_config),
@@ -134,6 +137,8 @@ class Checkpoint:
             raise CharRNNError(f"{path} has a model and a vocabulary of different sizes")
         if sum(tensor.numel() for tensor in self.weights.values()) != count_parameters(self.model_config):
             raise CharRNNError(f"{path} has weights that do not fit its model's config")
+        if any(tensor.dtype != torch.float32 for tensor in self.weights.values()):
+            raise CharRNNError(f"{path} has weights of another type than float32")
 
     def build_model(self) -> CharRNN:
         """The model with these weights, on the CPU. Raises: CharRNNError if they do not fit."""
@@ -253,9 +258,10 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
     if vocabulary.unknown is not None and source.vocabulary.unknown is not None:
         pairs.append((vocabulary.unknown, source.vocabulary.unknown))
     here, there = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    weights = source.build_model().state_dict()
     with torch.no_grad():
         for name, weight in model.state_dict().items():
-            other = source.weights.get(name)
+            other = weights.get(name)
             by_symbol = _symbol_dimension(name, model)
             if other is None or not _same_but(by_symbol, weight.shape, other.shape):
                 raise CharRNNError(f"the checkpoint's model has another shape ({name}): give the same model options")

@@ -191,4 +191,6 @@ def _fits(value: object, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float:
+        return isinstance(value, int | float) and abs(value) <= 2**53  # nor is NaN
+    return isinstance(value, hint)

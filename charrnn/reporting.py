@@ -247,7 +247,7 @@ def _whole_records(path: Path) -> list[str]:
     """The lines of a log; half a one is what a killed run leaves."""
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             if isinstance(json.loads(line), dict):
                 kept.append(line + "\n")
     return kept

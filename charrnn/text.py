@@ -45,7 +45,7 @@ def _open_plain(path: Path) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Source:
-    """One stream of raw bytes that can be opened more than once; `path` is None for stdin.
+    """One stream of raw bytes that can be opened more than once; `path` is None for stdin and pipes, read already.
 
     `origin` is the absolute path of the file or folder that was asked for.
     """
@@ -87,11 +87,21 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
             if not texts:
                 raise CharRNNError(f"{argument} is a folder without *.txt files: name a file or another folder")
             sources.extend(Source(str(text), text, origin=str(path.resolve())) for text in texts)
-        elif path.exists():
+        elif path.is_file():
             sources.append(Source(argument, path, origin=str(path.resolve())))
+        elif path.exists():
+            sources.append(Source(argument, None, _read_once(path), origin=argument))
         else:
             raise CharRNNError(f"{argument} does not exist: name a text file, a folder of them, or - for stdin")
     return sources
+
+
+def _read_once(path: Path) -> bytes:
+    """All that a pipe, say of `<(command)`, will give. Raises: CharRNNError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def digest(sources: Iterable[Source]) -> str:
@@ -117,7 +127,7 @@ class CleanText:
         self.notes: list[str] = []
         try:
             "".encode(config.encoding)
-        except (LookupError, UnicodeError):
+        except (LookupError, ValueError):
             raise CharRNNError(f"encoding {config.encoding!r} is unknown: give one of Python's, say cp1252") from None
         self._sources = sources
         self._config = config

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charrnn import storage
 from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.config import PreparationConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
+from charrnn.lock import locked
+from charrnn.reporting import MetricsLog
 from charrnn.run import Run, resume
+from charrnn.text import CleanText
 
 NO_DIGEST = b"0" * 64
 MARK = b'"charrnn":"{\\"digest\\":\\"'
@@ -150,12 +155,66 @@ def test_tensors_of_types_that_are_never_written_are_refused(tmp_path: Path, dty
         storage.read(tmp_path / "forged", "thing")
 
 
+def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run: Run, tmp_path: Path) -> None:
+    checkpoint = trained_run.checkpoint()
+    for dtype in (torch.float64, torch.uint8):
+        weights = {name: weight.to(dtype) for name, weight in checkpoint.weights.items()}
+        replace(checkpoint, weights=weights).save(tmp_path / "forged")
+        with pytest.raises(CharRNNError, match="another type than float32"):
+            Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "float99"},
+        {"torch": "2.13\n\x1b[31merror: all is lost"},
+        {"training_config": {"minutes": 10**400, "steps": None}},
+        {"training_config": {"grad_clip": 10**400}},
+    ],
+)
+def test_values_out_of_range_are_refused(trained_run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    entries, header, payload = unseal(trained_run.folder.last.read_bytes())
+    for name, value in change.items():
+        header[name] = header[name] | value if isinstance(value, dict) else value
+    forge(tmp_path / "forged", entries, header, payload)
+    with pytest.raises(CharRNNError) as refused:
+        Checkpoint.load(tmp_path / "forged")
+    assert refused.value.exit_code == 1
+
+
+def test_lock_that_is_a_link_to_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(victim)
+    with pytest.raises(CharRNNError, match="cannot be written"), locked(tmp_path / "run"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_log_of_absurd_depth_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 100_000 + "\n")
+    log = MetricsLog(tmp_path / "metrics.jsonl", keep=None)
+    log.close()
+    assert log.num_records == 1
+
+
+@pytest.mark.parametrize("name", ["\0", "utf-8\0", "klingon", "undefined", "rot13"])
+def test_encoding_of_absurd_name_is_unknown(name: str) -> None:
+    with pytest.raises(CharRNNError, match="is unknown"):
+        CleanText([], PreparationConfig(encoding=name))
+
+
 def test_optimizer_of_another_type_is_refused(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:
     checkpoint = trained_run.checkpoint()
     tensors = dict(checkpoint.trainer_tensors)
     folder = RunFolder(tmp_path)
-    for name in ("optimizer.0.exp_avg", "optimizer.0.step"):
-        folder.save(replace(checkpoint, trainer_tensors=tensors | {name: tensors[name].long()}), best=False)
+    for name in ("0.exp_avg", "0.step"):
+        folder.save(
+            replace(checkpoint, trainer_tensors=tensors | {f"optimizer.{name}": tensors[f"optimizer.{name}"].long()}),
+            best=False,
+        )
         with pytest.raises(CharRNNError, match=f"does not fit this training: {name} is of torch.int64"):
             resume(folder, corpus, {}, "cpu")
 

@@ -77,6 +77,7 @@ def prepare(
         print(json_module.dumps(summary), flush=True)
     else:
         print(
-            f"{output}: {len(corpus.indices):,} characters, {corpus.vocabulary.size:,} distinct symbols",
+            f"{escape_controls(str(output))}: {len(corpus.indices):,} characters, "
+            f"{corpus.vocabulary.size:,} distinct symbols",
             file=sys.stderr,
         )

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from charrnn.sampling import Piece
 
 FILTERS, ENDS = "Which symbols", "Where to end"
+_CONTROLS = {i: f"\\u{i:04x}" for i in range(0x7F, 0xA0)}
+"""Control characters that JSON leaves as they are, and a terminal may obey."""
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
 
 
@@ -270,4 +272,4 @@ def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, index: "Index |
             "bits_per_char": piece.bits_per_char,
             "longest_copy": None if index is None else index.longest_copy(text),
         }
-        print(json_module.dumps(record, ensure_ascii=False), flush=True)
+        print(json_module.dumps(record, ensure_ascii=False).translate(_CONTROLS), flush=True)

@@ -120,6 +120,24 @@ def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, train
     assert elsewhere == copied | {"longest_copy": 0}
 
 
+def test_json_holds_no_control_characters(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "evil.txt").write_text("a\x9b31m\x7f" * 200)
+    assert charrnn("train", "evil.txt", "--steps", "3", "-q", *SMALL).returncode == 0
+    line = charrnn("sample", "--json", "-p", "\x9b31m\x7f", "-n", "0").stdout
+    assert "\x9b" not in line
+    assert "\x7f" not in line
+    assert json.loads(line)["text"] == "\x9b31m\x7f"
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_text_is_read_from_a_pipe_as_a_whole(tmp_path: Path) -> None:
+    executable = Path(sys.executable).with_name("charrnn")
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    command = f"'{executable}' prepare <(cat tiny.txt) -o piped.safetensors --json"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout)["characters"] == len(TEXT)
+
+
 def test_closed_pipe_is_quiet(trained_run: Run) -> None:
     executable = Path(sys.executable).with_name("charrnn")
     command = f"'{executable}' sample '{trained_run.folder.path}' -n 20000 --seed 1 | head -1"
