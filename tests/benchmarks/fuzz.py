@@ -12,6 +12,7 @@ but a CharRNNError, ends it with a traceback and a file `crash-...` that reprodu
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -25,10 +26,11 @@ import atheris
 
 with atheris.instrument_imports(include=["charrnn"]):
     from charrnn.api import LanguageModel
-    from charrnn.checkpoint import Checkpoint, RunFolder
-    from charrnn.config import PreparationConfig, SamplingConfig, TrainingConfig
+    from charrnn.checkpoint import Checkpoint, RunFolder, transfer
+    from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig
     from charrnn.corpus import Corpus, prepare
     from charrnn.errors import CharRNNError
+    from charrnn.model import CharRNN
     from charrnn.run import resume, start
     from charrnn.runtime import open_runtime
     from charrnn.text import BLOCK_BYTES, CleanText, Source
@@ -121,6 +123,8 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
     """An input to begin with, and what is done with each."""
     corpus = prepare([Source("tiny", None, TEXT.encode())], PreparationConfig(), folder / "tiny.safetensors")
     forged = RunFolder(folder / "run")
+    tiny: dict[str, Any] = {"hidden_size": 2, "num_layers": 1, "embedding_size": 1, "dropout": 0.1}
+    shape = ModelConfig(vocab_size=corpus.vocabulary.size, **tiny)
 
     def open_corpus(fuzzed: bytes) -> None:
         forged.last.write_bytes(join(fuzzed))
@@ -129,8 +133,13 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
     def load_checkpoint(fuzzed: bytes) -> None:
         forged.last.write_bytes(join(fuzzed))
         checkpoint = Checkpoint.load(forged.last)
-        LanguageModel(checkpoint, forged.last, open_runtime("cpu", "float32")).sampler(SamplingConfig(length=1))
-        next(iter(resume(forged, corpus, {"steps": 2}, "cpu").trainer.run()))
+        model = LanguageModel(checkpoint, forged.last, open_runtime("cpu", "float32"), folder)
+        for word in checkpoint.vocabulary.symbols[:1]:
+            model.sample(word, seed=1, length=2)
+        with contextlib.suppress(CharRNNError):
+            transfer(checkpoint, CharRNN(shape), corpus.vocabulary)
+        for _ in itertools.islice(resume(forged, corpus, {"steps": 4}, "cpu").trainer.run(), 5):
+            pass
 
     def read_text(fuzzed: bytes) -> None:
         """Two bytes choose the options, the rest is the text."""
@@ -160,9 +169,8 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
     if kind == "text":
         book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nCafé\r\nau lait\n*** END OF THE PROJECT GUTENBERG EBOOK"
         return b"\0\0" + book.encode(), read_text
-    shape = {"hidden_size": 2, "num_layers": 1, "embedding_size": 1, "dropout": 0.1}
     config = TrainingConfig(steps=1, batch_size=1, seq_length=2)
-    start(forged, corpus, shape, config, open_runtime("cpu", "float32"), seed=1).drive([])
+    start(forged, corpus, tiny, config, open_runtime("cpu", "float32"), seed=1).drive([])
     return split(forged.last.read_bytes()), load_checkpoint
 
 
