@@ -104,7 +104,7 @@ def test_backup_is_what_stood_there_before(path: Path) -> None:
     assert storage.read(path, "thing").header == {}
 
 
-def test_writing_order_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_order_survives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -113,13 +113,20 @@ def test_writing_order_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.
         fsync(descriptor)
 
     def spy_replace(self: Path, target: Path) -> Path:
-        calls.append("rename")
+        calls.append(f"rename to {target.name}")
         return replace(self, target)
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "replace", spy_replace)
-    storage.write(tmp_path / "file.safetensors", "thing", {}, TENSORS)
-    assert calls == ["fsync file", "rename", "fsync folder"]
+    best, backup = path.with_name("best"), path.with_name("backup")
+    storage.write(best, "thing", {}, TENSORS)
+    assert calls == ["fsync file", "rename to best", "fsync folder"]
+    calls.clear()
+    storage.write(path, "thing", {}, TENSORS, backup)
+    assert calls == ["fsync file", "rename to backup", f"rename to {path.name}", "fsync folder"]
+    calls.clear()
+    assert storage.link(best, path, backup)
+    assert calls == ["rename to backup", f"rename to {path.name}", "fsync folder"]
 
 
 def test_folder_that_cannot_be_flushed_is_no_error_but_one_that_fails_is(
