@@ -1,7 +1,7 @@
 """A run's checkpoints to its folder while the training goes on, which waits for no more than a copy in memory."""
 
 import time
-from threading import Thread
+from threading import Event, Thread
 
 from charrnn.checkpoint import Checkpoint, RunFolder
 
@@ -17,34 +17,33 @@ class Saver:
     def __init__(self, folder: RunFolder) -> None:
         self.seconds = 0.0
         self._folder = folder
-        self._thread: Thread | None = None
+        self._written = Event()  # and no join(), which forgets a thread that still runs if a signal interrupts it
+        self._written.set()
         self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Copy a checkpoint and begin to write it, once the one before is written. Raises: CharRNNError."""
         self.wait()
         # A daemon, so that a disk that hangs does not keep the process.
-        self._thread = Thread(target=self._write, args=(checkpoint.copy(), best), daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._write, args=(checkpoint.copy(), best), daemon=True)
+        self._written.clear()
+        thread.start()
 
     def check(self) -> None:
         """Raises: CharRNNError if the last checkpoint is known to have failed."""
-        if self._thread is not None and not self._thread.is_alive():
+        if self._written.is_set():
             self.wait()
 
     def wait(self) -> None:
         """Until all is written. Raises: CharRNNError."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._written.wait()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def close(self) -> None:
         """Leave, after what is being written if that takes no longer than a second; errors are lost."""
-        if self._thread is not None:
-            self._thread.join(_PATIENCE_S)
+        self._written.wait(_PATIENCE_S)
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> None:
         begin = time.perf_counter()
@@ -52,4 +51,6 @@ class Saver:
             self._folder.save(checkpoint, best=best)
         except Exception as error:
             self._error = error
-        self.seconds = time.perf_counter() - begin
+        finally:
+            self.seconds = time.perf_counter() - begin
+            self._written.set()
