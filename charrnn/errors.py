@@ -11,3 +11,7 @@ class OptionError(CharRNNError):
     """An option's value that is out of its range, or options that exclude each other."""
 
     exit_code = 2
+
+
+class PrecisionError(CharRNNError):
+    """A precision that the device cannot compute in."""

@@ -13,7 +13,7 @@ from charrnn.checkpoint import VERSIONS, Checkpoint, CorpusIdentity, RunFolder, 
 from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.defaults import default_dropout, default_epochs, default_learning_rate
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, PrecisionError
 from charrnn.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.model import CharRNN, count_parameters
 from charrnn.reporting import MetricsLog, Reporter, format_seconds
@@ -284,7 +284,7 @@ def resume(
             f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
         )
     config = _changed(checkpoint, given, folder)
-    runtime = open_runtime(device, given.get("precision", checkpoint.precision))
+    runtime = _reopen_runtime(device, given.get("precision", checkpoint.precision), notify)
     seed_everything(checkpoint.seed)
     train, val = corpus.split(config.val_fraction)
     layout = Layout.fit(len(train), config.batch_size, config.seq_length)
@@ -297,6 +297,16 @@ def resume(
     records = checkpoint.counters.get("records")
     num_records = records if isinstance(records, int) and records >= 0 else None
     return Run(folder, corpus, trainer, checkpoint.seed, num_records=num_records)
+
+
+def _reopen_runtime(device: str, precision: str, notify: Notify) -> Runtime:
+    """The machine in a run's own precision, or in the best that this one has, which is told."""
+    try:
+        return open_runtime(device, precision)
+    except PrecisionError:
+        runtime = open_runtime(device)
+        notify(f"warning: {precision} cannot be had here: going on in {runtime.precision}, maybe a little differently")
+        return runtime
 
 
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:

@@ -1,23 +1,28 @@
-"""The machine: device, precision and random generators. No other file names a kind of device."""
+"""The machine: device, precision, threads and random generators. No other file names a kind of device."""
 
 import contextlib
+import functools
+import math
 import mmap
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import CharRNNError, OptionError, PrecisionError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
 
 _HUGE_PAGE = 2**21
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,6 @@ class Runtime:
         is_there = self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
         return is_there and hasattr(torch, "quantize_per_channel")  # PyTorch means to remove it
 
-    @property
-    def has_vnni(self) -> bool:
-        """Whether four products of 8-bit integers are added in 32 bits at once."""
-        return bool(torch.cpu.get_capabilities().get("avx512_vnni", False))
-
     def pack(self, weight: Tensor) -> Tensor:
         """A contiguous copy that is read as a whole over and over: on Linux in huge pages, which are found sooner."""
         weight = weight.contiguous()
@@ -82,9 +82,8 @@ class Runtime:
         return memory[begin : begin + size].view(weight.dtype).view(weight.shape).copy_(weight)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context of a forward pass in this precision; for int8, which has none, in the fastest one."""
-        dtype = _fastest_dtype(self.device) if self.dtype == torch.int8 else self.dtype
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        """The context of a forward pass in this precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def gradient_scaler(self) -> torch.amp.GradScaler:
         """The scaler that keeps float16 gradients from vanishing; a pass-through in other precisions."""
@@ -129,6 +128,51 @@ class Runtime:
             torch.cuda.set_rng_state(states["cuda"], self.device)
         elif self.device.type == "mps" and "mps" in states:
             torch.mps.set_rng_state(states["mps"])
+
+
+class Threads:
+    """The number of CPU threads that a repeated piece of work is fastest with.
+
+    It is tried now and then, since other processes come and go: threads that wait for one that has no core of its own
+    are slower than a single one. Between two pieces of work the process has the number that it had before.
+    """
+
+    _ROUNDS = 3
+    _SECONDS = 2.0
+
+    def __init__(self, runtime: Runtime) -> None:
+        most = torch.get_num_threads()
+        self._counts = (most, 1) if runtime.device.type == "cpu" and most > 1 else ()
+        self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        self._trials = list(self._counts) * self._ROUNDS
+        self._seconds = dict.fromkeys(self._counts, math.inf)
+        self._next_trial = time.perf_counter() + self._SECONDS
+
+    def run(self, work: Callable[[], _Result]) -> _Result:
+        """Do a piece of work, each time of about the same size, and return its result."""
+        if not self._counts:
+            return work()
+        if not self._trials and time.perf_counter() > self._next_trial:
+            self._begin_trial()
+        count = self._trials.pop() if self._trials else min(self._counts, key=self._seconds.__getitem__)
+        begin = time.perf_counter()
+        with num_threads(count):
+            result = work()
+        self._seconds[count] = min(self._seconds[count], time.perf_counter() - begin)
+        return result
+
+
+@contextlib.contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Compute with this number of CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _CapturedStep:
@@ -176,7 +220,8 @@ def open_runtime(
 ) -> Runtime:
     """The machine that `--device` and `--precision` name, to train or, with SAMPLING_PRECISIONS, to sample.
 
-    Raises: CharRNNError for a device that is not there or a precision that it cannot compute in.
+    Raises: OptionError for an unknown name, CharRNNError for a device that is not there or a precision that it cannot
+    compute in.
     """
     chosen = _find_device(device)
     # Weights with dropped columns are a copy, which cuDNN puts in order for each call anyway.
@@ -185,12 +230,10 @@ def open_runtime(
         return Runtime(chosen, _fastest_dtype(chosen))
     if precision not in precisions:
         raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
-    if chosen.type == "cpu" and precision == "float16":
-        raise CharRNNError("float16 is for GPUs: choose --precision bfloat16 or float32")
-    runtime = Runtime(chosen, precisions[precision])
-    if precision == "int8" and not runtime.has_fbgemm:
-        raise CharRNNError("int8 is for x86 CPUs: choose --device cpu there, or another --precision")
-    return runtime
+    if not can_compute(chosen, precisions[precision]):
+        there = [name for name, dtype in precisions.items() if can_compute(chosen, dtype)]
+        raise PrecisionError(f"--precision {precision} cannot be had on this {chosen.type}: choose {_either(there)}")
+    return Runtime(chosen, precisions[precision])
 
 
 def compute_deterministically() -> None:
@@ -232,12 +275,40 @@ def _find_device(name: str) -> torch.device:
 
 def _fastest_dtype(device: torch.device) -> torch.dtype:
     """The fastest precision that loses no quality: half precision only where the hardware multiplies in it."""
-    if device.type == "cuda":
-        # cuDNN's fastest recurrent kernels are float16; tensor cores came with compute capability 7.
-        return torch.float16 if torch.cuda.get_device_capability(device)[0] >= 7 else torch.float32
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
-        return torch.bfloat16
-    return torch.float32
+    candidate = torch.float32
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 7:
+        candidate = torch.float16  # cuDNN's fastest recurrent kernels; tensor cores came with compute capability 7
+    elif device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+        candidate = torch.bfloat16
+    return candidate if can_compute(device, candidate) else torch.float32
+
+
+@functools.cache
+def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
+    """True if an LSTM can be trained on a device in this precision, or for int8 sampled: found out by one tiny step.
+
+    A CPU may lack the instructions, or the environment forbid them (ONEDNN_MAX_CPU_ISA): no table of names tells.
+    """
+    if dtype == torch.int8:
+        return Runtime(device, dtype).has_fbgemm
+    if dtype == torch.float32:
+        return True
+    if device.type == "cpu" and dtype == torch.float16:
+        return False  # few CPUs have it, and it was tested on none of them
+    T, B, H = 2, 8, 8
+    x, state = torch.zeros(T, B, H, device=device), (torch.zeros(1, B, H, device=device),) * 2
+    shapes = [(4 * H, H), (4 * H, H), (4 * H,), (4 * H,)]
+    weights = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
+    try:
+        with torch.enable_grad(), torch.autocast(device.type, dtype):
+            torch.lstm(x, state, weights, True, 1, 0.0, True, False, False)[0].float().sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def seed_everything(seed: int | None) -> int:

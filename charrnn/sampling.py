@@ -4,6 +4,7 @@ How a step is computed is `stepper.py`'s business, where random numbers come fro
 Letters in shapes: K steps between two looks at what was drawn, B streams, V vocabulary size.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.model import CharRNN, State
+from charrnn.model import CharRNN
 from charrnn.noise import gumbel, stream_key
 from charrnn.novelty import Index
-from charrnn.runtime import Runtime
-from charrnn.stepper import Position, Stepper
+from charrnn.runtime import Runtime, Threads
+from charrnn.stepper import Reading, Stepper
 from charrnn.vocabulary import Vocabulary
 
 Filter = Callable[[Tensor], Tensor]
@@ -131,8 +132,8 @@ class _Stream:
         self._seed = seed
         self.rejections = 0
         self._vain, self._furthest = 0, -1  # rejections since one left more symbols than ever before, and how many
-        self.read: tuple[int, State] | None = None
-        """How much of the text was read again after a rejection, and the model's state behind it."""
+        self.read: tuple[int, Reading] | None = None
+        """How much of the text was read again after a rejection, and what is behind it."""
         self._config = config
         self._corpus = corpus if config.avoid_copying is not None else None
         self._longest_stop = max(map(len, config.stop), default=0)
@@ -264,6 +265,7 @@ class Sampler:
         # Views made once: to make them costs as much as to compute with them.
         self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
         self._advance = runtime.capture(self._take_steps)
+        self._threads = Threads(runtime)
         self._prompts_begun = 0
 
     def sample(self, prompt: str = "", *, seed: int) -> Iterator[Piece]:
@@ -281,33 +283,29 @@ class Sampler:
             return
         self._prompts_begun += 1
         number = self._prompts_begun
-        state = self._stepper.read(start)
-        after_prompt = self._stepper.locate(state)
+        prompt = self._stepper.read(start)
         waiting = iter(range(self._config.num_samples))
         streams = {slot: self._begin(next(waiting), seed) for slot in range(self._symbols.shape[1])}
-        self._stepper.set(list(streams), after_prompt)
+        self._stepper.place(list(streams), prompt)
         while streams:
             if number != self._prompts_begun:
                 raise RuntimeError("this Sampler has begun another prompt: one at a time")
-            self._draw_noise(streams)
-            with torch.inference_mode():
-                self._advance()
             ended = []
-            for slot, symbols, nats in self._look(list(streams)):
+            for slot, symbols, nats in self._threads.run(functools.partial(self._draw, streams)):
                 stream = streams[slot]
                 rejections = stream.rejections
                 piece = stream.add(symbols, nats)
                 if piece is not None:
                     yield piece
                 if stream.rejections > rejections:
-                    self._stepper.set([slot], self._locate(stream, state, after_prompt))
+                    self._stepper.place([slot], self._read_again(stream, prompt))
                 elif stream.finish_reason is not None:
                     ended.append(slot)
             for slot in ended:
                 del streams[slot]
             begun = {slot: self._begin(index, seed) for slot, index in zip(ended, waiting, strict=False)}
             if begun:
-                self._stepper.set(list(begun), after_prompt)
+                self._stepper.place(list(begun), prompt)
                 streams |= begun
 
     def _begin(self, index: int, seed: int) -> _Stream:
@@ -321,6 +319,12 @@ class Sampler:
             self._stepper.step(symbols)
 
     @torch.inference_mode()
+    def _draw(self, streams: dict[int, _Stream]) -> list[tuple[int, str, list[float]]]:
+        """K steps of all streams: for each its slot, the symbols that it drew, and their surprisals in nats."""
+        self._draw_noise(streams)
+        self._advance()
+        return self._look(list(streams))
+
     def _draw_noise(self, streams: dict[int, _Stream]) -> None:
         K, B, V = self._noise.shape
         keys, begin = [0] * B, [0] * B
@@ -330,25 +334,22 @@ class Sampler:
         keys_and_begin = self._runtime.place(torch.tensor([keys, begin]))
         self._noise.copy_(gumbel(keys_and_begin[0], keys_and_begin[1], K, V))
 
-    def _look(self, slots: list[int]) -> Iterator[tuple[int, str, list[float]]]:
-        """What the streams in these slots have drawn, and how surprising each symbol was, in nats."""
+    def _look(self, slots: list[int]) -> list[tuple[int, str, list[float]]]:
         log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
         # In one copy to the host, of (B, K) each; an index is exact as a float.
         symbols, surprisals = torch.stack([self._symbols.float(), -log_p]).transpose(1, 2).cpu()
         text, nats, K = self._vocabulary.decode(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
-        return ((slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots)
+        return [(slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
 
-    def _locate(self, stream: _Stream, state: State, after_prompt: Position) -> Position:
-        """Where a stream stands behind what it keeps of its text, as far as needed read again."""
-        if not stream.text:
-            return after_prompt
-        length, before = stream.read or (0, state)
+    def _read_again(self, stream: _Stream, prompt: Reading) -> Reading:
+        """What is behind the text that a stream keeps; some of it may have been read after an earlier rejection."""
+        length, before = stream.read or (0, prompt)
         if length > len(stream.text):
-            length, before = 0, state
+            length, before = 0, prompt
         if length < len(stream.text):
             before = self._stepper.read(self._vocabulary.encode(stream.text[length:]), before)
         stream.read = (len(stream.text), before)
-        return self._stepper.locate(before)
+        return before
 
 
 def sample(

@@ -9,16 +9,17 @@ Letters in shapes: B streams, R >= B rows of a product, V vocabulary size, H hid
 or H gates of an LSTM, GRU or RNN, P values that a layer passes on: gates of the next layer, or logits.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from charrnn.config import Cell, ModelConfig
 from charrnn.model import CharRNN, State, count_multiplications, evaluating, layer_weights
-from charrnn.runtime import Runtime, fbgemm
+from charrnn.runtime import Runtime, fbgemm, num_threads
 
 Position: TypeAlias = tuple[Tensor, ...]
 """Where one stream stands: a row of each tensor that a Stepper carries from step to step."""
@@ -28,23 +29,47 @@ _LEAST_ROWS = 4  # below, libraries add in another order than for many rows
 _MANY_ROWS = 64  # what oneDNN orders its weights for, whatever comes
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is behind a text that was read: a position, and the model's state where it was read as a sequence."""
+
+    position: Position
+    state: State | None = None
+
+
 class Stepper:
-    """B streams of one model, each somewhere in its text; the tensors stay where they are."""
+    """B streams of one model, each somewhere in its text; the tensors stay where they are.
+
+    In int8 a stream goes exactly the same way beside any others, and on any CPU of the same family: sums of integers
+    are exact, and all else is done number by number.
+    """
 
     def __init__(self, model: CharRNN, runtime: Runtime, num_streams: int) -> None:
         self._model = model
         self._runtime = runtime
+        self._is_exact = runtime.dtype == torch.int8
         kind = _KINDS[model.config.cell]
         layers, is_large = list(model.stack.layers), count_multiplications(model.config) >= _LARGE
         with torch.no_grad():
-            self._table = _input_table(model, kind)  # (V, G)
-            self._gates = self._table.new_empty(num_streams, self._table.shape[1])
-            self._layers = [
-                kind(_lay_out(_join(layer, reader, kind), runtime, num_streams, is_large), num_streams)
+            self._table = _input_table(model, kind, exact=self._is_exact)  # (V, G)
+            products = [
+                _lay_out(_join(layer, reader, kind), runtime, num_streams, is_large)
                 for layer, reader in zip(layers, [*layers[1:], model.head], strict=True)
             ]
+        self._arrange_streams(products, num_streams)
+
+    def _arrange_streams(self, products: "list[_Product]", num_streams: int) -> None:
+        kind = _KINDS[self._model.config.cell]
+        self._gates = self._table.new_empty(num_streams, self._table.shape[1])
+        self._layers = [kind(product, num_streams) for product in products]
         self.logits = self._layers[-1].passed_on
         """(B, V) float32, of the symbol that comes next in each stream; the next step overwrites them."""
+
+    def _single(self) -> "Stepper":
+        """The same weights for a stream by itself."""
+        single = copy.copy(self)
+        single._arrange_streams([layer.product.resize(1) for layer in self._layers], 1)
+        return single
 
     def step(self, symbols: Tensor) -> None:
         """Advance each stream by one symbol: (B,) int64."""
@@ -56,24 +81,37 @@ class Stepper:
             gates = layer.passed_on
 
     @torch.inference_mode()
-    def read(self, text: Tensor, state: State | None = None, chunk: int = 1024) -> State:
-        """The model's state behind a text (N,), at least one symbol, that is read as a sequence from a state on."""
-        model = self._model
+    def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
+        """Read a text (N,), at least one symbol, from its beginning or from behind another: the streams stay put.
+
+        A sequence is read fastest as such, but rounded otherwise than by steps; where steps are exact, it is read by
+        them.
+        """
+        if self._is_exact:
+            return self._read_by_steps(text, before)
+        model, state = self._model, None if before is None else before.state
         with evaluating(model), self._runtime.autocast():
             for part in text.split(chunk):
                 _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
         assert state is not None, "a text has at least one symbol"
-        return state
+        return Reading(self._locate(state), state)
 
-    @torch.inference_mode()
-    def locate(self, state: State) -> Position:
+    def _read_by_steps(self, text: Tensor, before: Reading | None) -> Reading:
+        stream = self._single()
+        stream.place([0], before or Reading(self._locate(self._model.initial_state(1))))
+        with num_threads(1):  # which a busy machine has too
+            for symbol in text.long().split(1):
+                stream.step(symbol)
+        return Reading(tuple(tensor[0].clone() for layer in stream._layers for tensor in layer.carried))
+
+    def _locate(self, state: State) -> Position:
         """Where a stream in this state of the model stands."""
         return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(*after))
 
     @torch.inference_mode()
-    def set(self, streams: list[int], position: Position) -> None:
-        """Put these streams at a position."""
-        index, rows = self._runtime.place(torch.tensor(streams)), iter(position)
+    def place(self, streams: list[int], reading: Reading) -> None:
+        """Put these streams behind a text that was read."""
+        index, rows = self._runtime.place(torch.tensor(streams)), iter(reading.position)
         for layer in self._layers:
             layer.product.finish()
             for tensor in layer.carried:
@@ -83,11 +121,12 @@ class Stepper:
 def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
     """The runtime in the precision that samples a model fastest without a loss that can be noticed.
 
-    A small model's products are so short that in float32 they are done before their input is converted.
+    Without products of 8-bit integers a small model is sampled in float32: its products are done before their input
+    would be converted to half precision.
     """
-    if count_multiplications(config) < _LARGE:
-        return replace(runtime, dtype=torch.float32)
-    return replace(runtime, dtype=torch.int8) if runtime.has_fbgemm else runtime
+    if runtime.has_fbgemm:
+        return replace(runtime, dtype=torch.int8)
+    return replace(runtime, dtype=torch.float32) if count_multiplications(config) < _LARGE else runtime
 
 
 @dataclass(frozen=True)
@@ -112,11 +151,21 @@ class _Product(ABC):
 
     def __init__(self, weights: _Weights, num_rows: int) -> None:
         N, H = weights.weight.shape
-        self.output = weights.weight.new_zeros(num_rows, H)
+        self._num_gates = weights.num_gates
+        self._allocate(weights.weight.new_zeros(num_rows, H), weights.weight.new_zeros(num_rows, N))
+
+    def _allocate(self, output: Tensor, results: Tensor) -> None:
+        self.output = output
         """(R, H): a row for each stream, and perhaps some more."""
-        self.results = weights.weight.new_zeros(num_rows, N)
-        self.recurrent, self.passed_on = self.results.split([weights.num_gates, N - weights.num_gates], dim=1)
+        self.results = results
+        self.recurrent, self.passed_on = results[:, : self._num_gates], results[:, self._num_gates :]
         """(R, G), what the output adds to the gates at the next step; and (R, P)."""
+
+    def resize(self, num_rows: int) -> Self:
+        """The same weights, for other rows."""
+        product = copy.copy(self)
+        product._allocate(*(tensor.new_zeros(num_rows, tensor.shape[1]) for tensor in (self.output, self.results)))
+        return product
 
     @abstractmethod
     def multiply(self, output: Tensor, results: Tensor) -> None:
@@ -193,14 +242,14 @@ class _BFloat16(_Product):
 class _Int8(_Product):
     """FBGEMM's product of 8-bit integers: a scale for each row of weights, one for all outputs.
 
-    Sums of integers are exact, so that no row's result depends on how many rows there are.
+    Sums of integers are exact: no row's result depends on how many rows there are, nor on the CPU.
     """
 
-    def __init__(self, weights: _Weights, num_rows: int, runtime: Runtime) -> None:
+    _LEVELS = 63  # of a magnitude: CPUs that add pairs of products in 16 bits leave room for so many
+
+    def __init__(self, weights: _Weights, num_rows: int) -> None:
         super().__init__(weights, num_rows)
-        # Instructions that add pairs of products in 16 bits leave room for 7 bits only.
-        levels = 127 if runtime.has_vnni else 63
-        self._scale = (weights.bound / levels, levels + 1)
+        self._scale = (weights.bound / self._LEVELS, self._LEVELS + 1)
         scales = weights.weight.abs().amax(1).clamp(min=1e-30).double() / 127
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         with fbgemm():
@@ -215,7 +264,7 @@ class _Int8(_Product):
 def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bool) -> _Product:
     """The fastest way to multiply for so many streams."""
     if runtime.dtype == torch.int8:
-        return _Int8(weights, num_streams, runtime)
+        return _Int8(weights, num_streams)
     if runtime.dtype == torch.bfloat16 and runtime.has_onednn_bfloat16:
         return _BFloat16(weights, num_streams)
     if runtime.dtype == torch.float32 and runtime.reads_slowly and num_streams == 1 and is_large:
@@ -329,12 +378,22 @@ def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
     return _Weights(weight / kind.scale, bias, num_gates=len(weight_hh), bound=kind.scale)
 
 
-def _input_table(model: CharRNN, kind: type[_Layer]) -> Tensor:
+def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
     """What each symbol adds to the gates of layer 0: (V, G)."""
     first = model.stack.layers[0]
     weight, bias = _arrange(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
-    product = weight.t() if model.embedding is None else model.embedding.weight @ weight.t()
+    if model.embedding is None:
+        product = weight.t()
+    else:
+        multiply = _multiply_exactly if exact else torch.mm
+        product = multiply(model.embedding.weight, weight.t())
     return (product + bias).contiguous()  # its rows are what is read
+
+
+def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices rounded to multiples of 2^-18: float64 holds all its sums without rounding."""
+    a, b = (torch.round(tensor.double() * 2**18) for tensor in (a, b))
+    return torch.ldexp(a @ b, torch.tensor(-36)).float()
 
 
 def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:

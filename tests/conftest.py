@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from charrnn.cli.app import main
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.corpus import Corpus, prepare
 from charrnn.run import Run, start
-from charrnn.runtime import Runtime
+from charrnn.runtime import Runtime, can_compute
 from charrnn.text import find_sources
 
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -27,6 +27,9 @@ settings.load_profile("ci")
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\na hen ran to the den.\n" * 40
 CPU = Runtime(torch.device("cpu"), torch.float32)
 needs_fbgemm = pytest.mark.skipif(not CPU.has_fbgemm, reason="needs FBGEMM")
+needs_bfloat16 = pytest.mark.skipif(
+    not can_compute(CPU.device, torch.bfloat16), reason="needs a CPU that computes an LSTM in bfloat16"
+)
 TINY = {"hidden_size": 16, "num_layers": 1, "embedding_size": 8, "dropout": 0.1}
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -112,3 +115,17 @@ def run_main(words: list[str], folder: Path, environment: dict[str, str], stream
     os.chdir(folder)
     sys.argv = ["charrnn", *words]
     main()
+
+
+@pytest.fixture
+def lacks_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A CPU that says it has the instructions, on which oneDNN finds no LSTM in bfloat16."""
+
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("could not create a primitive descriptor")
+
+    can_compute.cache_clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch, "lstm", refuse)
+    yield
+    can_compute.cache_clear()

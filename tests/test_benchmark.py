@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from charrnn import benchmark
 from charrnn.cli.app import app
+from tests.conftest import CPU
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,7 @@ def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_COPIED_BYTES", 2**16)
 
 
+NUM_PRECISIONS = 2 if CPU.has_fbgemm else 1  # float32, and int8 where it is there
 OPTIONS = ["bench", "--device", "cpu", "--precision", "float32", "--size", "small"]
 
 
@@ -28,7 +30,7 @@ def test_json_tells_each_rate_beside_what_it_is_held_against() -> None:
     found = [(m["name"].split(",")[0], m["unit"], set(m["references"])) for m in result["measurements"]]
     assert found == [
         ("training", "characters/s", {"bare loop", "matrix products alone"}),
-        ("sampling", "characters/s", {"bare loop", "reading float32 weights"}),
+        *[("sampling", "characters/s", {"bare loop", "reading float32 weights"})] * NUM_PRECISIONS,
         ("sampling", "characters/s", {"bare loop, one sample"}),
         ("preparing", "MB/s", {"copying in memory"}),
     ]
@@ -41,5 +43,5 @@ def test_json_tells_each_rate_beside_what_it_is_held_against() -> None:
 def test_table_has_a_line_for_each_reference() -> None:
     done = CliRunner().invoke(app, OPTIONS)
     lines = done.stdout.splitlines()
-    assert len(lines) == 1 + 2 + 2 + 1 + 1
+    assert len(lines) == 1 + 2 + 2 * NUM_PRECISIONS + 1 + 1
     assert all(line.endswith("x") for line in lines[1:])

@@ -19,7 +19,7 @@ from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Sampled
 from charrnn.run import Run, resume, start
 from charrnn.runtime import Runtime, compute_deterministically, open_runtime
-from tests.conftest import CPU, TINY
+from tests.conftest import CPU, TINY, needs_bfloat16
 
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
 
@@ -96,9 +96,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
     ("device", "cell", "precision", "num_layers"),
     [
         ("cpu", "lstm", "float32", 1),
-        ("cpu", "lstm", "bfloat16", 2),
+        pytest.param("cpu", "lstm", "bfloat16", 2, marks=needs_bfloat16),
         ("cpu", "gru", "float32", 2),
-        ("cpu", "rnn", "bfloat16", 1),
+        pytest.param("cpu", "rnn", "bfloat16", 1, marks=needs_bfloat16),
         pytest.param("cuda", "lstm", "float32", 2, marks=needs_cuda),
         pytest.param("cuda", "lstm", "float16", 2, marks=needs_cuda),
         pytest.param("cuda", "gru", "bfloat16", 1, marks=needs_cuda),
@@ -185,6 +185,19 @@ def test_resuming_with_other_versions_is_told(corpus: Corpus, run: Run) -> None:
     told.clear()
     resume(run.folder, corpus, {}, "cpu", notify=told.append)
     assert not any("warning" in line for line in told)
+
+
+@pytest.mark.usefixtures("lacks_bfloat16")
+@pytest.mark.parametrize("given", [{}, {"precision": "bfloat16"}])
+def test_resuming_in_a_precision_that_is_not_there_goes_on_in_another(
+    corpus: Corpus, run: Run, given: dict[str, str]
+) -> None:
+    run.folder.save(replace(run.checkpoint(), precision="bfloat16"), best=False)
+    told: list[str] = []
+    resumed = resume(run.folder, corpus, given, "cpu", notify=told.append)
+    assert told[0].startswith("warning: bfloat16 cannot be had here: going on in float32")
+    assert resumed.runtime.precision == "float32"
+    assert resumed.drive([]).step == CONFIG.steps
 
 
 def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> None:

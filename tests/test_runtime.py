@@ -3,30 +3,52 @@
 import gc
 import sys
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
 
-from charrnn.errors import CharRNNError
-from charrnn.runtime import fbgemm, open_runtime, seed_everything
-from tests.conftest import CPU, needs_fbgemm
+from charrnn import runtime as runtime_module
+from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.runtime import Threads, can_compute, fbgemm, open_runtime, seed_everything
+from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def test_cpu_runs_in_the_precision_asked_for() -> None:
+def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "lstm", None)
     assert open_runtime("cpu", "float32").precision == "float32"
+
+
+@needs_bfloat16
+def test_cpu_runs_in_the_precision_asked_for() -> None:
     runtime = open_runtime("cpu", "bfloat16")
     with runtime.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == torch.bfloat16
 
 
-def test_auto_takes_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_bfloat16_where_the_cpu_has_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "can_compute", lambda device, dtype: True)
     for has_it, precision in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it})
         assert open_runtime("cpu", "auto").precision == precision
+
+
+@pytest.mark.usefixtures("lacks_bfloat16")
+def test_precision_that_fails_when_tried_is_not_there() -> None:
+    assert open_runtime("cpu", "auto").precision == "float32"
+    with pytest.raises(PrecisionError, match=r"bfloat16 cannot be had .* choose float32$"):
+        open_runtime("cpu", "bfloat16")
+
+
+def test_trial_of_a_precision_draws_no_random_number() -> None:
+    seed_everything(1)
+    expected = torch.rand(3)
+    seed_everything(1)
+    can_compute.cache_clear()
+    can_compute(CPU.device, torch.bfloat16)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +58,7 @@ def test_auto_takes_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.Monke
         ("cuda:x", "auto", "unknown"),
         ("cpu:1", "auto", "unknown"),
         ("cuda:99", "auto", "not there"),
-        ("cpu", "float16", "bfloat16 or float32"),
+        ("cpu", "float16", "choose float32"),
         ("cpu", "int8", "float32, bfloat16, float16"),
         ("cpu", "int3", "unknown"),
     ],
@@ -118,7 +140,29 @@ def test_int8_leaves_the_quantisation_engine_and_the_warnings_as_they_were() -> 
     assert torch.backends.quantized.engine == engine
 
 
-def test_forward_passes_that_accompany_int8_are_in_another_precision() -> None:
-    with replace(CPU, dtype=torch.int8).autocast():
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == open_runtime("cpu").dtype
+def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, before, used = 0.0, torch.get_num_threads(), list[int]()
+    torch.set_num_threads(3)
+    monkeypatch.setattr("charrnn.runtime.time.perf_counter", lambda: clock)
+    seconds = {3: 0.1, 1: 0.05}
+
+    def work() -> int:
+        nonlocal clock
+        used.append(torch.get_num_threads())
+        clock += seconds[used[-1]]
+        return len(used)
+
+    try:
+        threads = Threads(CPU)
+        assert [threads.run(work) for _ in range(20)] == list(range(1, 21))
+        assert set(used[:6]) == {1, 3}
+        assert set(used[6:]) == {1}
+        seconds = {3: 0.01, 1: 0.05}  # the machine is idle again
+        clock += 10
+        del used[:]
+        for _ in range(20):
+            threads.run(work)
+        assert set(used[6:]) == {3}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -13,22 +13,14 @@ from charrnn.config import Cell, ModelConfig
 from charrnn.model import CharRNN
 from charrnn.runtime import Runtime, open_runtime
 from charrnn.stepper import Stepper, fastest_runtime
-from tests.conftest import CPU, needs_fbgemm
+from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
 
 V = 9
 BFLOAT16, INT8 = replace(CPU, dtype=torch.bfloat16), replace(CPU, dtype=torch.int8)
 cells: st.SearchStrategy[Cell] = st.sampled_from(["lstm", "gru", "rnn"])
 sequences = st.lists(st.integers(0, V - 1), min_size=2, max_size=12)
+bfloat16 = pytest.param(BFLOAT16, marks=needs_bfloat16)
 int8 = pytest.param(INT8, marks=needs_fbgemm)
-
-
-class WithoutVNNI(Runtime):
-    """An older CPU."""
-
-    has_vnni = False
-
-
-seven_bits = pytest.param(WithoutVNNI(CPU.device, torch.int8), marks=needs_fbgemm)
 
 
 def build(scale: float = 0.5, **options: object) -> CharRNN:
@@ -46,7 +38,7 @@ def start(model: CharRNN, runtime: Runtime, texts: Tensor) -> Stepper:
     """A stepper whose streams have read the first symbol of each of these texts (N, B)."""
     stepper = Stepper(model, runtime, texts.shape[1])
     for stream, symbol in enumerate(texts[0]):
-        stepper.set([stream], stepper.locate(stepper.read(symbol[None])))
+        stepper.place([stream], stepper.read(symbol[None]))
     return stepper
 
 
@@ -84,16 +76,16 @@ def test_logits_of_one_stream_of_a_large_model_are_those_of_the_model(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stepper_module, "_LARGE", 0)
         stepper = start(model, CPU, texts)
-        position = stepper.locate(stepper.read(texts[:1, 0]))
+        begun = stepper.read(texts[:1, 0])
         for _ in range(2):  # the second time from wherever the first one ended
-            stepper.set([0], position)
+            stepper.place([0], begun)
             for t in range(len(texts)):
                 if t > 0:
                     stepper.step(texts[t])
                 torch.testing.assert_close(stepper.logits, expected[t], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("runtime", [BFLOAT16, int8, seven_bits])
+@pytest.mark.parametrize("runtime", [bfloat16, int8])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @torch.no_grad()
 def test_lower_precisions_are_close_to_the_model(cell: Cell, runtime: Runtime) -> None:
@@ -104,26 +96,41 @@ def test_lower_precisions_are_close_to_the_model(cell: Cell, runtime: Runtime) -
     assert 0 < difference < 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("runtime", [CPU, int8, seven_bits])
-@pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 1), (48, 2), (128, 1)])
+@needs_fbgemm
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(7, 1), (16, 1), (45, 2), (128, 1), (384, 1)])
 @torch.no_grad()
-def test_stream_has_the_same_logits_to_the_bit_beside_any_others(
-    runtime: Runtime, hidden_size: int, num_layers: int
-) -> None:
-    model = build(hidden_size=hidden_size, num_layers=num_layers)
+def test_stream_has_the_same_logits_to_the_bit_beside_any_others(cell: Cell, hidden_size: int, num_layers: int) -> None:
+    model = build(cell=cell, hidden_size=hidden_size, num_layers=num_layers)
     texts = torch.randint(V, (12, 40))
-    together = logits_along(model, runtime, texts)
+    together = logits_along(model, INT8, texts)
     for num_streams in (1, 2, 7):
-        assert torch.equal(logits_along(model, runtime, texts[:, :num_streams]), together[:, :num_streams])
+        assert torch.equal(logits_along(model, INT8, texts[:, :num_streams]), together[:, :num_streams])
+
+
+@needs_fbgemm
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@torch.no_grad()
+def test_read_text_leads_to_the_bit_to_where_its_steps_do(cell: Cell) -> None:
+    model = build(cell=cell, hidden_size=24, num_layers=2)
+    texts = torch.randint(V, (12, 5))
+    stepped = start(model, INT8, texts)
+    for symbols in texts[1:]:
+        stepped.step(symbols)
+    read = Stepper(model, INT8, 5)
+    for stream in range(5):
+        begun = read.read(texts[:4, stream])
+        read.place([stream], read.read(texts[4:, stream], begun))
+    assert torch.equal(read.logits, stepped.logits)
 
 
 @torch.no_grad()
 def test_long_text_is_read_in_chunks_to_the_same_end() -> None:
     model = build()
     text, stepper = torch.arange(50) % V, Stepper(model, CPU, 1)
-    whole, chunks = (stepper.locate(stepper.read(text, chunk=chunk)) for chunk in (1000, 7))
-    resumed = stepper.locate(stepper.read(text[20:], stepper.read(text[:20])))
-    for a, b, c in zip(whole, chunks, resumed, strict=True):
+    whole, chunks = (stepper.read(text, chunk=chunk) for chunk in (1000, 7))
+    resumed = stepper.read(text[20:], stepper.read(text[:20]))
+    for a, b, c in zip(whole.position, chunks.position, resumed.position, strict=True):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(a, c)
 
@@ -136,7 +143,7 @@ def test_stream_is_put_elsewhere_without_a_trace_of_where_it_was(cell: Cell) -> 
     stepper = start(model, CPU, texts)
     for symbols in texts[1:5]:
         stepper.step(symbols)
-    stepper.set([1], stepper.locate(stepper.read(texts[:1, 0])))
+    stepper.place([1], stepper.read(texts[:1, 0]))
     for t in range(1, 4):
         stepper.step(texts[[4 + t, t, 4 + t], [0, 0, 2]])
     expected = logits_along(model, CPU, texts)
@@ -144,10 +151,13 @@ def test_stream_is_put_elsewhere_without_a_trace_of_where_it_was(cell: Cell) -> 
     torch.testing.assert_close(stepper.logits[[0, 2]], expected[7, [0, 2]])
 
 
-def test_only_a_large_model_takes_a_lower_precision_of_itself() -> None:
+def test_sampling_is_exact_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (ModelConfig(vocab_size=65, hidden_size=H, embedding_size=64) for H in (256, 512))
-    assert fastest_runtime(BFLOAT16, small) == CPU
-    assert fastest_runtime(BFLOAT16, large) == (INT8 if CPU.has_fbgemm else BFLOAT16)
+    monkeypatch.setattr(Runtime, "has_fbgemm", True)
+    assert fastest_runtime(BFLOAT16, small) == fastest_runtime(BFLOAT16, large) == INT8
+    monkeypatch.setattr(Runtime, "has_fbgemm", False)
+    assert fastest_runtime(BFLOAT16, small) == CPU, "half precision would take longer to convert to"
+    assert fastest_runtime(BFLOAT16, large) == BFLOAT16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -18,7 +18,7 @@ from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.model import CharRNN
 from charrnn.runtime import open_runtime, seed_everything
 from charrnn.training import Trainer, evaluate, make_optimizer
-from tests.conftest import CPU
+from tests.conftest import CPU, needs_bfloat16
 
 PERIODIC = torch.arange(600, dtype=torch.uint8) % 7
 VAL = PERIODIC[:10]
@@ -401,7 +401,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
     ("device", "precision"),
     [
         ("cpu", "float32"),
-        ("cpu", "bfloat16"),
+        pytest.param("cpu", "bfloat16", marks=needs_bfloat16),
         pytest.param("cuda", "float32", marks=needs_cuda),
         pytest.param("cuda", "float16", marks=needs_cuda),
     ],

@@ -228,7 +228,6 @@ def train(
 
     if deterministic:
         compute_deterministically()
-    runtime = open_runtime(device, precision)
     source = None if init_from is None else Checkpoint.load(init_from)
     folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
     with locked(folder.path):
@@ -236,10 +235,11 @@ def train(
         if folder.holds_run() and not (resume or overwrite):
             raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
         resuming = resume and folder.holds_run()
+        runtime = None if resuming else open_runtime(device, precision)  # an error comes before the text is read
         opened = corpora.open_or_prepare(corpus, data_dir, may_replace=not resuming)
         for note in opened.notes:
             notify(note)
-        if resuming:
+        if runtime is None:
             begun = runs.resume(folder, opened, {**preset, **given}, device, notify=notify)
         else:
             begun = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)

@@ -79,17 +79,11 @@ def speed(baselines: Path, device: str) -> None:
             show(f"  as a multiple of the {name}", [a / b for a, b in zip(rates["ours"], rates[name], strict=True)], "")
 
 
-class SevenBits(Runtime):
-    """A CPU without VNNI, where the outputs of layers have 7 bits."""
-
-    has_vnni = False
-
-
 def held_out_loss(model: CharRNN, text: Tensor, runtime: Runtime, num_streams: int = 128, warm_up: int = 100) -> float:
     """Nats per character of a text's streams, read step by step."""
     streams = text[: len(text) // num_streams * num_streams].view(num_streams, -1).t().long()
     stepper, losses = Stepper(model, runtime, num_streams), []
-    stepper.set(list(range(num_streams)), stepper.locate(stepper.read(streams[:1, 0])))
+    stepper.place(list(range(num_streams)), stepper.read(streams[:1, 0]))
     with torch.inference_mode():
         for t, (symbols, following) in enumerate(itertools.pairwise(streams)):
             stepper.step(symbols)
@@ -109,7 +103,6 @@ def precisions(path: Path, text: Path) -> None:
     for name, runtime in (
         ("bfloat16", Runtime(cpu, torch.bfloat16)),
         ("int8", Runtime(cpu, torch.int8)),
-        ("int8, 7 bits", SevenBits(cpu, torch.int8)),
     ):
         loss = held_out_loss(model, held_out, runtime)
         print(f"{path}: {name} {loss:.5f}, float32 {exact:.5f}, difference {loss - exact:+.5f} nats", flush=True)
