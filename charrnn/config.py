@@ -96,7 +96,7 @@ class TrainingConfig:
     from the shapes of the model and of a chunk.
     """
 
-    epochs: int | None = None
+    epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 32
@@ -117,13 +117,13 @@ class TrainingConfig:
             raise OptionError(f"--{budgets[0]} and --{budgets[1]} exclude each other: give one budget")
         _require_counts(
             self,
-            *("epochs", "steps", "batch_size", "seq_length"),
+            *("steps", "batch_size", "seq_length"),
             *("eval_every", "patience", "checkpoint_every", "sample_every"),
         )
         _require_counts(self, "warmup_steps", at_least=0)
-        for name in ("minutes", "learning_rate", "grad_clip"):
+        for name, limit in (("epochs", 1e6), ("minutes", 1e7), ("learning_rate", 1e3), ("grad_clip", 1e9)):
             value = getattr(self, name)
-            _require(value is None or 0 < value < math.inf, name, value, "above 0")
+            _require(value is None or 0 < value <= limit, name, value, f"above 0 and at most {limit:g}")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.val_fraction <= 0.9, "val_fraction", self.val_fraction, "from 0 to 0.9")
 

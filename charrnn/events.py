@@ -28,10 +28,14 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """The validation loss in nats per character, or the running training loss if there is no such text."""
+    """The validation loss in nats per character, and the number of characters that it was measured on.
+
+    Without validation text (None) it is the running training loss. `is_whole`: on all that there are.
+    """
 
     val_loss: float
-    validated: bool
+    val_chars: int | None
+    is_whole: bool
     improved: bool
 
     @property

@@ -173,6 +173,7 @@ class Run:
             "chars": finished.chars,
             "elapsed_s": round(self.trainer.elapsed_s, 3),
             "best_val_loss": best,
+            "val_chars": None if best is None else self.trainer.best_val_chars,
             "bits_per_char": None if best is None else best / math.log(2),
             "chars_per_second": round(finished.chars_per_second),
             "device": str(self.runtime.device),

@@ -1,6 +1,7 @@
-"""Truncated backpropagation through time as a stream of events, and evaluation.
+"""Truncated backpropagation through time as a stream of events.
 
-The trainer knows neither files nor terminals: between two events its caller may save, report and sample.
+The trainer knows neither files nor terminals: between two events its caller may save, report and sample. How a loss
+is measured on held-out text is `evaluation.py`'s business.
 
 Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary size.
 """
@@ -17,20 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charrnn.batches import IGNORE, Cursor, Layout, advance, chunk_at, draw_offset, evaluation_chunks
+from charrnn.batches import Cursor, Layout, advance, chunk_at, draw_offset
 from charrnn.config import EVALUATIONS_A_RUN, TrainingConfig
 from charrnn.defaults import default_learning_rate
 from charrnn.errors import CharRNNError
+from charrnn.evaluation import Measured, Part, evaluate
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
-from charrnn.model import CharRNN, State, carry, clear, evaluating
+from charrnn.model import CharRNN, State, carry, clear
 from charrnn.runtime import Runtime
 
 _LOSS_MEMORY = 0.98
 _WATCH_EVERY = 100  # steps between two looks at the loss, which wait for the device
-_MANY_CHARS = 1000  # in a step: its own loss tells something of the model, not only of these characters
+_MANY_CHARS = 500  # in a step: its own loss tells something of the model, not only of these characters
 _MOST_RECOVERIES = 5
 _COOL_DOWN = 0.1  # of the run so far: how long the learning rate takes to fall where patience ends it early
-_EVALUATION_SHARE = 0.04  # of a run, at most
+_EVALUATION_SHARE = 0.04  # of a run, at most, for all evaluations but the last
+_FINAL_SHARE = 0.05  # of a run, at most, for the figure that it ends with
+_MIN_EVALUATIONS = 4  # that are spaced over a budget
 _EVALUATION_COST = 0.25  # of reading a character to evaluate, measured in characters of training
 _RESET_PROBABILITY = 0.05  # at 0.01 a model of 18 seconds still failed at 18 of 2,000 cold starts, at 0.05 at none
 
@@ -47,32 +51,6 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, runtime: Runtime) -
         fused=True,
         capturable=runtime.captures,
     )
-
-
-@torch.no_grad()
-def evaluate(
-    model: CharRNN,
-    indices: Tensor,
-    runtime: Runtime,
-    *,
-    batch_size: int = 128,
-    seq_length: int = 64,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> float:
-    """Mean loss in nats per character of predicting each of the N indices but the first, with carried state.
-
-    Returns: the loss, or NaN if `should_stop` ended it early.
-    """
-    total, state = torch.zeros((), dtype=torch.float64), None
-    with evaluating(model):
-        for x, y in evaluation_chunks(indices, batch_size, seq_length):
-            if should_stop():
-                return math.nan
-            with runtime.autocast():
-                logits, state = model(runtime.place(x), state)
-            targets = runtime.place(y).flatten()
-            total += F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum").cpu()
-    return float(total) / (len(indices) - 1)
 
 
 @dataclass(frozen=True)
@@ -97,6 +75,7 @@ class Trainer:
         self.runtime = runtime
         self.layout = Layout.fit(len(train), config.batch_size, config.seq_length)
         self.best_val_loss: float | None = None
+        self.best_val_chars: int | None = None  # that it was measured on
         self.step = 0
         self.stop_requested = False
         self.saving_seconds = 0.0  # which the caller takes for a checkpoint while the training goes on
@@ -118,12 +97,17 @@ class Trainer:
         self._went_back = False  # to the newest of them
         self._evaluated_step = 0
         self._evaluated_fraction = 0.0
+        self._part: Part | None = None  # of the validation text, which each evaluation reads
+        self._final_part: Part | None = None  # which the run's last figure rests on
+        self._best_part_loss: float | None = None
         self._stale_evaluations = 0
         self._patience_lost_at: float | None = None  # in steps or seconds, as the budget
         self._paused_seconds = 0.0
         self._elapsed_before = 0.0  # seconds of the earlier parts of a resumed run
         self._started: float | None = None
-        self._closing_seconds = 0.0  # what an evaluation costs, with all that its reader does
+        self._seconds_per_step: float | None = None  # as estimated
+        self._evaluation_seconds = 0.0  # that one takes, with all that its reader does
+        self._closing_seconds = 0.0  # that the last one is expected to take
 
     @property
     def steps_per_epoch(self) -> int:
@@ -146,10 +130,15 @@ class Trainer:
         return len(self._val) >= 2
 
     @property
+    def num_predictions(self) -> int:
+        """Characters of the validation text that a loss can be measured on."""
+        return max(len(self._val) - 1, 0)
+
+    @property
     def total_steps(self) -> int | None:
         """The budget in steps, or None where it is one of time."""
         if self.config.epochs is not None:
-            return self.config.epochs * self.steps_per_epoch
+            return max(1, round(self.config.epochs * self.steps_per_epoch))
         return self.config.steps
 
     @property
@@ -166,20 +155,23 @@ class Trainer:
 
     @property
     def fraction(self) -> float:
-        """The share of the budget that is spent, from 0 to 1; a budget of time keeps some for its close."""
+        """The share of the budget that is spent, from 0 to 1."""
         return min(1.0, self._spent / self._budget)
 
     @property
     def _budget(self) -> float:
-        """Steps, or seconds where the budget is one of time."""
-        if self.total_steps is None and self.config.minutes is None:
+        """Steps, or seconds where the budget is one of time, without those that the last evaluation will take."""
+        if self.total_steps is not None:
+            return self.total_steps
+        if self.config.minutes is None:
             raise CharRNNError("the training needs a budget: epochs, steps or minutes")
-        return self.total_steps or 60 * (self.config.minutes or 0)
+        seconds = 60 * self.config.minutes
+        return max(seconds - self._closing_seconds, 0.1 * seconds)
 
     @property
     def _spent(self) -> float:
-        """What of the budget is spent, or kept for its close."""
-        return self.step if self.total_steps is not None else self.elapsed_s + self._closing_seconds
+        """Steps taken, or seconds elapsed."""
+        return self.step if self.total_steps is not None else self.elapsed_s
 
     @property
     def is_over(self) -> bool:
@@ -205,6 +197,7 @@ class Trainer:
 
         Raises: CharRNNError if the loss stays absurd at ever lower learning rates.
         """
+        self._begin_evaluations()
         self._started = time.perf_counter()
         self._update = self.runtime.capture(self._update_weights)
         self._remember()
@@ -236,8 +229,12 @@ class Trainer:
         return steps / self.steps_per_epoch
 
     def estimate_seconds_per_step(self) -> float:
-        """Time a few steps without taking them: no weight, generator or counter changes."""
+        """Time a few steps, once, without taking them: no weight, generator or counter changes."""
+        if self._seconds_per_step is None:
+            self._seconds_per_step = self._time_steps()
+        return self._seconds_per_step
 
+    def _time_steps(self) -> float:
         def attempt() -> None:
             self._optimizer.zero_grad()
             self._compute_loss()[0].backward()
@@ -333,42 +330,85 @@ class Trainer:
     def _evaluations_a_run(self) -> int:
         """As many as are spaced over a budget, fewer where they would take too much of it."""
         if self.total_steps is not None:
-            total, cost = float(self.total_steps * self.chars_per_step), _EVALUATION_COST * len(self._val)
+            total, cost = float(self.total_steps * self.chars_per_step), _EVALUATION_COST * self._chars_in(self._part)
         else:
-            total, cost = self._budget, self._closing_seconds
-        return max(2, min(EVALUATIONS_A_RUN, int(_EVALUATION_SHARE * total / max(cost, 1e-9))))
+            total, cost = self._budget, self._evaluation_seconds
+        return max(_MIN_EVALUATIONS, min(EVALUATIONS_A_RUN, int(_EVALUATION_SHARE * total / max(cost, 1e-9))))
+
+    def _begin_evaluations(self) -> None:
+        """Choose what each evaluation reads, the same from then on, and keep time for the last one."""
+        seconds_per_char = 0.0
+        if self.total_steps is None and self.validates:
+            seconds_per_char = _EVALUATION_COST * self.estimate_seconds_per_step() / self.chars_per_step
+        self._final_part = self._afford(_FINAL_SHARE, seconds_per_char)
+        if self._part is None:
+            self._part = self._afford(_EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_char)
+            self._evaluation_seconds = self._chars_in(self._part) * seconds_per_char
+            self._keep_time_for_the_end(seconds_per_char)
+
+    def _afford(self, share: float, seconds_per_char: float) -> Part:
+        """What of the validation text can be read in a share of the run: all of it, or a part."""
+        if self.total_steps is not None:
+            max_chars = share * self.total_steps * self.chars_per_step / _EVALUATION_COST
+        else:
+            max_chars = share * 60 * (self.config.minutes or 0) / max(seconds_per_char, 1e-12)
+        return Part.fit(len(self._val), self.model.config.vocab_size, max_chars)
+
+    def _chars_in(self, part: Part | None) -> int:
+        return 0 if part is None else part.count(len(self._val))
+
+    def _keep_time_for_the_end(self, seconds_per_char: float) -> None:
+        """The last evaluation takes as long as the others, and a figure that rests on more takes more."""
+        self._final_part = self._afford(_FINAL_SHARE, seconds_per_char)
+        more = 0 if self._final_part == self._part else self._chars_in(self._final_part)
+        seconds = self._evaluation_seconds + more * seconds_per_char
+        # At the end no shorter than before, so that a budget that was spent stays spent.
+        self._closing_seconds = max(self._closing_seconds, seconds) if self.is_over else seconds
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
         """One evaluation; nothing where a stop is asked for in its midst."""
         begin = time.perf_counter()
         with self.paused():
-            loss = self._measure_loss()
+            measured = self._measure_loss(self._part)
+        seconds_per_char = (time.perf_counter() - begin) / max(self._chars_in(self._part), 1)
         if self.stop_requested:
             return
-        if not math.isfinite(loss):
-            yield self._recover(loss)
+        if not math.isfinite(measured.loss):
+            yield self._recover(measured.loss)
             return
-        improved = self.best_val_loss is None or loss < self.best_val_loss
-        self.best_val_loss = loss if improved else self.best_val_loss
+        part_loss, improved = measured.loss, self._best_part_loss is None or measured.loss < self._best_part_loss
+        if improved and self.is_over and self._final_part != self._part:
+            with self.paused():
+                measured = self._measure_loss(self._final_part)
+            if self.stop_requested:
+                return
+        if improved:
+            self._best_part_loss = part_loss
+            self.best_val_loss, self.best_val_chars = measured.loss, measured.num_predictions
         if self._patience_lost_at is None:
             self._stale_evaluations = 0 if improved else self._stale_evaluations + 1
             if self._has_lost_patience():
                 self._patience_lost_at = self._spent
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
-        yield Evaluated(**self._where(), val_loss=loss, validated=self.validates, improved=improved)
-        cost = time.perf_counter() - begin + self.saving_seconds
-        # As long as the last one took; at the end no shorter, so that a budget that was spent stays spent.
-        self._closing_seconds = max(self._closing_seconds, cost) if self.is_over else cost
-        self._evaluated_fraction = self.fraction  # of which the close now takes more
+        yield Evaluated(
+            **self._where(),
+            val_loss=measured.loss,
+            val_chars=measured.num_predictions if self.validates else None,
+            is_whole=measured.num_predictions == self.num_predictions,
+            improved=improved,
+        )
+        self._evaluation_seconds = time.perf_counter() - begin + self.saving_seconds
+        self._keep_time_for_the_end(seconds_per_char)
+        self._evaluated_fraction = self.fraction  # of a budget from which the close now takes another part
 
     def _has_lost_patience(self) -> bool:
         return self.config.patience is not None and self._stale_evaluations >= self.config.patience
 
-    def _measure_loss(self) -> float:
+    def _measure_loss(self, part: Part | None) -> Measured:
         """The loss on the validation text, or else the running training loss."""
         if not self.validates:
-            return float(self._train_loss)
-        return evaluate(self.model, self._val, self.runtime, should_stop=lambda: self.stop_requested)
+            return Measured(float(self._train_loss), 0)
+        return evaluate(self.model, self._val, self.runtime, part, should_stop=lambda: self.stop_requested)
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
@@ -393,6 +433,7 @@ class Trainer:
         counters = {name: getattr(self, attribute) for name, (attribute, _) in _COUNTERS.items()}
         return tensors, counters | {
             "cursor": asdict(self._cursor),
+            "part": None if self._part is None else asdict(self._part),
             "elapsed_s": self.elapsed_s,
             "gradient_scaler": self._scaler.state_dict(),
         }
@@ -402,6 +443,7 @@ class Trainer:
 
         Raises: CharRNNError if the state is not one of such a trainer.
         """
+        counters = _upgrade(counters)
         try:
             self._load_optimizer(_under("optimizer", tensors))
             for name, buffer in self._carried_state().items():
@@ -409,6 +451,7 @@ class Trainer:
             self._offsets.set_state(tensors["offsets"])
             self._train_loss = self.runtime.place(_require_like(self._train_loss, "train_loss", tensors).clone())
             self._cursor = Cursor(**{name: _require_number(i, int) for name, i in counters["cursor"].items()})
+            self._part = None if counters["part"] is None else _load_part(counters["part"])
             if scale := {name: _require_number(i, most=2**127) for name, i in counters["gradient_scaler"].items()}:
                 self._scaler.load_state_dict(scale)  # empty after training in another precision than float16
             self._elapsed_before = float(_require_number(counters["elapsed_s"]))
@@ -503,8 +546,11 @@ class Trainer:
         kept = {
             "elapsed_s": self._elapsed_before,
             "paused_seconds": self._paused_seconds,
+            "evaluation_seconds": self._evaluation_seconds,
             "closing_seconds": self._closing_seconds,
+            "best_part_loss": self._best_part_loss,
             "best_val_loss": self.best_val_loss,
+            "best_val_chars": self.best_val_chars,
             "recoveries": self._recoveries + 1,
         }
         if self._went_back and len(self._sound) > 1:
@@ -518,12 +564,15 @@ class Trainer:
 
 _COUNTERS: Mapping[str, tuple[str, type]] = {
     "step": ("step", int),
+    "best_part_loss": ("_best_part_loss", float),
     "best_val_loss": ("best_val_loss", float),
+    "best_val_chars": ("best_val_chars", int),
     "evaluated_step": ("_evaluated_step", int),
     "evaluated_fraction": ("_evaluated_fraction", float),
     "stale_evaluations": ("_stale_evaluations", int),
     "patience_lost_at": ("_patience_lost_at", float),
     "paused_seconds": ("_paused_seconds", float),
+    "evaluation_seconds": ("_evaluation_seconds", float),
     "closing_seconds": ("_closing_seconds", float),
     "lowest_loss": ("_lowest_loss", float),
     "recoveries": ("_recoveries", int),
@@ -531,8 +580,26 @@ _COUNTERS: Mapping[str, tuple[str, type]] = {
 """The plain values of a trainer's state: name in the file, attribute and kind of number."""
 
 _MOST = {"recoveries": _MOST_RECOVERIES}
-_UNSET = {"best_val_loss", "patience_lost_at"}
+_UNSET = {"best_part_loss", "best_val_loss", "best_val_chars", "patience_lost_at"}
 """Those that may be None."""
+
+
+def _upgrade(counters: dict[str, Any]) -> dict[str, Any]:
+    """The counters of a checkpoint from before evaluations read a part: they read the whole."""
+    if "part" in counters:
+        return counters
+    seconds, best = counters.get("closing_seconds"), counters.get("best_val_loss")
+    missing = {"part": asdict(Part()), "best_part_loss": best, "best_val_chars": None, "evaluation_seconds": seconds}
+    return {**counters, **missing}
+
+
+def _load_part(values: Mapping[str, Any]) -> Part:
+    """Raises: KeyError, TypeError, ValueError."""
+    num_chunks = values["num_chunks"]
+    return Part(
+        max(1, _require_number(values["batch_size"], int, 2**10)),
+        None if num_chunks is None else max(1, _require_number(num_chunks, int)),
+    )
 
 
 def _require_like(like: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Tensor:

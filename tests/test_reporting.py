@@ -25,8 +25,8 @@ def progress(step: int) -> Progress:
     return Progress(step, step / 10, step * 32, 1.5, 0.5, torch.tensor(2.0), 1e-3, 1000.0)
 
 
-def evaluated(step: int = 7, validated: bool = True) -> Evaluated:
-    return Evaluated(step, 0.7, 224, 1.5, 0.5, val_loss=1.3863, validated=validated, improved=True)
+def evaluated(step: int = 7, val_chars: int | None = 99) -> Evaluated:
+    return Evaluated(step, 0.7, 224, 1.5, 0.5, val_loss=1.3863, val_chars=val_chars, is_whole=True, improved=True)
 
 
 RECOVERED = Recovered(100, 0.7, 3200, 1.5, 0.5, loss=float("nan"), learning_rate=4e-3)
@@ -85,7 +85,7 @@ def test_new_run_begins_a_new_log(tmp_path: Path) -> None:
 def test_plain_lines_tell_evaluations_and_samples() -> None:
     stream = io.StringIO()
     lines = PlainLines(stream)
-    for event in (progress(1), evaluated(), SAMPLED, evaluated(validated=False)):
+    for event in (progress(1), evaluated(), SAMPLED, evaluated(val_chars=None)):
         lines.report(event)
     text = stream.getvalue()
     assert "validation loss 1.3863, 2.000 bits per character (best so far)" in text

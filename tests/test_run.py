@@ -285,8 +285,8 @@ def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: P
 def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
     summary = json.loads(json.dumps(run.summary(run.drive([]))))
     assert list(summary) == [
-        *("run", "checkpoint", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "bits_per_char"),
-        *("chars_per_second", "device", "precision", "seed"),
+        *("run", "checkpoint", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "val_chars"),
+        *("bits_per_char", "chars_per_second", "device", "precision", "seed"),
     ]
 
 

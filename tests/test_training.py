@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.defaults import default_learning_rate
@@ -17,7 +16,7 @@ from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.model import CharRNN
 from charrnn.runtime import open_runtime, seed_everything
-from charrnn.training import Trainer, evaluate, make_optimizer
+from charrnn.training import _EVALUATION_COST, _EVALUATION_SHARE, _FINAL_SHARE, Trainer, make_optimizer
 from tests.conftest import CPU, needs_bfloat16
 
 PERIODIC = torch.arange(600, dtype=torch.uint8) % 7
@@ -146,7 +145,7 @@ def test_without_validation_text_the_training_loss_decides() -> None:
     events = list(make_trainer(val=PERIODIC[:0]).run())
     evaluated = [event for event in events if isinstance(event, Evaluated)]
     assert evaluated
-    assert not any(event.validated for event in evaluated)
+    assert all(event.val_chars is None for event in evaluated)
 
 
 def test_step_whose_gradient_is_no_number_is_not_taken() -> None:
@@ -360,19 +359,6 @@ def test_estimating_the_time_changes_nothing() -> None:
     assert [float(event.train_loss) for event in progress(list(timed.run()))] == plain
 
 
-def test_evaluation_is_the_mean_loss_with_carried_state() -> None:
-    model = CharRNN(MODEL).eval()
-    text = torch.randint(7, (500,), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits, _ = model(text[:-1, None])
-    exact = float(F.cross_entropy(logits[:, 0], text[1:]))
-    assert evaluate(model, text, CPU, batch_size=1) == pytest.approx(exact, abs=1e-6)
-    assert evaluate(model, text, CPU, batch_size=4, seq_length=32) == pytest.approx(exact, abs=1e-4)
-    model.train()
-    evaluate(model, text, CPU)
-    assert model.training
-
-
 def test_weight_decay_is_on_matrices_only() -> None:
     matrices, vectors = make_optimizer(CharRNN(MODEL), CONFIG, CPU).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (CONFIG.weight_decay, 0.0)
@@ -385,13 +371,44 @@ def test_learning_rate_is_the_one_given_or_suits_the_shapes() -> None:
     assert make_trainer(replace(CONFIG, learning_rate=None)).learning_rate == default_learning_rate(MODEL, 32)
 
 
-def test_long_runs_evaluate_ten_times_and_short_ones_less_where_it_would_cost_too_much() -> None:
-    def count(steps: int, val: Tensor) -> int:
-        trainer = make_trainer(replace(CONFIG, steps=steps), val=val)
-        return sum(isinstance(event, Evaluated) for event in trainer.run())
+def evaluations(steps: int, val: Tensor) -> list[Evaluated]:
+    trainer = make_trainer(replace(CONFIG, steps=steps), val=val)
+    return [event for event in trainer.run() if isinstance(event, Evaluated)]
 
-    assert count(100, VAL) == 10
-    assert count(100, PERIODIC.repeat(5)) == 2
+
+def test_runs_evaluate_ten_times_and_less_often_where_it_would_cost_too_much() -> None:
+    assert len(evaluations(100, VAL)) == 10
+    assert 4 <= len(evaluations(100, PERIODIC[:200])) < 10
+    assert len(evaluations(100, PERIODIC.repeat(50))) == 4
+
+
+def test_evaluations_read_the_same_bounded_part_of_a_long_text_and_the_last_one_more() -> None:
+    val, steps = PERIODIC.repeat(50), 1000
+    *between, last = evaluations(steps, val)
+    (chars,) = {event.val_chars for event in between}
+    assert chars is not None
+    assert last.val_chars is not None
+    assert 0 < chars < last.val_chars < len(val) - 1
+    cost = _EVALUATION_COST * (chars * len(between) + last.val_chars)
+    assert cost < (_EVALUATION_SHARE + _FINAL_SHARE) * steps * 32
+
+
+def test_figure_at_the_end_is_over_the_whole_text_where_that_costs_little() -> None:
+    *_, last = evaluations(100, VAL)
+    assert last.val_chars == len(VAL) - 1
+
+
+def test_state_from_before_evaluations_read_a_part_is_still_read() -> None:
+    trainer = make_trainer()
+    *_, last = trainer.run()
+    tensors, counters = trainer.state_dict()
+    for name in ("part", "best_part_loss", "best_val_chars", "evaluation_seconds"):
+        del counters[name]
+    resumed = make_trainer(replace(CONFIG, steps=60))
+    resumed.load_state_dict(tensors, counters)
+    assert resumed.best_val_loss == trainer.best_val_loss
+    *_, last = resumed.run()
+    assert last.step == 60
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

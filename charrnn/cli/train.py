@@ -94,8 +94,8 @@ def train(
         ),
     ] = None,
     epochs: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Passes over the text; default: chosen from its size.", rich_help_panel=BUDGET),
+        float | None,
+        typer.Option(metavar="X", help="Passes over the text; default: chosen from its size.", rich_help_panel=BUDGET),
     ] = Training.epochs,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Updates of the weights.", rich_help_panel=BUDGET)
@@ -285,7 +285,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Calla
             if reporter is not None:
                 reporter.close()
     summary = run.summary(finished)
-    notify(_closing_lines(summary, finished.reason))
+    notify(_closing_lines(summary, finished.reason, run.trainer.num_predictions))
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
@@ -294,7 +294,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Calla
             raise typer.Exit(128 + signals[0])
 
 
-def _closing_lines(summary: dict[str, Any], reason: str) -> str:
+def _closing_lines(summary: dict[str, Any], reason: str, num_predictions: int) -> str:
     how = {
         "budget": "done",
         "patience": "stopped, for the validation loss no longer falls",
@@ -306,6 +306,8 @@ def _closing_lines(summary: dict[str, Any], reason: str) -> str:
             f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "
             f"{summary['bits_per_char']:.3f} bits per character"
         )
+        if summary["val_chars"] not in (num_predictions, None):
+            line += f", on {summary['val_chars']:,} of {num_predictions:,} characters"
     else:
         line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
     return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature 0.5"

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from charrnn.checkpoint import Checkpoint
 from charrnn.corpus import Corpus
+from charrnn.evaluation import evaluate
 from charrnn.model import CharRNN, evaluating
 from charrnn.runtime import open_runtime
-from charrnn.training import evaluate
 from tests.benchmarks.foundation import CHARRNN, measure, show
 
 SEEDS = (1, 2, 3)
@@ -46,7 +46,7 @@ def windowed_loss(model: CharRNN, indices: Tensor) -> float:
 
 def carried_loss(model: CharRNN, indices: Tensor) -> float:
     """Mean loss in nats, in float32, of one pass over the text."""
-    return evaluate(model, indices, open_runtime("cpu", "float32"))
+    return evaluate(model, indices, open_runtime("cpu", "float32")).loss
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ def test_signal_before_the_first_step_leaves_no_run(folder: Path, place: str) ->
 
 PHASES = {
     "a step": ("charrnn.training.Trainer._read_chunk", 30),
-    "an evaluation": ("charrnn.training.evaluation_chunks", 2),
+    "an evaluation": ("charrnn.evaluation.evaluation_chunks", 2),
     "a sample": ("charrnn.run.sample", 2),
     "a save": ("charrnn.checkpoint.RunFolder.save", 2),
     "a copy for a save": ("charrnn.checkpoint.Checkpoint.copy", 2),

@@ -1,0 +1,83 @@
+"""The loss on held-out text: on all of it, or on a part that is spread over it and is the same each time.
+
+When an evaluation is due, and what its loss decides, is the trainer's business.
+
+Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary size.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from charrnn.batches import IGNORE, evaluation_chunks
+from charrnn.model import CharRNN, evaluating
+from charrnn.runtime import Runtime
+
+_MAX_STREAMS = 128
+_SEQ_LENGTH = 64
+_MAX_LOGITS = 2**24  # of a chunk, T x B x V
+_MIN_CHUNKS = 4  # of a part, the first of which warms the states up
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an evaluation reads of a text that is cut into B streams: their first chunks, or all (None)."""
+
+    batch_size: int = _MAX_STREAMS
+    num_chunks: int | None = None
+
+    @classmethod
+    def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
+        """The whole text of N symbols where it is no longer than `max_symbols`, else a part of about that size."""
+        B, T = max(1, min(_MAX_STREAMS, _MAX_LOGITS // (_SEQ_LENGTH * vocab_size))), _SEQ_LENGTH
+        if num_symbols <= max_symbols:
+            return cls(B)
+        B = max(1, min(B, int(max_symbols) // (T * _MIN_CHUNKS)))
+        return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (T * B)))
+
+    def count(self, num_symbols: int) -> int:
+        """Symbols of a text of N that are read."""
+        if self.num_chunks is None:
+            return num_symbols
+        return min(num_symbols, self.num_chunks * self.batch_size * _SEQ_LENGTH)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mean loss in nats, and the number of predictions that it is the mean of."""
+
+    loss: float
+    num_predictions: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: CharRNN,
+    indices: Tensor,
+    runtime: Runtime,
+    part: Part | None = None,
+    *,
+    seq_length: int = _SEQ_LENGTH,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Measured:
+    """Measure the loss of predicting each of the N indices but the first, with carried state.
+
+    Returns: a loss of NaN if `should_stop` ended it early.
+    """
+    part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
+    total, count, state = torch.zeros((), dtype=torch.float64), 0, None
+    with evaluating(model):
+        for x, y in itertools.islice(evaluation_chunks(indices, part.batch_size, seq_length), part.num_chunks):
+            if should_stop():
+                return Measured(math.nan, count)
+            with runtime.autocast():
+                logits, state = model(runtime.place(x), state)
+            count += int((y != IGNORE).sum())
+            targets = runtime.place(y).flatten()
+            total += F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum").cpu()
+    return Measured(float(total) / count, count)
