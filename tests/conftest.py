@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,8 @@ def _environment() -> dict[str, str]:
 
 def run_main(words: list[str], folder: Path, environment: dict[str, str], streams: list[str]) -> None:
     """What the installed command does, with files as its standard streams."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     for number, name in enumerate(streams):
         os.dup2(os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdin = open(0)  # multiprocessing has closed it

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]  # Windows has no SIGUSR1
-if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup asks for
-    _SIGNALS.append(signal.SIGHUP)
+
+def _signals() -> list[signal.Signals]:
+    """Those that this platform has; a lost terminal is none where `nohup` asks for it to be ignored."""
+    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+    return [number for number in found if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def exit_on_signals() -> None:
     """Turn signals into an exit that runs every clean-up on its way."""
-    for number in _SIGNALS:
+    for number in _signals():
         signal.signal(number, _exit)
 
 
@@ -33,7 +33,7 @@ def stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
         exit_on_signals()
         stop()
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, handle) for number in _signals()}
     try:
         yield received
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 from charrnn.checkpoint import Checkpoint
 from charrnn.run import Run
-from tests.conftest import TEXT, Command
+from tests.conftest import TEXT, Command, needs_fbgemm
 
 SMALL = ["--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--seq-length", "16"]
 
@@ -326,3 +326,22 @@ def test_module_and_version(charrnn: Command) -> None:
     done = subprocess.run([sys.executable, "-m", "charrnn", "--version"], capture_output=True, text=True)
     assert done.stdout == charrnn("--version").stdout
     assert done.stdout.startswith("charrnn ")
+
+
+@needs_fbgemm
+def test_text_is_the_same_on_cpus_with_more_and_with_fewer_instructions(
+    installed: Command, trained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["sample", trained_run.folder.path, "--seed", "3", "-n", "3000", "--prompt", "the cat sat"]
+    expected = installed(*words)
+    assert expected.returncode == 0, expected.stderr
+    caps = {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+        "MKL_CBWR": "COMPATIBLE",
+        "OMP_NUM_THREADS": "1",
+    }
+    for name, value in caps.items():
+        monkeypatch.setenv(name, value)
+    assert installed(*words).stdout == expected.stdout
