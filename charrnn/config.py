@@ -92,14 +92,14 @@ class TrainingConfig:
     """How a model is trained. At most one of the BUDGETS is set.
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
-    evaluations are spaced evenly over the budget and each is followed by a sample, and the learning rate follows
-    from the shapes of the model and of a chunk.
+    evaluations are spaced evenly over the budget and each is followed by a sample, the learning rate follows
+    from the shapes of the model and of a chunk, and the batch size from the device.
     """
 
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     seq_length: int = 32
     learning_rate: float | None = None
     weight_decay: float = 0.05

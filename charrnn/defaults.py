@@ -1,10 +1,10 @@
-"""What is chosen where the user leaves it open: epochs, dropout, learning rate.
+"""Values for options that were not set: epochs, the model's width, dropout, learning rate.
 
 What was measured for these choices is in `tests/benchmarks/README.md`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from charrnn.config import Cell, ModelConfig
 
@@ -23,6 +23,31 @@ def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float
     """
     chances = max(epochs * num_parameters / num_chars, 1e-9)
     return round(min(0.5, max(0.0, 0.11 * (math.log2(chances) - 1.8))), 2)
+
+
+MAX_PARAMETERS_PER_CHAR = 20
+"""Of a text; a model with more learns it by heart."""
+
+_HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
+_CHARS_READ_PER_PARAMETER = 5
+
+
+def default_hidden_size(
+    num_parameters: Callable[[int], int], num_chars: int, num_chars_read: Callable[[int], float]
+) -> int:
+    """The widest single layer that a budget can train: it reads several characters for each of its parameters.
+
+    A layer of half the width reads three to four times as many characters in the same time, and learns less of each.
+    `num_parameters` and `num_chars_read`, within the budget, are those of a model with such a layer; `num_chars` is
+    the length of the text.
+    """
+    for hidden_size in _HIDDEN_SIZES:
+        parameters = num_parameters(hidden_size)
+        if parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
+            continue
+        if num_chars_read(hidden_size) >= _CHARS_READ_PER_PARAMETER * parameters:
+            return hidden_size
+    return _HIDDEN_SIZES[-1]
 
 
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}

@@ -64,10 +64,11 @@ def evaluate(
     *,
     seq_length: int = _SEQ_LENGTH,
     should_stop: Callable[[], bool] = lambda: False,
+    is_time_up: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Measure the loss of predicting each of the N indices but the first, with carried state.
 
-    Returns: a loss of NaN if `should_stop` ended it early.
+    Where time is up, fewer chunks are read than were meant to be. Returns: a loss of NaN if `should_stop` ended it.
     """
     part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
     total, count, state = torch.zeros((), dtype=torch.float64), 0, None
@@ -75,6 +76,8 @@ def evaluate(
         for x, y in itertools.islice(evaluation_chunks(indices, part.batch_size, seq_length), part.num_chunks):
             if should_stop():
                 return Measured(math.nan, count)
+            if count > 0 and is_time_up():
+                break
             with runtime.autocast():
                 logits, state = model(runtime.place(x), state)
             count += int((y != IGNORE).sum())

@@ -1,9 +1,10 @@
 """A training run in its folder: started or resumed, driven to its end, saved and reported between events."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,13 @@ from charrnn.batches import Layout
 from charrnn.checkpoint import VERSIONS, Checkpoint, CorpusIdentity, RunFolder, transfer
 from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
-from charrnn.defaults import default_dropout, default_epochs, default_learning_rate
+from charrnn.defaults import (
+    MAX_PARAMETERS_PER_CHAR,
+    default_dropout,
+    default_epochs,
+    default_hidden_size,
+    default_learning_rate,
+)
 from charrnn.errors import CharRNNError, PrecisionError
 from charrnn.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.model import CharRNN, count_parameters
@@ -20,15 +27,14 @@ from charrnn.reporting import MetricsLog, Reporter, format_seconds
 from charrnn.runtime import Runtime, open_runtime, seed_everything
 from charrnn.sampling import sample
 from charrnn.saving import Saver
-from charrnn.training import Trainer
+from charrnn.training import Trainer, lay_out
 
 Notify = Callable[[str], None]
 
 _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
 """Options that a resumed run may be given anew; all others are those it began with."""
 
-_MOST_PARAMETERS_A_CHAR = 20
-_FEWEST_PARAMETERS_A_CHAR = 1 / 50
+_MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
 
 _SAMPLE = SamplingConfig(length=200, temperature=0.7)
 
@@ -137,7 +143,8 @@ class Run:
             f"seed {self.seed}",
             self._describe_budget(),
         ]
-        lines += _advise(model.num_parameters, model.config.hidden_size, len(train))
+        epochs = trainer.estimate_epochs(trainer.estimate_seconds_per_step())
+        lines += _advise(model.num_parameters, model.config.hidden_size, len(train), epochs)
         layout, config = trainer.layout, trainer.config
         if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
             lines.append(
@@ -182,13 +189,13 @@ class Run:
         }
 
 
-def _advise(num_parameters: int, hidden_size: int, num_chars: int) -> list[str]:
-    """A warning where a model is far too large or too small for its text."""
-    if num_parameters > _MOST_PARAMETERS_A_CHAR * num_chars:
+def _advise(num_parameters: int, hidden_size: int, num_chars: int, epochs: float) -> list[str]:
+    """A warning where a model is far too large for its text, or too small for what it reads of it."""
+    if num_parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
         fitting = _fitting_hidden_size(num_chars)
         way_out = f"try --hidden-size {fitting} or find more text" if fitting < hidden_size else "find more text"
         return [f"warning: {num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"]
-    if num_parameters < _FEWEST_PARAMETERS_A_CHAR * num_chars:
+    if num_parameters < _MIN_PARAMETERS_PER_CHAR * num_chars * min(epochs, 1.0):
         way_out = "try --size large or a larger --hidden-size"
         return [f"warning: {num_parameters:,} parameters are far too few for {num_chars:,} characters: {way_out}"]
     return []
@@ -196,7 +203,7 @@ def _advise(num_parameters: int, hidden_size: int, num_chars: int) -> list[str]:
 
 def _fitting_hidden_size(num_chars: int) -> int:
     """One layer of an LSTM with some parameters for each character, as few as 32 units."""
-    return max(32, int(math.sqrt(_MOST_PARAMETERS_A_CHAR / 2 * num_chars / 4)) // 32 * 32)
+    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_chars / 4)) // 32 * 32)
 
 
 def start(
@@ -210,27 +217,54 @@ def start(
     init_from: Checkpoint | None = None,
     notify: Notify = lambda message: None,
 ) -> Run:
-    """A new run of a model of this shape, a ModelConfig's fields but for the vocabulary's size."""
+    """A new run of a model of this shape, a ModelConfig's fields but for the vocabulary's size.
+
+    Without a hidden size the shape is that of `init_from`, or chosen from the budget.
+    """
     seed = seed_everything(seed)
     train, val = corpus.split(config.val_fraction)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(train)))
-    model_config = ModelConfig(vocab_size=corpus.vocabulary.size, **shape)
-    layout = Layout.fit(len(train), config.batch_size, config.seq_length)
-    _require_memory(model_config, layout, runtime)
+    layout = lay_out(len(train), config, runtime)
+    config = replace(config, batch_size=config.batch_size or runtime.training_streams)
+    if "hidden_size" not in shape and init_from is not None:
+        shape = {**asdict(init_from.model_config), "dropout": shape.get("dropout")}
+    model_config = _complete({**shape, "vocab_size": corpus.vocabulary.size}, config, layout, train, runtime)
     if config.learning_rate is None:
         chars_per_step = layout.batch_size * layout.seq_length
         config = replace(config, learning_rate=default_learning_rate(model_config, chars_per_step))
-    if model_config.dropout is None:
-        epochs = _expect_epochs(model_config, config, layout, train, runtime)
-        dropout = default_dropout(count_parameters(model_config), len(train), epochs)
-        model_config = replace(model_config, dropout=dropout)
-        seed_everything(seed)
+    seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
     if init_from is not None:
         matched = transfer(init_from, model, corpus.vocabulary)
         notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
     return Run(folder, corpus, Trainer(model, config, train, val, runtime), seed)
+
+
+def _complete(
+    shape: Mapping[str, Any], config: TrainingConfig, layout: Layout, train: Tensor, runtime: Runtime
+) -> ModelConfig:
+    """The model's config, its width and dropout chosen where they are open. Raises: CharRNNError for lack of memory."""
+
+    @functools.cache
+    def model(hidden_size: int) -> ModelConfig:
+        config = ModelConfig(**{**shape, "hidden_size": hidden_size})
+        _require_memory(config, layout, runtime)
+        return config
+
+    @functools.cache
+    def epochs(hidden_size: int) -> float:
+        return _expect_epochs(model(hidden_size), config, layout, train, runtime)
+
+    hidden_size = shape.get("hidden_size") or default_hidden_size(
+        lambda hidden_size: count_parameters(model(hidden_size)),
+        len(train),
+        lambda hidden_size: epochs(hidden_size) * len(train),
+    )
+    chosen = model(hidden_size)
+    if chosen.dropout is not None:
+        return chosen
+    return replace(chosen, dropout=default_dropout(count_parameters(chosen), len(train), epochs(hidden_size)))
 
 
 def _require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
@@ -288,7 +322,7 @@ def resume(
     runtime = _reopen_runtime(device, given.get("precision", checkpoint.precision), notify)
     seed_everything(checkpoint.seed)
     train, val = corpus.split(config.val_fraction)
-    layout = Layout.fit(len(train), config.batch_size, config.seq_length)
+    layout = lay_out(len(train), config, runtime)
     _require_memory(checkpoint.model_config, layout, runtime)
     trainer = Trainer(checkpoint.build_model(), config, train, val, runtime)
     trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))

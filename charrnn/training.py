@@ -53,6 +53,11 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, runtime: Runtime) -
     )
 
 
+def lay_out(num_symbols: int, config: TrainingConfig, runtime: Runtime) -> Layout:
+    """The streams that N symbols are trained in. Raises: CharRNNError for fewer than two symbols."""
+    return Layout.fit(num_symbols, config.batch_size or runtime.training_streams, config.seq_length)
+
+
 @dataclass(frozen=True)
 class _Moment:
     """Copies of all that a trainer needs in order to go back."""
@@ -73,7 +78,7 @@ class Trainer:
         self.model = model.to(runtime.device)
         self.config = config
         self.runtime = runtime
-        self.layout = Layout.fit(len(train), config.batch_size, config.seq_length)
+        self.layout = lay_out(len(train), config, runtime)
         self.best_val_loss: float | None = None
         self.best_val_chars: int | None = None  # that it was measured on
         self.step = 0
@@ -107,6 +112,7 @@ class Trainer:
         self._started: float | None = None
         self._seconds_per_step: float | None = None  # as estimated
         self._evaluation_seconds = 0.0  # that one takes, with all that its reader does
+        self._reading_seconds = 0.0  # that its reader takes of these
         self._closing_seconds = 0.0  # that the last one is expected to take
 
     @property
@@ -379,7 +385,7 @@ class Trainer:
         part_loss, improved = measured.loss, self._best_part_loss is None or measured.loss < self._best_part_loss
         if improved and self.is_over and self._final_part != self._part:
             with self.paused():
-                measured = self._measure_loss(self._final_part)
+                measured = self._measure_loss(self._final_part, until=self._final_evaluation_end)
             if self.stop_requested:
                 return
         if improved:
@@ -390,6 +396,7 @@ class Trainer:
             if self._has_lost_patience():
                 self._patience_lost_at = self._spent
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
+        told = time.perf_counter()
         yield Evaluated(
             **self._where(),
             val_loss=measured.loss,
@@ -397,6 +404,7 @@ class Trainer:
             is_whole=measured.num_predictions == self.num_predictions,
             improved=improved,
         )
+        self._reading_seconds = time.perf_counter() - told + self.saving_seconds
         self._evaluation_seconds = time.perf_counter() - begin + self.saving_seconds
         self._keep_time_for_the_end(seconds_per_char)
         self._evaluated_fraction = self.fraction  # of a budget from which the close now takes another part
@@ -404,11 +412,23 @@ class Trainer:
     def _has_lost_patience(self) -> bool:
         return self.config.patience is not None and self._stale_evaluations >= self.config.patience
 
-    def _measure_loss(self, part: Part | None) -> Measured:
+    @property
+    def _final_evaluation_end(self) -> float:
+        """Seconds of the run after which only its last sample and checkpoint have time left."""
+        return math.inf if self.config.minutes is None else 60 * self.config.minutes - self._reading_seconds
+
+    def _measure_loss(self, part: Part | None, until: float = math.inf) -> Measured:
         """The loss on the validation text, or else the running training loss."""
         if not self.validates:
             return Measured(float(self._train_loss), 0)
-        return evaluate(self.model, self._val, self.runtime, part, should_stop=lambda: self.stop_requested)
+        return evaluate(
+            self.model,
+            self._val,
+            self.runtime,
+            part,
+            should_stop=lambda: self.stop_requested,
+            is_time_up=lambda: self.elapsed_s > until,
+        )
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from charrnn.config import ModelConfig
-from charrnn.defaults import default_dropout, default_epochs, default_learning_rate
+from charrnn.defaults import default_dropout, default_epochs, default_hidden_size, default_learning_rate
 
 
 def test_smaller_corpora_get_more_epochs() -> None:
@@ -13,6 +13,21 @@ def test_smaller_corpora_get_more_epochs() -> None:
 def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
     few, many = default_dropout(10**6, 10**6, 3), default_dropout(10**6, 10**6, 40)
     assert 0 <= default_dropout(10**6, 10**9, 1) <= few < many <= default_dropout(10**6, 10**4, 1000) <= 0.5
+
+
+def test_width_is_the_largest_that_the_budget_trains() -> None:
+    def chosen(seconds: float) -> int:
+        return default_hidden_size(lambda H: 5 * H * H, 10**6, lambda H: seconds * 1e10 / H**2)
+
+    assert [chosen(10**i) for i in range(-5, 4)] == sorted(chosen(10**i) for i in range(-5, 4))
+    assert chosen(1e-9) == 32
+    assert chosen(20) == 256
+    assert chosen(1e6) == 512
+
+
+def test_width_stays_below_what_would_learn_a_short_text_by_heart() -> None:
+    assert default_hidden_size(lambda H: 5 * H * H, 2000, lambda H: 1e12) == 64
+    assert default_hidden_size(lambda H: 5 * H * H, 2, lambda H: 1e12) == 32
 
 
 def test_learning_rate_suits_cell_width_and_step() -> None:

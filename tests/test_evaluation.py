@@ -56,5 +56,12 @@ def test_part_is_of_the_size_that_was_asked_for(num_symbols: int, vocab_size: in
         assert part.count(num_symbols) <= max(max_symbols, 4 * 64)
 
 
+def test_evaluation_ends_with_its_time_and_says_how_far_it_came() -> None:
+    model = CharRNN(MODEL)
+    measured = evaluate(model, TEXT, CPU, Part(4), is_time_up=lambda: True)
+    assert math.isfinite(measured.loss)
+    assert 0 < measured.num_predictions < len(TEXT) - 1
+
+
 def test_stop_ends_an_evaluation() -> None:
     assert math.isnan(evaluate(CharRNN(MODEL), TEXT, CPU, should_stop=lambda: True).loss)

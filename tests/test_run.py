@@ -245,8 +245,23 @@ def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(
     assert describe(hidden_size=256)[3].startswith("warning: 276,624 parameters are far too many for 2,520 characters")
     assert "--hidden-size 64" in describe(hidden_size=256)[3]
     long = replace(corpus, indices=corpus.indices.repeat(100))
-    few = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, CONFIG, CPU).describe()
+    epoch = replace(CONFIG, steps=None, epochs=1)
+    few = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, epoch, CPU).describe()
     assert "far too few" in few[3]
+    few_read = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, CONFIG, CPU).describe()
+    assert len(few_read) == 3, "what is not read needs no parameters"
+
+
+def test_width_is_chosen_from_the_budget_unless_a_shape_is_given(corpus: Corpus, tmp_path: Path) -> None:
+    def width(epochs: float, shape: dict[str, int], source: Checkpoint | None = None) -> int:
+        config = TrainingConfig(epochs=epochs)
+        run = start(RunFolder(tmp_path), corpus, shape, config, CPU, seed=1, init_from=source)
+        return run.trainer.model.config.hidden_size
+
+    assert width(1, {}) < width(1000, {})
+    assert width(1000, {"hidden_size": 24}) == 24
+    small = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=1).checkpoint()
+    assert width(1000, {}, small) == TINY["hidden_size"]
 
 
 def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
@@ -291,7 +306,7 @@ def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
 
 
 def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
-    for size in (2, 10, 100, 1000):
+    for size in (2, 10, 100, 400):
         tiny = replace(corpus, indices=corpus.indices[:size])
         run = start(RunFolder(tmp_path / str(size)), tiny, TINY, TrainingConfig(epochs=3), CPU)
         assert any("small" in line for line in run.describe()), size

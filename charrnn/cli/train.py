@@ -105,19 +105,25 @@ def train(
         typer.Option(metavar="X", help="Wall-clock time, evaluations included.", rich_help_panel=BUDGET),
     ] = Training.minutes,
     size: Annotated[
-        Size,
+        Size | None,
         typer.Option(
             metavar="|".join(SIZES),
-            help=f"A preset of the shape, which single options override: {_describe_sizes()}.",
+            help=f"A preset of the shape, which single options override: {_describe_sizes()}; default: "
+            "the shape is chosen from the budget, the text and this machine's speed.",
             rich_help_panel=MODEL,
         ),
-    ] = "medium",
+    ] = None,
     cell: Annotated[
         Cell, typer.Option(metavar="|".join(get_args(Cell)), help="The kind of layers.", rich_help_panel=MODEL)
     ] = Model.cell,
     hidden_size: Annotated[
-        int, typer.Option(metavar="N", help="Units of a layer.", rich_help_panel=MODEL)
-    ] = Model.hidden_size,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Units of a layer; default: {Model.hidden_size} where another option of the shape is given.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     num_layers: Annotated[
         int, typer.Option(metavar="N", help="Layers, one upon the other.", rich_help_panel=MODEL)
     ] = Model.num_layers,
@@ -133,7 +139,12 @@ def train(
         ),
     ] = Model.dropout,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Parallel streams of text.", rich_help_panel=OPTIMISATION)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Parallel streams of text; default: 16 on a CPU, 32 on a GPU.",
+            rich_help_panel=OPTIMISATION,
+        ),
     ] = Training.batch_size,
     seq_length: Annotated[
         int,
@@ -212,13 +223,18 @@ def train(
         raise CharRNNError("this version trains in one process: start it without torchrun")
     options: dict[str, Any] = {**ctx.params, "embedding_size": embedding_size or None}
     given = {name: options[name] for name in options if _is_given(ctx, name)}
-    preset = SIZES[size] if "size" in given else {}
-    shape = {name: options[name] for name in Model.__dataclass_fields__ if name in options}
+    preset = SIZES[size] if size is not None else {}
+    shape = {name: options[name] for name in Model.__dataclass_fields__ if name in options and name != "hidden_size"}
     shape |= {name: value for name, value in preset.items() if name not in given}
+    if "hidden_size" in given:
+        shape["hidden_size"] = hidden_size
+    elif not given.keys().isdisjoint(("cell", "num_layers", "embedding_size")):
+        shape.setdefault("hidden_size", Model.hidden_size)
     Model(vocab_size=2, **shape)  # out of range? better said now than after the text was read
     config = Training(**{name: options[name] for name in Training.__dataclass_fields__})
     notify = _notifier(quiet=quiet)
 
+    _yield_to_other_processes()
     from charrnn import corpus as corpora
     from charrnn import run as runs
     from charrnn.checkpoint import Checkpoint, RunFolder
@@ -250,6 +266,15 @@ def train(
             folder.clear()
         begun.open_log()
         _train(begun, reporters, json=json, notify=notify)
+
+
+def _yield_to_other_processes() -> None:
+    """Let OpenMP's threads sleep soon while they wait: two trainings on the same cores would starve each other.
+
+    The library reads this as torch is imported; whoever has set something of the kind knows better.
+    """
+    if os.environ.keys().isdisjoint(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

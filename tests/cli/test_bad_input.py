@@ -53,7 +53,7 @@ CASES = [
     ("train corpus.safetensors --steps 5 --hidden-size 65536", 1, "lower --batch-size, --seq-length, --hidden-size"),
     ("train corpus.safetensors --precision int3", 2, "precision 'int3' is unknown"),
     ("train corpus.safetensors --steps 5 --device cpu --precision float16", 1, "cannot be had on this cpu: choose"),
-    ("train corpus.safetensors --steps 5 --epochs 0", 2, "--epochs is 0.0: it must be above 0"),
+    ("train corpus.safetensors --epochs 0", 2, "--epochs is 0.0: it must be above 0"),
     ("train corpus.safetensors --minutes 1e300", 2, "--minutes is 1e+300: it must be"),
     ("sample newer-checkpoint.safetensors", 1, "another version of charrnn"),
     ("sample", 1, "no trained model"),
