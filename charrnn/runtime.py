@@ -270,7 +270,7 @@ def _free_host_memory() -> int | None:
 def _find_device(name: str) -> torch.device:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+        name = "cuda" if has_cuda else _faster("mps", "cpu") if has_mps else "cpu"
     kind, _, index = name.partition(":")
     known = name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())
     if not known:
@@ -279,6 +279,45 @@ def _find_device(name: str) -> torch.device:
     if count == 0 or int(index or 0) >= count:
         raise CharRNNError(f"device {name} is not there: this machine has {count} of its kind; try --device auto")
     return torch.device(name)
+
+
+@functools.cache
+def _faster(*kinds: str) -> str:
+    """The kind of device that trains an LSTM fastest, by a trial of half a second each."""
+    return max(kinds, key=lambda kind: _try_out(torch.device(kind)))
+
+
+def _try_out(device: torch.device, seconds: float = 0.5) -> float:
+    """Steps per second of a small LSTM, forward and backward, after a few that warm up; 0 where it fails."""
+    T, B, H = 32, 16, 256
+    try:
+        x, weights, state = _make_lstm(T, B, H, device)
+        step = functools.partial(_train_lstm, x, weights, state)
+        for _ in range(3):
+            step()
+        done, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            step()
+            done += 1
+    except RuntimeError:
+        return 0.0
+    return done / (time.perf_counter() - begin)
+
+
+def _make_lstm(T: int, B: int, H: int, device: torch.device) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor]]:
+    """Inputs (T, B, H), weights and state of an LSTM, all zero, so that no random number is drawn."""
+    shapes = [(4 * H, H), (4 * H, H), (4 * H,), (4 * H,)]
+    weights = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
+    h, c = (torch.zeros(1, B, H, device=device) for _ in range(2))
+    return torch.zeros(T, B, H, device=device), weights, (h, c)
+
+
+def _train_lstm(x: Tensor, weights: list[Tensor], state: tuple[Tensor, Tensor]) -> float:
+    """One forward and backward pass; returns a number, for which a device has to finish."""
+    with torch.enable_grad():
+        total = torch.lstm(x, state, weights, True, 1, 0.0, True, False, False)[0].float().sum()
+        total.backward()
+    return float(total.detach())
 
 
 def _fastest_dtype(device: torch.device) -> torch.dtype:
@@ -303,13 +342,9 @@ def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
         return True
     if device.type == "cpu" and dtype == torch.float16:
         return False  # few CPUs have it, and it was tested on none of them
-    T, B, H = 2, 8, 8
-    x, state = torch.zeros(T, B, H, device=device), (torch.zeros(1, B, H, device=device),) * 2
-    shapes = [(4 * H, H), (4 * H, H), (4 * H,), (4 * H,)]
-    weights = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
     try:
-        with torch.enable_grad(), torch.autocast(device.type, dtype):
-            torch.lstm(x, state, weights, True, 1, 0.0, True, False, False)[0].float().sum().backward()
+        with torch.autocast(device.type, dtype):
+            _train_lstm(*_make_lstm(2, 8, 8, device))
     except RuntimeError:
         return False
     return True

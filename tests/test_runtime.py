@@ -35,6 +35,21 @@ def test_auto_takes_bfloat16_where_the_cpu_has_the_instructions(monkeypatch: pyt
         assert open_runtime("cpu", "auto").precision == precision
 
 
+def test_auto_takes_the_faster_of_mps_and_cpu_by_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for rates in ({"mps": 2.0, "cpu": 1.0}, {"mps": 1.0, "cpu": 2.0}):
+        runtime_module._faster.cache_clear()
+        monkeypatch.setattr(runtime_module, "_try_out", lambda device, rates=rates: rates[device.type])
+        assert open_runtime().device.type == max(rates, key=rates.__getitem__)
+    runtime_module._faster.cache_clear()
+
+
+def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:
+    assert runtime_module._try_out(CPU.device, seconds=0.01) > 0
+    assert runtime_module._try_out(torch.device("meta"), seconds=0.01) == 0
+
+
 @pytest.mark.usefixtures("lacks_bfloat16")
 def test_precision_that_fails_when_tried_is_not_there() -> None:
     assert open_runtime("cpu", "auto").precision == "float32"

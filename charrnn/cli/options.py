@@ -12,7 +12,7 @@ Device = Annotated[
     typer.Option(
         envvar="CHARRNN_DEVICE",
         metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where to compute; auto takes CUDA, then MPS, then the CPU.",
+        help="Where to compute; auto takes CUDA, else the faster of MPS and CPU by a short trial.",
         rich_help_panel=COMMON,
     ),
 ]
