@@ -230,6 +230,8 @@ def start(
     if "hidden_size" not in shape and init_from is not None:
         shape = {**asdict(init_from.model_config), "dropout": shape.get("dropout")}
     model_config = _complete({**shape, "vocab_size": corpus.vocabulary.size}, config, layout, train, runtime)
+    if "hidden_size" not in shape:
+        notify(f"chose a layer of {model_config.hidden_size} units for this budget and machine; --size takes another")
     if config.learning_rate is None:
         chars_per_step = layout.batch_size * layout.seq_length
         config = replace(config, learning_rate=default_learning_rate(model_config, chars_per_step))

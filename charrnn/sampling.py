@@ -22,7 +22,7 @@ from charrnn.stepper import Reading, Stepper
 from charrnn.vocabulary import Vocabulary
 
 Filter = Callable[[Tensor], Tensor]
-"""Log-probabilities (B, V) in, the same with those of excluded symbols at minus infinity out."""
+"""Log-probabilities (B, V), up to a constant, in; the same with those of excluded symbols at minus infinity out."""
 
 _STEPS_TO_AN_END = 16  # where any symbol may be a sample's last, and what is drawn behind it is lost
 _MOST_VALUES = 2**23  # of K steps, B streams and V symbols
@@ -115,7 +115,7 @@ def choose(
     """
     greedy = temperature < _LOWEST_TEMPERATURE
     if filters and not greedy:
-        logits, temperature = (logits / temperature).log_softmax(-1), 1.0
+        logits, temperature = logits / temperature, 1.0
     for keep in filters:
         logits = keep(logits)
     return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
