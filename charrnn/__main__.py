@@ -1,6 +1,10 @@
-"""`python -m charrnn` is the installed command."""
+"""The installed command, which is also `python -m charrnn`."""
 
-from charrnn.cli.app import main
+from charrnn.cli.signals import end_on_signals
+
+end_on_signals()  # first of all: what follows takes a while to import
+
+from charrnn.cli.app import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,6 @@ from typer.core import TyperGroup
 
 import charrnn
 from charrnn.cli import bench, prepare, sample, train
-from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError
 from charrnn.text import escape_controls
 
@@ -78,7 +77,6 @@ def charrnn_command(
 def main() -> None:
     """Run the command line."""
     _open_standard_streams()
-    exit_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a sample

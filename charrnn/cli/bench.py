@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charrnn.cli.options import Device, Json, Precision
+from charrnn.cli.signals import exit_on_signals
 from charrnn.config import SIZES, Size
 from charrnn.config import TrainingConfig as Training
 
@@ -32,6 +33,8 @@ def bench(
     config = Training(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
     from charrnn.runtime import open_runtime
+
+    exit_on_signals()
 
     runtime = open_runtime(device, precision)
     measurements = run_benchmark(SIZES[size], config, runtime)

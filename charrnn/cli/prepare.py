@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from charrnn.cli.options import DATA_DIR, DataDir, Json
+from charrnn.cli.signals import exit_on_signals
 from charrnn.config import PreparationConfig as Defaults
 from charrnn.text import escape_controls, find_sources
 
@@ -66,6 +67,8 @@ def prepare(
     )
     sources = find_sources(text)
     from charrnn import corpus as corpora
+
+    exit_on_signals()
 
     output = output or corpora.default_output(text[0], data_dir)
     corpus = corpora.prepare(sources, config, output, overwrite=overwrite)

@@ -20,6 +20,7 @@ from charrnn.cli.options import (
     SamplingPrecision,
     Seed,
 )
+from charrnn.cli.signals import exit_on_signals
 from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
 
@@ -152,6 +153,8 @@ def sample(
     from charrnn.checkpoint import find_checkpoint
     from charrnn.runtime import seed_everything
     from charrnn.text import escape_controls
+
+    exit_on_signals()
 
     # A stranger's vocabulary may hold what would steer the terminal.
     show = escape_controls if sys.stdout.isatty() and not raw else str

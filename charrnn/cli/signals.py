@@ -1,6 +1,11 @@
-"""What Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP do: end the command with 128 + the signal's number, tidily."""
+"""What Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP do: end the command with 128 + the signal's number, tidily.
+
+As long as there is nothing to tidy up, they end it on the spot: an exception in the midst of an import may be lost in
+native code, or end the process otherwise.
+"""
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -13,8 +18,14 @@ def _signals() -> list[signal.Signals]:
     return [number for number in found if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
+def end_on_signals() -> None:
+    """Let signals end the process at once, without any clean-up."""
+    for number in _signals():
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+
 def exit_on_signals() -> None:
-    """Turn signals into an exit that runs every clean-up on its way."""
+    """Turn signals into an exit that runs every clean-up on its way; to be called once torch is imported."""
     for number in _signals():
         signal.signal(number, _exit)
 

@@ -22,7 +22,7 @@ from charrnn.cli.options import (
     Precision,
     Seed,
 )
-from charrnn.cli.signals import stop_on_signals
+from charrnn.cli.signals import exit_on_signals, stop_on_signals
 from charrnn.config import EVALUATIONS_A_RUN, SIZES, Cell, Size
 from charrnn.config import ModelConfig as Model
 from charrnn.config import TrainingConfig as Training
@@ -241,6 +241,8 @@ def train(
     from charrnn.lock import locked
     from charrnn.runtime import compute_deterministically, open_runtime
     from charrnn.storage import remove_leftovers
+
+    exit_on_signals()
 
     if deterministic:
         compute_deterministically()
