@@ -19,10 +19,13 @@ def default_epochs(num_chars: int) -> int:
 def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float:
     """More dropout the more often a text is read, and the more parameters could learn it by heart.
 
-    A straight line in the logarithm of both, through the best values found for three budgets.
+    A straight line in the logarithm of both, through the best values found for three budgets; yet no more than a model
+    can bear that reads few characters for each of its parameters, and has still to learn.
     """
-    chances = max(epochs * num_parameters / num_chars, 1e-9)
-    return round(min(0.5, max(0.0, 0.11 * (math.log2(chances) - 1.8))), 2)
+    by_heart = max(epochs * num_parameters / num_chars, 1e-9)
+    learned = max(epochs * num_chars / num_parameters, 1e-9)
+    dropout = 0.11 * min(math.log2(by_heart) - 1.8, math.log2(learned) - 0.7)
+    return round(min(0.5, max(0.0, dropout)), 2)
 
 
 MAX_PARAMETERS_PER_CHAR = 20

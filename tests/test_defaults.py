@@ -12,7 +12,12 @@ def test_smaller_corpora_get_more_epochs() -> None:
 
 def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
     few, many = default_dropout(10**6, 10**6, 3), default_dropout(10**6, 10**6, 40)
-    assert 0 <= default_dropout(10**6, 10**9, 1) <= few < many <= default_dropout(10**6, 10**4, 1000) <= 0.5
+    assert 0 <= default_dropout(10**6, 10**9, 1) <= few < many <= default_dropout(10**6, 10**4, 10**5) <= 0.5
+
+
+def test_dropout_is_low_in_a_model_that_has_still_to_learn() -> None:
+    learned, fresh = default_dropout(344_000, 133_000, 1000), default_dropout(344_000, 133_000, 30)
+    assert 0.25 <= fresh <= 0.35 < learned <= 0.5
 
 
 def test_width_is_the_largest_that_the_budget_trains() -> None:

@@ -1,9 +1,13 @@
-"""Options that several commands share."""
+"""What several commands share: options, and how to tell something on stderr."""
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from charrnn.text import escape_controls
 
 COMMON = "Common"
 
@@ -66,3 +70,9 @@ CheckpointDir = Annotated[
 
 DATA_DIR = Path("data")
 CHECKPOINT_DIR = Path("checkpoints")
+
+
+def tell(message: str) -> None:
+    """A line on stderr. Where nobody reads it or it has no room, that is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(escape_controls(message), file=sys.stderr, flush=True)

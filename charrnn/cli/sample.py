@@ -19,6 +19,7 @@ from charrnn.cli.options import (
     Json,
     SamplingPrecision,
     Seed,
+    tell,
 )
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import SamplingConfig as Defaults
@@ -164,12 +165,14 @@ def sample(
     index = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     sampler = model.sampler(config, index)
     is_to_be_told, seed = seed is None and not json, seed_everything(seed)
+    if not json:
+        _warn_of_what_cannot_be_printed(model.vocabulary.symbols)
     failed = False
     for number, prompt in enumerate(map(model.normalise, prompts)):
         try:
             pieces = sampler.sample(prompt, seed=seed + number)
             if is_to_be_told:
-                print(f"seed {seed}", file=sys.stderr)
+                tell(f"seed {seed}")
                 is_to_be_told = False
             echo = "" if no_echo else prompt
             if json:
@@ -181,7 +184,7 @@ def sample(
         except CharRNNError as error:
             if not interactive:
                 raise
-            print("error:", escape_controls(str(error)), file=sys.stderr)
+            tell(f"error: {error}")
             failed = not sys.stdin.isatty()
     if failed:
         raise typer.Exit(1)
@@ -275,4 +278,18 @@ def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, index: "Index |
             "bits_per_char": piece.bits_per_char,
             "longest_copy": None if index is None else index.longest_copy(text),
         }
-        print(json_module.dumps(record, ensure_ascii=False).translate(_CONTROLS), flush=True)
+        print(json_module.dumps(record, ensure_ascii=not _prints_unicode()).translate(_CONTROLS), flush=True)
+
+
+def _prints_unicode() -> bool:
+    return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+
+
+def _warn_of_what_cannot_be_printed(symbols: Iterable[str]) -> None:
+    """Where stdout has another encoding than UTF-8, it may lack some of a model's symbols."""
+    encoding = sys.stdout.encoding
+    lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
+    if not _prints_unicode() and lacking:
+        tell(
+            f"warning: {lacking:,} symbols of the model are shown as ?: {encoding} has none; try PYTHONIOENCODING=utf-8"
+        )

@@ -1,6 +1,5 @@
 """`charrnn train`: a model from a prepared corpus or raw text."""
 
-import contextlib
 import json as json_module
 import os
 import shlex
@@ -21,13 +20,13 @@ from charrnn.cli.options import (
     Json,
     Precision,
     Seed,
+    tell,
 )
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
 from charrnn.config import EVALUATIONS_A_RUN, SIZES, Cell, Size
 from charrnn.config import ModelConfig as Model
 from charrnn.config import TrainingConfig as Training
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.text import escape_controls
 
 if TYPE_CHECKING:
     from charrnn.reporting import Reporter
@@ -219,7 +218,7 @@ def train(
     """Train a model on a text, and keep its best and its last state."""
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):
         raise CharRNNError("this version trains in one process: start it without torchrun")
     options: dict[str, Any] = {**ctx.params, "embedding_size": embedding_size or None}
     given = {name: options[name] for name in options if _is_given(ctx, name)}
@@ -258,6 +257,8 @@ def train(
         for note in opened.notes:
             notify(note)
         if runtime is None:
+            if init_from is not None:
+                notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
             begun = runs.resume(folder, opened, {**preset, **given}, device, notify=notify)
         else:
             begun = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
@@ -288,8 +289,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def _notifier(*, quiet: bool) -> Callable[[str], None]:
     def notify(message: str) -> None:
         if not quiet or message.startswith("warning:"):
-            with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop
-                print(escape_controls(message), file=sys.stderr, flush=True)
+            tell(message)
 
     return notify
 
@@ -335,6 +335,8 @@ def _closing_lines(summary: dict[str, Any], reason: str, num_predictions: int) -
         )
         if summary["val_chars"] not in (num_predictions, None):
             line += f", on {summary['val_chars']:,} of {num_predictions:,} characters"
-    else:
+    elif num_predictions == 0:
         line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
+    else:
+        line += "\nit was not evaluated yet"
     return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature 0.5"

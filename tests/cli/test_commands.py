@@ -274,7 +274,7 @@ def test_signal_while_reading_exits_at_once_and_leaves_nothing(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [2, 10, 100, 1000])
+@pytest.mark.parametrize("size", [2, 10, 100, 400])
 def test_small_corpora_train_and_say_so(tmp_path: Path, charrnn: Command, size: int) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT[:size])
     trained = charrnn("train", "tiny.txt", "--steps", "3", "--hidden-size", "16")
@@ -345,3 +345,48 @@ def test_text_is_the_same_on_cpus_with_more_and_with_fewer_instructions(
     for name, value in caps.items():
         monkeypatch.setenv(name, value)
     assert installed(*words).stdout == expected.stdout
+
+
+def test_output_in_another_encoding_loses_nothing_in_json_and_warns_of_text(
+    tmp_path: Path, installed: Command, charrnn: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "o.txt").write_text("ёжик\n" * 200, encoding="utf-8")
+    assert charrnn("train", "o.txt", "--steps", "3", "-q", *SMALL).returncode == 0
+    words = ["sample", "-p", "ёж", "-n", "5", "--seed", "1"]
+    text = installed(*words).stdout
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    record = installed(*words, "--json")
+    assert json.loads(record.stdout)["text"] == text.removesuffix("\n")
+    assert record.stderr == ""
+    done = installed(*words)
+    assert done.stdout.startswith("??")
+    assert done.stderr.count("warning: 4 symbols of the model are shown as ?") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_notice_that_has_no_room_costs_no_text(tmp_path: Path, trained_run: Run) -> None:
+    command = [sys.executable, "-m", "charrnn", "sample", str(trained_run.folder.path), "-n", "20"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, text=True)
+    assert len(done.stdout) >= 20
+
+
+@pytest.mark.parametrize(("size", "code"), [("", 0), ("1", 0), ("abc", 1), ("2", 1)])
+def test_world_of_one_process_is_trained_in(
+    tmp_path: Path, installed: Command, monkeypatch: pytest.MonkeyPatch, size: str, code: int
+) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    done = installed("train", "tiny.txt", "--steps", "2", *SMALL)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_that_is_resumed_says_that_it_takes_no_other_weights(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    assert charrnn("train", "tiny.txt", "--steps", "2", "-q", *SMALL).returncode == 0
+    weights = "checkpoints/tiny/best.safetensors"
+    done = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--init-from", weights, *SMALL)
+    assert "--init-from is for new ones" in done.stderr
+    started = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--init-from", weights, "--run", "new", *SMALL)
+    assert "starting from other weights" in started.stderr
