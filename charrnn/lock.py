@@ -1,18 +1,23 @@
-"""One writer at a time: a lock that the system itself drops when its holder dies, however it dies."""
+"""One writer at a time: a lock that the system itself drops when its holder dies, however it dies.
+
+The holder's process id stands in the locked file, behind the first byte: on Windows that byte is what is locked, and
+nobody else may read it.
+"""
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from charrnn.errors import CharRNNError
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing is locked
-    fcntl = None  # type: ignore[assignment]
-
 NAME = ".lock"
+_FLAGS = os.O_RDWR | os.O_CREAT
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where there are such
+    _FLAGS |= getattr(os, _flag, 0)
 
 
 @contextlib.contextmanager
@@ -35,37 +40,71 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            (folder / NAME).unlink(missing_ok=True)
-            os.close(descriptor)
+            _release(descriptor, folder / NAME)
         _remove_empty(made)
 
 
 def _acquire(path: Path) -> int:
-    """The open and locked file, in which the holder's process id stands. Raises: CharRNNError, OSError."""
+    """The open and locked file. Raises: CharRNNError, OSError."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        descriptor = os.open(path, _FLAGS, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "that just begins"
+            if _take(descriptor, path):
+                return descriptor
+        except BaseException:
             os.close(descriptor)
-            raise CharRNNError(
-                f"{path.parent} is in use by process {holder}: wait for it, stop it, or name another --run DIR"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        if _is_at(descriptor, path):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-            return descriptor
+            raise
         os.close(descriptor)  # its holder removed it a moment ago
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
+def _take(descriptor: int, path: Path) -> bool:
+    """Lock an open file and write this process's id; False if it is no longer the one at the path.
+
+    Raises: CharRNNError, OSError.
+    """
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise CharRNNError(f"{path} is no lock, but a special file or one with a second name: remove it")
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        is_free = lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        is_free = True  # as far as a file system without locks can tell
+    if not is_free:
+        raise CharRNNError(
+            f"{path.parent} is in use by {_holder(descriptor)}: wait for it, stop it, or name another --run DIR"
+        )
+    if not _is_at(descriptor, path):
+        return False
+    try:
+        os.ftruncate(descriptor, os.write(descriptor, f" {os.getpid()}\n".encode()))
+    except OSError:
+        path.unlink()  # on a full disk an empty one would stay
+        raise
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    """The holder of a lock, as far as it has said."""
+    os.lseek(descriptor, 1, os.SEEK_SET)
+    process = os.read(descriptor, 32).decode(errors="replace").strip()
+    return f"process {process}" if process.isdecimal() else "a process that is just starting"
+
+
+def _release(descriptor: int, path: Path) -> None:
+    """Remove and unlock a file."""
+    if os.name == "nt":  # where no open file can be removed: not this one, and after it no other's
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """True if an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 
