@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from charrnn.errors import CharRNNError
+from charrnn.files import made
 
 NAME = ".lock"
 _FLAGS = os.O_RDWR | os.O_CREAT
@@ -29,19 +30,14 @@ def locked(folder: Path) -> Iterator[None]:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise CharRNNError(f"{folder} cannot be a run's folder: {nearest} is a file; name another --run DIR")
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    descriptor = None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made(folder))
             descriptor = _acquire(folder / NAME)
+            stack.callback(_release, descriptor, folder / NAME)
         except OSError as error:
             raise CharRNNError(f"{folder} cannot be written: {error.strerror}; name another --run DIR") from error
         yield
-    finally:
-        if descriptor is not None:
-            _release(descriptor, folder / NAME)
-        _remove_empty(made)
 
 
 def _acquire(path: Path) -> int:
@@ -107,9 +103,3 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()

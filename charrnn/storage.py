@@ -5,7 +5,6 @@ business of `corpus.py` and `checkpoint.py`.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
+from charrnn.files import made, sync_folder
 
 if sys.platform == "darwin":
     import fcntl
@@ -103,30 +103,35 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
-    """Temporary file beside the target, fsync, rename, fsync of the folder.
+    """Temporary file beside the target, fsync, rename, fsync of the folder, which is made if need be.
 
     The target never goes missing, but for a moment where a backup is asked for on a file system without hard links.
     What writers left in the folder that were killed long ago is removed. Raises: CharRNNError.
     """
-    temporary = _temporary_beside(path)
     outcome = "nothing was changed"
     try:
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder: name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
-        try:
-            with temporary.open("xb") as stream:
-                stream.writelines(parts)
-                stream.flush()
-                _sync(stream.fileno())
-            _replace(path, temporary, backup)
+        with made(path.parent):
+            remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
+            _write_and_replace(path, parts, backup)
             outcome = "it is there, but might not outlive a power cut"
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
+
+
+def _write_and_replace(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None) -> None:
+    """Raises: OSError, and then all is as it was."""
+    temporary = _temporary_beside(path)
+    try:
+        with temporary.open("xb") as stream:
+            stream.writelines(parts)
+            stream.flush()
+            _sync(stream.fileno())
+        _replace(path, temporary, backup)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def link(path: Path, other: Path, backup: Path) -> bool:
@@ -187,18 +192,6 @@ def _sync(descriptor: int) -> None:
     if sys.platform == "darwin":
         with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # where fsync stops at the drive's cache
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable, so that a rename outlives a power cut, if the file system can do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path, kind: str) -> StoredFile:
