@@ -6,7 +6,7 @@ trainer's state, so that training can go on where it stood.
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from charrnn import storage
 from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, config_from_json
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
+from charrnn.lock import Lock, locked
 from charrnn.model import CharRNN, count_parameters
 from charrnn.runtime import PRECISIONS
 from charrnn.vocabulary import Vocabulary
@@ -79,8 +80,11 @@ class Checkpoint:
         """The same moment, in memory of its own on the CPU: the run may go on."""
         return replace(self, weights=_copy(self.weights), trainer_tensors=_copy(self.trainer_tensors))
 
-    def save(self, path: Path, backup: Path | None = None) -> None:
-        """Write the file, durably and in one step; what stood there becomes `backup`. Raises: CharRNNError."""
+    def save(self, path: Path, backup: Path | None = None, guard: storage.Guard | None = None) -> None:
+        """Write the file, durably and in one step; what stood there becomes `backup`.
+
+        Of `guard` tells `storage.write_atomically`. Raises: CharRNNError.
+        """
         tensors = {_MODEL + name: tensor for name, tensor in self.weights.items()}
         tensors |= {_TRAINER + name: tensor for name, tensor in self.trainer_tensors.items()}
         header = {
@@ -93,7 +97,7 @@ class Checkpoint:
             "precision": self.precision,
             "counters": dict(self.counters),
         }
-        storage.write(path, KIND, header, tensors, backup)
+        storage.write(path, KIND, header, tensors, backup, guard)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -160,9 +164,21 @@ def _strip(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's checkpoints and metrics lie."""
+    """Where a run's checkpoints and metrics lie. While `lock` is held, nothing is written once it is another's."""
 
     path: Path
+    lock: Lock | None = field(default=None, compare=False)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator["RunFolder"]:
+        """The same folder, made if need be and with its lock held. Raises: CharRNNError, see `lock.locked`."""
+        with locked(self.path) as lock:
+            yield replace(self, lock=lock)
+
+    @property
+    def guard(self) -> storage.Guard | None:
+        """The check of the lock, for whoever writes into the folder."""
+        return None if self.lock is None else self.lock.check
 
     @property
     def best(self) -> Path:
@@ -189,7 +205,9 @@ class RunFolder:
         return any(path.exists() for path in (self.last, self.last_but_one, self.best))
 
     def clear(self) -> None:
-        """Remove a run's files, and only those."""
+        """Remove a run's files, and only those. Raises: CharRNNError if the folder is no longer this process's."""
+        if self.lock is not None:
+            self.lock.check()
         for path in (self.best, self.last, self.last_but_one, self.metrics):
             path.unlink(missing_ok=True)
 
@@ -200,9 +218,9 @@ class RunFolder:
         Raises: CharRNNError.
         """
         if best:
-            checkpoint.save(self.best)
-        if not best or not storage.link(self.best, self.last, backup=self.last_but_one):
-            checkpoint.save(self.last, backup=self.last_but_one)
+            checkpoint.save(self.best, guard=self.guard)
+        if not best or not storage.link(self.best, self.last, self.last_but_one, self.guard):
+            checkpoint.save(self.last, self.last_but_one, self.guard)
 
     def load_last(self) -> tuple[Checkpoint, list[str]]:
         """The newest sound checkpoint, with a warning for each newer one that is not.

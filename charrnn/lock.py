@@ -21,8 +21,41 @@ for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where there are such
     _FLAGS |= getattr(os, _flag, 0)
 
 
+class Lock:
+    """The lock of a folder, held by this process since it opened and locked the file."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @property
+    def is_held(self) -> bool:
+        """True while the file is at its path; once it is gone, another process may lock a new one."""
+        return _is_at(self._descriptor, self._path)
+
+    def check(self) -> None:
+        """Raises: CharRNNError if the file is gone or another one, so that the folder is no longer this process's."""
+        if not self.is_held:
+            raise CharRNNError(
+                f"{self._path.parent} is no longer this process's: its {NAME} was removed or replaced meanwhile; "
+                "nothing more is written there"
+            )
+
+    def release(self) -> None:
+        """Remove the file, if it is still this process's, and unlock it."""
+        if os.name == "nt":  # where no open file can be removed: not this one, and after it no other's
+            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            return
+        if self.is_held:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(self._descriptor)
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Lock]:
     """Hold the lock of a run's folder, which is made if need be, and removed again if nothing is left in it.
 
     Raises: CharRNNError where no folder can be, and where another process holds the lock, by its process id.
@@ -33,11 +66,11 @@ def locked(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(made(folder))
-            descriptor = _acquire(folder / NAME)
-            stack.callback(_release, descriptor, folder / NAME)
+            lock = Lock(folder / NAME, _acquire(folder / NAME))
+            stack.callback(lock.release)
         except OSError as error:
             raise CharRNNError(f"{folder} cannot be written: {error.strerror}; name another --run DIR") from error
-        yield
+        yield lock
 
 
 def _acquire(path: Path) -> int:
@@ -86,20 +119,9 @@ def _holder(descriptor: int) -> str:
     return f"process {process}" if process.isdecimal() else "a process that is just starting"
 
 
-def _release(descriptor: int, path: Path) -> None:
-    """Remove and unlock a file."""
-    if os.name == "nt":  # where no open file can be removed: not this one, and after it no other's
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            path.unlink()
-    else:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
 def _is_at(descriptor: int, path: Path) -> bool:
     """True if an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
+    except OSError:
         return False

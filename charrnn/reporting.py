@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
-from charrnn.storage import write_atomically
+from charrnn.storage import Guard, write_atomically
 from charrnn.text import escape_controls
 
 RECORD_EVERY = 100
@@ -110,10 +110,10 @@ class MetricsLog:
     A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one.
     """
 
-    def __init__(self, path: Path, keep: int | None = 0) -> None:
-        """keep: how many records of a log that is there already; None for all."""
+    def __init__(self, path: Path, keep: int | None = 0, guard: Guard | None = None) -> None:
+        """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
         kept = _whole_records(path)[:keep] if path.exists() else []
-        write_atomically(path, [line.encode() for line in kept])
+        write_atomically(path, [line.encode() for line in kept], guard=guard)
         self.num_records = len(kept)
         self._file = path.open("a", encoding="utf-8")
 

@@ -67,7 +67,7 @@ class Run:
 
     def open_log(self) -> MetricsLog:
         """The log, as far as this run has come; `drive` writes it."""
-        self.log = MetricsLog(self.folder.metrics, self.num_records)
+        self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard)
         return self.log
 
     def drive(self, reporters: Sequence[Reporter]) -> Finished:

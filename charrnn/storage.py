@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,21 @@ class StoredFile:
     tensors: dict[str, Tensor]
 
 
+Guard = Callable[[], object]
+"""Raises a CharRNNError where the folder is no longer the writer's, whatever stands at its path now."""
+
+
 def write(
     path: Path,
     kind: str,
     header: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     backup: Path | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
 
-    The old file becomes `backup`, if that is given.
+    The old file becomes `backup`, if that is given; of `guard` tells `write_atomically`.
 
     Raises: CharRNNError if the disk or the folder does not allow it, or the header is too long to be read again.
     """
@@ -83,7 +88,7 @@ def write(
         sha.update(part)
     at = head.index(_DIGEST_MARK) + len(_DIGEST_MARK)
     head[at : at + len(_NO_DIGEST)] = sha.hexdigest().encode()
-    write_atomically(path, [head, *data], backup)
+    write_atomically(path, [head, *data], backup, guard)
 
 
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
@@ -102,54 +107,75 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
     return bytearray(len(encoded).to_bytes(8, "little") + encoded)
 
 
-def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
-    """Temporary file beside the target, fsync, rename, fsync of the folder, which is made if need be.
+def write_atomically(
+    path: Path,
+    parts: Iterable[bytes | bytearray | memoryview],
+    backup: Path | None = None,
+    guard: Guard | None = None,
+) -> None:
+    """Temporary file beside the target, fsync, rename, fsync of the folder.
 
     The target never goes missing, but for a moment where a backup is asked for on a file system without hard links.
-    What writers left in the folder that were killed long ago is removed. Raises: CharRNNError.
+    What writers left in the folder that were killed long ago is removed. The folder is made if need be, but not where
+    there is a `guard`, which is called at first and again between the temporary file and the rename: what was
+    written to a folder that was then removed can no longer be renamed. Raises: CharRNNError.
     """
     outcome = "nothing was changed"
     try:
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder: name a file in it")
-        with made(path.parent):
+        _call(guard)
+        with made(path.parent) if guard is None else contextlib.nullcontext():
             remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
-            _write_and_replace(path, parts, backup)
+            _write_and_replace(path, parts, backup, guard)
             outcome = "it is there, but might not outlive a power cut"
             sync_folder(path.parent)
     except OSError as error:
+        _call(guard)  # better than any other reason
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
 
 
-def _write_and_replace(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None) -> None:
-    """Raises: OSError, and then all is as it was."""
+def _call(guard: Guard | None) -> None:
+    if guard is not None:
+        guard()
+
+
+def _write_and_replace(
+    path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard | None
+) -> None:
+    """Raises: OSError, CharRNNError, and then all is as it was."""
     temporary = _temporary_beside(path)
     try:
         with temporary.open("xb") as stream:
             stream.writelines(parts)
             stream.flush()
             _sync(stream.fileno())
-        _replace(path, temporary, backup)
+        _replace(path, temporary, backup, guard)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def link(path: Path, other: Path, backup: Path) -> bool:
+def link(path: Path, other: Path, backup: Path, guard: Guard | None = None) -> bool:
     """Give a file a second name in the same folder, in place of what had it, which becomes `backup`.
 
-    Returns: whether that was done, which it is not where the file system has no such names. Raises: CharRNNError.
+    Returns: True if that was done, False where the file system has no such names. Raises: CharRNNError.
     """
     try:
-        linked = (not other.exists() or _link(other, backup)) and _link(path, other)
+        linked = (not other.exists() or _link(other, backup, guard)) and _link(path, other, guard)
         sync_folder(path.parent)
         return linked
     except OSError as error:
+        _call(guard)
         raise CharRNNError(f"{other} cannot be written: {error.strerror}; it is the old one or the new one") from error
 
 
-def _replace(path: Path, new: Path, backup: Path | None) -> None:
-    """Rename a file to a path; what stood there becomes `backup`. Raises: OSError, and then all is as it was."""
-    if backup is None or not path.exists() or _link(path, backup):
+def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) -> None:
+    """Rename a file to a path; what stood there becomes `backup`.
+
+    Raises: OSError, CharRNNError, and then all is as it was.
+    """
+    _call(guard)
+    if backup is None or not path.exists() or _link(path, backup, guard):
         new.replace(path)
         return
     path.replace(backup)
@@ -160,14 +186,15 @@ def _replace(path: Path, new: Path, backup: Path | None) -> None:
         raise
 
 
-def _link(path: Path, other: Path) -> bool:
-    """Give a file a second name in one step; False where there are no such names. Raises: OSError."""
+def _link(path: Path, other: Path, guard: Guard | None = None) -> bool:
+    """Give a file a second name in one step; False where there are no such names. Raises: OSError, CharRNNError."""
     temporary = _temporary_beside(path)
     try:
         os.link(path, temporary)
     except OSError:
         return False
     try:
+        _call(guard)
         temporary.replace(other)
     finally:
         temporary.unlink(missing_ok=True)  # two names of one file are not replaced by one another

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,3 +137,20 @@ def test_full_disk_leaves_no_lock_and_no_folder(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(CharRNNError, match="No space left on device"), locked(tmp_path / "run"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_that_is_gone_is_known_and_its_successor_left_alone(tmp_path: Path) -> None:
+    with locked(tmp_path / "run") as first:
+        assert first.is_held
+        first.check()
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(CharRNNError, match=r"run is no longer this process's: its \.lock was removed or replaced"):
+            first.check()
+        process = hold(tmp_path / "run")
+        assert not first.is_held
+    try:
+        with pytest.raises(CharRNNError, match=f"in use by process {process.pid}:"), locked(tmp_path / "run"):
+            pass
+    finally:
+        process.kill()
+        process.wait()

@@ -289,8 +289,8 @@ def save_and_be_killed(save: Callable[[], object], at: int) -> bool:
             setattr(owner, name, killer.wrap(getattr(owner, name)))
         write = storage.write_atomically
 
-        def write_slowly(path: Path, parts: list[Any], backup: Path | None = None) -> None:
-            write(path, killer.dole_out(parts[0], parts[1:]), backup)
+        def write_slowly(path: Path, parts: list[Any], backup: Path | None, guard: storage.Guard | None) -> None:
+            write(path, killer.dole_out(parts[0], parts[1:]), backup, guard)
 
         storage.write_atomically = write_slowly  # type: ignore[assignment]
         save()

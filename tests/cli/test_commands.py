@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from charrnn.checkpoint import Checkpoint
+from charrnn.checkpoint import Checkpoint, RunFolder
 from charrnn.run import Run
 from tests.conftest import TEXT, Command
 
@@ -236,6 +237,26 @@ def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(tmp_path: Path,
     assert third.returncode == 0, third.stderr
     left = {path.name for path in run.iterdir()}
     assert left == {"last.safetensors", "last-1.safetensors", "best.safetensors", "metrics.jsonl"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="removes a folder whose files are open")
+def test_trainer_whose_run_was_removed_ends_and_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    executable = Path(sys.executable).with_name("charrnn")
+    command = ["train", "tiny.txt", "--minutes", "0.5", "--eval-every", "20", *SMALL]
+    first = subprocess.Popen([executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    while "validation loss" not in first.stderr.readline():
+        pass
+    run = RunFolder(tmp_path / "checkpoints" / "tiny")
+    shutil.rmtree(run.path)
+    with run.locked():
+        rest = first.stderr.read()
+        assert first.wait(timeout=60) == 1
+        assert {path.name for path in run.path.iterdir()} == {".lock"}
+    assert rest.splitlines()[-1].startswith("error: checkpoints/tiny is no longer this process's")
+    assert rest.count("error:") == 1
+    assert not run.path.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
