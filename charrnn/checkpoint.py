@@ -208,7 +208,8 @@ class RunFolder:
         """Remove a run's files, and only those. Raises: CharRNNError if the folder is no longer this process's."""
         if self.lock is not None:
             self.lock.check()
-        for path in (self.best, self.last, self.last_but_one, self.metrics):
+        checkpoints = (self.best, self.last, self.last_but_one)
+        for path in (*checkpoints, *map(_aside, checkpoints), self.metrics):
             path.unlink(missing_ok=True)
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
@@ -222,18 +223,30 @@ class RunFolder:
         if not best or not storage.link(self.best, self.last, self.last_but_one, self.guard):
             checkpoint.save(self.last, self.last_but_one, self.guard)
 
-    def load_last(self) -> tuple[Checkpoint, list[str]]:
-        """The newest sound checkpoint, with a warning for each newer one that is not.
+    def load_last(self) -> tuple[Checkpoint, dict[Path, str]]:
+        """The newest sound checkpoint, and each newer one that is not with the reason.
 
         Raises: CharRNNError if there is none.
         """
-        warnings: list[str] = []
+        unsound: dict[Path, str] = {}
         for path in (self.last, self.last_but_one, self.best):
-            try:
-                return Checkpoint.load(path), warnings
-            except CharRNNError as error:
-                warnings.append(str(error))
-        raise CharRNNError(f"{self.path} holds no sound checkpoint: {warnings[0]}")
+            if path.exists():
+                try:
+                    return Checkpoint.load(path), unsound
+                except CharRNNError as error:
+                    unsound[path] = str(error)
+        raise CharRNNError(f"{self.path} holds no sound checkpoint: {' '.join([*unsound.values()][:1])}")
+
+    def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
+        """Rename checkpoints that failed verification, so that none of them is ever kept as a backup.
+
+        Returns: their new names, in place of what was set aside before. Raises: CharRNNError.
+        """
+        return [storage.rename(path, _aside(path), self.guard) for path in unsound]
+
+
+def _aside(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}-damaged")
 
 
 def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:

@@ -169,6 +169,17 @@ def link(path: Path, other: Path, backup: Path, guard: Guard | None = None) -> b
         raise CharRNNError(f"{other} cannot be written: {error.strerror}; it is the old one or the new one") from error
 
 
+def rename(path: Path, other: Path, guard: Guard | None = None) -> Path:
+    """Rename a file, durably, over what has the other name. Returns: the new path. Raises: CharRNNError."""
+    try:
+        _call(guard)
+        path.replace(other)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be renamed to {other.name}: {error.strerror}") from error
+    return other
+
+
 def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) -> None:
     """Rename a file to a path; what stood there becomes `backup`.
 
