@@ -1,4 +1,4 @@
-"""Folders made durably on a disk that others write to as well.
+"""Folders made durably and files opened safely, on a disk that others write to as well.
 
 How a file is replaced in one step is the business of `storage.py`.
 """
@@ -6,8 +6,31 @@ How a file is replaced in one step is the business of `storage.py`.
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # where there are such
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading if it is a regular one, without waiting, as opening a pipe would. Raises: OSError."""
+    _require_regular(path, path.stat().st_mode)  # to open a device may already have an effect
+    descriptor = os.open(path, _READ)
+    try:
+        _require_regular(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
 
 
 @contextlib.contextmanager

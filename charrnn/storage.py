@@ -1,27 +1,29 @@
 """The one file format: a safetensors file whose metadata is a JSON header with a digest of the whole file.
 
-Written atomically and durably, read without unpickling. What the header and the tensors mean is the
-business of `corpus.py` and `checkpoint.py`.
+Written atomically and durably; opened once to be verified and read, without unpickling. What the header and
+the tensors mean is the business of `corpus.py` and `checkpoint.py`.
 """
 
 import contextlib
 import hashlib
 import json
+import math
+import mmap
 import os
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
-from charrnn.files import made, sync_folder
+from charrnn.files import made, open_regular, sync_folder
 
 if sys.platform == "darwin":
     import fcntl
@@ -45,6 +47,9 @@ _DTYPES = {
     torch.int16: "I16",
     torch.uint8: "U8",
 }
+_IN_MEMORY = 2**28
+"""Max bytes of tensors that are read into memory; more of them stay in the file, memory-mapped."""
+_MAX_DIMENSIONS, _MAX_NUMBERS = 8, 2**48
 _TEMPORARY = ".charrnn-tmp-"
 _ABANDONED_S = 3600.0
 
@@ -233,76 +238,136 @@ def _sync(descriptor: int) -> None:
 
 
 def read(path: Path, kind: str) -> StoredFile:
-    """Read and verify a file of this kind; its tensors are memory-mapped.
+    """Read and verify a file of this kind; the tensors of a large one are memory-mapped.
 
+    The file is opened once, so that what is returned is what was verified, even if another takes its place meanwhile.
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
-    text = _verified_header(path)
     try:
-        header = json.loads(text)
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (ValueError, TypeError, RecursionError, SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(header, dict):
-        raise _damaged(path, "its header is no JSON object")
-    if not _DTYPES.keys() >= {tensor.dtype for tensor in tensors.values()}:
-        raise _damaged(path, "it holds tensors of a type that is never written")
-    found = header.pop("kind", None)
+        with open_regular(path) as stream:
+            head = _read_head(path, stream)
+            digest, found = _begin_digest(path, head)
+            header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
+            tensors = _read_tensors(stream, len(head), places, digest)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
+    if digest.hexdigest().encode() != found:
+        raise _damaged(path, "its digest does not match its content")
+    found_kind = header.pop("kind", None)
     if header.pop("format", None) != FORMAT:
         raise CharRNNError(f"{path} is of another format than {FORMAT}: it needs another version of charrnn")
-    if found != kind:
-        raise CharRNNError(f"{path} is a {found}, not a {kind}")
+    if found_kind != kind:
+        raise CharRNNError(f"{path} is a {found_kind}, not a {kind}")
     header.pop("digest", None)
     return StoredFile(header, tensors)
 
 
-def is_stored(path: Path) -> bool:
-    """Whether a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
+def _read_head(path: Path, stream: BinaryIO) -> bytes:
+    """All that comes before the data, as `_safetensors_head` writes it. Raises: CharRNNError, OSError."""
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(begin := stream.read(8), "little")
+    if length + 8 > min(size, _MAX_HEADER):
+        raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
+    return begin + stream.read(length)
+
+
+def _begin_digest(path: Path, head: bytes) -> tuple[Any, bytes]:
+    """A SHA-256 of the head as it was before its digest was known, and the digest in it. Raises: CharRNNError."""
+    at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
+    if at < len(_DIGEST_MARK):
+        raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
+    return hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :]), head[at : at + 64]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor's type, shape and first byte within the data."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    begin: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str, _Place]]:
+    """Our header, and the places of the tensors in data of this size. Raises: CharRNNError."""
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as stream:
+        entries = json.loads(head[8:])
+        header = json.loads(entries.pop("__metadata__")[_KEY])
+        places, position = {}, 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            places[name] = place = _place(name, entry, position)
+            if entry["data_offsets"] != [position, position + place.size]:
+                raise ValueError(f"{name} does not lie where it should")
+            position += place.size
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"unreadable header ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    if position != size:
+        raise _damaged(path, f"it has {size:,} bytes of tensors instead of {position:,}")
+    return header, places
+
+
+def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
+    """Raises: ValueError, TypeError, KeyError."""
+    dtype = next((dtype for dtype, known in _DTYPES.items() if known == entry["dtype"]), None)
+    if dtype is None:
+        raise ValueError(f"{name} is of a type that is never written")
+    shape = entry["shape"]
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{name} has an impossible shape")
+    if math.prod(max(1, n) for n in shape) > _MAX_NUMBERS:
+        raise ValueError(f"{name} is larger than any memory")
+    return _Place(dtype, shape, begin)
+
+
+def _read_tensors(stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any) -> dict[str, Tensor]:
+    """The tensors behind the head, whose bytes the digest is told of. Raises: OSError."""
+    if sum(place.size for place in places.values()) > _IN_MEMORY:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return {name: _map(mapped, begin, place) for name, place in places.items()}
+    tensors = {}
+    for name, place in places.items():
+        tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # which stay where the file has become shorter
+        if place.size:
+            data = tensors[name].view(-1).view(torch.uint8).numpy().data
+            stream.readinto(data)  # type: ignore[attr-defined]
+            digest.update(data)
+    return tensors
+
+
+def _map(mapped: mmap.mmap, begin: int, place: _Place) -> Tensor:
+    if not place.size:
+        return torch.zeros(place.shape, dtype=place.dtype)
+    with warnings.catch_warnings(action="ignore"):  # nobody writes to it, as PyTorch fears
+        flat = torch.frombuffer(mapped, dtype=place.dtype, count=math.prod(place.shape), offset=begin + place.begin)
+    return flat.view(place.shape)
+
+
+def is_stored(path: Path) -> bool:
+    """True if a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
+    try:
+        with open_regular(path) as stream:
             return _DIGEST_MARK in stream.read(8 + 64)
     except OSError:
         return False
 
 
 def mentions(path: Path, word: str) -> bool:
-    """Whether the header of what seems to be one of our files holds a word, read without checking the rest."""
+    """True if the header of what seems to be one of our files holds a word; the rest is not checked."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(min(int.from_bytes(stream.read(8), "little"), _MAX_HEADER))
             return _DIGEST_MARK in head[:64] and word.encode(errors="replace") in head
     except OSError:
         return False
-
-
-def _verified_header(path: Path) -> str:
-    """Our header's text, once every byte of the file has been checked against the digest."""
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
-            if length + 8 > min(size, _MAX_HEADER):
-                raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
-            head = length.to_bytes(8, "little") + stream.read(length)
-            at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
-            if at < len(_DIGEST_MARK):
-                raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
-            digest = head[at : at + 64]
-            sha = hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :])
-            while block := stream.read(1 << 22):
-                sha.update(block)
-    except OSError as error:
-        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
-    if sha.hexdigest().encode() != digest:
-        raise _damaged(path, "its digest does not match its content")
-    try:
-        text: str = json.loads(head[8:])["__metadata__"][_KEY]
-        return text
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise _damaged(path, f"unreadable header ({error})") from error
 
 
 def _damaged(path: Path, reason: str) -> CharRNNError:

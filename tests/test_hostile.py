@@ -155,6 +155,38 @@ def test_tensors_of_types_that_are_never_written_are_refused(tmp_path: Path, dty
         storage.read(tmp_path / "forged", "thing")
 
 
+@pytest.mark.parametrize(
+    ("entry", "data", "problem"),
+    [
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, 8, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, 8, "8 bytes of tensors instead of 4"),
+        ({"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [0, 2**31, 2**31], "data_offsets": [0, 0]}, 0, "larger than any memory"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": []}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": None}, 4, "does not lie where it should"),
+        ({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, 4, "never written"),
+        ({"dtype": "F32", "shape": [1]}, 4, "data_offsets"),
+        ([], 0, "indices must be integers"),
+        (None, 0, "not subscriptable"),
+    ],
+)
+def test_tensors_that_lie_amiss_are_refused(tmp_path: Path, entry: Any, data: int, problem: str) -> None:
+    forged = seal({"x": entry}, {"kind": "thing", "format": storage.FORMAT}, bytes(data))
+    (tmp_path / "forged").write_bytes(forged)
+    with pytest.raises(CharRNNError, match=f"damaged or was altered.*{problem}"):
+        storage.read(tmp_path / "forged", "thing")
+
+
+def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    (tmp_path / "forged").write_bytes(seal({"x": entry, "y": entry}, {"kind": "thing", "format": 1}, bytes(4)))
+    with pytest.raises(CharRNNError, match="y does not lie where it should"):
+        storage.read(tmp_path / "forged", "thing")
+
+
 def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run: Run, tmp_path: Path) -> None:
     checkpoint = trained_run.checkpoint()
     for dtype in (torch.float64, torch.uint8):
