@@ -135,14 +135,20 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """Curves and samples for TensorBoard, in the run's folder. Raises: CharRNNError if it is not installed."""
+    """Curves and samples for TensorBoard, in the run's folder.
+
+    Raises: CharRNNError if it is not installed, or cannot write to such a folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise CharRNNError("--tensorboard needs TensorBoard: pip install tensorboard") from None
-        self._writer = SummaryWriter(str(folder))
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except UnicodeEncodeError as error:
+            raise CharRNNError(f"--tensorboard cannot write to {folder}: name another --run DIR, in UTF-8") from error
 
     def report(self, event: Event) -> None:
         """Add the numbers of a record as curves, a sample as text."""

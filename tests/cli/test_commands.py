@@ -343,6 +343,24 @@ def test_folders_can_be_set_in_the_environment(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "tiny" / "best.safetensors").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
+def test_paths_that_are_not_utf_8_work(tmp_path: Path, charrnn: Command) -> None:
+    text, run = os.fsdecode(b"t\xe9.txt"), os.fsdecode(b"r\xe9")
+    (tmp_path / text).write_text(TEXT)
+    done = charrnn("train", text, "--steps", "2", "--run", run, "--json", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == run
+    done = charrnn("train", text, "--steps", "4", "--run", run, "--resume")
+    assert done.returncode == 0, done.stderr
+    done = charrnn("sample", run, "-n", "9", "--avoid-copying", "9", "--json")
+    assert done.returncode == 0, done.stderr
+    done = charrnn("train", text, "--steps", "4", "--run", os.fsdecode(b"s\xe9"), "--tensorboard", *SMALL)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: --tensorboard cannot write to")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / os.fsdecode(b"s\xe9")).exists()
+
+
 def test_module_and_version(charrnn: Command) -> None:
     done = subprocess.run([sys.executable, "-m", "charrnn", "--version"], capture_output=True, text=True)
     assert done.stdout == charrnn("--version").stdout
