@@ -5,6 +5,7 @@ trainer's state, so that training can go on where it stood.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,8 @@ KIND = "checkpoint"
 VERSIONS = {"charrnn": charrnn.__version__, "torch": str(torch.__version__)}
 _VERSION = re.compile(r"[\w.+-]{1,100}")
 _MODEL, _TRAINER = "model.", "trainer."
+_MAX_VALUE = 1e15
+"""Of a weight: products of two of them, summed over the largest layer, stay finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Checkpoint:
                     versions={"charrnn": charrnn_version, "torch": torch_version},
                 )
                 checkpoint._check_weights(path)
+                checkpoint._check_values(path)
                 return checkpoint
         raise CharRNNError(f"{path} lacks parts of a checkpoint: it was not written by this version")
 
@@ -143,6 +147,22 @@ class Checkpoint:
             raise CharRNNError(f"{path} has weights that do not fit its model's config")
         if any(tensor.dtype != torch.float32 for tensor in self.weights.values()):
             raise CharRNNError(f"{path} has weights of another type than float32")
+
+    def _check_values(self, path: Path) -> None:
+        """Refuse numbers that no training goes on from and no text is sampled from. Raises: CharRNNError."""
+        for name, tensor in [*self.weights.items(), *self.trainer_tensors.items()]:
+            if not tensor.is_floating_point() or not tensor.numel():
+                continue
+            low, high = map(float, tensor.aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise CharRNNError(f"{path} has values in {name} that are not finite: use another checkpoint")
+            if name in self.weights and max(-low, high) > _MAX_VALUE:
+                largest = max(-low, high)
+                raise CharRNNError(
+                    f"{path} has a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}: use another checkpoint"
+                )
+            if name.startswith("optimizer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
+                raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which is never negative")
 
     def build_model(self) -> CharRNN:
         """The model with these weights, on the CPU. Raises: CharRNNError if they do not fit."""

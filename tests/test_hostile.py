@@ -197,6 +197,30 @@ def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("model.head.weight", float("nan"), "not finite"),
+        ("model.head.bias", float("-inf"), "not finite"),
+        ("model.stack.layers.0.weight_hh_l0", 1e16, "more than 1e\\+15"),
+        ("model.embedding.weight", -3e38, "more than 1e\\+15"),
+        ("trainer.optimizer.0.exp_avg", float("inf"), "not finite"),
+        ("trainer.optimizer.1.exp_avg_sq", -1.0, "never negative"),
+        ("trainer.optimizer.1.step", -1.0, "never negative"),
+        ("trainer.state.0.1", float("nan"), "not finite"),
+        ("trainer.train_loss", float("nan"), "not finite"),
+    ],
+)
+def test_values_that_nothing_goes_on_from_are_refused_by_name(
+    trained_run: Run, tmp_path: Path, name: str, value: float, problem: str
+) -> None:
+    stored = storage.read(trained_run.folder.last, "checkpoint")
+    stored.tensors[name].view(-1)[-1] = value
+    storage.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
+    with pytest.raises(CharRNNError, match=f"in {name.partition('.')[2]}.*{problem}"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"precision": "float99"},
