@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
+from charrnn.files import open_regular
 from charrnn.storage import Guard, write_atomically
 from charrnn.text import escape_controls
 
@@ -112,7 +113,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, keep: int | None = 0, guard: Guard | None = None) -> None:
         """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
-        kept = _whole_records(path)[:keep] if path.exists() else []
+        kept = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
         write_atomically(path, [line.encode() for line in kept], guard=guard)
         self.num_records = len(kept)
         self._file = path.open("a", encoding="utf-8")
@@ -250,9 +251,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def _whole_records(path: Path) -> list[str]:
-    """The lines of a log; half a one is what a killed run leaves."""
+    """The lines of a log; half a one is what a killed run leaves. Raises: CharRNNError if it cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}; remove it, or move it away") from error
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in text.split("\n"):
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(json.loads(line), dict):
                 kept.append(line + "\n")

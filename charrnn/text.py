@@ -6,11 +6,14 @@ boilerplate, transliterates and folds case. What the text's symbols are is `voca
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import hashlib
 import io
 import lzma
+import os
 import re
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +23,12 @@ from typing import IO, cast
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
+from charrnn.files import open_regular
 
 BLOCK_BYTES = 1 << 22
 
-COMPRESSIONS: dict[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": lambda path: cast(IO[bytes], gzip.open(path)),
+COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    ".gz": lambda stream: cast(IO[bytes], gzip.open(stream)),
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
@@ -39,10 +43,6 @@ _BORDER = b"\0next source\0"
 _OTHER_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
 
 
-def _open_plain(path: Path) -> IO[bytes]:
-    return path.open("rb")
-
-
 @dataclass(frozen=True)
 class Source:
     """One stream of raw bytes that can be opened more than once; `path` is None for stdin and pipes, read already.
@@ -55,16 +55,14 @@ class Source:
     stdin: bytes = b""
     origin: str = "stdin"
 
-    def open(self) -> IO[bytes]:
-        """Open for reading, decompressed."""
-        if self.path is None:
-            return io.BytesIO(self.stdin)
-        return COMPRESSIONS.get(self.path.suffix, _open_plain)(self.path)
-
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
+        """The bytes, decompressed, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
         try:
-            with self.open() as stream:
+            with contextlib.ExitStack() as stack:
+                stream: IO[bytes] = io.BytesIO(self.stdin) if self.path is None else open_regular(self.path)
+                stack.enter_context(stream)
+                if self.path is not None and self.path.suffix in COMPRESSIONS:
+                    stream = stack.enter_context(COMPRESSIONS[self.path.suffix](stream))
                 while block := stream.read(BLOCK_BYTES):
                     yield block
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -97,8 +95,11 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
 
 
 def _read_once(path: Path) -> bytes:
-    """All that a pipe, say of `<(command)`, will give. Raises: CharRNNError."""
+    """All that a pipe, say of `<(command)`, will give. Raises: CharRNNError, also for a device, which may never end."""
     try:
+        status = path.stat()
+        if not stat.S_ISFIFO(status.st_mode) and not os.path.samestat(status, os.fstat(0)):
+            raise CharRNNError(f"{path} is a device: name a text file, a folder of them, or - for stdin")
         return path.read_bytes()
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error

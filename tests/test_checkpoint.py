@@ -85,6 +85,18 @@ def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_pa
         folder.load_last()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(trained_run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=False)
+    folder.last.unlink()
+    os.mkfifo(folder.last)
+    loaded, unsound = folder.load_last()
+    assert loaded.seed == 1
+    assert "a pipe or a device" in unsound[folder.last]
+
+
 def test_clearing_removes_only_the_runs_own_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for path in (folder.best, folder.last, folder.metrics, tmp_path / "notes.txt"):
