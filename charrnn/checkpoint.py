@@ -232,6 +232,12 @@ class RunFolder:
         for path in (*checkpoints, *map(_aside, checkpoints), self.metrics):
             path.unlink(missing_ok=True)
 
+    def discard_log(self) -> None:
+        """Remove the log of a run that has no checkpoint, as far as the folder is still this process's."""
+        if not self.holds_run() and (self.lock is None or self.lock.is_held):
+            with contextlib.suppress(OSError):
+                self.metrics.unlink()
+
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole.
 

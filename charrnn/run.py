@@ -77,8 +77,12 @@ class Run:
         """
         if self.log is not None:
             reporters = [self.log, *reporters]
-        with contextlib.closing(Saver(self.folder)) as saver:
-            return self._drive(reporters, saver)
+        try:
+            with contextlib.closing(Saver(self.folder)) as saver:
+                return self._drive(reporters, saver)
+        except BaseException:
+            self.folder.discard_log()
+            raise
 
     def _drive(self, reporters: Sequence[Reporter], saver: Saver) -> Finished:
         unsaved = not self.folder.holds_run()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.corpus import Corpus
 from charrnn.run import Run
 from tests.conftest import TEXT, Command
 
@@ -158,6 +159,30 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, trained_run: 
     assert done.stderr.splitlines()[-1].startswith(b"error: ")
     assert done.stderr.endswith(b"No space left on device\n")
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits to a file's size")
+@pytest.mark.parametrize("limit", [0, 2000])
+@pytest.mark.parametrize("corpus_name", ["tiny.txt", "corpus.safetensors"])
+def test_disk_that_is_full_from_the_beginning_is_told_and_left_as_it_was(
+    tmp_path: Path, corpus: Corpus, corpus_name: str, limit: int
+) -> None:
+    import resource
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    (tmp_path / "corpus.safetensors").write_bytes(corpus.path.read_bytes())
+    before = contents(tmp_path)
+    executable = Path(sys.executable).with_name("charrnn")
+    command = [str(executable), "train", corpus_name, "--steps", "200", "-q", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit_files)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "File too large" in done.stderr
+    assert contents(tmp_path) == before, "no lock, no log, no folder"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
