@@ -14,7 +14,7 @@ from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
 from charrnn.files import open_regular
 from charrnn.storage import Guard, write_atomically
-from charrnn.text import escape_controls
+from charrnn.text import escape_controls, json_line
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
@@ -121,7 +121,7 @@ class MetricsLog:
     def report(self, event: Event) -> None:
         """Record evaluations, samples, and the training loss at regular steps."""
         if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
-            record = json.dumps(_as_record(event), ensure_ascii=False)
+            record = json_line(_as_record(event))
             try:
                 self._file.write(record + "\n")
                 self._file.flush()

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
 import re
@@ -173,6 +174,17 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def json_line(record: object) -> str:
+    """The record as JSON in one line for any reader, without control characters that a terminal may obey.
+
+    >>> json_line({"text": "café \\x9b31m"})
+    '{"text": "café \\\\u009b31m"}'
+    """
+    return json.dumps(record, ensure_ascii=False).translate(_CONTROLS_IN_JSON)
+
+
+_CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""Control characters and line ends that JSON leaves as they are."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json as json_module
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from charrnn.cli.options import (
 )
 from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.text import escape_controls, json_line
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from charrnn.sampling import Piece
 
 FILTERS, ENDS = "Which symbols", "Where to end"
-_CONTROLS = {i: f"\\u{i:04x}" for i in range(0x7F, 0xA0)}
-"""Control characters that JSON leaves as they are, and a terminal may obey."""
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
 
 
@@ -151,7 +149,6 @@ def sample(
     from charrnn.api import load
     from charrnn.checkpoint import find_checkpoint
     from charrnn.runtime import seed_everything
-    from charrnn.text import escape_controls
 
     # A stranger's vocabulary may hold what would steer the terminal.
     show = escape_controls if sys.stdout.isatty() and not raw else str
@@ -272,4 +269,4 @@ def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, index: "Index |
             "bits_per_char": piece.bits_per_char,
             "longest_copy": None if index is None else index.longest_copy(text),
         }
-        print(json_module.dumps(record, ensure_ascii=False).translate(_CONTROLS), flush=True)
+        print(json_line(record), flush=True)
