@@ -124,7 +124,7 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
         vocabulary=vocabulary,
         config=config,
         sources=tuple(_origins(sources)),
-        text_digest=text.sha256.hexdigest(),
+        text_digest=text.digest.hexdigest(),
         notes=(*text.notes, *_describe_folding(vocabulary)),
     )
     corpus.save()

@@ -40,7 +40,6 @@ _BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
-_BORDER = b"\0next source\0"
 _OTHER_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
 
 
@@ -106,26 +105,51 @@ def _read_once(path: Path) -> bytes:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
 
 
+class SourceDigest:
+    """SHA-256 of a source's decompressed bytes; of several, SHA-256 of theirs, with their number.
+
+    No text has the digest of several sources, whatever it holds.
+    """
+
+    def __init__(self) -> None:
+        self._each: list[hashlib._Hash] = []
+
+    def begin(self) -> None:
+        """Go on to the next source."""
+        self._each.append(hashlib.sha256())
+
+    def update(self, block: bytes) -> None:
+        """Read on in the source."""
+        self._each[-1].update(block)
+
+    def hexdigest(self) -> str:
+        """The digest of all that was read, in hexadecimal."""
+        if len(self._each) == 1:
+            return self._each[0].hexdigest()
+        joined = b"".join(sha.digest() for sha in self._each)
+        return f"{hashlib.sha256(joined).hexdigest()}-{len(self._each)}"
+
+
 def digest(sources: Iterable[Source]) -> str:
-    """SHA-256 of the sources' decompressed bytes and the borders between them, in hexadecimal."""
-    sha = hashlib.sha256()
-    for i, source in enumerate(sources):
-        sha.update(_BORDER if i else b"")
+    """The digest of the sources, one after the other, see `SourceDigest`. Raises: CharRNNError."""
+    found = SourceDigest()
+    for source in sources:
+        found.begin()
         for block in source.blocks():
-            sha.update(block)
-    return sha.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
 class CleanText:
     """The sources as clean text: iterate over its blocks once, then read what was done to them.
 
     Attributes:
-        sha256: the running digest of the raw bytes, as `digest` computes it.
+        digest: of the raw bytes that were read so far, as `digest` computes it.
         notes: one line for each thing that was cut or folded.
     """
 
     def __init__(self, sources: Sequence[Source], config: PreparationConfig) -> None:
-        self.sha256 = hashlib.sha256()
+        self.digest = SourceDigest()
         self.notes: list[str] = []
         try:
             "".encode(config.encoding)
@@ -137,8 +161,8 @@ class CleanText:
 
     def __iter__(self) -> Iterator[str]:
         end = "\n"
-        for i, source in enumerate(self._sources):
-            self.sha256.update(_BORDER if i else b"")
+        for source in self._sources:
+            self.digest.begin()
             if end != "\n":
                 yield "\n"  # a file without a final newline must not run into the next one
             for block in self._clean(source):
@@ -148,7 +172,7 @@ class CleanText:
             self.notes.append(f"transliterated {self._transliterated:,} characters to ASCII")
 
     def _clean(self, source: Source) -> Iterator[str]:
-        blocks = _decode(source, self._config.encoding, self.sha256.update)
+        blocks = _decode(source, self._config.encoding, self.digest.update)
         if not self._config.keep_boilerplate:
             blocks = cut_boilerplate(blocks, lambda what: self.notes.append(f"cut {what} from {source.name}"))
         for block in blocks:
