@@ -16,6 +16,7 @@ from charrnn.errors import CharRNNError
 from charrnn.files import made
 
 NAME = ".lock"
+_ATTEMPTS = 100
 _FLAGS = os.O_RDWR | os.O_CREAT
 for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where there are such
     _FLAGS |= getattr(os, _flag, 0)
@@ -75,8 +76,12 @@ def locked(folder: Path) -> Iterator[Lock]:
 
 def _acquire(path: Path) -> int:
     """The open and locked file. Raises: CharRNNError, OSError."""
-    while True:
-        descriptor = os.open(path, _FLAGS, 0o644)
+    for _ in range(_ATTEMPTS):
+        try:
+            descriptor = os.open(path, _FLAGS, 0o644)
+        except FileNotFoundError:  # whoever held it a moment ago removed the empty folder as well
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             if _take(descriptor, path):
                 return descriptor
@@ -84,6 +89,7 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it a moment ago
+    raise CharRNNError(f"{path} cannot be made: it is removed again and again; name another --run DIR")
 
 
 def _take(descriptor: int, path: Path) -> bool:

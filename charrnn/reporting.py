@@ -116,7 +116,10 @@ class MetricsLog:
         kept = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
         write_atomically(path, [line.encode() for line in kept], guard=guard)
         self.num_records = len(kept)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise CharRNNError(f"{path} cannot be written: {error.strerror}") from error
 
     def report(self, event: Event) -> None:
         """Record evaluations, samples, and the training loss at regular steps."""

@@ -154,3 +154,19 @@ def test_lock_that_is_gone_is_known_and_its_successor_left_alone(tmp_path: Path)
     finally:
         process.kill()
         process.wait()
+
+
+def test_folder_that_goes_while_its_lock_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a trainer that ends, and leaves no empty folder."""
+    open_file = os.open
+
+    def open_late(path: Path, *arguments: int) -> int:
+        if path == tmp_path / "run" / NAME:
+            monkeypatch.undo()
+            (tmp_path / "run").rmdir()
+        return open_file(path, *arguments)
+
+    monkeypatch.setattr(os, "open", open_late)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / NAME).exists()
+    assert list(tmp_path.iterdir()) == []
