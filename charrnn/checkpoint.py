@@ -7,6 +7,7 @@ trainer's state, so that training can go on where it stood.
 import contextlib
 import math
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ KIND = "checkpoint"
 VERSIONS = {"charrnn": charrnn.__version__, "torch": str(torch.__version__)}
 _VERSION = re.compile(r"[\w.+-]{1,100}")
 _MODEL, _TRAINER = "model.", "trainer."
+_TWISTER_BYTES, _TWISTER_NUMBERS = 5056, 624
 _MAX_VALUE = 1e15
 """Of a weight: products of two of them, summed over the largest layer, stay finite in float32."""
 
@@ -151,6 +153,8 @@ class Checkpoint:
     def _check_values(self, path: Path) -> None:
         """Refuse numbers that no training goes on from and no text is sampled from. Raises: CharRNNError."""
         for name, tensor in [*self.weights.items(), *self.trainer_tensors.items()]:
+            if name in ("offsets", "random.cpu") and not _is_sound_generator(tensor):
+                raise CharRNNError(f"{path} has an impossible state of a random generator in {name}")
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
             low, high = map(float, tensor.aminmax())
@@ -172,6 +176,14 @@ class Checkpoint:
         except RuntimeError as error:
             raise CharRNNError(f"the checkpoint's weights do not fit its model: {error}") from error
         return model
+
+
+def _is_sound_generator(state: Tensor) -> bool:
+    """False if numbers would be drawn from beyond the state of a Mersenne Twister, which PyTorch does not check."""
+    if state.dtype != torch.uint8 or state.shape != (_TWISTER_BYTES,):
+        return True  # which PyTorch does check
+    left, _, position = struct.unpack_from("=iiQ", state.numpy().data, 8)
+    return left + position in (1, _TWISTER_NUMBERS + 1)  # freshly seeded, or drawn from
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

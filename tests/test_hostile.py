@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import struct
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charrnn import storage
-from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.checkpoint import Checkpoint, RunFolder, _is_sound_generator
 from charrnn.config import PreparationConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
@@ -218,6 +219,25 @@ def test_values_that_nothing_goes_on_from_are_refused_by_name(
     storage.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
     with pytest.raises(CharRNNError, match=f"in {name.partition('.')[2]}.*{problem}"):
         Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("name", ["trainer.offsets", "trainer.random.cpu"])
+@pytest.mark.parametrize(("left", "position"), [(624, 624), (624, 600), (2, 624)])
+def test_generator_that_draws_from_beyond_its_state_is_refused(
+    trained_run: Run, tmp_path: Path, name: str, left: int, position: int
+) -> None:
+    stored = storage.read(trained_run.folder.last, "checkpoint")
+    struct.pack_into("=iiQ", stored.tensors[name].numpy().data, 8, left, 1, position)
+    storage.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
+    with pytest.raises(CharRNNError, match=f"impossible state of a random generator in {name.partition('.')[2]}"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("draws", [0, 1, 623, 624, 625, 1247, 1248, 2000])
+def test_generator_is_sound_however_much_was_drawn_from_it(draws: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    torch.randint(0, 7, (draws,), generator=generator)
+    assert _is_sound_generator(generator.get_state())
 
 
 @pytest.mark.parametrize(
