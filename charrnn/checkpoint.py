@@ -5,8 +5,10 @@ trainer's state, so that training can go on where it stood.
 """
 
 import contextlib
+import math
 import re
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from charrnn import storage
 from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, config_from_json
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
+from charrnn.lock import Lock, locked
 from charrnn.model import CharRNN, count_parameters
 from charrnn.runtime import PRECISIONS
 from charrnn.vocabulary import Vocabulary
@@ -27,6 +30,9 @@ KIND = "checkpoint"
 VERSIONS = {"charrnn": charrnn.__version__, "torch": str(torch.__version__)}
 _VERSION = re.compile(r"[\w.+-]{1,100}")
 _MODEL, _TRAINER = "model.", "trainer."
+_TWISTER_BYTES, _TWISTER_NUMBERS = 5056, 624
+_MAX_VALUE = 1e15
+"""Of a weight: products of two of them, summed over the largest layer, stay finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,11 @@ class Checkpoint:
         """The same moment, in memory of its own on the CPU: the run may go on."""
         return replace(self, weights=_copy(self.weights), trainer_tensors=_copy(self.trainer_tensors))
 
-    def save(self, path: Path, backup: Path | None = None) -> None:
-        """Write the file, durably and in one step; what stood there becomes `backup`. Raises: CharRNNError."""
+    def save(self, path: Path, backup: Path | None = None, guard: storage.Guard | None = None) -> None:
+        """Write the file, durably and in one step; what stood there becomes `backup`.
+
+        Of `guard` tells `storage.write_atomically`. Raises: CharRNNError.
+        """
         tensors = {_MODEL + name: tensor for name, tensor in self.weights.items()}
         tensors |= {_TRAINER + name: tensor for name, tensor in self.trainer_tensors.items()}
         header = {
@@ -93,7 +102,7 @@ class Checkpoint:
             "precision": self.precision,
             "counters": dict(self.counters),
         }
-        storage.write(path, KIND, header, tensors, backup)
+        storage.write(path, KIND, header, tensors, backup, guard)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -128,6 +137,7 @@ class Checkpoint:
                     versions={"charrnn": charrnn_version, "torch": torch_version},
                 )
                 checkpoint._check_weights(path)
+                checkpoint._check_values(path)
                 return checkpoint
         raise CharRNNError(f"{path} lacks parts of a checkpoint: it was not written by this version")
 
@@ -140,6 +150,24 @@ class Checkpoint:
         if any(tensor.dtype != torch.float32 for tensor in self.weights.values()):
             raise CharRNNError(f"{path} has weights of another type than float32")
 
+    def _check_values(self, path: Path) -> None:
+        """Refuse numbers that no training goes on from and no text is sampled from. Raises: CharRNNError."""
+        for name, tensor in [*self.weights.items(), *self.trainer_tensors.items()]:
+            if name in ("offsets", "random.cpu") and not _is_sound_generator(tensor):
+                raise CharRNNError(f"{path} has an impossible state of a random generator in {name}")
+            if not tensor.is_floating_point() or not tensor.numel():
+                continue
+            low, high = map(float, tensor.aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise CharRNNError(f"{path} has values in {name} that are not finite: use another checkpoint")
+            if name in self.weights and max(-low, high) > _MAX_VALUE:
+                largest = max(-low, high)
+                raise CharRNNError(
+                    f"{path} has a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}: use another checkpoint"
+                )
+            if name.startswith("optimizer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
+                raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which is never negative")
+
     def build_model(self) -> CharRNN:
         """The model with these weights, on the CPU. Raises: CharRNNError if they do not fit."""
         model = CharRNN(self.model_config)
@@ -148,6 +176,14 @@ class Checkpoint:
         except RuntimeError as error:
             raise CharRNNError(f"the checkpoint's weights do not fit its model: {error}") from error
         return model
+
+
+def _is_sound_generator(state: Tensor) -> bool:
+    """False if numbers would be drawn from beyond the state of a Mersenne Twister, which PyTorch does not check."""
+    if state.dtype != torch.uint8 or state.shape != (_TWISTER_BYTES,):
+        return True  # which PyTorch does check
+    left, _, position = struct.unpack_from("=iiQ", state.numpy().data, 8)
+    return left + position in (1, _TWISTER_NUMBERS + 1)  # freshly seeded, or drawn from
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,9 +196,21 @@ def _strip(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's checkpoints and metrics lie."""
+    """Where a run's checkpoints and metrics lie. While `lock` is held, nothing is written once it is another's."""
 
     path: Path
+    lock: Lock | None = field(default=None, compare=False)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator["RunFolder"]:
+        """The same folder, made if need be and with its lock held. Raises: CharRNNError, see `lock.locked`."""
+        with locked(self.path) as lock:
+            yield replace(self, lock=lock)
+
+    @property
+    def guard(self) -> storage.Guard | None:
+        """The check of the lock, for whoever writes into the folder."""
+        return None if self.lock is None else self.lock.check
 
     @property
     def best(self) -> Path:
@@ -189,9 +237,18 @@ class RunFolder:
         return any(path.exists() for path in (self.last, self.last_but_one, self.best))
 
     def clear(self) -> None:
-        """Remove a run's files, and only those."""
-        for path in (self.best, self.last, self.last_but_one, self.metrics):
+        """Remove a run's files, and only those. Raises: CharRNNError if the folder is no longer this process's."""
+        if self.lock is not None:
+            self.lock.check()
+        checkpoints = (self.best, self.last, self.last_but_one)
+        for path in (*checkpoints, *map(_aside, checkpoints), self.metrics):
             path.unlink(missing_ok=True)
+
+    def discard_log(self) -> None:
+        """Remove the log of a run that has no checkpoint, as far as the folder is still this process's."""
+        if not self.holds_run() and (self.lock is None or self.lock.is_held):
+            with contextlib.suppress(OSError):
+                self.metrics.unlink()
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole.
@@ -200,22 +257,34 @@ class RunFolder:
         Raises: CharRNNError.
         """
         if best:
-            checkpoint.save(self.best)
-        if not best or not storage.link(self.best, self.last, backup=self.last_but_one):
-            checkpoint.save(self.last, backup=self.last_but_one)
+            checkpoint.save(self.best, guard=self.guard)
+        if not best or not storage.link(self.best, self.last, self.last_but_one, self.guard):
+            checkpoint.save(self.last, self.last_but_one, self.guard)
 
-    def load_last(self) -> tuple[Checkpoint, list[str]]:
-        """The newest sound checkpoint, with a warning for each newer one that is not.
+    def load_last(self) -> tuple[Checkpoint, dict[Path, str]]:
+        """The newest sound checkpoint, and each newer one that is not with the reason.
 
         Raises: CharRNNError if there is none.
         """
-        warnings: list[str] = []
+        unsound: dict[Path, str] = {}
         for path in (self.last, self.last_but_one, self.best):
-            try:
-                return Checkpoint.load(path), warnings
-            except CharRNNError as error:
-                warnings.append(str(error))
-        raise CharRNNError(f"{self.path} holds no sound checkpoint: {warnings[0]}")
+            if path.exists():
+                try:
+                    return Checkpoint.load(path), unsound
+                except CharRNNError as error:
+                    unsound[path] = str(error)
+        raise CharRNNError(f"{self.path} holds no sound checkpoint: {' '.join([*unsound.values()][:1])}")
+
+    def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
+        """Rename checkpoints that failed verification, so that none of them is ever kept as a backup.
+
+        Returns: their new names, in place of what was set aside before. Raises: CharRNNError.
+        """
+        return [storage.rename(path, _aside(path), self.guard) for path in unsound]
+
+
+def _aside(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}-damaged")
 
 
 def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:

@@ -124,7 +124,7 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
         vocabulary=vocabulary,
         config=config,
         sources=tuple(_origins(sources)),
-        text_digest=text.sha256.hexdigest(),
+        text_digest=text.digest.hexdigest(),
         notes=(*text.notes, *_describe_folding(vocabulary)),
     )
     corpus.save()
@@ -144,6 +144,11 @@ def _encode(blocks: list[Tensor], config: PreparationConfig, name: str) -> tuple
         raise CharRNNError(f"{name} is {what}: a corpus needs at least 2 characters")
     if int((totals > 0).sum()) < 2:
         raise CharRNNError(f"{name} repeats one character: a corpus needs at least 2 distinct ones")
+    if len(halves := torch.nonzero(totals[0xD800:0xE000])):
+        raise CharRNNError(
+            f"{name} holds U+{0xD800 + int(halves[0]):04X}, half of a character and none of itself, "
+            f"as {config.encoding}: try another --encoding"
+        )
     vocabulary = Vocabulary.build(totals, min_count=config.min_count, max_vocab=config.max_vocab)
     indices = torch.empty(num_chars, dtype=vocabulary.dtype)
     end = num_chars

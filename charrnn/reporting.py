@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
-from charrnn.storage import write_atomically
-from charrnn.text import escape_controls
+from charrnn.files import open_regular
+from charrnn.storage import Guard, write_atomically
+from charrnn.text import escape_controls, json_line
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
@@ -110,17 +111,20 @@ class MetricsLog:
     A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one.
     """
 
-    def __init__(self, path: Path, keep: int | None = 0) -> None:
-        """keep: how many records of a log that is there already; None for all."""
-        kept = _whole_records(path)[:keep] if path.exists() else []
-        write_atomically(path, [line.encode() for line in kept])
+    def __init__(self, path: Path, keep: int | None = 0, guard: Guard | None = None) -> None:
+        """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
+        kept = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
+        write_atomically(path, [line.encode() for line in kept], guard=guard)
         self.num_records = len(kept)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise CharRNNError(f"{path} cannot be written: {error.strerror}") from error
 
     def report(self, event: Event) -> None:
         """Record evaluations, samples, and the training loss at regular steps."""
         if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
-            record = json.dumps(_as_record(event), ensure_ascii=False)
+            record = json_line(_as_record(event))
             try:
                 self._file.write(record + "\n")
                 self._file.flush()
@@ -135,14 +139,20 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """Curves and samples for TensorBoard, in the run's folder. Raises: CharRNNError if it is not installed."""
+    """Curves and samples for TensorBoard, in the run's folder.
+
+    Raises: CharRNNError if it is not installed, or cannot write to such a folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise CharRNNError("--tensorboard needs TensorBoard: pip install tensorboard") from None
-        self._writer = SummaryWriter(str(folder))
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except UnicodeEncodeError as error:
+            raise CharRNNError(f"--tensorboard cannot write to {folder}: name another --run DIR, in UTF-8") from error
 
     def report(self, event: Event) -> None:
         """Add the numbers of a record as curves, a sample as text."""
@@ -246,9 +256,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def _whole_records(path: Path) -> list[str]:
-    """The lines of a log; half a one is what a killed run leaves."""
+    """The lines of a log; half a one is what a killed run leaves. Raises: CharRNNError if it cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}; remove it, or move it away") from error
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in text.split("\n"):
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(json.loads(line), dict):
                 kept.append(line + "\n")

@@ -73,7 +73,7 @@ class Run:
 
     def open_log(self) -> MetricsLog:
         """The log, as far as this run has come; `drive` writes it."""
-        self.log = MetricsLog(self.folder.metrics, self.num_records)
+        self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard)
         return self.log
 
     def drive(self, reporters: Sequence[Reporter]) -> Finished:
@@ -83,8 +83,12 @@ class Run:
         """
         if self.log is not None:
             reporters = [self.log, *reporters]
-        with contextlib.closing(Saver(self.folder)) as saver:
-            return self._drive(reporters, saver)
+        try:
+            with contextlib.closing(Saver(self.folder)) as saver:
+                return self._drive(reporters, saver)
+        except BaseException:
+            self.folder.discard_log()
+            raise
 
     def _drive(self, reporters: Sequence[Reporter], saver: Saver) -> Finished:
         unsaved = not self.folder.holds_run()
@@ -309,9 +313,9 @@ def resume(
     `given` are the options that were set explicitly: a budget and the like may differ from the run's own.
     Raises: CharRNNError for another corpus or another model.
     """
-    checkpoint, warnings = folder.load_last()
-    for warning in warnings:
-        notify(f"warning: {warning}; going back to the checkpoint before it")
+    checkpoint, unsound = folder.load_last()
+    for reason in unsound.values():
+        notify(f"warning: {reason}; going back to the checkpoint before it")
     if checkpoint.versions != VERSIONS:
         by, now = (f"charrnn {of['charrnn']} with PyTorch {of['torch']}" for of in (checkpoint.versions, VERSIONS))
         notify(f"warning: this run was written by {by}, and this is {now}: it may go on a little differently")
@@ -328,6 +332,8 @@ def resume(
     _require_memory(checkpoint.model_config, layout, runtime)
     trainer = Trainer(checkpoint.build_model(), config, train, val, runtime)
     trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))
+    for aside in folder.set_aside(unsound):
+        notify(f"the unsound checkpoint is kept as {aside}")
     notify(f"resuming {folder.path} at step {trainer.step:,}")
     if trainer.is_over:
         notify("this run is over: a larger --epochs, --steps or --minutes would go on with it")

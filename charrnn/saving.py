@@ -22,12 +22,18 @@ class Saver:
         self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Copy a checkpoint and begin to write it, once the one before is written. Raises: CharRNNError."""
+        """Copy a checkpoint and begin to write it, once the one before is written. Raises: CharRNNError.
+
+        Without room for the copy or another thread it is written at once, while the training waits.
+        """
         self.wait()
-        # A daemon, so that a disk that hangs does not keep the process.
-        thread = Thread(target=self._write, args=(checkpoint.copy(), best), daemon=True)
-        self._written.clear()
-        thread.start()
+        try:
+            # A daemon, so that a disk that hangs does not keep the process.
+            thread = Thread(target=self._write, args=(checkpoint.copy(), best), daemon=True)
+            self._written.clear()
+            thread.start()
+        except (RuntimeError, MemoryError):
+            self._write(checkpoint, best)
 
     def check(self) -> None:
         """Raises: CharRNNError if the last checkpoint is known to have failed."""

@@ -1,27 +1,29 @@
 """The one file format: a safetensors file whose metadata is a JSON header with a digest of the whole file.
 
-Written atomically and durably, read without unpickling. What the header and the tensors mean is the
-business of `corpus.py` and `checkpoint.py`.
+Written atomically and durably; opened once to be verified and read, without unpickling. What the header and
+the tensors mean is the business of `corpus.py` and `checkpoint.py`.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
+import math
+import mmap
 import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
+from charrnn.files import made, open_regular, sync_folder
 
 if sys.platform == "darwin":
     import fcntl
@@ -45,6 +47,9 @@ _DTYPES = {
     torch.int16: "I16",
     torch.uint8: "U8",
 }
+_IN_MEMORY = 2**28
+"""Max bytes of tensors that are read into memory; more of them stay in the file, memory-mapped."""
+_MAX_DIMENSIONS, _MAX_NUMBERS = 8, 2**48
 _TEMPORARY = ".charrnn-tmp-"
 _ABANDONED_S = 3600.0
 
@@ -57,16 +62,21 @@ class StoredFile:
     tensors: dict[str, Tensor]
 
 
+Guard = Callable[[], object]
+"""Raises a CharRNNError where the folder is no longer the writer's, whatever stands at its path now."""
+
+
 def write(
     path: Path,
     kind: str,
     header: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     backup: Path | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
 
-    The old file becomes `backup`, if that is given.
+    The old file becomes `backup`, if that is given; of `guard` tells `write_atomically`.
 
     Raises: CharRNNError if the disk or the folder does not allow it, or the header is too long to be read again.
     """
@@ -83,7 +93,7 @@ def write(
         sha.update(part)
     at = head.index(_DIGEST_MARK) + len(_DIGEST_MARK)
     head[at : at + len(_NO_DIGEST)] = sha.hexdigest().encode()
-    write_atomically(path, [head, *data], backup)
+    write_atomically(path, [head, *data], backup, guard)
 
 
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
@@ -102,49 +112,86 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
     return bytearray(len(encoded).to_bytes(8, "little") + encoded)
 
 
-def write_atomically(path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None = None) -> None:
+def write_atomically(
+    path: Path,
+    parts: Iterable[bytes | bytearray | memoryview],
+    backup: Path | None = None,
+    guard: Guard | None = None,
+) -> None:
     """Temporary file beside the target, fsync, rename, fsync of the folder.
 
     The target never goes missing, but for a moment where a backup is asked for on a file system without hard links.
-    What writers left in the folder that were killed long ago is removed. Raises: CharRNNError.
+    What writers left in the folder that were killed long ago is removed. The folder is made if need be, but not where
+    there is a `guard`, which is called at first and again between the temporary file and the rename: what was
+    written to a folder that was then removed can no longer be renamed. Raises: CharRNNError.
     """
-    temporary = _temporary_beside(path)
     outcome = "nothing was changed"
     try:
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder: name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
-        try:
-            with temporary.open("xb") as stream:
-                stream.writelines(parts)
-                stream.flush()
-                _sync(stream.fileno())
-            _replace(path, temporary, backup)
+        _call(guard)
+        with made(path.parent) if guard is None else contextlib.nullcontext():
+            remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
+            _write_and_replace(path, parts, backup, guard)
             outcome = "it is there, but might not outlive a power cut"
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
+        _call(guard)  # better than any other reason
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
 
 
-def link(path: Path, other: Path, backup: Path) -> bool:
+def _call(guard: Guard | None) -> None:
+    if guard is not None:
+        guard()
+
+
+def _write_and_replace(
+    path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard | None
+) -> None:
+    """Raises: OSError, CharRNNError, and then all is as it was."""
+    temporary = _temporary_beside(path)
+    try:
+        with temporary.open("xb") as stream:
+            stream.writelines(parts)
+            stream.flush()
+            _sync(stream.fileno())
+        _replace(path, temporary, backup, guard)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link(path: Path, other: Path, backup: Path, guard: Guard | None = None) -> bool:
     """Give a file a second name in the same folder, in place of what had it, which becomes `backup`.
 
-    Returns: whether that was done, which it is not where the file system has no such names. Raises: CharRNNError.
+    Returns: True if that was done, False where the file system has no such names. Raises: CharRNNError.
     """
     try:
-        linked = (not other.exists() or _link(other, backup)) and _link(path, other)
+        linked = (not other.exists() or _link(other, backup, guard)) and _link(path, other, guard)
         sync_folder(path.parent)
         return linked
     except OSError as error:
+        _call(guard)
         raise CharRNNError(f"{other} cannot be written: {error.strerror}; it is the old one or the new one") from error
 
 
-def _replace(path: Path, new: Path, backup: Path | None) -> None:
-    """Rename a file to a path; what stood there becomes `backup`. Raises: OSError, and then all is as it was."""
-    if backup is None or not path.exists() or _link(path, backup):
+def rename(path: Path, other: Path, guard: Guard | None = None) -> Path:
+    """Rename a file, durably, over what has the other name. Returns: the new path. Raises: CharRNNError."""
+    try:
+        _call(guard)
+        path.replace(other)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be renamed to {other.name}: {error.strerror}") from error
+    return other
+
+
+def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) -> None:
+    """Rename a file to a path; what stood there becomes `backup`.
+
+    Raises: OSError, CharRNNError, and then all is as it was.
+    """
+    _call(guard)
+    if backup is None or not path.exists() or _link(path, backup, guard):
         new.replace(path)
         return
     path.replace(backup)
@@ -155,14 +202,15 @@ def _replace(path: Path, new: Path, backup: Path | None) -> None:
         raise
 
 
-def _link(path: Path, other: Path) -> bool:
-    """Give a file a second name in one step; False where there are no such names. Raises: OSError."""
+def _link(path: Path, other: Path, guard: Guard | None = None) -> bool:
+    """Give a file a second name in one step; False where there are no such names. Raises: OSError, CharRNNError."""
     temporary = _temporary_beside(path)
     try:
         os.link(path, temporary)
     except OSError:
         return False
     try:
+        _call(guard)
         temporary.replace(other)
     finally:
         temporary.unlink(missing_ok=True)  # two names of one file are not replaced by one another
@@ -189,89 +237,137 @@ def _sync(descriptor: int) -> None:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # where fsync stops at the drive's cache
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable, so that a rename outlives a power cut, if the file system can do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def read(path: Path, kind: str) -> StoredFile:
-    """Read and verify a file of this kind; its tensors are memory-mapped.
+    """Read and verify a file of this kind; the tensors of a large one are memory-mapped.
 
+    The file is opened once, so that what is returned is what was verified, even if another takes its place meanwhile.
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
-    text = _verified_header(path)
     try:
-        header = json.loads(text)
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (ValueError, TypeError, RecursionError, SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(header, dict):
-        raise _damaged(path, "its header is no JSON object")
-    if not _DTYPES.keys() >= {tensor.dtype for tensor in tensors.values()}:
-        raise _damaged(path, "it holds tensors of a type that is never written")
-    found = header.pop("kind", None)
+        with open_regular(path) as stream:
+            head = _read_head(path, stream)
+            digest, found = _begin_digest(path, head)
+            header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
+            tensors = _read_tensors(stream, len(head), places, digest)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
+    if digest.hexdigest().encode() != found:
+        raise _damaged(path, "its digest does not match its content")
+    found_kind = header.pop("kind", None)
     if header.pop("format", None) != FORMAT:
         raise CharRNNError(f"{path} is of another format than {FORMAT}: it needs another version of charrnn")
-    if found != kind:
-        raise CharRNNError(f"{path} is a {found}, not a {kind}")
+    if found_kind != kind:
+        raise CharRNNError(f"{path} is a {found_kind}, not a {kind}")
     header.pop("digest", None)
     return StoredFile(header, tensors)
 
 
-def is_stored(path: Path) -> bool:
-    """Whether a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
+def _read_head(path: Path, stream: BinaryIO) -> bytes:
+    """All that comes before the data, as `_safetensors_head` writes it. Raises: CharRNNError, OSError."""
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(begin := stream.read(8), "little")
+    if length + 8 > min(size, _MAX_HEADER):
+        raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
+    return begin + stream.read(length)
+
+
+def _begin_digest(path: Path, head: bytes) -> tuple[Any, bytes]:
+    """A SHA-256 of the head as it was before its digest was known, and the digest in it. Raises: CharRNNError."""
+    at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
+    if at < len(_DIGEST_MARK):
+        raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
+    return hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :]), head[at : at + 64]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor's type, shape and first byte within the data."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    begin: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str, _Place]]:
+    """Our header, and the places of the tensors in data of this size. Raises: CharRNNError."""
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as stream:
+        entries = json.loads(head[8:])
+        header = json.loads(entries.pop("__metadata__")[_KEY])
+        places, position = {}, 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            places[name] = place = _place(name, entry, position)
+            if entry["data_offsets"] != [position, position + place.size]:
+                raise ValueError(f"{name} does not lie where it should")
+            position += place.size
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"unreadable header ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    if position != size:
+        raise _damaged(path, f"it has {size:,} bytes of tensors instead of {position:,}")
+    return header, places
+
+
+def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
+    """Raises: ValueError, TypeError, KeyError."""
+    dtype = next((dtype for dtype, known in _DTYPES.items() if known == entry["dtype"]), None)
+    if dtype is None:
+        raise ValueError(f"{name} is of a type that is never written")
+    shape = entry["shape"]
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{name} has an impossible shape")
+    if math.prod(max(1, n) for n in shape) > _MAX_NUMBERS:
+        raise ValueError(f"{name} is larger than any memory")
+    return _Place(dtype, shape, begin)
+
+
+def _read_tensors(stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any) -> dict[str, Tensor]:
+    """The tensors behind the head, whose bytes the digest is told of. Raises: OSError."""
+    if sum(place.size for place in places.values()) > _IN_MEMORY:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return {name: _map(mapped, begin, place) for name, place in places.items()}
+    tensors = {}
+    for name, place in places.items():
+        tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # which stay where the file has become shorter
+        if place.size:
+            data = tensors[name].view(-1).view(torch.uint8).numpy().data
+            stream.readinto(data)  # type: ignore[attr-defined]
+            digest.update(data)
+    return tensors
+
+
+def _map(mapped: mmap.mmap, begin: int, place: _Place) -> Tensor:
+    if not place.size:
+        return torch.zeros(place.shape, dtype=place.dtype)
+    with warnings.catch_warnings(action="ignore"):  # nobody writes to it, as PyTorch fears
+        flat = torch.frombuffer(mapped, dtype=place.dtype, count=math.prod(place.shape), offset=begin + place.begin)
+    return flat.view(place.shape)
+
+
+def is_stored(path: Path) -> bool:
+    """True if a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
+    try:
+        with open_regular(path) as stream:
             return _DIGEST_MARK in stream.read(8 + 64)
     except OSError:
         return False
 
 
 def mentions(path: Path, word: str) -> bool:
-    """Whether the header of what seems to be one of our files holds a word, read without checking the rest."""
+    """True if the header of what seems to be one of our files holds a word; the rest is not checked."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(min(int.from_bytes(stream.read(8), "little"), _MAX_HEADER))
             return _DIGEST_MARK in head[:64] and word.encode(errors="replace") in head
     except OSError:
         return False
-
-
-def _verified_header(path: Path) -> str:
-    """Our header's text, once every byte of the file has been checked against the digest."""
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
-            if length + 8 > min(size, _MAX_HEADER):
-                raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
-            head = length.to_bytes(8, "little") + stream.read(length)
-            at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
-            if at < len(_DIGEST_MARK):
-                raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
-            digest = head[at : at + 64]
-            sha = hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :])
-            while block := stream.read(1 << 22):
-                sha.update(block)
-    except OSError as error:
-        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
-    if sha.hexdigest().encode() != digest:
-        raise _damaged(path, "its digest does not match its content")
-    try:
-        text: str = json.loads(head[8:])["__metadata__"][_KEY]
-        return text
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise _damaged(path, f"unreadable header ({error})") from error
 
 
 def _damaged(path: Path, reason: str) -> CharRNNError:

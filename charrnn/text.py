@@ -6,11 +6,15 @@ boilerplate, transliterates and folds case. What the text's symbols are is `voca
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import hashlib
 import io
+import json
 import lzma
+import os
 import re
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +24,12 @@ from typing import IO, cast
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
+from charrnn.files import open_regular
 
 BLOCK_BYTES = 1 << 22
 
-COMPRESSIONS: dict[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": lambda path: cast(IO[bytes], gzip.open(path)),
+COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    ".gz": lambda stream: cast(IO[bytes], gzip.open(stream)),
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
@@ -35,12 +40,7 @@ _BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
-_BORDER = b"\0next source\0"
 _OTHER_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
-
-
-def _open_plain(path: Path) -> IO[bytes]:
-    return path.open("rb")
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,14 @@ class Source:
     stdin: bytes = b""
     origin: str = "stdin"
 
-    def open(self) -> IO[bytes]:
-        """Open for reading, decompressed."""
-        if self.path is None:
-            return io.BytesIO(self.stdin)
-        return COMPRESSIONS.get(self.path.suffix, _open_plain)(self.path)
-
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
+        """The bytes, decompressed, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
         try:
-            with self.open() as stream:
+            with contextlib.ExitStack() as stack:
+                stream: IO[bytes] = io.BytesIO(self.stdin) if self.path is None else open_regular(self.path)
+                stack.enter_context(stream)
+                if self.path is not None and self.path.suffix in COMPRESSIONS:
+                    stream = stack.enter_context(COMPRESSIONS[self.path.suffix](stream))
                 while block := stream.read(BLOCK_BYTES):
                     yield block
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -97,33 +95,61 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
 
 
 def _read_once(path: Path) -> bytes:
-    """All that a pipe, say of `<(command)`, will give. Raises: CharRNNError."""
+    """All that a pipe, say of `<(command)`, will give. Raises: CharRNNError, also for a device, which may never end."""
     try:
+        status = path.stat()
+        if not stat.S_ISFIFO(status.st_mode) and not os.path.samestat(status, os.fstat(0)):
+            raise CharRNNError(f"{path} is a device: name a text file, a folder of them, or - for stdin")
         return path.read_bytes()
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
 
 
+class SourceDigest:
+    """SHA-256 of a source's decompressed bytes; of several, SHA-256 of theirs, with their number.
+
+    No text has the digest of several sources, whatever it holds.
+    """
+
+    def __init__(self) -> None:
+        self._each: list[hashlib._Hash] = []
+
+    def begin(self) -> None:
+        """Go on to the next source."""
+        self._each.append(hashlib.sha256())
+
+    def update(self, block: bytes) -> None:
+        """Read on in the source."""
+        self._each[-1].update(block)
+
+    def hexdigest(self) -> str:
+        """The digest of all that was read, in hexadecimal."""
+        if len(self._each) == 1:
+            return self._each[0].hexdigest()
+        joined = b"".join(sha.digest() for sha in self._each)
+        return f"{hashlib.sha256(joined).hexdigest()}-{len(self._each)}"
+
+
 def digest(sources: Iterable[Source]) -> str:
-    """SHA-256 of the sources' decompressed bytes and the borders between them, in hexadecimal."""
-    sha = hashlib.sha256()
-    for i, source in enumerate(sources):
-        sha.update(_BORDER if i else b"")
+    """The digest of the sources, one after the other, see `SourceDigest`. Raises: CharRNNError."""
+    found = SourceDigest()
+    for source in sources:
+        found.begin()
         for block in source.blocks():
-            sha.update(block)
-    return sha.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
 class CleanText:
     """The sources as clean text: iterate over its blocks once, then read what was done to them.
 
     Attributes:
-        sha256: the running digest of the raw bytes, as `digest` computes it.
+        digest: of the raw bytes that were read so far, as `digest` computes it.
         notes: one line for each thing that was cut or folded.
     """
 
     def __init__(self, sources: Sequence[Source], config: PreparationConfig) -> None:
-        self.sha256 = hashlib.sha256()
+        self.digest = SourceDigest()
         self.notes: list[str] = []
         try:
             "".encode(config.encoding)
@@ -135,8 +161,8 @@ class CleanText:
 
     def __iter__(self) -> Iterator[str]:
         end = "\n"
-        for i, source in enumerate(self._sources):
-            self.sha256.update(_BORDER if i else b"")
+        for source in self._sources:
+            self.digest.begin()
             if end != "\n":
                 yield "\n"  # a file without a final newline must not run into the next one
             for block in self._clean(source):
@@ -146,7 +172,7 @@ class CleanText:
             self.notes.append(f"transliterated {self._transliterated:,} characters to ASCII")
 
     def _clean(self, source: Source) -> Iterator[str]:
-        blocks = _decode(source, self._config.encoding, self.sha256.update)
+        blocks = _decode(source, self._config.encoding, self.digest.update)
         if not self._config.keep_boilerplate:
             blocks = cut_boilerplate(blocks, lambda what: self.notes.append(f"cut {what} from {source.name}"))
         for block in blocks:
@@ -172,6 +198,17 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def json_line(record: object, *, ascii_only: bool = False) -> str:
+    """The record as JSON in one line for any reader, without control characters that a terminal may obey.
+
+    >>> json_line({"text": "café \\x9b31m"})
+    '{"text": "café \\\\u009b31m"}'
+    """
+    return json.dumps(record, ensure_ascii=ascii_only).translate(_CONTROLS_IN_JSON)
+
+
+_CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""Control characters and line ends that JSON leaves as they are."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

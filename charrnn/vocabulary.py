@@ -56,6 +56,8 @@ class Vocabulary:
         unique = set(self.symbols)
         if not unique or len(unique) < len(self.symbols) or any(len(symbol) != 1 for symbol in unique):
             raise CharRNNError("a vocabulary's symbols must be distinct single characters, at least one")
+        if any("\ud800" <= symbol <= "\udfff" for symbol in unique):
+            raise CharRNNError("a vocabulary's symbols must be characters, and surrogates are none")
         if len(self.counts) - len(self.symbols) not in (0, 1) or min(self.counts) < 0:
             raise CharRNNError("a vocabulary needs one count for each symbol")
         points = code_points("".join(self.symbols)).int()

@@ -1,6 +1,8 @@
 """Checkpoints and run folders."""
 
+import contextlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from charrnn import storage
 from charrnn.checkpoint import Checkpoint, RunFolder, find_checkpoint, transfer
 from charrnn.config import ModelConfig
 from charrnn.errors import CharRNNError
+from charrnn.lock import NAME
 from charrnn.model import CharRNN
+from charrnn.reporting import MetricsLog
 from charrnn.run import Run
 from charrnn.vocabulary import Vocabulary
 
@@ -81,6 +85,18 @@ def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_pa
         folder.load_last()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(trained_run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=False)
+    folder.last.unlink()
+    os.mkfifo(folder.last)
+    loaded, unsound = folder.load_last()
+    assert loaded.seed == 1
+    assert "a pipe or a device" in unsound[folder.last]
+
+
 def test_clearing_removes_only_the_runs_own_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for path in (folder.best, folder.last, folder.metrics, tmp_path / "notes.txt"):
@@ -132,3 +148,51 @@ def test_another_shape_does_not_transfer(trained_run: Run) -> None:
     model = CharRNN(ModelConfig(vocab_size=trained_run.corpus.vocabulary.size, hidden_size=7))
     with pytest.raises(CharRNNError, match="same model options"):
         transfer(trained_run.checkpoint(), model, trained_run.corpus.vocabulary)
+
+
+@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("at_fsync", [0, 1, 2, 3])
+def test_save_never_touches_a_folder_that_became_anothers(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bool, at_fsync: int
+) -> None:
+    """The folder goes, and another trainer's comes, before a save or at one of its calls of fsync."""
+    theirs, fsync, calls = RunFolder(tmp_path / "run"), os.fsync, 0
+
+    def replace_folder() -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        shutil.rmtree(theirs.path)
+        for seed in (1, 2):
+            theirs.save(replace(trained_run.checkpoint(), seed=seed), best=seed == 1)
+        (theirs.path / NAME).touch()
+
+    def sync_and_replace(descriptor: int) -> None:
+        nonlocal calls
+        fsync(descriptor)
+        calls += 1
+        if calls == at_fsync:
+            replace_folder()
+
+    with contextlib.suppress(CharRNNError), theirs.locked() as folder:
+        folder.save(replace(trained_run.checkpoint(), seed=7), best=True)
+        if at_fsync == 0:
+            replace_folder()
+        monkeypatch.setattr(os, "fsync", sync_and_replace)
+        folder.save(replace(trained_run.checkpoint(), seed=8), best=best)
+    if not theirs.last.exists() or Checkpoint.load(theirs.last).seed == 8:
+        assert at_fsync > calls, "nobody took the folder"
+        return
+    seeds = {path.name: Checkpoint.load(path).seed for path in (theirs.last, theirs.last_but_one, theirs.best)}
+    assert seeds == {"last.safetensors": 2, "last-1.safetensors": 1, "best.safetensors": 1}
+    assert len(list(theirs.path.iterdir())) == 4
+
+
+def test_save_does_not_make_a_folder_anew_that_was_removed(trained_run: Run, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").locked() as folder:
+        shutil.rmtree(folder.path)
+        with pytest.raises(CharRNNError, match="no longer this process's"):
+            folder.save(trained_run.checkpoint(), best=True)
+        with pytest.raises(CharRNNError, match="no longer this process's"):
+            folder.clear()
+        with pytest.raises(CharRNNError, match="no longer this process's"):
+            MetricsLog(folder.metrics, guard=folder.guard)
+    assert list(tmp_path.iterdir()) == []

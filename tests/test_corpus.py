@@ -50,6 +50,15 @@ def test_text_with_nothing_to_learn_is_an_error(tmp_path: Path, text: str, probl
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("escaped", [r"\ud800", r"\udfff", r"\ud83d\ude00"])
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_surrogates_are_no_characters(tmp_path: Path, escaped: str, min_count: int) -> None:
+    with pytest.raises(CharRNNError, match=r"text holds U\+D[8F][03F][0DF], half of a character .* as unicode_escape"):
+        prepared(f"aabb{escaped}", tmp_path / "c.safetensors", encoding="unicode_escape", min_count=min_count)
+    assert not list(tmp_path.iterdir())
+    assert prepared(r"aabb\U0001F600", tmp_path / "c.safetensors", encoding="unicode_escape").text == "aabb\U0001f600"
+
+
 def test_rare_symbols_bring_advice_and_folding_is_reported(tmp_path: Path) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(50)) + "ab" * 500
     assert "50 of 52 symbols occur fewer than 10 times" in prepared(text, tmp_path / "a.safetensors").notes[0]

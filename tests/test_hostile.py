@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import struct
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charrnn import storage
-from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.checkpoint import Checkpoint, RunFolder, _is_sound_generator
 from charrnn.config import PreparationConfig
 from charrnn.corpus import Corpus
 from charrnn.errors import CharRNNError
@@ -155,6 +156,38 @@ def test_tensors_of_types_that_are_never_written_are_refused(tmp_path: Path, dty
         storage.read(tmp_path / "forged", "thing")
 
 
+@pytest.mark.parametrize(
+    ("entry", "data", "problem"),
+    [
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, 8, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, 8, "8 bytes of tensors instead of 4"),
+        ({"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [0, 2**31, 2**31], "data_offsets": [0, 0]}, 0, "larger than any memory"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": []}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": None}, 4, "does not lie where it should"),
+        ({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, 4, "never written"),
+        ({"dtype": "F32", "shape": [1]}, 4, "data_offsets"),
+        ([], 0, "indices must be integers"),
+        (None, 0, "not subscriptable"),
+    ],
+)
+def test_tensors_that_lie_amiss_are_refused(tmp_path: Path, entry: Any, data: int, problem: str) -> None:
+    forged = seal({"x": entry}, {"kind": "thing", "format": storage.FORMAT}, bytes(data))
+    (tmp_path / "forged").write_bytes(forged)
+    with pytest.raises(CharRNNError, match=f"damaged or was altered.*{problem}"):
+        storage.read(tmp_path / "forged", "thing")
+
+
+def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    (tmp_path / "forged").write_bytes(seal({"x": entry, "y": entry}, {"kind": "thing", "format": 1}, bytes(4)))
+    with pytest.raises(CharRNNError, match="y does not lie where it should"):
+        storage.read(tmp_path / "forged", "thing")
+
+
 def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run: Run, tmp_path: Path) -> None:
     checkpoint = trained_run.checkpoint()
     for dtype in (torch.float64, torch.uint8):
@@ -162,6 +195,49 @@ def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run:
         replace(checkpoint, weights=weights).save(tmp_path / "forged")
         with pytest.raises(CharRNNError, match="another type than float32"):
             Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("model.head.weight", float("nan"), "not finite"),
+        ("model.head.bias", float("-inf"), "not finite"),
+        ("model.stack.layers.0.weight_hh_l0", 1e16, "more than 1e\\+15"),
+        ("model.embedding.weight", -3e38, "more than 1e\\+15"),
+        ("trainer.optimizer.0.exp_avg", float("inf"), "not finite"),
+        ("trainer.optimizer.1.exp_avg_sq", -1.0, "never negative"),
+        ("trainer.optimizer.1.step", -1.0, "never negative"),
+        ("trainer.state.0.1", float("nan"), "not finite"),
+        ("trainer.train_loss", float("nan"), "not finite"),
+    ],
+)
+def test_values_that_nothing_goes_on_from_are_refused_by_name(
+    trained_run: Run, tmp_path: Path, name: str, value: float, problem: str
+) -> None:
+    stored = storage.read(trained_run.folder.last, "checkpoint")
+    stored.tensors[name].view(-1)[-1] = value
+    storage.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
+    with pytest.raises(CharRNNError, match=f"in {name.partition('.')[2]}.*{problem}"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("name", ["trainer.offsets", "trainer.random.cpu"])
+@pytest.mark.parametrize(("left", "position"), [(624, 624), (624, 600), (2, 624)])
+def test_generator_that_draws_from_beyond_its_state_is_refused(
+    trained_run: Run, tmp_path: Path, name: str, left: int, position: int
+) -> None:
+    stored = storage.read(trained_run.folder.last, "checkpoint")
+    struct.pack_into("=iiQ", stored.tensors[name].numpy().data, 8, left, 1, position)
+    storage.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
+    with pytest.raises(CharRNNError, match=f"impossible state of a random generator in {name.partition('.')[2]}"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("draws", [0, 1, 623, 624, 625, 1247, 1248, 2000])
+def test_generator_is_sound_however_much_was_drawn_from_it(draws: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    torch.randint(0, 7, (draws,), generator=generator)
+    assert _is_sound_generator(generator.get_state())
 
 
 @pytest.mark.parametrize(

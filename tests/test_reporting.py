@@ -47,6 +47,17 @@ def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) ->
     assert records[2]["text"] == "Once\nupon"
 
 
+def test_log_holds_nothing_that_a_terminal_obeys_or_that_ends_a_line(tmp_path: Path) -> None:
+    text = "red \x9b31m\x7f\x85\u2028\u2029 café"
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.report(Sampled(7, 0.7, 224, 1.5, 0.5, text))
+    log.close()
+    [line] = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert line.isprintable()
+    assert "café" in line
+    assert json.loads(line)["text"] == text
+
+
 def test_recovery_is_told_everywhere_and_in_valid_json(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.report(RECOVERED)

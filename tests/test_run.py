@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -158,6 +159,39 @@ def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_pat
     run.drive([])
     assert Checkpoint.load(run.folder.best).counters["best_val_loss"] == run.trainer.best_val_loss
     assert Checkpoint.load(run.folder.last).counters["evaluated_step"] == 20
+
+
+@pytest.mark.parametrize("have_links", [True, False])
+def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
+    corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch, have_links: bool
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    run.drive([])
+    if not have_links:
+        monkeypatch.setattr(os, "link", refuse)
+    folder, told = run.folder, list[str]()
+    before = folder.last_but_one.read_bytes()
+    for content in (b"damaged", b"damaged again"):
+        folder.last.write_bytes(content)
+        with pytest.raises(CharRNNError, match="another text"):
+            resume(folder, replace(corpus, text_digest="0" * 64), {}, "cpu")
+        assert folder.last.exists(), "a resumption that is refused changes nothing"
+        resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=told.append)
+        damaged = folder.path / "last-damaged.safetensors"
+        assert damaged.read_bytes() == content
+        assert folder.last_but_one.read_bytes() == before
+        assert f"the unsound checkpoint is kept as {damaged}" in told
+        folder.save(resumed.checkpoint(), best=False)
+        assert folder.last_but_one.read_bytes() == before, "the sound one is still the backup"
+        assert Checkpoint.load(folder.last).counters["step"] == resumed.trainer.step
+    assert [path.name for path in folder.path.glob("*damaged*")] == ["last-damaged.safetensors"]
+    told.clear()
+    resume(folder, corpus, {}, "cpu", notify=told.append)
+    assert not any("unsound" in line or "warning" in line for line in told)
+    folder.clear()
+    assert list(folder.path.iterdir()) == []
 
 
 def test_larger_budget_brings_its_own_evaluations(corpus: Corpus, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,36 @@ def test_failure_is_told_once_and_leaves_what_was_there(
     saver.wait()
     assert folder.last.read_bytes() == before
     assert len(list(folder.path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (threading.Thread, "start", RuntimeError("can't start new thread")),
+        (Checkpoint, "copy", RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        (Checkpoint, "copy", MemoryError()),
+    ],
+)
+def test_without_a_thread_or_a_copy_it_is_written_at_once(
+    trained_run: Run,
+    folder: RunFolder,
+    saver: Saver,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    error: Any,
+) -> None:
+    def fail(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(owner, name, fail)
+    saver.save(trained_run.checkpoint(), best=True)
+    assert Checkpoint.load(folder.last).counters["step"] == trained_run.trainer.step
+    saver.check()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: folder.path.rename(folder.path.with_name("gone")))
+    saver.save(trained_run.checkpoint(), best=False)
+    with pytest.raises(CharRNNError, match="cannot be written"):
+        saver.check()
 
 
 def test_disk_that_hangs_is_left_after_a_second(trained_run: Run, folder: RunFolder, saver: Saver) -> None:

@@ -83,6 +83,51 @@ def test_other_kinds_formats_and_files_are_refused(path: Path, monkeypatch: pyte
         storage.read(path, "thing")
 
 
+def test_large_tensors_are_mapped_and_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory = storage.read(path, "thing").tensors
+    monkeypatch.setattr(storage, "_IN_MEMORY", 0)
+    mapped = storage.read(path, "thing").tensors
+    assert all(torch.equal(tensor, mapped[name]) for name, tensor in in_memory.items())
+    assert all(mapped[name].dtype == tensor.dtype for name, tensor in in_memory.items())
+    test_every_truncation_is_detected(path)
+
+
+@pytest.mark.parametrize("limit", [storage._IN_MEMORY, 0])
+def test_what_is_read_is_what_was_verified_while_another_file_takes_its_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Two files of the same form take each other's place at each opening of the path."""
+    monkeypatch.setattr(storage, "_IN_MEMORY", limit)
+    for name, tensor in (("a", torch.zeros(1000)), ("b", torch.ones(1000))):
+        storage.write(path.with_name(name), "thing", {"name": name}, {"x": tensor})
+    once = storage.read(path.with_name("a"), "thing").tensors["x"]
+
+    def swap_after(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            result = call(*arguments, **options)
+            path.unlink()
+            path.hardlink_to(path.with_name("b"))
+            return result
+
+        return wrapped
+
+    path.unlink()
+    path.hardlink_to(path.with_name("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", swap_after(os.open))
+        patch.setattr(Path, "open", swap_after(Path.open))
+        stored = storage.read(path, "thing")
+    assert path.samefile(path.with_name("b"))
+    assert stored.header == {"name": "a"}
+    assert torch.equal(stored.tensors["x"], once)
+
+
+def test_tensors_in_memory_outlive_their_file(path: Path) -> None:
+    stored = storage.read(path, "thing")
+    os.truncate(path, 0)
+    assert all(torch.equal(stored.tensors[name], tensor) for name, tensor in TENSORS.items())
+
+
 def test_same_content_makes_the_same_file(path: Path) -> None:
     before = path.read_bytes()
     storage.write(path, "thing", {"note": 'a "quoted" é'}, TENSORS)
@@ -289,8 +334,8 @@ def save_and_be_killed(save: Callable[[], object], at: int) -> bool:
             setattr(owner, name, killer.wrap(getattr(owner, name)))
         write = storage.write_atomically
 
-        def write_slowly(path: Path, parts: list[Any], backup: Path | None = None) -> None:
-            write(path, killer.dole_out(parts[0], parts[1:]), backup)
+        def write_slowly(path: Path, parts: list[Any], backup: Path | None, guard: storage.Guard | None) -> None:
+            write(path, killer.dole_out(parts[0], parts[1:]), backup, guard)
 
         storage.write_atomically = write_slowly  # type: ignore[assignment]
         save()

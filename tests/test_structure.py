@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "charrnn"
 LAYERS = [
     ["errors"],
-    ["config", "lock"],
-    ["text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise"],
+    ["config", "files"],
+    ["lock", "text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise"],
     ["corpus", "model", "novelty"],
     ["evaluation", "checkpoint", "stepper"],
     ["training"],

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import itertools
 import lzma
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_digest_tells_where_sources_end() -> None:
         return digest([Source("part", None, part) for part in parts])
 
     assert of(b"ab", b"cd") != of(b"abcd")
+
+
+def test_no_text_has_the_digest_of_two() -> None:
+    def digest_of(*parts: bytes) -> str:
+        return digest([Source("part", None, part) for part in parts])
+
+    two = digest_of(b"a", b"b")
+    joined = b"".join(hashlib.sha256(part).digest() for part in (b"a", b"b"))
+    texts = (b"ab", b"a\0next source\0b", b"a\nb", joined, bytes.fromhex(two.partition("-")[0]))
+    assert two not in {digest_of(text) for text in texts}
+    assert digest_of(b"ab") == hashlib.sha256(b"ab").hexdigest()
+    for parts in ((b"a", b"b"), (b"ab",), (b"", b"ab")):
+        text = CleanText([Source("part", None, part) for part in parts], PreparationConfig())
+        list(text)
+        assert text.digest.hexdigest() == digest_of(*parts)
 
 
 def test_folder_stands_for_its_texts_in_order_joined_at_line_ends(tmp_path: Path) -> None:

@@ -84,3 +84,9 @@ def test_header_without_a_sound_vocabulary_is_refused(header: object) -> None:
 def test_json_gives_back_the_vocabulary() -> None:
     vocabulary = build("hello world", max_vocab=5)
     assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+
+
+@pytest.mark.parametrize("symbols", ["a\ud800", "\udfff", "\ud83d\ude00"])
+def test_surrogates_are_refused_by_whoever_reads_a_vocabulary(symbols: str) -> None:
+    with pytest.raises(CharRNNError, match="surrogates are none"):
+        Vocabulary.from_json({"symbols": symbols, "counts": [1] * len(symbols)})

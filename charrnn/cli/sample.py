@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json as json_module
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from charrnn.cli.options import (
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.text import escape_controls, json_line
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from charrnn.sampling import Piece
 
 FILTERS, ENDS = "Which symbols", "Where to end"
-_CONTROLS = {i: f"\\u{i:04x}" for i in range(0x7F, 0xA0)}
-"""Control characters that JSON leaves as they are, and a terminal may obey."""
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
 
 
@@ -153,7 +151,6 @@ def sample(
     from charrnn.api import load
     from charrnn.checkpoint import find_checkpoint
     from charrnn.runtime import seed_everything
-    from charrnn.text import escape_controls
 
     exit_on_signals()
 
@@ -278,7 +275,7 @@ def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, index: "Index |
             "bits_per_char": piece.bits_per_char,
             "longest_copy": None if index is None else index.longest_copy(text),
         }
-        print(json_module.dumps(record, ensure_ascii=not _prints_unicode()).translate(_CONTROLS), flush=True)
+        print(json_line(record, ascii_only=not _prints_unicode()), flush=True)
 
 
 def _prints_unicode() -> bool:

@@ -237,7 +237,6 @@ def train(
     from charrnn import corpus as corpora
     from charrnn import run as runs
     from charrnn.checkpoint import Checkpoint, RunFolder
-    from charrnn.lock import locked
     from charrnn.runtime import compute_deterministically, open_runtime
     from charrnn.storage import remove_leftovers
 
@@ -246,8 +245,7 @@ def train(
     if deterministic:
         compute_deterministically()
     source = None if init_from is None else Checkpoint.load(init_from)
-    folder = RunFolder(run or checkpoint_dir / corpora.default_stem(corpus))
-    with locked(folder.path):
+    with RunFolder(run or checkpoint_dir / corpora.default_stem(corpus)).locked() as folder:
         remove_leftovers(folder.path)
         if folder.holds_run() and not (resume or overwrite):
             raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")

@@ -2,17 +2,23 @@
 
 Run by hand, from the project's root:
 
-    python -m tests.benchmarks.crash [--kills 200] [--signal KILL|TERM|INT|USR1|HUP] [--seed N]
+    python -m tests.benchmarks.crash [--kills 200] [--signal KILL|TERM|INT|USR1|HUP] [--seed N] [--damage]
+    python -m tests.benchmarks.crash --takeovers 50
 
 After each kill the run must have a sound checkpoint that is no older than the one before; in the end weights and log
 must be those of a run that nobody killed. Of a signal that can be caught it must exit with 128 plus its number and
-leave nothing behind, even if another one follows, as it does every third time.
+leave nothing behind, even if another one follows, as it does every third time. With --damage the newest checkpoint is
+damaged after each kill, so that each kill comes after a fallback: there must still be a sound one.
+
+With --takeovers a run's folder, or its lock alone, is removed under a trainer, and another one begins there: the first
+must end with an error, and never write what the other one has begun.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import tempfile
@@ -32,13 +38,13 @@ _TRAIN = "--resume --steps 6000 --checkpoint-every 50 --eval-every 500 --hidden-
 _LONGEST_LIFE = 0.8  # seconds
 
 
-def train(run: Path, text: Path) -> int:
+def train(run: Path, text: Path, *options: str) -> int:
     """Begin or go on with a run in a child process; returns its id. The parent itself never computes, so may fork."""
     child = os.fork()
     if child == 0:
         code: Any = 1
         try:
-            words = ["train", str(text), "--run", str(run), *_TRAIN.split()]
+            words = ["train", str(text), "--run", str(run), *_TRAIN.split(), *options]
             run_main(words, text.parent, {"OMP_NUM_THREADS": "1"}, [os.devnull] * 3)
         except SystemExit as ended:
             code = ended.code
@@ -94,13 +100,53 @@ def same(ours: Path, theirs: Path) -> bool:
     return tensors and losses(ours) == losses(theirs)
 
 
+def damage(folder: RunFolder, draw: random.Random) -> None:
+    """Flip a bit of the newest checkpoint, if there is one before it; its second name keeps the sound file."""
+    if folder.last.exists() and folder.last_but_one.exists():
+        content = bytearray(folder.last.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        copy = folder.path / "copy"
+        copy.write_bytes(content)
+        copy.replace(folder.last)
+
+
+def take_over(run: Path, text: Path, draw: random.Random, *, lock_alone: bool) -> bool:
+    """Remove a run or its lock under a trainer, start another one there; True if the first noticed.
+
+    It does not where it has ended before.
+    """
+    first = train(run, text, "--checkpoint-every", "10")
+    while not (run / "metrics.jsonl").exists():
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, _LONGEST_LIFE))
+    if lock_alone:
+        (run / ".lock").unlink(missing_ok=True)
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        (run / ".lock").unlink(missing_ok=True)  # of a save amid the removal
+    second = train(run, text, *([] if lock_alone else ["--seed", "8"]))
+    code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+    assert code in (0, 1), f"the first trainer ended with {code}"
+    time.sleep(draw.uniform(0, _LONGEST_LIFE))
+    os.kill(second, signal.SIGKILL)
+    ended = os.waitstatus_to_exitcode(os.waitpid(second, 0)[1])
+    assert ended == -signal.SIGKILL, f"the second trainer ended before, with {ended}"
+    for path in run.glob("*.safetensors"):
+        assert Checkpoint.load(path).seed == (7 if lock_alone else 8), f"{path} is of the first trainer"
+    shutil.rmtree(run, ignore_errors=True)
+    return code == 1
+
+
 def main() -> None:
     """Kill, look, go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--signal", default="KILL", choices=["KILL", "TERM", "INT", "USR1", "HUP"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--damage", action="store_true")
+    parser.add_argument("--takeovers", type=int, default=0)
     arguments = parser.parse_args()
+    longest_life = _LONGEST_LIFE * (3 if arguments.damage else 1)
     draw, number = random.Random(arguments.seed), signal.Signals[f"SIG{arguments.signal}"]
     exit_on_signals()
     with tempfile.TemporaryDirectory() as name:
@@ -109,20 +155,31 @@ def main() -> None:
         text = folder / "tiny.txt"
         text.write_text(TEXT)
         assert finished(train(folder / "whole", text), 600, number)
+        if arguments.takeovers:
+            noticed = [take_over(folder / "run", text, draw, lock_alone=i % 2 == 1) for i in range(arguments.takeovers)]
+            print(f"{len(noticed)} takeovers: {sum(noticed)} ended the first trainer, none was written by two")
+            return
         kills = with_checkpoint = fallbacks = runs = equal = 0
         steps: list[int] = []
         while kills < arguments.kills:
             run, step = folder / f"run{runs}", 0
-            while not finished(train(run, text), draw.uniform(0, _LONGEST_LIFE), number, second(draw, number)):
+            while not finished(train(run, text), draw.uniform(0, longest_life), number, second(draw, number)):
                 kills += 1
                 left = [path.name for path in run.glob(".*")]
                 assert number == signal.SIGKILL or not left, left
                 if RunFolder(run).holds_run():
-                    checkpoint, warnings = RunFolder(run).load_last()
-                    with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(warnings)
+                    checkpoint, unsound = RunFolder(run).load_last()
+                    with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(unsound and not arguments.damage)
                     assert checkpoint.counters["step"] >= step, "a newer checkpoint was lost"
                     steps.append(checkpoint.counters["step"] - step)
+                    if arguments.damage:
+                        damage(RunFolder(run), draw)
+                        checkpoint, unsound = RunFolder(run).load_last()
+                        fallbacks += bool(unsound)
                     step = checkpoint.counters["step"]
+                    if arguments.damage and kills >= arguments.kills:  # the run may never end so
+                        print(f"{kills} kills, {fallbacks} of them after a fallback: a sound checkpoint each time")
+                        return
                 else:
                     assert step == 0, "a checkpoint was lost"
             runs += 1

@@ -92,8 +92,8 @@ class Folder:
 
     def check(self, *, unchanged: bool = False) -> None:
         """A sound checkpoint there is, the old or the new one; or all is as it was."""
-        checkpoint, warnings = self.run.load_last()
-        assert not warnings, warnings
+        checkpoint, unsound = self.run.load_last()
+        assert not unsound, unsound
         assert checkpoint.seed == _OLD if unchanged else checkpoint.seed in (_OLD, _NEW), checkpoint.seed
         assert Checkpoint.load(self.run.best).seed in (_OLD, _NEW)
         assert Checkpoint.load(self.run.last_but_one).seed in (_OLDEST, _OLD)
@@ -104,6 +104,35 @@ class Folder:
         remove_leftovers(self.run.path)
         self.save()
         assert len(list(self.run.path.iterdir())) == 3, list(self.run.path.iterdir())
+        assert self.run.load_last()[0].seed == _NEW
+
+
+class Fallen(Folder):
+    """The same whose newest checkpoint is damaged: a save is that of a run that has just gone back."""
+
+    def prepare(self) -> None:
+        """Damage it, but not what shares its bytes under another name."""
+        super().prepare()
+        content = self.run.last.read_bytes()
+        self.run.last.unlink()
+        self.run.last.write_bytes(content[:-1])
+
+    def save(self) -> None:
+        """Go back, and on."""
+        _, unsound = self.run.load_last()
+        self.run.set_aside(unsound)
+        super().save()
+
+    def check(self, *, unchanged: bool = False) -> None:
+        """A sound checkpoint there is: the new one or the oldest, which stays the backup until the save after it."""
+        assert self.run.load_last()[0].seed in (_OLDEST, _NEW)
+        assert Checkpoint.load(self.run.last_but_one).seed == _OLDEST
+
+    def check_next(self) -> None:
+        """The next start clears up and keeps what was damaged."""
+        remove_leftovers(self.run.path)
+        self.save()
+        assert len(list(self.run.path.iterdir())) == 4, list(self.run.path.iterdir())
         assert self.run.load_last()[0].seed == _NEW
 
 
@@ -231,6 +260,29 @@ def damage(path: Path, load: Callable[[Path], object], draw: random.Random, flip
     assert not is_detected(whole)
 
 
+def swap(corpora: list[Corpus], path: Path, openings: int) -> None:
+    """Open a corpus while another process replaces it: text and digest must always be of one and the same."""
+    texts = {corpus.text_digest: corpus.text for corpus in corpora}
+    path.hardlink_to(corpora[0].path)
+    child = os.fork()
+    while child == 0:
+        for corpus in corpora:
+            copy = path.with_name("copy")
+            copy.unlink(missing_ok=True)
+            copy.hardlink_to(corpus.path)
+            copy.replace(path)
+    seen: Counter[str] = Counter()
+    try:
+        for _ in range(openings):
+            corpus = Corpus.open(path)
+            assert corpus.text == texts[corpus.text_digest], "a text with another one's digest"
+            seen[corpus.text_digest] += 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    print(f"  {openings:,} openings beside a writer, {' and '.join(map(str, seen.values()))} of each text", flush=True)
+
+
 def main() -> None:
     """One trouble after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,6 +298,9 @@ def main() -> None:
         run.drive([])
         checkpoint = run.checkpoint()
         size = run.folder.last.stat().st_size
+        print("a corpus that is replaced while it is read")
+        other = prepare([Source("tiny", None, TEXT[::-1].encode())], PreparationConfig(), place / "other.safetensors")
+        swap([corpus, other], place / "swapped.safetensors", arguments.flips)
         print("damaged files")
         damage(corpus.path, Corpus.open, draw, arguments.flips)
         damage(run.folder.last, Checkpoint.load, draw, arguments.flips)
@@ -261,6 +316,8 @@ def main() -> None:
                 kill_at_every_call(folder)
                 for error in ("EIO", "ENOSPC"):
                     fail_at_every_call(folder, error)
+                print("  after a fallback", flush=True)
+                kill_at_every_call(Fallen(place / "fallen", checkpoint, best=best))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every bad input is one line on stderr and an exit code, and nothing on disk has changed."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ CASES = [
     ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
 ]
+if hasattr(os, "mkfifo"):
+    CASES += [
+        ("prepare pipes", 1, "it is a pipe or a device"),
+        ("prepare good.txt -o pipe.safetensors", 1, "it is a pipe or a device"),
+        ("prepare /dev/zero", 1, "is a device"),
+        ("train pipe.safetensors", 1, "it is a pipe or a device"),
+        ("train corpus.safetensors --init-from pipe.safetensors", 1, "it is a pipe or a device"),
+        ("train corpus.safetensors --resume --run piped --steps 900 -q", 1, "metrics.jsonl cannot be read"),
+        ("sample pipe.safetensors", 1, "it is a pipe or a device"),
+        ("sample pipes", 1, "it is a pipe or a device"),
+        ("sample checkpoint.safetensors --avoid-copying 5 --corpus pipes", 1, "it is a pipe or a device"),
+    ]
 
 
 @pytest.fixture
@@ -99,6 +112,12 @@ def folder(tmp_path: Path, corpus: Corpus, trained_run: Run) -> Path:
     (tmp_path / "folder").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.safetensors").write_bytes(trained_run.folder.last.read_bytes())
+    (tmp_path / "piped").mkdir()
+    (tmp_path / "piped" / "last.safetensors").write_bytes(trained_run.folder.last.read_bytes())
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "pipes").mkdir()
+        for name in ("pipe.safetensors", "pipes/best.safetensors", "pipes/text.txt", "piped/metrics.jsonl"):
+            os.mkfifo(tmp_path / name)
     current, storage.FORMAT = storage.FORMAT, storage.FORMAT + 1
     storage.write(tmp_path / "newer.safetensors", "corpus", {}, {})
     storage.write(tmp_path / "newer-checkpoint.safetensors", "checkpoint", {}, {})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from charrnn.checkpoint import Checkpoint
+from charrnn.checkpoint import Checkpoint, RunFolder
+from charrnn.corpus import Corpus
 from charrnn.run import Run
 from tests.conftest import TEXT, Command, needs_fbgemm
 
@@ -159,6 +161,30 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, trained_run: 
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits to a file's size")
+@pytest.mark.parametrize("limit", [0, 2000])
+@pytest.mark.parametrize("corpus_name", ["tiny.txt", "corpus.safetensors"])
+def test_disk_that_is_full_from_the_beginning_is_told_and_left_as_it_was(
+    tmp_path: Path, corpus: Corpus, corpus_name: str, limit: int
+) -> None:
+    import resource
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    (tmp_path / "corpus.safetensors").write_bytes(corpus.path.read_bytes())
+    before = contents(tmp_path)
+    executable = Path(sys.executable).with_name("charrnn")
+    command = [str(executable), "train", corpus_name, "--steps", "200", "-q", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit_files)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "File too large" in done.stderr
+    assert contents(tmp_path) == before, "no lock, no log, no folder"
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -236,6 +262,26 @@ def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(tmp_path: Path,
     assert third.returncode == 0, third.stderr
     left = {path.name for path in run.iterdir()}
     assert left == {"last.safetensors", "last-1.safetensors", "best.safetensors", "metrics.jsonl"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="removes a folder whose files are open")
+def test_trainer_whose_run_was_removed_ends_and_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    executable = Path(sys.executable).with_name("charrnn")
+    command = ["train", "tiny.txt", "--minutes", "0.5", "--eval-every", "20", *SMALL]
+    first = subprocess.Popen([executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    while "validation loss" not in first.stderr.readline():
+        pass
+    run = RunFolder(tmp_path / "checkpoints" / "tiny")
+    shutil.rmtree(run.path)
+    with run.locked():
+        rest = first.stderr.read()
+        assert first.wait(timeout=60) == 1
+        assert {path.name for path in run.path.iterdir()} == {".lock"}
+    assert rest.splitlines()[-1].startswith("error: checkpoints/tiny is no longer this process's")
+    assert rest.count("error:") == 1
+    assert not run.path.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
@@ -320,6 +366,24 @@ def test_folders_can_be_set_in_the_environment(tmp_path: Path) -> None:
     )
     assert (tmp_path / "d" / "tiny.safetensors").exists()
     assert (tmp_path / "c" / "tiny" / "best.safetensors").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
+def test_paths_that_are_not_utf_8_work(tmp_path: Path, charrnn: Command) -> None:
+    text, run = os.fsdecode(b"t\xe9.txt"), os.fsdecode(b"r\xe9")
+    (tmp_path / text).write_text(TEXT)
+    done = charrnn("train", text, "--steps", "2", "--run", run, "--json", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == run
+    done = charrnn("train", text, "--steps", "4", "--run", run, "--resume")
+    assert done.returncode == 0, done.stderr
+    done = charrnn("sample", run, "-n", "9", "--avoid-copying", "9", "--json")
+    assert done.returncode == 0, done.stderr
+    done = charrnn("train", text, "--steps", "4", "--run", os.fsdecode(b"s\xe9"), "--tensorboard", *SMALL)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: --tensorboard cannot write to")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / os.fsdecode(b"s\xe9")).exists()
 
 
 def test_module_and_version(charrnn: Command) -> None:
