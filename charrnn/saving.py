@@ -19,6 +19,7 @@ class Saver:
         self._folder = folder
         self._written = Event()  # and no join(), which forgets a thread that still runs if a signal interrupts it
         self._written.set()
+        self._thread: Thread | None = None
         self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
@@ -32,6 +33,7 @@ class Saver:
             thread = Thread(target=self._write, args=(checkpoint.copy(), best), daemon=True)
             self._written.clear()
             thread.start()
+            self._thread = thread
         except (RuntimeError, MemoryError):
             self._write(checkpoint, best)
 
@@ -49,7 +51,9 @@ class Saver:
 
     def close(self) -> None:
         """Leave, after what is being written if that takes no longer than a second; errors are lost."""
-        self._written.wait(_PATIENCE_S)
+        if self._written.wait(_PATIENCE_S) and self._thread is not None:
+            # One that frees its copy while the interpreter itself ends may abort the process.
+            self._thread.join(_PATIENCE_S)
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> None:
         begin = time.perf_counter()

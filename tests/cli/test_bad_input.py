@@ -75,7 +75,7 @@ CASES = [
     ("sample checkpoint.safetensors --avoid-copying 5 --corpus empty.txt", 1, "is empty"),
     ("sample checkpoint.safetensors --avoid-copying 0", 2, "--avoid-copying is 0"),
     ("sample checkpoint.safetensors --avoid-copying 5 --corpus missing.txt", 1, "does not exist"),
-    ("sample checkpoint.safetensors --precision float16 --device cpu", 1, "choose --precision bfloat16 or float32"),
+    ("sample checkpoint.safetensors --precision float16 --device cpu", 1, "choose float32"),
     ("train corpus.safetensors --precision int8", 2, "precision 'int8' is unknown"),
     ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
