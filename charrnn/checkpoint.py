@@ -8,7 +8,7 @@ import contextlib
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -236,19 +236,27 @@ class RunFolder:
         """Whether there is any checkpoint."""
         return any(path.exists() for path in (self.last, self.last_but_one, self.best))
 
-    def clear(self) -> None:
-        """Remove a run's files, and only those. Raises: CharRNNError if the folder is no longer this process's."""
-        if self.lock is not None:
-            self.lock.check()
-        checkpoints = (self.best, self.last, self.last_but_one)
-        for path in (*checkpoints, *map(_aside, checkpoints), self.metrics):
-            path.unlink(missing_ok=True)
+    def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
+        """Write a run's first checkpoint, and its log, in place of the run that was there before, if any.
 
-    def discard_log(self) -> None:
-        """Remove the log of a run that has no checkpoint, as far as the folder is still this process's."""
-        if not self.holds_run() and (self.lock is None or self.lock.is_held):
-            with contextlib.suppress(OSError):
-                self.metrics.unlink()
+        At every instant there is a sound checkpoint of one of the two, if the other run had one; its log goes a moment
+        before. Raises: CharRNNError.
+        """
+        first = storage.temporary_beside(self.last)
+        try:
+            checkpoint.save(first, guard=self.guard)
+            if begin_log is not None:
+                begin_log()  # whoever finds the checkpoint finds all that it knows to have been logged
+            storage.rename(first, self.last, self.guard)
+        except CharRNNError as error:
+            raise CharRNNError(str(error).replace(first.name, self.last.name)) from error
+        finally:
+            first.unlink(missing_ok=True)
+        for path in (self.best, self.last_but_one, *map(_aside, (self.best, self.last_but_one, self.last))):
+            if path.exists():
+                storage.remove(path, self.guard)
+        if best and not storage.link(self.last, self.best, self.last_but_one, self.guard):
+            checkpoint.save(self.best, guard=self.guard)
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole.

@@ -93,7 +93,7 @@ class TrainingConfig:
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
     evaluations are spaced evenly over the budget and each is followed by a sample, the learning rate follows
-    from the shapes of the model and of a chunk, and the batch size from the device.
+    from the shapes of the model and of a chunk, and the batch size from the device and its precision.
     """
 
     epochs: float | None = None

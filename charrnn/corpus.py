@@ -3,6 +3,7 @@
 Letters in shapes: N characters.
 """
 
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from charrnn import storage
 from charrnn.config import PreparationConfig, config_from_json
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.text import COMPRESSIONS, CleanText, Source, digest, find_sources
 from charrnn.vocabulary import Vocabulary, code_points, count
 
@@ -36,6 +37,7 @@ class Corpus:
     sources: tuple[str, ...]
     text_digest: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+    mapping: mmap.mmap | None = field(default=None, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -58,10 +60,16 @@ class Corpus:
                     config=config_from_json(PreparationConfig, config),
                     sources=tuple(sources),
                     text_digest=text_digest,
+                    mapping=stored.mapping,
                 )
                 corpus._check_indices()
                 return corpus
         raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
+
+    def check(self) -> None:
+        """Raises: CorpusChangedError if the indices' file has become shorter, so that to read them would be fatal."""
+        if self.mapping is not None and self.mapping.size() < len(self.mapping):
+            raise CorpusChangedError(f"{self.path} has become shorter while it was read")
 
     @property
     def text(self) -> str:

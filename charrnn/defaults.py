@@ -4,7 +4,8 @@ What was measured for these choices is in `tests/benchmarks/README.md`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from charrnn.config import Cell, ModelConfig
 
@@ -31,26 +32,31 @@ def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float
 MAX_PARAMETERS_PER_CHAR = 20
 """Of a text; a model with more learns it by heart."""
 
-_HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
-_CHARS_READ_PER_PARAMETER = 5
+HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
+"""Widths of a single layer that are chosen from."""
+
+_CHARS_READ_PER_PARAMETER = 5  # of the layer
 
 
-def default_hidden_size(
-    num_parameters: Callable[[int], int], num_chars: int, num_chars_read: Callable[[int], float]
-) -> int:
-    """The widest single layer that a budget can train: it reads several characters for each of its parameters.
+def default_model(
+    models: Sequence[ModelConfig],
+    num_chars: int,
+    num_chars_read: Callable[[ModelConfig], float],
+    num_parameters: Callable[[ModelConfig], int],
+) -> ModelConfig:
+    """The widest model that a budget can train: it reads several characters for each parameter of its layer.
 
     A layer of half the width reads three to four times as many characters in the same time, and learns less of each.
-    `num_parameters` and `num_chars_read`, within the budget, are those of a model with such a layer; `num_chars` is
-    the length of the text.
+    `models` are in the order of their widths, the widest first; `num_chars` is the length of the text, and
+    `num_chars_read` of a model counts the characters that it reads within the budget, each as often as it is read.
     """
-    for hidden_size in _HIDDEN_SIZES:
-        parameters = num_parameters(hidden_size)
-        if parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
-            continue
-        if num_chars_read(hidden_size) >= _CHARS_READ_PER_PARAMETER * parameters:
-            return hidden_size
-    return _HIDDEN_SIZES[-1]
+    for model in models:
+        learns_by_heart = num_parameters(model) > MAX_PARAMETERS_PER_CHAR * num_chars
+        # Measured with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
+        parameters = num_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
+        if not learns_by_heart and num_chars_read(model) >= _CHARS_READ_PER_PARAMETER * parameters:
+            return model
+    return models[-1]
 
 
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}

@@ -13,5 +13,9 @@ class OptionError(CharRNNError):
     exit_code = 2
 
 
+class CorpusChangedError(CharRNNError):
+    """A corpus file that became shorter while it was read."""
+
+
 class PrecisionError(CharRNNError):
     """A precision that the device cannot compute in."""

@@ -24,9 +24,22 @@ _MAX_LOGITS = 2**24  # of a chunk, T x B x V
 _MIN_CHUNKS = 4  # of a part, the first of which warms the states up
 
 
+def max_logits(vocab_size: int) -> int:
+    """Logits of a chunk of an evaluation at most."""
+    return max_streams(vocab_size) * _SEQ_LENGTH * vocab_size
+
+
+def max_streams(vocab_size: int) -> int:
+    """Streams that an evaluation reads at once at most, the fewer the more symbols there are to predict."""
+    return max(1, min(_MAX_STREAMS, _MAX_LOGITS // (_SEQ_LENGTH * vocab_size)))
+
+
 @dataclass(frozen=True)
 class Part:
-    """What an evaluation reads of a text that is cut into B streams: their first chunks, or all (None)."""
+    """The part of a text that an evaluation reads: the first `num_chunks` chunks of B streams; None for all.
+
+    The streams begin at even distances; a single one reads the text's beginning.
+    """
 
     batch_size: int = _MAX_STREAMS
     num_chunks: int | None = None
@@ -34,7 +47,7 @@ class Part:
     @classmethod
     def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
         """The whole text of N symbols where it is no longer than `max_symbols`, else a part of about that size."""
-        B, T = max(1, min(_MAX_STREAMS, _MAX_LOGITS // (_SEQ_LENGTH * vocab_size))), _SEQ_LENGTH
+        B, T = max_streams(vocab_size), _SEQ_LENGTH
         if num_symbols <= max_symbols:
             return cls(B)
         B = max(1, min(B, int(max_symbols) // (T * _MIN_CHUNKS)))

@@ -108,34 +108,49 @@ class Warnings:
 class MetricsLog:
     """`metrics.jsonl`: one record a line, flushed as it is made.
 
-    A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one.
+    A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one. That of
+    a new run stays in memory until `begin`: before its first checkpoint there is no run to tell of.
     """
 
     def __init__(self, path: Path, keep: int | None = 0, guard: Guard | None = None) -> None:
         """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
-        kept = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
-        write_atomically(path, [line.encode() for line in kept], guard=guard)
-        self.num_records = len(kept)
+        if path.is_dir():
+            raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")
+        self._path, self._guard = path, guard
+        self._waiting = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
+        self._file: TextIO | None = None
+        self.num_records = len(self._waiting)
+
+    def begin(self) -> None:
+        """Write what waits, in place of any other log; from now on each record as it is made. Raises: CharRNNError."""
+        write_atomically(self._path, [line.encode() for line in self._waiting], guard=self._guard)
+        self._waiting = []
         try:
-            self._file = path.open("a", encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
-            raise CharRNNError(f"{path} cannot be written: {error.strerror}") from error
+            raise CharRNNError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def report(self, event: Event) -> None:
         """Record evaluations, samples, and the training loss at regular steps."""
         if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
-            record = json_line(_as_record(event))
-            try:
-                self._file.write(record + "\n")
-                self._file.flush()
-                self.num_records += 1
-            except OSError as error:
-                raise CharRNNError(f"{self._file.name} cannot be written: {error.strerror}") from error
+            self._write(json_line(_as_record(event)) + "\n")
+            self.num_records += 1
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            self._waiting.append(line)
+            return
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise CharRNNError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(OSError):
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
 
 
 class TensorBoard:

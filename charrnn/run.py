@@ -14,13 +14,15 @@ from charrnn.checkpoint import VERSIONS, Checkpoint, CorpusIdentity, RunFolder, 
 from charrnn.config import BUDGETS, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.corpus import Corpus
 from charrnn.defaults import (
+    HIDDEN_SIZES,
     MAX_PARAMETERS_PER_CHAR,
     default_dropout,
     default_epochs,
-    default_hidden_size,
     default_learning_rate,
+    default_model,
 )
-from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.errors import CharRNNError, CorpusChangedError, PrecisionError
+from charrnn.evaluation import max_logits
 from charrnn.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.model import CharRNN, count_parameters
 from charrnn.reporting import MetricsLog, Reporter, format_seconds
@@ -47,6 +49,8 @@ class Run:
     corpus: Corpus
     trainer: Trainer
     seed: int
+    is_new: bool = True
+    """True as long as the folder holds no checkpoint of this run; it may hold another run, to be replaced."""
     num_records: int | None = 0
     """How much of the log belongs to the moment at which the run begins or goes on; None for all of it."""
     log: MetricsLog | None = None
@@ -72,31 +76,38 @@ class Run:
         )
 
     def open_log(self) -> MetricsLog:
-        """The log, as far as this run has come; `drive` writes it."""
+        """The log, as far as this run has come; `drive` writes it, that of a new run with its first checkpoint."""
         self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard)
+        if not self.is_new:
+            self.log.begin()
         return self.log
 
     def drive(self, reporters: Sequence[Reporter]) -> Finished:
         """Train to the end, telling the reporters and saving on the way.
 
-        Raises: CharRNNError if a checkpoint cannot be written or the loss stays absurd.
+        Raises: CharRNNError if a checkpoint cannot be written, the loss stays absurd, or the corpus was changed; the
+        run is saved then.
         """
         if self.log is not None:
             reporters = [self.log, *reporters]
-        try:
-            with contextlib.closing(Saver(self.folder)) as saver:
+        with contextlib.closing(Saver(self.folder)) as saver:
+            try:
                 return self._drive(reporters, saver)
-        except BaseException:
-            self.folder.discard_log()
-            raise
+            except (CorpusChangedError, IndexError) as error:  # by a symbol that the vocabulary does not have
+                self._save(saver, best=False)
+                saver.wait()
+                raise CharRNNError(
+                    f"{self.corpus.path} was changed during the training, which is saved as it stood at step "
+                    f"{self.trainer.step:,}: prepare the same text again, and go on with --resume"
+                ) from error
 
     def _drive(self, reporters: Sequence[Reporter], saver: Saver) -> Finished:
-        unsaved = not self.folder.holds_run()
+        unsaved = self.is_new
         for event in self.trainer.run():
             saver.check()
             if isinstance(event, Finished):
                 if unsaved:  # without the record of an end that a resumed run will not have had
-                    saver.save(self.checkpoint(), best=False)
+                    self._save(saver, best=False)
                 saver.wait()
                 _tell(reporters, event)
                 return event
@@ -108,14 +119,24 @@ class Run:
                     _tell(reporters, self._sample(event))
             if self._save_is_due(event):
                 with self.trainer.paused():
-                    saver.save(self.checkpoint(), best=isinstance(event, Evaluated))
+                    self._save(saver, best=isinstance(event, Evaluated))
                 unsaved = False
             self.trainer.saving_seconds = saver.seconds
         raise AssertionError("a run ends with Finished")
 
+    def _save(self, saver: Saver, *, best: bool) -> None:
+        if not self.is_new:
+            saver.save(self.checkpoint(), best=best)
+            return
+        saver.begin(self.checkpoint(), best=best, begin_log=None if self.log is None else self.log.begin)
+        self.is_new = False
+
     def _save_is_due(self, event: Event) -> bool:
+        """True at regular steps, for the best model so far, and before the first evaluation, which takes memory."""
         if isinstance(event, Evaluated):
             return event.improved
+        if self.is_new and self.trainer.evaluation_is_due:
+            return self.trainer.is_sane
         return isinstance(event, Progress) and event.step % self.trainer.config.checkpoint_every == 0
 
     def _sample_is_due(self, event: Event) -> bool:
@@ -229,8 +250,8 @@ def start(
     train, val = corpus.split(config.val_fraction)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(train)))
-    layout = lay_out(len(train), config, runtime)
     config = replace(config, batch_size=config.batch_size or runtime.training_streams)
+    layout = lay_out(len(train), config, runtime)
     if "hidden_size" not in shape and init_from is not None:
         shape = {**asdict(init_from.model_config), "dropout": shape.get("dropout")}
     model_config = _complete({**shape, "vocab_size": corpus.vocabulary.size}, config, layout, train, runtime)
@@ -244,7 +265,7 @@ def start(
     if init_from is not None:
         matched = transfer(init_from, model, corpus.vocabulary)
         notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
-    return Run(folder, corpus, Trainer(model, config, train, val, runtime), seed)
+    return Run(folder, corpus, Trainer(model, config, train, val, runtime, corpus.check), seed)
 
 
 def _complete(
@@ -253,39 +274,44 @@ def _complete(
     """The model's config, its width and dropout chosen where they are open. Raises: CharRNNError for lack of memory."""
 
     @functools.cache
-    def model(hidden_size: int) -> ModelConfig:
-        config = ModelConfig(**{**shape, "hidden_size": hidden_size})
-        _require_memory(config, layout, runtime)
-        return config
+    def expect_epochs(model: ModelConfig) -> float:
+        return _expect_epochs(model, config, layout, train, runtime)
 
-    @functools.cache
-    def epochs(hidden_size: int) -> float:
-        return _expect_epochs(model(hidden_size), config, layout, train, runtime)
-
-    hidden_size = shape.get("hidden_size") or default_hidden_size(
-        lambda hidden_size: count_parameters(model(hidden_size)),
-        len(train),
-        lambda hidden_size: epochs(hidden_size) * len(train),
-    )
-    chosen = model(hidden_size)
-    if chosen.dropout is not None:
-        return chosen
-    return replace(chosen, dropout=default_dropout(count_parameters(chosen), len(train), epochs(hidden_size)))
+    if "hidden_size" in shape:
+        model = ModelConfig(**shape)
+    else:
+        models = [ModelConfig(**{**shape, "hidden_size": hidden_size}) for hidden_size in HIDDEN_SIZES]
+        fitting = [model for model in models if _lacking_memory(model, layout, runtime) is None]
+        model = default_model(
+            fitting or models[-1:], len(train), lambda model: expect_epochs(model) * len(train), count_parameters
+        )
+    _require_memory(model, layout, runtime)
+    if model.dropout is not None:
+        return model
+    return replace(model, dropout=default_dropout(count_parameters(model), len(train), expect_epochs(model)))
 
 
 def _require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
     """Raises: CharRNNError where training cannot fit, before the system ends the process for it."""
+    if (lacking := _lacking_memory(model, layout, runtime)) is not None:
+        raise CharRNNError(f"{lacking}: lower --batch-size, --seq-length, --hidden-size or --num-layers")
+
+
+def _lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str | None:
+    """A sentence about the memory that training needs and does not find, or None."""
     # Weights, gradients and two moments; what the run may go back to, twice, and what is being saved, without the
-    # gradients; two outputs of each layer, and the logits.
+    # gradients; two outputs of each layer, and the logits of a step, or in float32 those of an evaluation, three times.
     copies = 4 + 3 * (2 + (runtime.device.type == "cpu"))
     symbols = layout.batch_size * layout.seq_length
     outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
-    needed, free = 4 * copies * count_parameters(model) + symbols * outputs, runtime.free_memory()
-    if free is not None and needed > free:
-        raise CharRNNError(
-            f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "
-            f"{free / 1e9:,.1f} GB left: lower --batch-size, --seq-length, --hidden-size or --num-layers"
-        )
+    activations = max(symbols * outputs, 12 * max_logits(model.vocab_size))
+    needed, free = 4 * copies * count_parameters(model) + activations, runtime.free_memory()
+    if free is None or needed <= free:
+        return None
+    return (
+        f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "
+        f"{free / 1e9:,.1f} GB left"
+    )
 
 
 def _expect_epochs(
@@ -330,7 +356,7 @@ def resume(
     train, val = corpus.split(config.val_fraction)
     layout = lay_out(len(train), config, runtime)
     _require_memory(checkpoint.model_config, layout, runtime)
-    trainer = Trainer(checkpoint.build_model(), config, train, val, runtime)
+    trainer = Trainer(checkpoint.build_model(), config, train, val, runtime, corpus.check)
     trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))
     for aside in folder.set_aside(unsound):
         notify(f"the unsound checkpoint is kept as {aside}")
@@ -339,7 +365,7 @@ def resume(
         notify("this run is over: a larger --epochs, --steps or --minutes would go on with it")
     records = checkpoint.counters.get("records")
     num_records = records if isinstance(records, int) and records >= 0 else None
-    return Run(folder, corpus, trainer, checkpoint.seed, num_records=num_records)
+    return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=num_records)
 
 
 def _reopen_runtime(device: str, precision: str, notify: Notify) -> Runtime:

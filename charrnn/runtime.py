@@ -45,9 +45,10 @@ class Runtime:
     def training_streams(self) -> int:
         """The number of parallel streams that trains best in a given time.
 
-        Half as many make twice as many updates of the same characters; a CPU takes little more time for that.
+        Half as many make twice as many updates of the same characters, which pays where they take little more time: in
+        float32 on a CPU.
         """
-        return 16 if self.device.type == "cpu" else 32
+        return 16 if self.device.type == "cpu" and self.dtype == torch.float32 else 32
 
     @property
     def most_streams(self) -> int:
@@ -141,8 +142,9 @@ class Runtime:
 class Threads:
     """The number of CPU threads that a repeated piece of work is fastest with.
 
-    It is tried now and then, since other processes come and go: threads that wait for one that has no core of its own
-    are slower than a single one. Between two pieces of work the process has the number that it had before.
+    Only in int8, since sums of floating-point numbers may depend on it. It is tried now and then, since other processes
+    come and go: threads that wait for one that has no core of its own are slower than a single one. Between two pieces
+    of work the process has the number that it had before.
     """
 
     _ROUNDS = 3
@@ -150,7 +152,7 @@ class Threads:
 
     def __init__(self, runtime: Runtime) -> None:
         most = torch.get_num_threads()
-        self._counts = (most, 1) if runtime.device.type == "cpu" and most > 1 else ()
+        self._counts = (most, 1) if runtime.dtype == torch.int8 and most > 1 else ()
         self._begin_trial()
 
     def _begin_trial(self) -> None:

@@ -342,7 +342,7 @@ class Sampler:
         return [(slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
 
     def _read_again(self, stream: _Stream, prompt: Reading) -> Reading:
-        """What is behind the text that a stream keeps; some of it may have been read after an earlier rejection."""
+        """Read the text that a stream keeps, from the last place that was read after a rejection."""
         length, before = stream.read or (0, prompt)
         if length > len(stream.text):
             length, before = 0, prompt

@@ -1,6 +1,7 @@
 """A run's checkpoints to its folder while the training goes on, which waits for no more than a copy in memory."""
 
 import time
+from collections.abc import Callable
 from threading import Event, Thread
 
 from charrnn.checkpoint import Checkpoint, RunFolder
@@ -36,6 +37,12 @@ class Saver:
             self._thread = thread
         except (RuntimeError, MemoryError):
             self._write(checkpoint, best)
+
+    def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None) -> None:
+        """Write a run's first checkpoint and begin its log, while the training waits. Raises: CharRNNError."""
+        begin = time.perf_counter()
+        self._folder.begin(checkpoint, best=best, begin_log=begin_log)
+        self.seconds = time.perf_counter() - begin
 
     def check(self) -> None:
         """Raises: CharRNNError if the last checkpoint is known to have failed."""

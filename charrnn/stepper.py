@@ -31,7 +31,7 @@ _MANY_ROWS = 64  # what oneDNN orders its weights for, whatever comes
 
 @dataclass(frozen=True)
 class Reading:
-    """What is behind a text that was read: a position, and the model's state where it was read as a sequence."""
+    """The result of reading a text: a stream's position, and the model's state unless it was read by steps."""
 
     position: Position
     state: State | None = None
@@ -379,7 +379,7 @@ def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
 
 
 def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
-    """What each symbol adds to the gates of layer 0: (V, G)."""
+    """The contribution of each symbol to the gates of layer 0: (V, G)."""
     first = model.stack.layers[0]
     weight, bias = _arrange(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
     if model.embedding is None:
@@ -391,9 +391,9 @@ def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
 
 
 def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
-    """The product of two matrices rounded to multiples of 2^-18: float64 holds all its sums without rounding."""
+    """The product of two matrices rounded to multiples of 2^-18; float64 holds sums of 64 such products up to 8 x 8."""
     a, b = (torch.round(tensor.double() * 2**18) for tensor in (a, b))
-    return torch.ldexp(a @ b, torch.tensor(-36)).float()
+    return (a @ b * 2.0**-36).float()
 
 
 def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:

@@ -56,10 +56,14 @@ _ABANDONED_S = 3600.0
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What a file held: its header without the format's own keys, its tensors on the CPU."""
+    """What a file held: its header without the format's own keys, its tensors on the CPU.
+
+    `mapping` is the memory that tensors of a large file lie in, to be read as long as the file is no shorter.
+    """
 
     header: dict[str, Any]
     tensors: dict[str, Tensor]
+    mapping: mmap.mmap | None = None
 
 
 Guard = Callable[[], object]
@@ -149,7 +153,7 @@ def _write_and_replace(
     path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard | None
 ) -> None:
     """Raises: OSError, CharRNNError, and then all is as it was."""
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as stream:
             stream.writelines(parts)
@@ -185,6 +189,15 @@ def rename(path: Path, other: Path, guard: Guard | None = None) -> Path:
     return other
 
 
+def remove(path: Path, guard: Guard | None = None) -> None:
+    """Remove a file. Raises: CharRNNError."""
+    try:
+        _call(guard)
+        path.unlink()
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be removed: {error.strerror}") from error
+
+
 def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) -> None:
     """Rename a file to a path; what stood there becomes `backup`.
 
@@ -204,7 +217,7 @@ def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) ->
 
 def _link(path: Path, other: Path, guard: Guard | None = None) -> bool:
     """Give a file a second name in one step; False where there are no such names. Raises: OSError, CharRNNError."""
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         os.link(path, temporary)
     except OSError:
@@ -217,7 +230,8 @@ def _link(path: Path, other: Path, guard: Guard | None = None) -> bool:
     return True
 
 
-def _temporary_beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """A name of its own for a file in the making, by which it is known as a leftover where its writer was killed."""
     return path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
 
 
@@ -248,7 +262,7 @@ def read(path: Path, kind: str) -> StoredFile:
             head = _read_head(path, stream)
             digest, found = _begin_digest(path, head)
             header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
-            tensors = _read_tensors(stream, len(head), places, digest)
+            tensors, mapping = _read_tensors(stream, len(head), places, digest)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
     if digest.hexdigest().encode() != found:
@@ -259,7 +273,7 @@ def read(path: Path, kind: str) -> StoredFile:
     if found_kind != kind:
         raise CharRNNError(f"{path} is a {found_kind}, not a {kind}")
     header.pop("digest", None)
-    return StoredFile(header, tensors)
+    return StoredFile(header, tensors, mapping)
 
 
 def _read_head(path: Path, stream: BinaryIO) -> bytes:
@@ -326,13 +340,15 @@ def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
     return _Place(dtype, shape, begin)
 
 
-def _read_tensors(stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any) -> dict[str, Tensor]:
-    """The tensors behind the head, whose bytes the digest is told of. Raises: OSError."""
+def _read_tensors(
+    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any
+) -> tuple[dict[str, Tensor], mmap.mmap | None]:
+    """The tensors behind the head, whose bytes the digest is told of, and their mapping. Raises: OSError."""
     if sum(place.size for place in places.values()) > _IN_MEMORY:
         while block := stream.read(1 << 22):
             digest.update(block)
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return {name: _map(mapped, begin, place) for name, place in places.items()}
+        return {name: _map(mapped, begin, place) for name, place in places.items()}, mapped
     tensors = {}
     for name, place in places.items():
         tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # which stay where the file has become shorter
@@ -340,7 +356,7 @@ def _read_tensors(stream: BinaryIO, begin: int, places: Mapping[str, _Place], di
             data = tensors[name].view(-1).view(torch.uint8).numpy().data
             stream.readinto(data)  # type: ignore[attr-defined]
             digest.update(data)
-    return tensors
+    return tensors, None
 
 
 def _map(mapped: mmap.mmap, begin: int, place: _Place) -> Tensor:

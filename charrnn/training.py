@@ -22,7 +22,7 @@ from charrnn.batches import Cursor, Layout, advance, chunk_at, draw_offset
 from charrnn.config import EVALUATIONS_A_RUN, TrainingConfig
 from charrnn.defaults import default_learning_rate
 from charrnn.errors import CharRNNError
-from charrnn.evaluation import Measured, Part, evaluate
+from charrnn.evaluation import Measured, Part, evaluate, max_streams
 from charrnn.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.model import CharRNN, State, carry, clear
 from charrnn.runtime import Runtime
@@ -71,10 +71,19 @@ class Trainer:
     """Trains a model on a sequence of indices by truncated BPTT over contiguous streams.
 
     Everything that the further course depends on is in `state_dict`. `train` and `val` are indices (N,);
-    without validation text (fewer than two indices) the training loss decides what is best.
+    without validation text (fewer than two indices) the training loss decides what is best. `check` is called before
+    they are read, and raises where they must not be.
     """
 
-    def __init__(self, model: CharRNN, config: TrainingConfig, train: Tensor, val: Tensor, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        model: CharRNN,
+        config: TrainingConfig,
+        train: Tensor,
+        val: Tensor,
+        runtime: Runtime,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.model = model.to(runtime.device)
         self.config = config
         self.runtime = runtime
@@ -85,6 +94,7 @@ class Trainer:
         self.stop_requested = False
         self.saving_seconds = 0.0  # which the caller takes for a checkpoint while the training goes on
         self._train, self._val = runtime.place(train), runtime.place(val)
+        self._check = check if self._train is train else lambda: None  # a copy is nobody else's
         self._optimizer = make_optimizer(model, config, runtime)
         self._scaler = runtime.gradient_scaler()
         self._offsets = torch.Generator().manual_seed(torch.initial_seed())
@@ -209,14 +219,14 @@ class Trainer:
         self._remember()
         self.model.train()
         while not self.stop_requested:
-            if self._evaluation_is_due():
+            if self.evaluation_is_due:
                 yield from self._evaluate()
             elif self.is_over:
                 break
             else:
                 progress = self._take_step()
                 yield progress if self._is_sound() else self._recover(self._loss_to_judge())
-        if self.stop_requested and not self._is_sane():
+        if self.stop_requested and not self.is_sane:
             yield self._recover(self._loss_to_judge())
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         yield Finished(**self._where(), reason=reason, chars_per_second=self.chars_per_second)
@@ -279,6 +289,7 @@ class Trainer:
         )
 
     def _read_chunk(self) -> None:
+        self._check()
         x, y = chunk_at(self._train, self.layout, self._cursor)
         self._x.copy_(x)
         self._y.copy_(y)
@@ -322,7 +333,9 @@ class Trainer:
         """The peak now: divided by 2 in the first recovery, by 4 more in the second, and so on."""
         return float(self.learning_rate / 2 ** (self._recoveries * (self._recoveries + 1) // 2))
 
-    def _evaluation_is_due(self) -> bool:
+    @property
+    def evaluation_is_due(self) -> bool:
+        """True if the next event will be an evaluation, unless a stop is asked for."""
         if self._evaluated_step == self.step:
             return False
         if self.is_over:
@@ -346,14 +359,15 @@ class Trainer:
         seconds_per_char = 0.0
         if self.total_steps is None and self.validates:
             seconds_per_char = _EVALUATION_COST * self.estimate_seconds_per_step() / self.chars_per_step
-        self._final_part = self._afford(_FINAL_SHARE, seconds_per_char)
         if self._part is None:
             self._part = self._afford(_EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_char)
             self._evaluation_seconds = self._chars_in(self._part) * seconds_per_char
-            self._keep_time_for_the_end(seconds_per_char)
+            self._reserve_time(seconds_per_char)
+        else:
+            self._final_part = self._afford(_FINAL_SHARE, seconds_per_char)
 
     def _afford(self, share: float, seconds_per_char: float) -> Part:
-        """What of the validation text can be read in a share of the run: all of it, or a part."""
+        """The largest part of the validation text that can be read in a share of the run."""
         if self.total_steps is not None:
             max_chars = share * self.total_steps * self.chars_per_step / _EVALUATION_COST
         else:
@@ -363,8 +377,8 @@ class Trainer:
     def _chars_in(self, part: Part | None) -> int:
         return 0 if part is None else part.count(len(self._val))
 
-    def _keep_time_for_the_end(self, seconds_per_char: float) -> None:
-        """The last evaluation takes as long as the others, and a figure that rests on more takes more."""
+    def _reserve_time(self, seconds_per_char: float) -> None:
+        """Reserve for the last evaluation what another one takes, and what a figure that rests on more takes."""
         self._final_part = self._afford(_FINAL_SHARE, seconds_per_char)
         more = 0 if self._final_part == self._part else self._chars_in(self._final_part)
         seconds = self._evaluation_seconds + more * seconds_per_char
@@ -385,9 +399,11 @@ class Trainer:
         part_loss, improved = measured.loss, self._best_part_loss is None or measured.loss < self._best_part_loss
         if improved and self.is_over and self._final_part != self._part:
             with self.paused():
-                measured = self._measure_loss(self._final_part, until=self._final_evaluation_end)
+                more = self._measure_loss(self._final_part, until=self._final_evaluation_end)
             if self.stop_requested:
                 return
+            if more.num_predictions > measured.num_predictions:  # there was time for it
+                measured = more
         if improved:
             self._best_part_loss = part_loss
             self.best_val_loss, self.best_val_chars = measured.loss, measured.num_predictions
@@ -406,7 +422,7 @@ class Trainer:
         )
         self._reading_seconds = time.perf_counter() - told + self.saving_seconds
         self._evaluation_seconds = time.perf_counter() - begin + self.saving_seconds
-        self._keep_time_for_the_end(seconds_per_char)
+        self._reserve_time(seconds_per_char)
         self._evaluated_fraction = self.fraction  # of a budget from which the close now takes another part
 
     def _has_lost_patience(self) -> bool:
@@ -426,9 +442,13 @@ class Trainer:
             self._val,
             self.runtime,
             part,
-            should_stop=lambda: self.stop_requested,
+            should_stop=self._should_stop,
             is_time_up=lambda: self.elapsed_s > until,
         )
+
+    def _should_stop(self) -> bool:
+        self._check()
+        return self.stop_requested
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
@@ -471,7 +491,9 @@ class Trainer:
             self._offsets.set_state(tensors["offsets"])
             self._train_loss = self.runtime.place(_require_like(self._train_loss, "train_loss", tensors).clone())
             self._cursor = Cursor(**{name: _require_number(i, int) for name, i in counters["cursor"].items()})
-            self._part = None if counters["part"] is None else _load_part(counters["part"])
+            self._part = (
+                None if counters["part"] is None else _load_part(counters["part"], self.model.config.vocab_size)
+            )
             if scale := {name: _require_number(i, most=2**127) for name, i in counters["gradient_scaler"].items()}:
                 self._scaler.load_state_dict(scale)  # empty after training in another precision than float16
             self._elapsed_before = float(_require_number(counters["elapsed_s"]))
@@ -518,15 +540,17 @@ class Trainer:
         A sound moment is kept.
         """
         is_time = self.step % _WATCH_EVERY == 0 or self.step % self.config.checkpoint_every == 0
-        if not (is_time or self._evaluation_is_due()):
+        if not (is_time or self.evaluation_is_due):
             return True
-        if not self._is_sane():
+        if not self.is_sane:
             return False
         self._lowest_loss = min(self._lowest_loss, float(self._train_loss))
         self._remember()
         return True
 
-    def _is_sane(self) -> bool:
+    @property
+    def is_sane(self) -> bool:
+        """True if the loss is a number, and not far beyond that of guessing; to look at it waits for the device."""
         return self._loss_to_judge() < self._highest_sane_loss()  # which NaN is not
 
     def _loss_to_judge(self) -> float:
@@ -613,11 +637,11 @@ def _upgrade(counters: dict[str, Any]) -> dict[str, Any]:
     return {**counters, **missing}
 
 
-def _load_part(values: Mapping[str, Any]) -> Part:
+def _load_part(values: Mapping[str, Any], vocab_size: int) -> Part:
     """Raises: KeyError, TypeError, ValueError."""
-    num_chunks = values["num_chunks"]
+    batch_size, num_chunks = values["batch_size"], values["num_chunks"]
     return Part(
-        max(1, _require_number(values["batch_size"], int, 2**10)),
+        min(max(1, _require_number(batch_size, int)), max_streams(vocab_size)),
         None if num_chunks is None else max(1, _require_number(num_chunks, int)),
     )
 

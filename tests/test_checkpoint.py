@@ -1,6 +1,7 @@
 """Checkpoints and run folders."""
 
 import contextlib
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -97,12 +98,35 @@ def test_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(trained_run: Run, t
     assert "a pipe or a device" in unsound[folder.last]
 
 
-def test_clearing_removes_only_the_runs_own_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("best", [True, False])
+def test_first_checkpoint_of_a_run_takes_the_place_of_another_run(trained_run: Run, tmp_path: Path, best: bool) -> None:
     folder = RunFolder(tmp_path)
-    for path in (folder.best, folder.last, folder.metrics, tmp_path / "notes.txt"):
-        path.write_text("x")
-    folder.clear()
-    assert list(tmp_path.iterdir()) == [tmp_path / "notes.txt"]
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=True)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "last-damaged.safetensors").touch()
+    folder.begin(replace(trained_run.checkpoint(), seed=3), best=best)
+    kept = {"notes.txt", "last.safetensors", "best.safetensors"} - (set() if best else {"best.safetensors"})
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert Checkpoint.load(folder.last).seed == 3
+    assert not best or folder.best.samefile(folder.last)
+
+
+def test_other_run_stays_where_the_first_checkpoint_cannot_be_written(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=True)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CharRNNError, match="No space left"):
+        folder.begin(trained_run.checkpoint(), best=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_checkpoint_is_found_by_file_folder_or_age(tmp_path: Path) -> None:
@@ -192,7 +216,7 @@ def test_save_does_not_make_a_folder_anew_that_was_removed(trained_run: Run, tmp
         with pytest.raises(CharRNNError, match="no longer this process's"):
             folder.save(trained_run.checkpoint(), best=True)
         with pytest.raises(CharRNNError, match="no longer this process's"):
-            folder.clear()
+            folder.begin(trained_run.checkpoint(), best=True)
         with pytest.raises(CharRNNError, match="no longer this process's"):
-            MetricsLog(folder.metrics, guard=folder.guard)
+            MetricsLog(folder.metrics, guard=folder.guard).begin()
     assert list(tmp_path.iterdir()) == []

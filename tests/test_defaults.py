@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from charrnn.config import ModelConfig
-from charrnn.defaults import default_dropout, default_epochs, default_hidden_size, default_learning_rate
+from charrnn.defaults import HIDDEN_SIZES, default_dropout, default_epochs, default_learning_rate, default_model
 
 
 def test_smaller_corpora_get_more_epochs() -> None:
@@ -20,19 +20,29 @@ def test_dropout_is_low_in_a_model_that_has_still_to_learn() -> None:
     assert 0.25 <= fresh <= 0.35 < learned <= 0.5
 
 
-def test_width_is_the_largest_that_the_budget_trains() -> None:
-    def chosen(seconds: float) -> int:
-        return default_hidden_size(lambda H: 5 * H * H, 10**6, lambda H: seconds * 1e10 / H**2)
+def parameters(model: ModelConfig) -> int:
+    return 4 * model.hidden_size * (64 + model.hidden_size) + model.vocab_size * (65 + model.hidden_size)
 
-    assert [chosen(10**i) for i in range(-5, 4)] == sorted(chosen(10**i) for i in range(-5, 4))
-    assert chosen(1e-9) == 32
-    assert chosen(20) == 256
-    assert chosen(1e6) == 512
+
+def width(seconds: float, num_chars: int = 10**6, vocab_size: int = 70) -> int:
+    """The width that is chosen on a machine of 10^10 multiplications a second."""
+    models = [ModelConfig(vocab_size=vocab_size, hidden_size=hidden_size) for hidden_size in HIDDEN_SIZES]
+    return default_model(models, num_chars, lambda model: seconds * 1e10 / parameters(model), parameters).hidden_size
+
+
+def test_width_is_the_largest_that_the_budget_trains() -> None:
+    widths = [width(10**i) for i in range(-5, 4)]
+    assert widths == sorted(widths)
+    assert (widths[0], width(62), widths[-1]) == (32, 256, 512)
 
 
 def test_width_stays_below_what_would_learn_a_short_text_by_heart() -> None:
-    assert default_hidden_size(lambda H: 5 * H * H, 2000, lambda H: 1e12) == 64
-    assert default_hidden_size(lambda H: 5 * H * H, 2, lambda H: 1e12) == 32
+    assert width(1e9, num_chars=2500) == 64
+    assert width(1e9, num_chars=2) == 32
+
+
+def test_many_symbols_are_no_reason_for_a_narrower_layer() -> None:
+    assert width(1000, vocab_size=5000) >= 256
 
 
 def test_learning_rate_suits_cell_width_and_step() -> None:

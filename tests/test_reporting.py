@@ -33,8 +33,14 @@ RECOVERED = Recovered(100, 0.7, 3200, 1.5, 0.5, loss=float("nan"), learning_rate
 SAMPLED = Sampled(7, 0.7, 224, 1.5, 0.5, "Once\nupon")
 
 
+def open_log(path: Path, keep: int | None = 0) -> MetricsLog:
+    log = MetricsLog(path, keep)
+    log.begin()
+    return log
+
+
 def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = open_log(tmp_path / "metrics.jsonl")
     for event in (progress(1), progress(RECORD_EVERY), evaluated(), SAMPLED):
         log.report(event)
     log.close()
@@ -49,7 +55,7 @@ def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) ->
 
 def test_log_holds_nothing_that_a_terminal_obeys_or_that_ends_a_line(tmp_path: Path) -> None:
     text = "red \x9b31m\x7f\x85\u2028\u2029 café"
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = open_log(tmp_path / "metrics.jsonl")
     log.report(Sampled(7, 0.7, 224, 1.5, 0.5, text))
     log.close()
     [line] = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -59,7 +65,7 @@ def test_log_holds_nothing_that_a_terminal_obeys_or_that_ends_a_line(tmp_path: P
 
 
 def test_recovery_is_told_everywhere_and_in_valid_json(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = open_log(tmp_path / "metrics.jsonl")
     log.report(RECOVERED)
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert (record["step"], record["recovered_from_loss"], record["learning_rate"]) == (100, None, 4e-3)
@@ -77,20 +83,32 @@ def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
     # The last record was cut off within a character; U+2028 is no line's end in a log.
     records = ['{"step": 100}', '{"step": 200, "text": "a\u2028b"}', '{"step": 300}', '{"step": 310, "text": "é']
     path.write_bytes("\n".join(records).encode()[:-1])
-    log = MetricsLog(path, keep=2)
+    log = open_log(path, keep=2)
     log.report(progress(300))
     log.close()
     lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     assert [json.loads(line)["step"] for line in lines] == [100, 200, 300]
     assert log.num_records == 3
-    MetricsLog(path, keep=None).close()
+    open_log(path, keep=None).close()
     assert path.read_text(encoding="utf-8").count("\n") == 3
 
 
-def test_new_run_begins_a_new_log(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 100}\n')
-    MetricsLog(tmp_path / "metrics.jsonl").close()
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
+def test_log_of_a_new_run_takes_the_place_of_another_as_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 100}\n')
+    log = MetricsLog(path)
+    log.report(evaluated(step=7))
+    assert path.read_text() == '{"step": 100}\n'
+    assert log.num_records == 1
+    log.begin()
+    log.report(evaluated(step=8))
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [7, 8]
+
+
+def test_folder_in_the_place_of_a_log_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CharRNNError, match="is a folder"):
+        MetricsLog(tmp_path)
 
 
 def test_plain_lines_tell_evaluations_and_samples() -> None:

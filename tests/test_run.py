@@ -190,8 +190,52 @@ def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
     told.clear()
     resume(folder, corpus, {}, "cpu", notify=told.append)
     assert not any("unsound" in line or "warning" in line for line in told)
-    folder.clear()
-    assert list(folder.path.iterdir()) == []
+    folder.begin(resumed.checkpoint(), best=False)
+    assert [path.name for path in folder.path.iterdir()] == ["last.safetensors"], "a new run clears that away too"
+
+
+def test_checkpoint_stands_before_the_first_evaluation(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("charrnn.training.evaluate", fail)
+    run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=3)
+    with pytest.raises(MemoryError):
+        run.drive([])
+    assert Checkpoint.load(run.folder.last).counters["step"] == CONFIG.eval_every
+
+
+@pytest.mark.parametrize("how", ["shorter", "other symbols"])
+def test_corpus_that_is_changed_during_the_training_costs_no_step(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("charrnn.storage._IN_MEMORY", 0)
+    path = tmp_path / "corpus.safetensors"
+    content = corpus.path.read_bytes()
+    path.write_bytes(content)
+    run = start(RunFolder(tmp_path / "run"), Corpus.open(path), TINY, CONFIG, CPU, seed=3)
+
+    class Vandal(Recorder):
+        def report(self, event: Event) -> None:
+            if event.step == 5:
+                with path.open("r+b") as stream:
+                    if how == "shorter":
+                        stream.truncate(3000)
+                    else:
+                        stream.seek(2000)
+                        stream.write(b"\xff" * (len(content) - 2000))
+
+    with pytest.raises(CharRNNError, match=r"was changed during the training, which is saved .* at step \d+: prepare"):
+        run.drive([Vandal()])
+    path.write_bytes(content)
+    assert 5 <= Checkpoint.load(run.folder.last).counters["step"] < CONFIG.steps
+    resume(run.folder, Corpus.open(path), {}, "cpu").drive([])
+    whole = start(RunFolder(tmp_path / "whole"), corpus, TINY, CONFIG, CPU, seed=3)
+    whole.drive([])
+    for name, tensor in Checkpoint.load(whole.folder.last).weights.items():
+        assert torch.equal(Checkpoint.load(run.folder.last).weights[name], tensor)
 
 
 def test_larger_budget_brings_its_own_evaluations(corpus: Corpus, tmp_path: Path) -> None:

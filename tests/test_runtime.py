@@ -3,6 +3,7 @@
 import gc
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch
         return len(used)
 
     try:
-        threads = Threads(CPU)
+        threads = Threads(replace(CPU, dtype=torch.int8))
         assert [threads.run(work) for _ in range(20)] == list(range(1, 21))
         assert set(used[:6]) == {1, 3}
         assert set(used[6:]) == {1}
@@ -179,5 +180,10 @@ def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch
             threads.run(work)
         assert set(used[6:]) == {3}
         assert torch.get_num_threads() == 3
+        exact_alone = Threads(CPU)
+        del used[:]
+        for _ in range(10):
+            exact_alone.run(work)
+        assert set(used) == {3}, "the sum of float32 products may depend on the number of threads"
     finally:
         torch.set_num_threads(before)

@@ -398,6 +398,12 @@ def test_figure_at_the_end_is_over_the_whole_text_where_that_costs_little() -> N
     assert last.val_chars == len(VAL) - 1
 
 
+def test_last_evaluation_without_time_for_more_keeps_what_it_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_final_evaluation_end", 0.0)
+    *between, last = evaluations(1000, PERIODIC.repeat(50))
+    assert last.val_chars == between[0].val_chars
+
+
 def test_state_from_before_evaluations_read_a_part_is_still_read() -> None:
     trainer = make_trainer()
     *_, last = trainer.run()

@@ -20,7 +20,8 @@ _COLUMNS = "{:32} {:>12} {:14} {:>12}  {:26} {:>7}"
 def bench(
     size: Annotated[Size, typer.Option(metavar="|".join(SIZES), help="The preset of the model's shape.")] = "medium",
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Parallel streams in training; default: 16 on a CPU, 32 on a GPU.")
+        int | None,
+        typer.Option(metavar="N", help="Parallel streams in training; default: 16 in float32 on a CPU, else 32."),
     ] = Training.batch_size,
     seq_length: Annotated[
         int, typer.Option(metavar="N", help="Characters of a chunk in training.")

@@ -1,4 +1,4 @@
-"""What several commands share: options, and how to tell something on stderr."""
+"""Options and messages that several commands share."""
 
 import contextlib
 import sys
@@ -34,7 +34,7 @@ SamplingPrecision = Annotated[
     typer.Option(
         envvar="CHARRNN_PRECISION",
         metavar="auto|float32|bfloat16|float16|int8",
-        help="auto takes the fastest that loses no quality: int8 for all but small models on an x86 CPU.",
+        help="auto takes the fastest that loses no quality: int8 on an x86 CPU.",
         rich_help_panel=COMMON,
     ),
 ]

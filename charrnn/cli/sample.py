@@ -161,16 +161,17 @@ def sample(
     is_required = avoid_copying is not None or corpus is not None
     index = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     sampler = model.sampler(config, index)
-    is_to_be_told, seed = seed is None and not json, seed_everything(seed)
+    announce_seed = seed is None and not json
+    seed = seed_everything(seed)
     if not json:
         _warn_of_what_cannot_be_printed(model.vocabulary.symbols)
     failed = False
     for number, prompt in enumerate(map(model.normalise, prompts)):
         try:
             pieces = sampler.sample(prompt, seed=seed + number)
-            if is_to_be_told:
+            if announce_seed:
                 tell(f"seed {seed}")
-                is_to_be_told = False
+                announce_seed = False
             echo = "" if no_echo else prompt
             if json:
                 _print_json(pieces, echo, seed + number, index)
@@ -283,7 +284,7 @@ def _prints_unicode() -> bool:
 
 
 def _warn_of_what_cannot_be_printed(symbols: Iterable[str]) -> None:
-    """Where stdout has another encoding than UTF-8, it may lack some of a model's symbols."""
+    """Warn of the model's symbols that stdout's encoding lacks."""
     encoding = sys.stdout.encoding
     lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
     if not _prints_unicode() and lacking:

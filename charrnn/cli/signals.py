@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP do: end the command with 128 + the signal's number, tidily.
+"""End a command on Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, tidily and with exit code 128 + the signal's number.
 
 As long as there is nothing to tidy up, they end it on the spot: an exception in the midst of an import may be lost in
 native code, or end the process otherwise.

@@ -124,7 +124,7 @@ def train(
         ),
     ] = None,
     num_layers: Annotated[
-        int, typer.Option(metavar="N", help="Layers, one upon the other.", rich_help_panel=MODEL)
+        int, typer.Option(metavar="N", help="Stacked layers.", rich_help_panel=MODEL)
     ] = Model.num_layers,
     embedding_size: Annotated[
         int, typer.Option(metavar="N", help="Size of a symbol's vector; 0: one-hot.", rich_help_panel=MODEL)
@@ -141,7 +141,7 @@ def train(
         int | None,
         typer.Option(
             metavar="N",
-            help="Parallel streams of text; default: 16 on a CPU, 32 on a GPU.",
+            help="Parallel streams of text; default: 16 in float32 on a CPU, else 32.",
             rich_help_panel=OPTIMISATION,
         ),
     ] = Training.batch_size,
@@ -244,13 +244,14 @@ def train(
 
     if deterministic:
         compute_deterministically()
-    source = None if init_from is None else Checkpoint.load(init_from)
     with RunFolder(run or checkpoint_dir / corpora.default_stem(corpus)).locked() as folder:
         remove_leftovers(folder.path)
         if folder.holds_run() and not (resume or overwrite):
             raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
         resuming = resume and folder.holds_run()
-        runtime = None if resuming else open_runtime(device, precision)  # an error comes before the text is read
+        runtime = source = None
+        if not resuming:  # errors come before the text is read
+            runtime, source = open_runtime(device, precision), None if init_from is None else Checkpoint.load(init_from)
         opened = corpora.open_or_prepare(corpus, data_dir, may_replace=not resuming)
         for note in opened.notes:
             notify(note)
@@ -263,8 +264,6 @@ def train(
         for line in begun.describe():
             notify(line)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
-        if not resuming:
-            folder.clear()
         begun.open_log()
         _train(begun, reporters, json=json, notify=notify)
 
@@ -322,7 +321,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Calla
 def _closing_lines(summary: dict[str, Any], reason: str, num_predictions: int) -> str:
     how = {
         "budget": "done",
-        "patience": "stopped, for the validation loss no longer falls",
+        "patience": "stopped early: no improvement",
         "stopped": "stopped and saved; --resume goes on",
     }[reason]
     line = f"{how}: {summary['steps']:,} steps, {summary['chars_per_second']:,} characters/s in training"

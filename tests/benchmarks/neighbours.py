@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.benchmarks.foundation import CHARRNN, RUNS, measure, show
 
 SIZES = ("small", "medium")
-MINUTES = 0.2
+MINUTES = 0.1
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 
 
@@ -52,7 +52,7 @@ def train(text: Path, folder: Path, size: str, count: int = 1, environment: dict
     return statistics.mean(float(json.loads(process.communicate()[0])["chars_per_second"]) for process in processes)
 
 
-def sample(checkpoint: Path, length: int = 100_000) -> float:
+def sample(checkpoint: Path, length: int = 30_000) -> float:
     """Characters per second of one sample, from the shell to its end, less the start."""
     seconds = []
     for n in (1, length):
