@@ -106,7 +106,8 @@ class Run:
         for event in self.trainer.run():
             saver.check()
             if isinstance(event, Finished):
-                if unsaved:  # without the record of an end that a resumed run will not have had
+                # Without the record of an end that a resumed run will not have had; no step replaces no other run.
+                if unsaved and (event.step > 0 or not self.folder.holds_run()):
                     self._save(saver, best=False)
                 saver.wait()
                 _tell(reporters, event)
@@ -357,15 +358,23 @@ def resume(
     layout = lay_out(len(train), config, runtime)
     _require_memory(checkpoint.model_config, layout, runtime)
     trainer = Trainer(checkpoint.build_model(), config, train, val, runtime, corpus.check)
-    trainer.load_state_dict(dict(checkpoint.trainer_tensors), dict(checkpoint.counters))
+    counters = dict(checkpoint.counters)
+    if _is_timed(config) != _is_timed(checkpoint.training_config):
+        counters["patience_lost_at"] = None  # which was counted in steps, or in seconds
+    trainer.load_state_dict(dict(checkpoint.trainer_tensors), counters)
     for aside in folder.set_aside(unsound):
         notify(f"the unsound checkpoint is kept as {aside}")
     notify(f"resuming {folder.path} at step {trainer.step:,}")
     if trainer.is_over:
-        notify("this run is over: a larger --epochs, --steps or --minutes would go on with it")
+        ways = "--patience" if trainer.has_lost_patience else "--epochs, --steps or --minutes"
+        notify(f"this run is over: a larger {ways} would go on with it")
     records = checkpoint.counters.get("records")
     num_records = records if isinstance(records, int) and records >= 0 else None
     return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=num_records)
+
+
+def _is_timed(config: TrainingConfig) -> bool:
+    return config.minutes is not None
 
 
 def _reopen_runtime(device: str, precision: str, notify: Notify) -> Runtime:

@@ -409,7 +409,7 @@ class Trainer:
             self.best_val_loss, self.best_val_chars = measured.loss, measured.num_predictions
         if self._patience_lost_at is None:
             self._stale_evaluations = 0 if improved else self._stale_evaluations + 1
-            if self._has_lost_patience():
+            if self.has_lost_patience:
                 self._patience_lost_at = self._spent
         self._evaluated_step, self._evaluated_fraction = self.step, self.fraction
         told = time.perf_counter()
@@ -425,7 +425,9 @@ class Trainer:
         self._reserve_time(seconds_per_char)
         self._evaluated_fraction = self.fraction  # of a budget from which the close now takes another part
 
-    def _has_lost_patience(self) -> bool:
+    @property
+    def has_lost_patience(self) -> bool:
+        """True after so many evaluations without progress as the patience allows."""
         return self.config.patience is not None and self._stale_evaluations >= self.config.patience
 
     @property
@@ -502,7 +504,7 @@ class Trainer:
                 is_unset = value is None and name in _UNSET
                 setattr(self, attribute, None if is_unset else _require_number(value, kind, most))
             chunk_at(self._train, self.layout, self._cursor)
-            if not self._has_lost_patience():  # which may have grown
+            if not self.has_lost_patience:  # which may have grown
                 self._patience_lost_at = None
             self._evaluated_fraction = min(self._evaluated_fraction, self.fraction)  # of a budget that may have grown
             self.runtime.set_random_state(_under("random", tensors))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: waiting threads of many tests starve one another
+
 import pytest
 import torch
 from hypothesis import settings

@@ -289,6 +289,26 @@ def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> No
     assert run.folder.last.read_bytes() == before
 
 
+def test_run_that_lost_patience_is_told_of_it_and_counts_anew_in_another_unit(corpus: Corpus, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=400, patience=1, learning_rate=0.9)
+    run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
+    assert run.drive([]).reason == "patience"
+    told: list[str] = []
+    assert resume(run.folder, corpus, {"steps": 800}, "cpu", notify=told.append).trainer.is_over
+    assert "this run is over: a larger --patience would go on with it" in told
+    timed = resume(run.folder, corpus, {"minutes": 0.02 + run.trainer.elapsed_s / 60}, "cpu")
+    assert not timed.trainer.is_over
+
+
+def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    before = {path: path.read_bytes() for path in run.folder.path.iterdir()}
+    other = start(run.folder, corpus, TINY, CONFIG, CPU, seed=4)
+    other.trainer.request_stop()
+    other.drive([])
+    assert {path: path.read_bytes() for path in run.folder.path.iterdir()} == before
+
+
 def test_another_corpus_is_refused(corpus: Corpus, run: Run) -> None:
     run.drive([])
     with pytest.raises(CharRNNError, match="another text"):
