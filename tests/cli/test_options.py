@@ -1,5 +1,6 @@
 """Every option's default stands in one dataclass; the command line and the README follow it."""
 
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import typer
 
 from charrnn.cli.app import app
+from charrnn.cli.train import _yield_to_other_processes
 from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -34,3 +36,21 @@ def test_every_option_has_help() -> None:
     for command in COMMANDS.values():
         for parameter in command.params:
             assert parameter.help, f"{command.name} {parameter.name}"
+
+
+def test_training_lets_waiting_threads_sleep_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    _yield_to_other_processes()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    _yield_to_other_processes()
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    _yield_to_other_processes()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
