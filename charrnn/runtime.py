@@ -327,9 +327,15 @@ def _fastest_dtype(device: torch.device) -> torch.dtype:
     candidate = torch.float32
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 7:
         candidate = torch.float16  # cuDNN's fastest recurrent kernels; tensor cores came with compute capability 7
-    elif device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+    elif device.type == "cpu" and _has_bfloat16_instructions():
         candidate = torch.bfloat16
     return candidate if can_compute(device, candidate) else torch.float32
+
+
+def _has_bfloat16_instructions() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return bool(torch.cpu._is_avx512_bf16_supported())  # before PyTorch had the other
 
 
 @functools.cache
