@@ -281,7 +281,7 @@ class RunFolder:
                     return Checkpoint.load(path), unsound
                 except CharRNNError as error:
                     unsound[path] = str(error)
-        raise CharRNNError(f"{self.path} holds no sound checkpoint: {' '.join([*unsound.values()][:1])}")
+        raise CharRNNError(f"{self.path} holds no sound checkpoint: {next(iter(unsound.values()), '')}")
 
     def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
         """Rename checkpoints that failed verification, so that none of them is ever kept as a backup.

@@ -28,14 +28,19 @@ def hold(folder: Path) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_second_writer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
-    process = hold(tmp_path / "run")
+def assert_refused_and_kill(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """A second writer beside this process is told its id."""
     try:
-        with pytest.raises(CharRNNError, match=f"in use by process {process.pid}:"), locked(tmp_path / "run"):
+        with pytest.raises(CharRNNError, match=f"in use by process {process.pid}:"), locked(folder):
             pass
     finally:
         process.kill()
         process.wait()
+
+
+def test_second_writer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
+    process = hold(tmp_path / "run")
+    assert_refused_and_kill(process, tmp_path / "run")
 
 
 def test_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
@@ -148,12 +153,7 @@ def test_lock_that_is_gone_is_known_and_its_successor_left_alone(tmp_path: Path)
             first.check()
         process = hold(tmp_path / "run")
         assert not first.is_held
-    try:
-        with pytest.raises(CharRNNError, match=f"in use by process {process.pid}:"), locked(tmp_path / "run"):
-            pass
-    finally:
-        process.kill()
-        process.wait()
+    assert_refused_and_kill(process, tmp_path / "run")
 
 
 def test_folder_that_goes_while_its_lock_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
