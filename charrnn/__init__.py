@@ -6,10 +6,11 @@ no torch.
 
 from typing import TYPE_CHECKING, Any
 
+from charrnn.version import __version__
+
 if TYPE_CHECKING:
     from charrnn.api import CharRNNError, LanguageModel, load
 
-__version__ = "0.1.0"
 __all__ = ["CharRNNError", "LanguageModel", "__version__", "load"]
 
 

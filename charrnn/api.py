@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charrnn.checkpoint import Checkpoint, find_checkpoint
 from charrnn.config import SamplingConfig
-from charrnn.corpus import read_text
 from charrnn.errors import CharRNNError
-from charrnn.novelty import Index
-from charrnn.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
-from charrnn.sampling import Piece, Sampler
-from charrnn.stepper import fastest_runtime
-from charrnn.text import normalise
-from charrnn.vocabulary import Vocabulary
+from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
+from charrnn.model.stepper import fastest_runtime
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import find_checkpoint
+from charrnn.sampling.copies import Index
+from charrnn.sampling.sampler import Piece, Sampler
+from charrnn.text.cleaning import normalise
+from charrnn.text.corpus import read_text
+from charrnn.text.vocabulary import Vocabulary
 
 __all__ = ["CharRNNError", "LanguageModel", "load"]
 

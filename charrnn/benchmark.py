@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charrnn.batches import Layout
 from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
-from charrnn.corpus import prepare
-from charrnn.model import CharRNN, count_multiplications
-from charrnn.runtime import Runtime
-from charrnn.sampling import sample
-from charrnn.stepper import fastest_runtime
-from charrnn.text import find_sources
-from charrnn.training import Trainer
-from charrnn.vocabulary import Vocabulary
+from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN, count_multiplications
+from charrnn.model.stepper import fastest_runtime
+from charrnn.sampling.sampler import sample
+from charrnn.text.corpus import prepare
+from charrnn.text.sources import find_sources
+from charrnn.text.vocabulary import Vocabulary
+from charrnn.training.streams import Layout
+from charrnn.training.trainer import Trainer
 
 _SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as many as Shakespeare needs
 _ROUNDS = 5

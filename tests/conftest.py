@@ -16,13 +16,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from charrnn.checkpoint import RunFolder
 from charrnn.cli.app import main
 from charrnn.config import PreparationConfig, TrainingConfig
-from charrnn.corpus import Corpus, prepare
-from charrnn.run import Run, start
-from charrnn.runtime import Runtime, can_compute
-from charrnn.text import find_sources
+from charrnn.machine.runtime import Runtime, can_compute
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run, start
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import find_sources
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
@@ -100,7 +100,7 @@ def charrnn(tmp_path: Path, installed: Command) -> Command:
 def preload() -> Any:
     """A context whose processes begin with all imported that commands import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.run", "charrnn.api", "torch._dynamo"])
+    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.runs.run", "charrnn.api", "torch._dynamo"])
     return context
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import charrnn
 from charrnn import CharRNNError, LanguageModel
 from charrnn.cli.app import app
-from charrnn.run import Run
+from charrnn.runs.run import Run
 from tests.conftest import TEXT
 
 

@@ -1,4 +1,4 @@
-"""The architecture: imports run downward only, and some modules are never imported."""
+"""The architecture: who may import whom, and what is never imported."""
 
 import ast
 import re
@@ -9,22 +9,24 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "charrnn"
-LAYERS = [
-    ["errors"],
-    ["config", "files"],
-    ["lock", "text", "vocabulary", "storage", "batches", "runtime", "events", "defaults", "noise"],
-    ["corpus", "model", "novelty"],
-    ["evaluation", "checkpoint", "stepper"],
-    ["training"],
-    ["sampling", "reporting", "saving"],
-    ["run", "benchmark", "api"],
-    ["__init__"],
-    ["cli.__init__", "cli.options", "cli.signals"],
-    ["cli.prepare", "cli.train", "cli.sample", "cli.bench"],
-    ["cli.app"],
-    ["__main__"],
-]
-"""From the bottom up; a module imports from the layers below its own."""
+BASE = {"config", "errors", "terminal", "version"}
+MACHINE = {"machine", "files", *BASE}
+ALLOWED = {
+    **dict.fromkeys(BASE, BASE),
+    "machine": {"machine", *BASE},
+    "files": {"files", *BASE},
+    "text": {"text", *MACHINE},
+    "model": {"model", *MACHINE},
+    "training": {"training", "model", "machine", *BASE},
+    "sampling": {"sampling", "model", "text", *MACHINE},
+    "runs": {"runs", "training", "sampling", "model", "text", *MACHINE},
+    "api": {"runs", "sampling", "model", "text", *MACHINE},
+    "benchmark": {"training", "sampling", "model", "text", *MACHINE},
+    "__init__": {"api", *BASE},
+    "cli": {"cli", "api", "benchmark", "runs", "training", "sampling", "model", "text", *MACHINE},
+    "__main__": {"cli"},
+}
+"""The folders, and the files beside them, that each may import from."""
 
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -41,24 +43,33 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
-def test_every_module_has_its_layer() -> None:
-    assert sorted(MODULES) == sorted(name for layer in LAYERS for name in layer)
+def imported_modules(name: str) -> set[str]:
+    """Modules of the package that one of them imports; the longest prefix that is one, else the package itself."""
+    found = set()
+    for imported in imported_names(MODULES[name]):
+        root, *parts = imported.split(".")
+        if root == "charrnn":
+            prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+            found.add(next((prefix for prefix in prefixes if prefix in MODULES), "__init__"))
+    return found
+
+
+def test_every_folder_is_in_the_plan() -> None:
+    assert {name.split(".")[0] for name in MODULES} == set(ALLOWED)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_imports_run_downward(name: str) -> None:
-    own = next(i for i, layer in enumerate(LAYERS) if name in layer)
-    below = {module for layer in LAYERS[:own] for module in layer}
-    for imported in imported_names(MODULES[name]):
-        parts = imported.split(".")
-        if parts[0] != "charrnn":
-            continue
-        # The longest prefix that is a module: "charrnn.cli.train.train" is cli.train, "charrnn" the package.
-        module = next(
-            (".".join(parts[1:n]) for n in range(len(parts), 1, -1) if ".".join(parts[1:n]) in MODULES),
-            "__init__",
-        )
-        assert module in below or module == "__init__", f"{name} imports {imported}"
+def test_imports_follow_the_plan(name: str) -> None:
+    allowed = ALLOWED[name.split(".")[0]]
+    for module in imported_modules(name):
+        assert module.split(".")[0] in allowed, f"{name} imports {module}"
+
+
+def test_no_import_leads_back() -> None:
+    imports = {name: imported_modules(name) for name in MODULES}
+    while leaves := {name for name, others in imports.items() if not others & imports.keys()}:
+        imports = {name: others for name, others in imports.items() if name not in leaves}
+    assert not imports, f"a circle among {sorted(imports)}"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -66,6 +77,12 @@ def test_no_module_imports_pickle_or_click(name: str) -> None:
     roots = {imported.split(".")[0] for imported in imported_names(MODULES[name])}
     assert not roots & {"pickle", "cloudpickle", "dill", "shelve", "marshal", "click"}
     assert "torch.load" not in MODULES[name].read_text()
+
+
+def test_tests_mirror_the_folders() -> None:
+    tests = Path(__file__).parent
+    for path in tests.glob("*/test_*.py"):
+        assert (PACKAGE / path.parent.name).is_dir(), path
 
 
 def test_help_imports_no_torch() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import Cell, ModelConfig
-from charrnn.model import CharRNN, RecurrentStack, detach
+from charrnn.model.network import CharRNN, RecurrentStack, detach
 
 
 @pytest.fixture(autouse=True)

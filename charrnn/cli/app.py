@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import charrnn
 from charrnn.cli import bench, prepare, sample, train
 from charrnn.errors import CharRNNError
-from charrnn.text import escape_controls
+from charrnn.terminal import escape_controls
+from charrnn.version import __version__
 
 
 class _Group(TyperGroup):
@@ -58,7 +58,7 @@ app.command("bench")(bench.bench)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"charrnn {charrnn.__version__}")
+        print(f"charrnn {__version__}")
         raise typer.Exit
 
 

@@ -33,7 +33,7 @@ def bench(
     """Measure training, sampling and preparing on this machine, each beside what bounds it; takes a minute."""
     config = Training(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
-    from charrnn.runtime import open_runtime
+    from charrnn.machine.runtime import open_runtime
 
     exit_on_signals()
 

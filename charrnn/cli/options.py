@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from charrnn.text import escape_controls
+from charrnn.terminal import escape_controls
 
 COMMON = "Common"
 

@@ -10,7 +10,8 @@ import typer
 from charrnn.cli.options import DATA_DIR, DataDir, Json
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import PreparationConfig as Defaults
-from charrnn.text import escape_controls, find_sources
+from charrnn.terminal import escape_controls
+from charrnn.text.sources import find_sources
 
 
 def prepare(
@@ -66,7 +67,7 @@ def prepare(
         keep_boilerplate=keep_boilerplate,
     )
     sources = find_sources(text)
-    from charrnn import corpus as corpora
+    from charrnn.text import corpus as corpora
 
     exit_on_signals()
 

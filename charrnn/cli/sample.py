@@ -23,12 +23,12 @@ from charrnn.cli.options import (
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import SamplingConfig as Defaults
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.text import escape_controls, json_line
+from charrnn.terminal import escape_controls, json_line
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
-    from charrnn.novelty import Index
-    from charrnn.sampling import Piece
+    from charrnn.sampling.copies import Index
+    from charrnn.sampling.sampler import Piece
 
 FILTERS, ENDS = "Which symbols", "Where to end"
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
@@ -149,8 +149,8 @@ def sample(
         raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
     prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
     from charrnn.api import load
-    from charrnn.checkpoint import find_checkpoint
-    from charrnn.runtime import seed_everything
+    from charrnn.machine.runtime import seed_everything
+    from charrnn.runs.folder import find_checkpoint
 
     exit_on_signals()
 

@@ -29,8 +29,8 @@ from charrnn.config import TrainingConfig as Training
 from charrnn.errors import CharRNNError, OptionError
 
 if TYPE_CHECKING:
-    from charrnn.reporting import Reporter
-    from charrnn.run import Run
+    from charrnn.runs.reporting import Reporter
+    from charrnn.runs.run import Run
 
 RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS = (
     "The run",
@@ -234,11 +234,12 @@ def train(
     notify = _notifier(quiet=quiet)
 
     _yield_to_other_processes()
-    from charrnn import corpus as corpora
-    from charrnn import run as runs
-    from charrnn.checkpoint import Checkpoint, RunFolder
-    from charrnn.runtime import compute_deterministically, open_runtime
-    from charrnn.storage import remove_leftovers
+    from charrnn.files.atomic import remove_leftovers
+    from charrnn.machine.runtime import compute_deterministically, open_runtime
+    from charrnn.runs import run as runs
+    from charrnn.runs.checkpoint import Checkpoint
+    from charrnn.runs.folder import RunFolder
+    from charrnn.text import corpus as corpora
 
     exit_on_signals()
 
@@ -292,7 +293,7 @@ def _notifier(*, quiet: bool) -> Callable[[str], None]:
 
 
 def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]":
-    from charrnn.reporting import TensorBoard, Terminal, Warnings
+    from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
 
     reporters: list[Reporter] = [TensorBoard(run.folder.path)] if tensorboard else []
     reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, run.trainer.fraction))

@@ -29,9 +29,10 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimizer imports, here once and for all
 
-import charrnn.run  # noqa: F401 (what the command imports)
-from charrnn.checkpoint import Checkpoint, RunFolder
+import charrnn.runs.run  # noqa: F401 (what the command imports)
 from charrnn.cli.signals import exit_on_signals
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
 from tests.conftest import TEXT, run_main
 
 _TRAIN = "--resume --steps 6000 --checkpoint-every 50 --eval-every 500 --hidden-size 24 --embedding-size 8 --seed 7"

@@ -25,14 +25,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from charrnn.checkpoint import Checkpoint, RunFolder
 from charrnn.config import PreparationConfig, TrainingConfig
-from charrnn.corpus import Corpus, prepare
 from charrnn.errors import CharRNNError
-from charrnn.run import start
-from charrnn.runtime import open_runtime
-from charrnn.storage import remove_leftovers
-from charrnn.text import Source
+from charrnn.files.atomic import remove_leftovers
+from charrnn.machine.runtime import open_runtime
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import start
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import Source
 from tests.conftest import TEXT, TINY
 
 _OLDEST, _OLD, _NEW = 1, 2, 3  # seeds, by which checkpoints are told apart

@@ -26,14 +26,17 @@ import atheris
 
 with atheris.instrument_imports(include=["charrnn"]):
     from charrnn.api import LanguageModel
-    from charrnn.checkpoint import Checkpoint, RunFolder, transfer
     from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig
-    from charrnn.corpus import Corpus, prepare
     from charrnn.errors import CharRNNError
-    from charrnn.model import CharRNN
-    from charrnn.run import resume, start
-    from charrnn.runtime import open_runtime
-    from charrnn.text import BLOCK_BYTES, CleanText, Source
+    from charrnn.machine.runtime import open_runtime
+    from charrnn.model.network import CharRNN
+    from charrnn.runs.checkpoint import Checkpoint
+    from charrnn.runs.folder import RunFolder
+    from charrnn.runs.run import resume, start
+    from charrnn.runs.transfer import transfer
+    from charrnn.text.cleaning import CleanText
+    from charrnn.text.corpus import Corpus, prepare
+    from charrnn.text.sources import BLOCK_BYTES, Source
 
 MARK = b'"charrnn":"{\\"digest\\":\\"'
 NO_DIGEST = b"0" * 64

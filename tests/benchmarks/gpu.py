@@ -19,9 +19,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.model import CharRNN
-from charrnn.runtime import open_runtime
-from charrnn.training import Trainer
+from charrnn.machine.runtime import open_runtime
+from charrnn.model.network import CharRNN
+from charrnn.training.trainer import Trainer
 from tests.benchmarks import sampling
 from tests.benchmarks.foundation import ROOT, measure, training
 

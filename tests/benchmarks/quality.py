@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from charrnn.checkpoint import Checkpoint
-from charrnn.corpus import Corpus
-from charrnn.evaluation import evaluate
-from charrnn.model import CharRNN, evaluating
-from charrnn.runtime import open_runtime
+from charrnn.machine.runtime import open_runtime
+from charrnn.model.network import CharRNN, evaluating
+from charrnn.model.scoring import evaluate
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.text.corpus import Corpus
 from tests.benchmarks.foundation import CHARRNN, measure, show
 
 SEEDS = (1, 2, 3)

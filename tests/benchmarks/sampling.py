@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from charrnn.checkpoint import Checkpoint
 from charrnn.config import ModelConfig, SamplingConfig
-from charrnn.model import CharRNN
-from charrnn.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
-from charrnn.sampling import sample
-from charrnn.stepper import Stepper
-from charrnn.vocabulary import Vocabulary
+from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
+from charrnn.model.network import CharRNN
+from charrnn.model.stepper import Stepper
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.sampling.sampler import sample
+from charrnn.text.vocabulary import Vocabulary
 from tests.benchmarks.foundation import CHARRNN, ROOT, RUNS, measure, options, show
 
 _VOCABULARY = Vocabulary(tuple(map(chr, range(40, 105))), (1,) * 65)

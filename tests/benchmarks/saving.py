@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from charrnn.checkpoint import RunFolder
 from charrnn.config import PreparationConfig, TrainingConfig
-from charrnn.corpus import prepare
-from charrnn.events import Progress
-from charrnn.run import start
-from charrnn.runtime import open_runtime
-from charrnn.saving import Saver
-from charrnn.text import Source
+from charrnn.machine.runtime import open_runtime
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import start
+from charrnn.runs.saving import Saver
+from charrnn.text.corpus import prepare
+from charrnn.text.sources import Source
+from charrnn.training.events import Progress
 from tests.conftest import TEXT
 
 _SHAPE = {"hidden_size": 1440, "num_layers": 1, "embedding_size": 64, "dropout": 0.0}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from charrnn import storage
 from charrnn.config import PreparationConfig
-from charrnn.corpus import Corpus, prepare
-from charrnn.run import Run
-from charrnn.text import Source
+from charrnn.files import container
+from charrnn.runs.run import Run
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import Source
 from tests.conftest import Command
 
 CASES = [
@@ -118,10 +118,10 @@ def folder(tmp_path: Path, corpus: Corpus, trained_run: Run) -> Path:
         (tmp_path / "pipes").mkdir()
         for name in ("pipe.safetensors", "pipes/best.safetensors", "pipes/text.txt", "piped/metrics.jsonl"):
             os.mkfifo(tmp_path / name)
-    current, storage.FORMAT = storage.FORMAT, storage.FORMAT + 1
-    storage.write(tmp_path / "newer.safetensors", "corpus", {}, {})
-    storage.write(tmp_path / "newer-checkpoint.safetensors", "checkpoint", {}, {})
-    storage.FORMAT = current
+    current, container.FORMAT = container.FORMAT, container.FORMAT + 1
+    container.write(tmp_path / "newer.safetensors", "corpus", {}, {})
+    container.write(tmp_path / "newer-checkpoint.safetensors", "checkpoint", {}, {})
+    container.FORMAT = current
     return tmp_path
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from charrnn.checkpoint import Checkpoint, RunFolder
-from charrnn.corpus import Corpus
-from charrnn.run import Run
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run
+from charrnn.text.corpus import Corpus
 from tests.conftest import TEXT, Command, needs_fbgemm
 
 SMALL = ["--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--seq-length", "16"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from charrnn.checkpoint import Checkpoint, RunFolder
 from charrnn.cli.signals import stop_on_signals
-from charrnn.run import Run
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run
 from tests.conftest import TEXT, preload, run_main
 
 pytestmark = pytest.mark.skipif(
@@ -47,7 +48,7 @@ def run_and_signal_at(place: str, at_call: int, names: list[str], words: list[st
 
 def signal_at(place: str, names: list[str], words: list[str], folder: Path, *, at_call: int = 1) -> int | None:
     """The exit code of a command that is sent signals as it enters a function."""
-    import charrnn.sampling  # noqa: F401 (so that it is known as a module)
+    import charrnn.sampling.sampler  # noqa: F401 (so that it is known as a module)
 
     out = folder.parent / f"{folder.name}.out"
     process = preload().Process(target=run_and_signal_at, args=(place, at_call, names, words, folder, out))
@@ -68,10 +69,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        ("charrnn.corpus._encode", "SIGINT"),
-        ("charrnn.corpus._encode", "SIGHUP"),
-        ("charrnn.corpus.digest", "SIGTERM"),
-        ("charrnn.corpus.digest", "SIGUSR1"),
+        ("charrnn.text.corpus._encode", "SIGINT"),
+        ("charrnn.text.corpus._encode", "SIGHUP"),
+        ("charrnn.text.corpus.digest", "SIGTERM"),
+        ("charrnn.text.corpus.digest", "SIGUSR1"),
     ],
 )
 def test_preparing_ends_at_once_and_leaves_what_was_there(folder: Path, name: str, place: str) -> None:
@@ -88,18 +89,20 @@ def test_writing_a_corpus_ends_at_once_without_leftovers(folder: Path) -> None:
     assert [path for path in folder.rglob("*") if path.is_file()] == [folder / "tiny.txt"]
 
 
-@pytest.mark.parametrize("place", ["charrnn.run.Run.describe", "charrnn.training.Trainer.estimate_seconds_per_step"])
+@pytest.mark.parametrize(
+    "place", ["charrnn.runs.run.Run.describe", "charrnn.training.trainer.Trainer.estimate_seconds_per_step"]
+)
 def test_signal_before_the_first_step_leaves_no_run(folder: Path, place: str) -> None:
     assert signal_at(place, ["SIGUSR1"], TRAIN.split(), folder) == 138
     assert not (folder / "checkpoints").exists()
 
 
 PHASES = {
-    "a step": ("charrnn.training.Trainer._read_chunk", 30),
-    "an evaluation": ("charrnn.evaluation.evaluation_chunks", 2),
-    "a sample": ("charrnn.run.sample", 2),
-    "a save": ("charrnn.checkpoint.RunFolder.save", 2),
-    "a copy for a save": ("charrnn.checkpoint.Checkpoint.copy", 2),
+    "a step": ("charrnn.training.trainer.Trainer._read_chunk", 30),
+    "an evaluation": ("charrnn.model.scoring.evaluation_chunks", 2),
+    "a sample": ("charrnn.runs.run.sample", 2),
+    "a save": ("charrnn.runs.folder.RunFolder.save", 2),
+    "a copy for a save": ("charrnn.runs.checkpoint.Checkpoint.copy", 2),
 }
 
 

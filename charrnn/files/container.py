@@ -1,0 +1,241 @@
+"""The one file format: a safetensors file whose metadata is a JSON header with a digest of the whole file.
+
+Written atomically and durably; opened once to be verified and read, without unpickling. What the header and
+the tensors mean is the business of `corpus.py` and `checkpoint.py`.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from charrnn.errors import CharRNNError
+from charrnn.files.atomic import Guard, open_regular, write_atomically
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+_MAX_HEADER = 2**22
+"""Bytes of JSON in a file at most: enough for any alphabet there is, little for whoever parses a stranger's file."""
+_KEY = "charrnn"
+_NO_DIGEST = "0" * 64
+# The header is JSON text inside safetensors' own JSON, so its quotes are escaped; the digest comes first.
+_DIGEST_MARK = b'"charrnn":"{\\"digest\\":\\"'
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+}
+_IN_MEMORY = 2**28
+"""Max bytes of tensors that are read into memory; more of them stay in the file, memory-mapped."""
+_MAX_DIMENSIONS, _MAX_NUMBERS = 8, 2**48
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a file held: its header without the format's own keys, its tensors on the CPU.
+
+    `mapping` is the memory that tensors of a large file lie in, to be read as long as the file is no shorter.
+    """
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+    mapping: mmap.mmap | None = None
+
+
+def write(
+    path: Path,
+    kind: str,
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    backup: Path | None = None,
+    guard: Guard | None = None,
+) -> None:
+    """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
+
+    The old file becomes `backup`, if that is given; of `guard` tells `write_atomically`.
+
+    Raises: CharRNNError if the disk or the folder does not allow it, or the header is too long to be read again.
+    """
+    text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
+    # Widest elements first, as safetensors lays them out, so that all of them are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
+    head = _safetensors_head(text, arrays)
+    if len(head) > _MAX_HEADER:
+        raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller --max-vocab shortens it")
+    data = [array.view(-1).view(torch.uint8).numpy().data for array in arrays.values() if array.numel()]
+    sha = hashlib.sha256(head)
+    for part in data:
+        sha.update(part)
+    at = head.index(_DIGEST_MARK) + len(_DIGEST_MARK)
+    head[at : at + len(_NO_DIGEST)] = sha.hexdigest().encode()
+    write_atomically(path, [head, *data], backup, guard)
+
+
+def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
+    """All that comes before the data: the JSON's length in 8 bytes, and the JSON, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": {_KEY: text}}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        entries[name] = {
+            "dtype": _DTYPES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(entries, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return bytearray(len(encoded).to_bytes(8, "little") + encoded)
+
+
+def read(path: Path, kind: str) -> StoredFile:
+    """Read and verify a file of this kind; the tensors of a large one are memory-mapped.
+
+    The file is opened once, so that what is returned is what was verified, even if another takes its place meanwhile.
+    Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
+    """
+    try:
+        with open_regular(path) as stream:
+            head = _read_head(path, stream)
+            digest, found = _begin_digest(path, head)
+            header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
+            tensors, mapping = _read_tensors(stream, len(head), places, digest)
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
+    if digest.hexdigest().encode() != found:
+        raise _damaged(path, "its digest does not match its content")
+    found_kind = header.pop("kind", None)
+    if header.pop("format", None) != FORMAT:
+        raise CharRNNError(f"{path} is of another format than {FORMAT}: it needs another version of charrnn")
+    if found_kind != kind:
+        raise CharRNNError(f"{path} is a {found_kind}, not a {kind}")
+    header.pop("digest", None)
+    return StoredFile(header, tensors, mapping)
+
+
+def _read_head(path: Path, stream: BinaryIO) -> bytes:
+    """All that comes before the data, as `_safetensors_head` writes it. Raises: CharRNNError, OSError."""
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(begin := stream.read(8), "little")
+    if length + 8 > min(size, _MAX_HEADER):
+        raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
+    return begin + stream.read(length)
+
+
+def _begin_digest(path: Path, head: bytes) -> tuple[Any, bytes]:
+    """A SHA-256 of the head as it was before its digest was known, and the digest in it. Raises: CharRNNError."""
+    at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
+    if at < len(_DIGEST_MARK):
+        raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
+    return hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :]), head[at : at + 64]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor's type, shape and first byte within the data."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    begin: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str, _Place]]:
+    """Our header, and the places of the tensors in data of this size. Raises: CharRNNError."""
+    try:
+        entries = json.loads(head[8:])
+        header = json.loads(entries.pop("__metadata__")[_KEY])
+        places, position = {}, 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            places[name] = place = _place(name, entry, position)
+            if entry["data_offsets"] != [position, position + place.size]:
+                raise ValueError(f"{name} does not lie where it should")
+            position += place.size
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"unreadable header ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    if position != size:
+        raise _damaged(path, f"it has {size:,} bytes of tensors instead of {position:,}")
+    return header, places
+
+
+def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
+    """Raises: ValueError, TypeError, KeyError."""
+    dtype = next((dtype for dtype, known in _DTYPES.items() if known == entry["dtype"]), None)
+    if dtype is None:
+        raise ValueError(f"{name} is of a type that is never written")
+    shape = entry["shape"]
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{name} has an impossible shape")
+    if math.prod(max(1, n) for n in shape) > _MAX_NUMBERS:
+        raise ValueError(f"{name} is larger than any memory")
+    return _Place(dtype, shape, begin)
+
+
+def _read_tensors(
+    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any
+) -> tuple[dict[str, Tensor], mmap.mmap | None]:
+    """The tensors behind the head, whose bytes the digest is told of, and their mapping. Raises: OSError."""
+    if sum(place.size for place in places.values()) > _IN_MEMORY:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return {name: _map(mapped, begin, place) for name, place in places.items()}, mapped
+    tensors = {}
+    for name, place in places.items():
+        tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # which stay where the file has become shorter
+        if place.size:
+            data = tensors[name].view(-1).view(torch.uint8).numpy().data
+            stream.readinto(data)  # type: ignore[attr-defined]
+            digest.update(data)
+    return tensors, None
+
+
+def _map(mapped: mmap.mmap, begin: int, place: _Place) -> Tensor:
+    if not place.size:
+        return torch.zeros(place.shape, dtype=place.dtype)
+    with warnings.catch_warnings(action="ignore"):  # nobody writes to it, as PyTorch fears
+        flat = torch.frombuffer(mapped, dtype=place.dtype, count=math.prod(place.shape), offset=begin + place.begin)
+    return flat.view(place.shape)
+
+
+def is_stored(path: Path) -> bool:
+    """True if a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
+    try:
+        with open_regular(path) as stream:
+            return _DIGEST_MARK in stream.read(8 + 64)
+    except OSError:
+        return False
+
+
+def mentions(path: Path, word: str) -> bool:
+    """True if the header of what seems to be one of our files holds a word; the rest is not checked."""
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(min(int.from_bytes(stream.read(8), "little"), _MAX_HEADER))
+            return _DIGEST_MARK in head[:64] and word.encode(errors="replace") in head
+    except OSError:
+        return False
+
+
+def _damaged(path: Path, reason: str) -> CharRNNError:
+    return CharRNNError(f"{path} is damaged or was altered: {reason}; restore it or make it again")

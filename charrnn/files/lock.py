@@ -1,0 +1,133 @@
+"""One writer at a time: a lock that the system itself drops when its holder dies, however it dies.
+
+The holder's process id stands in the locked file, behind the first byte: on Windows that byte is what is locked, and
+nobody else may read it.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import lock_descriptor
+
+from charrnn.errors import CharRNNError
+from charrnn.files.atomic import made
+
+NAME = ".lock"
+_ATTEMPTS = 100
+_FLAGS = os.O_RDWR | os.O_CREAT
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where there are such
+    _FLAGS |= getattr(os, _flag, 0)
+
+
+class Lock:
+    """The lock of a folder, held by this process since it opened and locked the file."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @property
+    def is_held(self) -> bool:
+        """True while the file is at its path; once it is gone, another process may lock a new one."""
+        return _is_at(self._descriptor, self._path)
+
+    def check(self) -> None:
+        """Raises: CharRNNError if the file is gone or another one, so that the folder is no longer this process's."""
+        if not self.is_held:
+            raise CharRNNError(
+                f"{self._path.parent} is no longer this process's: its {NAME} was removed or replaced meanwhile; "
+                "nothing more is written there"
+            )
+
+    def release(self) -> None:
+        """Remove the file, if it is still this process's, and unlock it."""
+        if os.name == "nt":  # where no open file can be removed: not this one, and after it no other's
+            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            return
+        if self.is_held:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[Lock]:
+    """Hold the lock of a run's folder, which is made if need be, and removed again if nothing is left in it.
+
+    Raises: CharRNNError where no folder can be, and where another process holds the lock, by its process id.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise CharRNNError(f"{folder} cannot be a run's folder: {nearest} is a file; name another --run DIR")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(made(folder))
+            lock = Lock(folder / NAME, _acquire(folder / NAME))
+            stack.callback(lock.release)
+        except OSError as error:
+            raise CharRNNError(f"{folder} cannot be written: {error.strerror}; name another --run DIR") from error
+        yield lock
+
+
+def _acquire(path: Path) -> int:
+    """The open and locked file. Raises: CharRNNError, OSError."""
+    for _ in range(_ATTEMPTS):
+        try:
+            descriptor = os.open(path, _FLAGS, 0o644)
+        except FileNotFoundError:  # whoever held it a moment ago removed the empty folder as well
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            if _take(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it a moment ago
+    raise CharRNNError(f"{path} cannot be made: it is removed again and again; name another --run DIR")
+
+
+def _take(descriptor: int, path: Path) -> bool:
+    """Lock an open file and write this process's id; False if it is no longer the one at the path.
+
+    Raises: CharRNNError, OSError.
+    """
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise CharRNNError(f"{path} is no lock, but a special file or one with a second name: remove it")
+    try:
+        is_free = lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        is_free = True  # as far as a file system without locks can tell
+    if not is_free:
+        raise CharRNNError(
+            f"{path.parent} is in use by {_holder(descriptor)}: wait for it, stop it, or name another --run DIR"
+        )
+    if not _is_at(descriptor, path):
+        return False
+    try:
+        os.ftruncate(descriptor, os.write(descriptor, f" {os.getpid()}\n".encode()))
+    except OSError:
+        path.unlink()  # on a full disk an empty one would stay
+        raise
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    """The holder of a lock, as far as it has said."""
+    os.lseek(descriptor, 1, os.SEEK_SET)
+    process = os.read(descriptor, 32).decode(errors="replace").strip()
+    return f"process {process}" if process.isdecimal() else "a process that is just starting"
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """True if an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False

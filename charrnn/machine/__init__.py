@@ -1,0 +1,1 @@
+"""The hardware: the only folder that names a kind of device."""

@@ -1,0 +1,1 @@
+"""The network, one fast step of it, and the loss of a text under it."""

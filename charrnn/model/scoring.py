@@ -1,0 +1,123 @@
+"""The loss of a text under a model: of all of it, or of a part that is spread over it.
+
+When a text is scored, and what the loss decides, is left to `training/evaluation.py`.
+
+Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary size.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN, evaluating
+
+IGNORE = -100
+"""The target that cross-entropy does not count."""
+
+
+def evaluation_chunks(indices: Tensor, batch_size: int, seq_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks (T, B) int64 that count each of the N - 1 predictions of a text once, all of one shape.
+
+    The text is cut into B streams. Before its own part each stream reads the `seq_length` symbols that come
+    before it, uncounted, so that its state is as warm as if one stream read the whole text; the first one
+    counts those too. Targets that do not count are IGNORE.
+    """
+    N, T = len(indices), min(seq_length, len(indices) - 1)
+    rest = N - 1 - T
+    B = max(1, min(batch_size, rest // T))
+    length = -(-rest // B)
+    stream = torch.arange(B, device=indices.device)
+    for begin in range(-T, length, T):
+        time = torch.arange(begin, begin + T + 1, device=indices.device)[:, None]  # (T + 1, 1)
+        position = T + stream * length + time  # (T + 1, B)
+        chunk = indices[position.clamp(max=N - 1)].long()
+        own = (time < length) & ((time >= 0) | (stream == 0))
+        counted = (own & (position < N - 1))[:-1]
+        yield chunk[:-1], torch.where(counted, chunk[1:], IGNORE)
+
+
+_MAX_STREAMS = 128
+_SEQ_LENGTH = 64
+_MAX_LOGITS = 2**24  # of a chunk, T x B x V
+_MIN_CHUNKS = 4  # of a part, the first of which warms the states up
+
+
+def max_logits(vocab_size: int) -> int:
+    """Logits of a chunk of an evaluation at most."""
+    return max_streams(vocab_size) * _SEQ_LENGTH * vocab_size
+
+
+def max_streams(vocab_size: int) -> int:
+    """Streams that an evaluation reads at once at most, the fewer the more symbols there are to predict."""
+    return max(1, min(_MAX_STREAMS, _MAX_LOGITS // (_SEQ_LENGTH * vocab_size)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a text that an evaluation reads: the first `num_chunks` chunks of B streams; None for all.
+
+    The streams begin at even distances; a single one reads the text's beginning.
+    """
+
+    batch_size: int = _MAX_STREAMS
+    num_chunks: int | None = None
+
+    @classmethod
+    def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
+        """The whole text of N symbols where it is no longer than `max_symbols`, else a part of about that size."""
+        B, T = max_streams(vocab_size), _SEQ_LENGTH
+        if num_symbols <= max_symbols:
+            return cls(B)
+        B = max(1, min(B, int(max_symbols) // (T * _MIN_CHUNKS)))
+        return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (T * B)))
+
+    def count(self, num_symbols: int) -> int:
+        """Symbols of a text of N that are read."""
+        if self.num_chunks is None:
+            return num_symbols
+        return min(num_symbols, self.num_chunks * self.batch_size * _SEQ_LENGTH)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mean loss in nats, and the number of predictions that it is the mean of."""
+
+    loss: float
+    num_predictions: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: CharRNN,
+    indices: Tensor,
+    runtime: Runtime,
+    part: Part | None = None,
+    *,
+    seq_length: int = _SEQ_LENGTH,
+    should_stop: Callable[[], bool] = lambda: False,
+    is_time_up: Callable[[], bool] = lambda: False,
+) -> Measured:
+    """Measure the loss of predicting each of the N indices but the first, with carried state.
+
+    Where time is up, fewer chunks are read than were meant to be. Returns: a loss of NaN if `should_stop` ended it.
+    """
+    part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
+    total, count, state = torch.zeros((), dtype=torch.float64), 0, None
+    with evaluating(model):
+        for x, y in itertools.islice(evaluation_chunks(indices, part.batch_size, seq_length), part.num_chunks):
+            if should_stop():
+                return Measured(math.nan, count)
+            if count > 0 and is_time_up():
+                break
+            with runtime.autocast():
+                logits, state = model(runtime.place(x), state)
+            count += int((y != IGNORE).sum())
+            targets = runtime.place(y).flatten()
+            total += F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum").cpu()
+    return Measured(float(total) / count, count)

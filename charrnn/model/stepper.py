@@ -1,0 +1,408 @@
+"""One step of a trained model for many streams at once, as fast as its weights can be read.
+
+Three rearrangements leave one matrix product a layer. What a symbol adds to the gates of layer 0 is a row of a
+table. All that reads a layer's output, its own gates at the next step and then the next layer's gates or the
+logits, is one product. And a sigmoid is a tanh, sigmoid(x) = (1 + tanh(x / 2)) / 2, with the factors moved into
+the weights. `model.py` computes whole sequences; what is drawn from the logits is `sampling.py`'s business.
+
+Letters in shapes: B streams, R >= B rows of a product, V vocabulary size, H hidden size, L layers, G = 4H, 3H
+or H gates of an LSTM, GRU or RNN, P values that a layer passes on: gates of the next layer, or logits.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from charrnn.config import Cell, ModelConfig
+from charrnn.machine.runtime import Runtime, fbgemm, num_threads
+from charrnn.model.network import CharRNN, State, count_multiplications, evaluating, layer_weights
+
+Position: TypeAlias = tuple[Tensor, ...]
+"""Where one stream stands: a row of each tensor that a Stepper carries from step to step."""
+_LARGE = 2**19  # weights that a step multiplies by; fewer lie beside the cores as they are
+_LEAST_ROWS = 4  # below, libraries add in another order than for many rows
+_MANY_ROWS = 64  # what oneDNN orders its weights for, whatever comes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The result of reading a text: a stream's position, and the model's state unless it was read by steps."""
+
+    position: Position
+    state: State | None = None
+
+
+class Stepper:
+    """B streams of one model, each somewhere in its text; the tensors stay where they are.
+
+    In int8 a stream goes exactly the same way beside any others, and on any CPU of the same family: sums of integers
+    are exact, and all else is done number by number.
+    """
+
+    def __init__(self, model: CharRNN, runtime: Runtime, num_streams: int) -> None:
+        self._model = model
+        self._runtime = runtime
+        self._is_exact = runtime.dtype == torch.int8
+        kind = _KINDS[model.config.cell]
+        layers, is_large = list(model.stack.layers), count_multiplications(model.config) >= _LARGE
+        with torch.no_grad():
+            self._table = _input_table(model, kind, exact=self._is_exact)  # (V, G)
+            products = [
+                _lay_out(_join(layer, reader, kind), runtime, num_streams, is_large)
+                for layer, reader in zip(layers, [*layers[1:], model.head], strict=True)
+            ]
+        self._arrange_streams(products, num_streams)
+
+    def _arrange_streams(self, products: "list[_Product]", num_streams: int) -> None:
+        kind = _KINDS[self._model.config.cell]
+        self._gates = self._table.new_empty(num_streams, self._table.shape[1])
+        self._layers = [kind(product, num_streams) for product in products]
+        self.logits = self._layers[-1].passed_on
+        """(B, V) float32, of the symbol that comes next in each stream; the next step overwrites them."""
+
+    def _single(self) -> "Stepper":
+        """The same weights for a stream by itself."""
+        single = copy.copy(self)
+        single._arrange_streams([layer.product.resize(1) for layer in self._layers], 1)
+        return single
+
+    def step(self, symbols: Tensor) -> None:
+        """Advance each stream by one symbol: (B,) int64."""
+        gates = torch.index_select(self._table, 0, symbols, out=self._gates)
+        for layer in self._layers:
+            layer.product.finish()
+            layer.advance(gates)
+            layer.product.begin()
+            gates = layer.passed_on
+
+    @torch.inference_mode()
+    def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
+        """Read a text (N,), at least one symbol, from its beginning or from behind another: the streams stay put.
+
+        A sequence is read fastest as such, but rounded otherwise than by steps; where steps are exact, it is read by
+        them.
+        """
+        if self._is_exact:
+            return self._read_by_steps(text, before)
+        model, state = self._model, None if before is None else before.state
+        with evaluating(model), self._runtime.autocast():
+            for part in text.split(chunk):
+                _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
+        assert state is not None, "a text has at least one symbol"
+        return Reading(self._locate(state), state)
+
+    def _read_by_steps(self, text: Tensor, before: Reading | None) -> Reading:
+        stream = self._single()
+        stream.place([0], before or Reading(self._locate(self._model.initial_state(1))))
+        with num_threads(1):  # which a busy machine has too
+            for symbol in text.long().split(1):
+                stream.step(symbol)
+        return Reading(tuple(tensor[0].clone() for layer in stream._layers for tensor in layer.carried))
+
+    def _locate(self, state: State) -> Position:
+        """Where a stream in this state of the model stands."""
+        return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(*after))
+
+    @torch.inference_mode()
+    def place(self, streams: list[int], reading: Reading) -> None:
+        """Put these streams behind a text that was read."""
+        index, rows = self._runtime.place(torch.tensor(streams)), iter(reading.position)
+        for layer in self._layers:
+            layer.product.finish()
+            for tensor in layer.carried:
+                tensor[index] = next(rows)
+
+
+def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
+    """The runtime in the precision that samples a model fastest without a loss that can be noticed.
+
+    Without products of 8-bit integers a small model is sampled in float32: its products are done before their input
+    would be converted to half precision.
+    """
+    if runtime.has_fbgemm:
+        return replace(runtime, dtype=torch.int8)
+    return replace(runtime, dtype=torch.float32) if count_multiplications(config) < _LARGE else runtime
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """All that reads a layer's output: weights (G + P, H) and biases (G + P,), the G recurrent ones first.
+
+    `bound` is the largest magnitude of what they read.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    num_gates: int
+    bound: float
+
+
+class _Product(ABC):
+    """The product of a layer's output with all that reads it, laid out for one way to multiply.
+
+    A step calls `finish`, makes a new output from `recurrent`, and calls `begin`, which makes `passed_on` of it.
+    `recurrent` may be made by either.
+    """
+
+    def __init__(self, weights: _Weights, num_rows: int) -> None:
+        N, H = weights.weight.shape
+        self._num_gates = weights.num_gates
+        self._allocate(weights.weight.new_zeros(num_rows, H), weights.weight.new_zeros(num_rows, N))
+
+    def _allocate(self, output: Tensor, results: Tensor) -> None:
+        self.output = output
+        """(R, H): a row for each stream, and perhaps some more."""
+        self.results = results
+        self.recurrent, self.passed_on = results[:, : self._num_gates], results[:, self._num_gates :]
+        """(R, G), what the output adds to the gates at the next step; and (R, P)."""
+
+    def resize(self, num_rows: int) -> Self:
+        """The same weights, for other rows."""
+        product = copy.copy(self)
+        product._allocate(*(tensor.new_zeros(num_rows, tensor.shape[1]) for tensor in (self.output, self.results)))
+        return product
+
+    @abstractmethod
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        """From rows of outputs to results."""
+
+    def begin(self) -> None:
+        """Multiply by what the output will be needed for at once."""
+        self.multiply(self.output, self.results)
+
+    def finish(self) -> None:  # noqa: B027 (most kinds have nothing left to do)
+        """Multiply by what was put off."""
+
+
+class _Dense(_Product):
+    """The device's usual product."""
+
+    def __init__(self, weights: _Weights, num_rows: int, runtime: Runtime) -> None:
+        super().__init__(weights, max(num_rows, _LEAST_ROWS))
+        self._weight = weights.weight.t().contiguous().to(runtime.dtype)  # (H, G + P)
+        self._bias = weights.bias.to(runtime.dtype)
+
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        if self._weight.dtype == results.dtype:
+            torch.addmm(self._bias, output, self._weight, out=results)
+        else:
+            results.copy_(torch.addmm(self._bias, output.to(self._weight.dtype), self._weight))
+
+
+class _SingleStream(_Product):
+    """For one stream of a model so large that a step takes as long as its weights take to be read.
+
+    Every second time the recurrent weights are read twice in a row, for the gates of this step and of the next, the
+    second time out of the cache. Biases are the weights of a constant input, which spares an operation.
+    """
+
+    def __init__(self, weights: _Weights, runtime: Runtime) -> None:
+        super().__init__(weights, 1)
+        extended = torch.cat([weights.weight.t(), weights.bias[None]])  # (H + 1, G + P)
+        self._recurrent_weight = runtime.pack(extended[:, : weights.num_gates])
+        self._weight = runtime.pack(extended[:, weights.num_gates :])
+        self._input = torch.cat([self.output, self.output.new_ones(1, 1)], dim=1)
+        self.output = self._input[:, :-1]
+        self._is_due = self._is_cached = False  # said of the recurrent weights
+
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        row = torch.cat([output, self._input[:, -1:]], dim=1)
+        results.copy_(torch.cat([row @ self._recurrent_weight, row @ self._weight], dim=1))
+
+    def begin(self) -> None:
+        if self._is_cached:
+            torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
+        self._is_due = not self._is_cached
+        torch.mm(self._input, self._weight, out=self.passed_on)
+
+    def finish(self) -> None:
+        if self._is_due:
+            torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
+        self._is_cached, self._is_due = self._is_due, False
+
+
+class _BFloat16(_Product):
+    """oneDNN's product, its weights in an order of its own."""
+
+    def __init__(self, weights: _Weights, num_rows: int) -> None:
+        super().__init__(weights, num_rows)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weights.weight.bfloat16(), _MANY_ROWS)
+        self._bias = weights.bias.bfloat16()
+
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        weights = (self._weight, self._bias)
+        results.copy_(torch.ops.mkldnn._linear_pointwise(output.bfloat16(), *weights, "none", [], ""))
+
+
+class _Int8(_Product):
+    """FBGEMM's product of 8-bit integers: a scale for each row of weights, one for all outputs.
+
+    Sums of integers are exact: no row's result depends on how many rows there are, nor on the CPU.
+    """
+
+    _LEVELS = 63  # of a magnitude: CPUs that add pairs of products in 16 bits leave room for so many
+
+    def __init__(self, weights: _Weights, num_rows: int) -> None:
+        super().__init__(weights, num_rows)
+        self._scale = (weights.bound / self._LEVELS, self._LEVELS + 1)
+        scales = weights.weight.abs().amax(1).clamp(min=1e-30).double() / 127
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        with fbgemm():
+            quantised = torch.quantize_per_channel(weights.weight, scales, zeros, 0, torch.qint8)
+            self._weight = torch.ops.quantized.linear_prepack(quantised, weights.bias)
+        self._multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        results.copy_(self._multiply(output, *self._scale, self._weight))
+
+
+def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bool) -> _Product:
+    """The fastest way to multiply for so many streams."""
+    if runtime.dtype == torch.int8:
+        return _Int8(weights, num_streams)
+    if runtime.dtype == torch.bfloat16 and runtime.has_onednn_bfloat16:
+        return _BFloat16(weights, num_streams)
+    if runtime.dtype == torch.float32 and runtime.reads_slowly and num_streams == 1 and is_large:
+        return _SingleStream(weights, runtime)
+    return _Dense(weights, num_streams, runtime)
+
+
+class _Layer(ABC):
+    """One recurrent layer of B streams, and what it carries from step to step."""
+
+    scale: ClassVar[float] = 1.0
+    """The output is so many times the model's; the weights that read it make up for that."""
+
+    gates: ClassVar[tuple[tuple[int, float], ...]]
+    """For each gate its place in the model's weights, and what these are multiplied by."""
+
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        self.product = product
+        self._h = product.output[:num_streams]
+        self._recurrent = product.recurrent[:num_streams]
+        self.passed_on = product.passed_on[:num_streams]
+        """(B, P), once the product has begun."""
+        self.carried = [product.results[:num_streams]]
+        """Tensors with a row for each stream."""
+
+    @abstractmethod
+    def advance(self, gates: Tensor) -> None:
+        """From what the input adds to the gates, (B, G), to the next output."""
+
+    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
+        """The rows of what is carried, in a state of the model: tensors (1, 1, H)."""
+        output, results = (tensor[:_LEAST_ROWS].clone() for tensor in (self.product.output, self.product.results))
+        output[0] = self.scale * h[0, 0]
+        self.product.multiply(output, results)
+        return [results[0]]
+
+
+class _LSTM(_Layer):
+    """c becomes ((1 + f) c + (1 + i) g) / 2, and 2h becomes (1 + o) tanh(c), with gates o, i, f, g behind a tanh."""
+
+    scale = 2.0
+    gates = ((3, 0.5), (0, 0.5), (1, 0.5), (2, 1.0))
+
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        super().__init__(product, num_streams)
+        H = self._h.shape[1]
+        # g and c lie side by side as i and f do, so that one operation serves both.
+        gates_and_c = self._h.new_zeros(num_streams, 5 * H)
+        self._gates, self._g_and_c = gates_and_c[:, : 4 * H], gates_and_c[:, 3 * H :]
+        self._o, self._i_and_f, self._c = gates_and_c[:, :H], gates_and_c[:, H : 3 * H], gates_and_c[:, 4 * H :]
+        self._terms = self._h.new_zeros(num_streams, 2 * H)
+        self._from_g, self._from_c = self._terms.chunk(2, dim=1)
+        self.carried.append(self._c)
+
+    def advance(self, gates: Tensor) -> None:
+        torch.add(self._recurrent, gates, out=self._gates).tanh_()
+        torch.addcmul(self._g_and_c, self._i_and_f, self._g_and_c, out=self._terms)
+        torch.lerp(self._from_g, self._from_c, 0.5, out=self._c)
+        torch.tanh(self._c, out=self._h)
+        torch.addcmul(self._h, self._o, self._h, out=self._h)
+
+    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
+        return [*super().locate(h), cell_state[0][0, 0].float()]
+
+
+class _GRU(_Layer):
+    """h becomes n + z (h - n), with n = tanh(input + r recurrent)."""
+
+    gates = ((0, 0.5), (1, 0.5), (2, 1.0))
+
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        super().__init__(product, num_streams)
+        H = self._h.shape[1]
+        self._gates = torch.empty_like(self._recurrent)
+        self._r, self._z, self._n = self._gates.chunk(3, dim=1)
+        self._r_and_z, self._recurrent_n = self._gates[:, : 2 * H], self._recurrent[:, 2 * H :]
+        self._one = self._h.new_ones(1)
+        self.carried.append(self._h)
+
+    def advance(self, gates: Tensor) -> None:
+        torch.add(self._recurrent, gates, out=self._gates)
+        self._r_and_z.tanh_().lerp_(self._one, 0.5)
+        torch.addcmul(gates[:, self._r_and_z.shape[1] :], self._r, self._recurrent_n, out=self._n).tanh_()
+        torch.lerp(self._n, self._h, self._z, out=self._h)
+
+    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
+        return [*super().locate(h), h[0, 0].float()]
+
+
+class _RNN(_Layer):
+    """h becomes tanh(input + recurrent)."""
+
+    gates = ((0, 1.0),)
+
+    def advance(self, gates: Tensor) -> None:
+        torch.add(self._recurrent, gates, out=self._h).tanh_()
+
+
+_KINDS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
+
+
+def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
+    """All that reads a layer's output: its own gates, and the next layer's or the head."""
+    _, weight_hh, _, bias_hh = layer_weights(layer)
+    recurrent = _arrange(weight_hh, bias_hh if kind is _GRU else torch.zeros_like(bias_hh), kind)
+    if isinstance(reader, nn.Linear):
+        passed_on = reader.weight.detach(), reader.bias.detach()
+    else:
+        passed_on = _arrange(layer_weights(reader)[0], _input_bias(reader), kind)
+    weight, bias = (torch.cat(parts) for parts in zip(recurrent, passed_on, strict=True))
+    return _Weights(weight / kind.scale, bias, num_gates=len(weight_hh), bound=kind.scale)
+
+
+def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
+    """The contribution of each symbol to the gates of layer 0: (V, G)."""
+    first = model.stack.layers[0]
+    weight, bias = _arrange(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
+    if model.embedding is None:
+        product = weight.t()
+    else:
+        multiply = _multiply_exactly if exact else torch.mm
+        product = multiply(model.embedding.weight, weight.t())
+    return (product + bias).contiguous()  # its rows are what is read
+
+
+def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices rounded to multiples of 2^-18; float64 holds sums of 64 such products up to 8 x 8."""
+    a, b = (torch.round(tensor.double() * 2**18) for tensor in (a, b))
+    return (a @ b * 2.0**-36).float()
+
+
+def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
+    """Weights (G, I) and biases (G,) of gates, in the order and with the factors of a kind of layer."""
+    weights, biases = (tensor.detach().chunk(len(kind.gates)) for tensor in (weight, bias))
+    arranged = [(factor * weights[place], factor * biases[place]) for place, factor in kind.gates]
+    return torch.cat([weight for weight, _ in arranged]), torch.cat([bias for _, bias in arranged])
+
+
+def _input_bias(layer: nn.Module) -> Tensor:
+    """Both biases (G,) in one; a GRU's recurrent one stays apart, since its reset gate scales a part of it."""
+    _, _, bias_ih, bias_hh = layer_weights(layer)
+    return bias_ih if isinstance(layer, nn.GRU) else bias_ih + bias_hh

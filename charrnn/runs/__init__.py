@@ -1,0 +1,1 @@
+"""Training runs on a disk: started, resumed, saved, reported."""

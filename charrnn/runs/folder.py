@@ -1,0 +1,141 @@
+"""The folder of a run: its newest, previous and best checkpoints, and how to find them."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from charrnn.errors import CharRNNError
+from charrnn.files import atomic, container
+from charrnn.files.lock import Lock, locked
+from charrnn.runs.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's checkpoints and metrics lie. While `lock` is held, nothing is written once it is another's."""
+
+    path: Path
+    lock: Lock | None = field(default=None, compare=False)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator["RunFolder"]:
+        """The same folder, made if need be and with its lock held. Raises: CharRNNError, see `lock.locked`."""
+        with locked(self.path) as lock:
+            yield replace(self, lock=lock)
+
+    @property
+    def guard(self) -> atomic.Guard | None:
+        """The check of the lock, for whoever writes into the folder."""
+        return None if self.lock is None else self.lock.check
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the lowest validation loss."""
+        return self.path / f"best{container.SUFFIX}"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / f"last{container.SUFFIX}"
+
+    @property
+    def last_but_one(self) -> Path:
+        """The checkpoint before the newest, in case that one does not survive."""
+        return self.path / f"last-1{container.SUFFIX}"
+
+    @property
+    def metrics(self) -> Path:
+        """The log of the run, one JSON record a line."""
+        return self.path / "metrics.jsonl"
+
+    def holds_run(self) -> bool:
+        """Whether there is any checkpoint."""
+        return any(path.exists() for path in (self.last, self.last_but_one, self.best))
+
+    def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
+        """Write a run's first checkpoint, and its log, in place of the run that was there before, if any.
+
+        At every instant there is a sound checkpoint of one of the two, if the other run had one; its log goes a moment
+        before. Raises: CharRNNError.
+        """
+        first = atomic.temporary_beside(self.last)
+        try:
+            checkpoint.save(first, guard=self.guard)
+            if begin_log is not None:
+                begin_log()  # whoever finds the checkpoint finds all that it knows to have been logged
+            atomic.rename(first, self.last, self.guard)
+        except CharRNNError as error:
+            raise CharRNNError(str(error).replace(first.name, self.last.name)) from error
+        finally:
+            first.unlink(missing_ok=True)
+        for path in (self.best, self.last_but_one, *map(_aside, (self.best, self.last_but_one, self.last))):
+            if path.exists():
+                atomic.remove(path, self.guard)
+        if best and not atomic.link(self.last, self.best, self.last_but_one, self.guard):
+            checkpoint.save(self.best, guard=self.guard)
+
+    def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
+        """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole.
+
+        One that is also the best so far is written once, under two names where the file system has such.
+        Raises: CharRNNError.
+        """
+        if best:
+            checkpoint.save(self.best, guard=self.guard)
+        if not best or not atomic.link(self.best, self.last, self.last_but_one, self.guard):
+            checkpoint.save(self.last, self.last_but_one, self.guard)
+
+    def load_last(self) -> tuple[Checkpoint, dict[Path, str]]:
+        """The newest sound checkpoint, and each newer one that is not with the reason.
+
+        Raises: CharRNNError if there is none.
+        """
+        unsound: dict[Path, str] = {}
+        for path in (self.last, self.last_but_one, self.best):
+            if path.exists():
+                try:
+                    return Checkpoint.load(path), unsound
+                except CharRNNError as error:
+                    unsound[path] = str(error)
+        raise CharRNNError(f"{self.path} holds no sound checkpoint: {next(iter(unsound.values()), '')}")
+
+    def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
+        """Rename checkpoints that failed verification, so that none of them is ever kept as a backup.
+
+        Returns: their new names, in place of what was set aside before. Raises: CharRNNError.
+        """
+        return [atomic.rename(path, _aside(path), self.guard) for path in unsound]
+
+
+def _aside(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}-damaged")
+
+
+def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:
+    """The file meant by a checkpoint file, by a run folder (its best, else its last) or by nothing.
+
+    Nothing means the newest run under `checkpoint_dir`. Raises: CharRNNError if there is none.
+    """
+    if argument is not None and not argument.is_dir():
+        return argument
+    folders = [argument] if argument is not None else _subfolders(checkpoint_dir)
+    newest = max(folders, key=lambda folder: _modified(_candidates(folder)), default=None)
+    found = [] if newest is None else [path for path in _candidates(newest) if path.exists()]
+    if not found:
+        where = argument or checkpoint_dir
+        raise CharRNNError(f"{where} holds no trained model: run `charrnn train CORPUS` first, or name a checkpoint")
+    return found[0]
+
+
+def _candidates(folder: Path) -> list[Path]:
+    run = RunFolder(folder)
+    return [run.best, run.last, run.last_but_one]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _modified(paths: Iterable[Path]) -> float:
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=-1.0)

@@ -1,0 +1,274 @@
+"""Events of a training run to a progress bar or plain lines, to `metrics.jsonl` and to TensorBoard."""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from charrnn.errors import CharRNNError
+from charrnn.files.atomic import Guard, open_regular, write_atomically
+from charrnn.terminal import escape_controls, format_seconds, json_line
+from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
+
+RECORD_EVERY = 100
+"""Steps between two records of the training loss."""
+_BAR_SECONDS = 0.2
+_LINE_SECONDS = 30.0
+
+
+class Reporter(Protocol):
+    """Whoever wants to know how the training goes."""
+
+    def report(self, event: Event) -> None:
+        """Take note of an event."""
+
+    def close(self) -> None:
+        """The run is over, for whatever reason."""
+
+
+class ProgressBar:
+    """A bar with the loss, characters per second and the time left; evaluations and samples scroll by above."""
+
+    def __init__(self, stream: TextIO, fraction: float = 0.0) -> None:
+        self._bar = tqdm(
+            total=1.0,
+            initial=fraction,
+            file=stream,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0,  # report() itself keeps the pace
+            miniters=0,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+        self._shown = 0.0
+
+    def report(self, event: Event) -> None:
+        """Move the bar at most a few times a second: reading the loss waits for the device."""
+        match event:
+            case Progress() if time.monotonic() - self._shown > _BAR_SECONDS:
+                self._shown = time.monotonic()
+                self._bar.set_postfix_str(
+                    f"loss {float(event.train_loss):.3f}, {event.chars_per_second:,.0f} chars/s",
+                    refresh=False,
+                )
+                self._bar.update(event.fraction - self._bar.n)
+            case Finished(reason="budget"):
+                self._bar.update(1.0 - self._bar.n)
+            case Evaluated() | Sampled() | Recovered():
+                self._bar.write(_describe(event), file=self._bar.fp)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+class PlainLines:
+    """A line for each evaluation and sample, and one now and then between them: for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = time.monotonic()
+
+    def report(self, event: Event) -> None:
+        """Print what is worth a line."""
+        now = time.monotonic()
+        if isinstance(event, (Evaluated, Sampled, Recovered)) or (
+            isinstance(event, Progress) and now - self._shown > _LINE_SECONDS
+        ):
+            self._shown = now
+            print(_describe(event), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class Warnings:
+    """Only what must not pass in silence."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def report(self, event: Event) -> None:
+        """Print a recovery."""
+        if isinstance(event, Recovered):
+            with contextlib.suppress(OSError):
+                print(_describe(event), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one record a line, flushed as it is made.
+
+    A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one. That of
+    a new run stays in memory until `begin`: before its first checkpoint there is no run to tell of.
+    """
+
+    def __init__(self, path: Path, keep: int | None = 0, guard: Guard | None = None) -> None:
+        """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
+        if path.is_dir():
+            raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")
+        self._path, self._guard = path, guard
+        self._waiting = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
+        self._file: TextIO | None = None
+        self.num_records = len(self._waiting)
+
+    def begin(self) -> None:
+        """Write what waits, in place of any other log; from now on each record as it is made. Raises: CharRNNError."""
+        write_atomically(self._path, [line.encode() for line in self._waiting], guard=self._guard)
+        self._waiting = []
+        try:
+            self._file = self._path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise CharRNNError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def report(self, event: Event) -> None:
+        """Record evaluations, samples, and the training loss at regular steps."""
+        if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
+            self._write(json_line(_as_record(event)) + "\n")
+            self.num_records += 1
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            self._waiting.append(line)
+            return
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise CharRNNError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+
+
+class TensorBoard:
+    """Curves and samples for TensorBoard, in the run's folder.
+
+    Raises: CharRNNError if it is not installed, or cannot write to such a folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise CharRNNError("--tensorboard needs TensorBoard: pip install tensorboard") from None
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except UnicodeEncodeError as error:
+            raise CharRNNError(f"--tensorboard cannot write to {folder}: name another --run DIR, in UTF-8") from error
+
+    def report(self, event: Event) -> None:
+        """Add the numbers of a record as curves, a sample as text."""
+        if isinstance(event, Progress) and event.step % RECORD_EVERY:
+            return
+        record = _as_record(event)
+        for name in ("train_loss", "val_loss", "bits_per_char", "learning_rate", "chars_per_second"):
+            if name in record:
+                self._writer.add_scalar(name, record[name], event.step)
+        if isinstance(event, Sampled):
+            self._writer.add_text("sample", event.text, event.step)
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()
+
+
+class Terminal:
+    """A bar on a terminal, plain lines elsewhere; a stream that breaks off must not end the training."""
+
+    def __init__(self, stream: TextIO = sys.stderr, fraction: float = 0.0) -> None:
+        self._inner: Reporter | None = ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
+
+    def report(self, event: Event) -> None:
+        """Show an event for as long as somebody looks."""
+        try:
+            if self._inner is not None:
+                self._inner.report(event)
+        except OSError:
+            self._inner = None
+
+    def close(self) -> None:
+        """Leave the stream in order."""
+        with contextlib.suppress(OSError):
+            if self._inner is not None:
+                self._inner.close()
+
+
+def _as_record(event: Event) -> dict[str, Any]:
+    """One line of `metrics.jsonl`: losses in nats per character, times in seconds."""
+    record: dict[str, Any] = {
+        "step": event.step,
+        "epoch": round(event.epoch, 4),
+        "chars": event.chars,
+        "elapsed_s": round(event.elapsed_s, 3),
+    }
+    match event:
+        case Progress():
+            record["train_loss"] = float(event.train_loss)
+            record["learning_rate"] = event.learning_rate
+            record["chars_per_second"] = round(event.chars_per_second)
+        case Evaluated(val_chars=int()):
+            record["val_loss"] = event.val_loss
+            record["val_chars"] = event.val_chars
+            record["bits_per_char"] = event.bits_per_char
+        case Evaluated():
+            record["train_loss"] = event.val_loss
+        case Sampled():
+            record["text"] = event.text
+        case Recovered():
+            record["recovered_from_loss"] = event.loss if math.isfinite(event.loss) else None
+            record["learning_rate"] = event.learning_rate
+        case Finished():
+            record["finished"] = event.reason
+            record["chars_per_second"] = round(event.chars_per_second)
+    return record
+
+
+def _describe(event: Event) -> str:
+    """What a person reads of an event."""
+    where = f"step {event.step:,} epoch {event.epoch:.2f}"
+    match event:
+        case Evaluated():
+            kind = "training" if event.val_chars is None else "validation"
+            best = " (best so far)" if event.improved else ""
+            on = "" if event.is_whole else f" on {event.val_chars:,} characters"
+            return f"{where}: {kind} loss {event.val_loss:.4f}{on}, {event.bits_per_char:.3f} bits per character{best}"
+        case Progress():
+            left = event.elapsed_s * (1 - event.fraction) / max(event.fraction, 1e-9)
+            return (
+                f"{where}: training loss {float(event.train_loss):.4f}, "
+                f"{event.chars_per_second:,.0f} characters/s, {format_seconds(left)} left"
+            )
+        case Recovered():
+            return (
+                f"warning: the loss was {event.loss:.4g}: back to step {event.step:,}, with a learning rate of "
+                f"at most {event.learning_rate:.3g} from there on"
+            )
+        case Sampled():
+            return "\n".join(f"  | {line}" for line in escape_controls(event.text).splitlines())
+    raise TypeError(f"{type(event).__name__} is told in no words")
+
+
+def _whole_records(path: Path) -> list[str]:
+    """The lines of a log; half a one is what a killed run leaves. Raises: CharRNNError if it cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}; remove it, or move it away") from error
+    kept = []
+    for line in text.split("\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(json.loads(line), dict):
+                kept.append(line + "\n")
+    return kept

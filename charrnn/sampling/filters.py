@@ -1,0 +1,79 @@
+"""Filters over log-probabilities: top-k, top-p, min-p, banned symbols.
+
+Letters in shapes: B streams, V vocabulary size.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from charrnn.config import SamplingConfig
+from charrnn.errors import OptionError
+from charrnn.machine.runtime import Runtime
+from charrnn.text.vocabulary import Vocabulary
+
+Filter = Callable[[Tensor], Tensor]
+"""Log-probabilities (B, V), up to a constant, in; the same with those of excluded symbols at minus infinity out."""
+
+
+def top_k(k: int) -> Filter:
+    """Keep the k most likely symbols."""
+
+    def keep(log_p: Tensor) -> Tensor:
+        least = log_p.topk(min(k, log_p.shape[-1])).values[..., -1:]
+        return log_p.masked_fill(log_p < least, -math.inf)
+
+    return keep
+
+
+def top_p(p: float) -> Filter:
+    """Keep the most likely symbols whose probabilities just reach p in sum.
+
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
+    """
+
+    def keep(log_p: Tensor) -> Tensor:
+        ordered, symbols = log_p.log_softmax(-1).sort(descending=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        excluded = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, symbols, before >= p)
+        return log_p.masked_fill(excluded, -math.inf)
+
+    return keep
+
+
+def min_p(p: float) -> Filter:
+    """Keep the symbols at least p times as likely as the most likely one.
+
+    Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs" (2024).
+    """
+    return lambda log_p: log_p.masked_fill(log_p < log_p.amax(-1, keepdim=True) + math.log(p), -math.inf)
+
+
+def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
+    """Never these symbols."""
+    mask = torch.zeros(vocab_size)
+    mask[indices] = -math.inf
+    mask = runtime.place(mask)
+    return lambda log_p: log_p + mask
+
+
+def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtime) -> list[Filter]:
+    """The filters that a config asks for, in the order in which they apply; the unknown symbol never passes.
+
+    Raises: OptionError if every symbol is banned.
+    """
+    banned = [i for i, symbol in enumerate(vocabulary.symbols) if symbol in config.ban]
+    if len(banned) == len(vocabulary.symbols):
+        raise OptionError("--ban leaves no symbol to sample: ban fewer")
+    if vocabulary.unknown is not None:
+        banned.append(vocabulary.unknown)
+    filters = [exclude(banned, vocabulary.size, runtime)] if banned else []
+    if config.top_k is not None:
+        filters.append(top_k(config.top_k))
+    if config.top_p is not None and config.top_p < 1:
+        filters.append(top_p(config.top_p))
+    if config.min_p is not None:
+        filters.append(min_p(config.min_p))
+    return filters

@@ -1,0 +1,310 @@
+"""Sample many texts side by side from a trained model, as a stream of pieces.
+
+A step is computed by `stepper.py`, random numbers by `noise.py`.
+Letters in shapes: K steps between two looks at what was drawn, B streams, V vocabulary size.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from charrnn.config import SamplingConfig
+from charrnn.errors import CharRNNError, OptionError
+from charrnn.machine.runtime import Runtime, Threads
+from charrnn.model.network import CharRNN
+from charrnn.model.stepper import Reading, Stepper
+from charrnn.sampling.copies import Index
+from charrnn.sampling.filters import Filter, make_filters
+from charrnn.sampling.noise import gumbel, stream_key
+from charrnn.text.vocabulary import Vocabulary
+
+_STEPS_TO_AN_END = 16  # where any symbol may be a sample's last, and what is drawn behind it is lost
+_MOST_VALUES = 2**23  # of K steps, B streams and V symbols
+_MOST_REJECTIONS = 100
+_LOWEST_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and float32 overflows
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next symbols of sample `index`; its last piece says why it ended and how likely the whole was.
+
+    `finish_reason` is "length", "stop" or "lines"; `bits_per_char` is under the model itself, at temperature 1
+    and without filters.
+    """
+
+    index: int
+    text: str
+    finish_reason: str | None = None
+    bits_per_char: float | None = None
+
+
+def choose(
+    logits: Tensor, temperature: float, filters: list[Filter], noise: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Draw one symbol for each stream: logits and Gumbel noise (B, V) to (B,) int64.
+
+    The largest log p + noise falls on each symbol with exactly its probability p, and logits differ from log p by a
+    constant only: this is `multinomial` without a look at the numbers.
+    """
+    greedy = temperature < _LOWEST_TEMPERATURE
+    if filters and not greedy:
+        logits, temperature = logits / temperature, 1.0
+    for keep in filters:
+        logits = keep(logits)
+    return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
+
+
+class _Stream:
+    """One sample in the making. What may yet turn out to be copied is pending, and can be taken back."""
+
+    def __init__(self, index: int, seed: int, config: SamplingConfig, corpus: Index | None) -> None:
+        self.index = index
+        self.key = stream_key(seed, index, 0)
+        """Of its random numbers; another one after each rejection."""
+        self.finish_reason: str | None = None
+        self._seed = seed
+        self.rejections = 0
+        self._vain, self._furthest = 0, -1  # rejections since one left more symbols than ever before, and how many
+        self.read: tuple[int, Reading] | None = None
+        """How much of the text was read again after a rejection, and what is behind it."""
+        self._config = config
+        self._corpus = corpus if config.avoid_copying is not None else None
+        self._longest_stop = max(map(len, config.stop), default=0)
+        self._settled = ""  # only its end, where nothing is ever taken back
+        self._pending = ""
+        self._pending_nats: list[float] = []
+        self._length, self._lines, self._nats = 0, 0, 0.0  # of what is settled
+
+    @property
+    def text(self) -> str:
+        """The whole text so far, or its end where nothing is ever taken back."""
+        return self._settled + self._pending
+
+    @property
+    def length(self) -> int:
+        """How many symbols were drawn and not taken back."""
+        return self._length + len(self._pending)
+
+    def add(self, symbols: str, nats: list[float]) -> Piece | None:
+        """Take the next symbols, as far as the sample's end; returns what has become sure by them.
+
+        Raises: CharRNNError if a sample is taken back over and over.
+        """
+        self._pending += symbols
+        self._pending_nats += nats
+        end, reason = self._find_end()
+        self._cut(end)
+        size = self._config.avoid_copying or 1
+        if self._corpus is not None:
+            # Symbols drawn anew can make a copy of what was settled before them.
+            tail = _tail(self._settled, size - 1)
+            begin = self._corpus.find_copy(tail + self._pending, size)
+            if begin is not None:
+                self._cut(max(begin - len(tail), 0))
+                self._reject(size)
+                return None
+        self.finish_reason = reason
+        sure = end if reason or self._corpus is None else end - size + 1
+        return self._settle(sure) if sure > 0 else None
+
+    def _find_end(self) -> tuple[int, str | None]:
+        """How many of the pending symbols belong to the sample, and why no more, if it ends among them."""
+        ends: list[tuple[int, str]] = []
+        for stop in self._config.stop:
+            tail = _tail(self._settled, len(stop) - 1)
+            found = (tail + self._pending).find(stop)
+            if found >= 0:
+                ends.append((found + len(stop) - len(tail), "stop"))
+        if self._config.lines is not None:
+            end = 0
+            for _ in range(self._config.lines - self._lines):
+                end = self._pending.find("\n", end) + 1
+                if not end:
+                    break
+            else:
+                ends.append((end, "lines"))
+        if self.length >= self._config.most_symbols:
+            ends.append((self._config.most_symbols - self._length, "length"))
+        return min(ends, key=lambda end: end[0], default=(len(self._pending), None))
+
+    def _cut(self, end: int) -> None:
+        self._pending = self._pending[:end]
+        self._pending_nats = self._pending_nats[:end]
+
+    def _reject(self, size: int) -> None:
+        self.rejections += 1
+        self.key = stream_key(self._seed, self.index, self.rejections)
+        self._vain = self._vain + 1 if self.length <= self._furthest else 0
+        self._furthest = max(self._furthest, self.length)
+        if self._vain >= _MOST_REJECTIONS:
+            raise CharRNNError(
+                f"sample {self.index} comes no further than {self._furthest} symbols without a copy of {size} "
+                f"characters of the corpus, tried {_MOST_REJECTIONS} times: raise --avoid-copying or --temperature"
+            )
+
+    def _settle(self, sure: int) -> Piece:
+        symbols, self._pending = self._pending[:sure], self._pending[sure:]
+        self._nats += sum(self._pending_nats[:sure])
+        self._pending_nats = self._pending_nats[sure:]
+        self._length += sure
+        self._lines += symbols.count("\n")
+        self._settled += symbols
+        if self._corpus is None:
+            self._settled = _tail(self._settled, self._longest_stop)
+        if self.finish_reason is None:
+            return Piece(self.index, symbols)
+        return Piece(self.index, symbols, self.finish_reason, self._nats / self._length / math.log(2))
+
+
+def _tail(text: str, size: int) -> str:
+    return text[max(len(text) - size, 0) :]
+
+
+class Sampler:
+    """Draws samples as a config says; what it prepares serves any number of prompts.
+
+    Sample i follows from the seed and i alone. Up to B samples advance together, K steps between two looks; where
+    one ends, the next takes its place. One prompt at a time: all samples share these tensors.
+    """
+
+    def __init__(
+        self,
+        model: CharRNN,
+        vocabulary: Vocabulary,
+        config: SamplingConfig,
+        runtime: Runtime,
+        corpus: Index | None = None,
+    ) -> None:
+        """The model lies on the runtime's device already: to move it again would tear it from a recorded training step.
+
+        `corpus` is what `avoid_copying` speaks of. Raises: OptionError if it is missing or no symbol can be sampled.
+        """
+        if config.avoid_copying is not None and corpus is None:
+            raise OptionError("--avoid-copying needs the corpus: name it with --corpus FILE")
+        self._vocabulary = vocabulary
+        self._config = config
+        self._runtime = runtime
+        self._corpus = corpus
+        self._filters = make_filters(config, vocabulary, runtime)
+        V = vocabulary.size
+        B = min(config.num_samples, runtime.most_streams, max(_MOST_VALUES // (_STEPS_TO_AN_END * V), 1))
+        ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
+        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.most_steps, max(config.most_symbols, 1))
+        K = max(min(steps, _MOST_VALUES // (B * V)), 1)
+        self._stepper = Stepper(model, runtime, B)
+        self._noise = runtime.place(torch.zeros(K, B, V))
+        self._logits = torch.zeros_like(self._noise)
+        self._symbols = runtime.place(torch.zeros(K, B, dtype=torch.int64))
+        # Views made once: to make them costs as much as to compute with them.
+        self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
+        self._advance = runtime.capture(self._take_steps)
+        self._threads = Threads(runtime)
+        self._prompts_begun = 0
+
+    def sample(self, prompt: str = "", *, seed: int) -> Iterator[Piece]:
+        """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
+
+        Raises, before the first piece: CharRNNError for a prompt outside the vocabulary.
+        """
+        self._vocabulary.require(prompt)
+        start = self._vocabulary.encode(prompt) if prompt else _line_start(self._vocabulary)
+        return self._sample(start, seed)
+
+    def _sample(self, start: Tensor, seed: int) -> Iterator[Piece]:
+        if self._config.most_symbols == 0:
+            yield from (Piece(i, "", "length") for i in range(self._config.num_samples))
+            return
+        self._prompts_begun += 1
+        number = self._prompts_begun
+        prompt = self._stepper.read(start)
+        waiting = iter(range(self._config.num_samples))
+        streams = {slot: self._begin(next(waiting), seed) for slot in range(self._symbols.shape[1])}
+        self._stepper.place(list(streams), prompt)
+        while streams:
+            if number != self._prompts_begun:
+                raise RuntimeError("this Sampler has begun another prompt: one at a time")
+            ended = []
+            for slot, symbols, nats in self._threads.run(functools.partial(self._draw, streams)):
+                stream = streams[slot]
+                rejections = stream.rejections
+                piece = stream.add(symbols, nats)
+                if piece is not None:
+                    yield piece
+                if stream.rejections > rejections:
+                    self._stepper.place([slot], self._read_again(stream, prompt))
+                elif stream.finish_reason is not None:
+                    ended.append(slot)
+            for slot in ended:
+                del streams[slot]
+            begun = {slot: self._begin(index, seed) for slot, index in zip(ended, waiting, strict=False)}
+            if begun:
+                self._stepper.place(list(begun), prompt)
+                streams |= begun
+
+    def _begin(self, index: int, seed: int) -> _Stream:
+        return _Stream(index, seed, self._config, self._corpus)
+
+    def _take_steps(self) -> None:
+        """K steps of all streams, without a look at what is drawn."""
+        for noise, logits, symbols in self._steps:
+            logits.copy_(self._stepper.logits)
+            choose(logits, self._config.temperature, self._filters, noise, out=symbols)
+            self._stepper.step(symbols)
+
+    @torch.inference_mode()
+    def _draw(self, streams: dict[int, _Stream]) -> list[tuple[int, str, list[float]]]:
+        """K steps of all streams: for each its slot, the symbols that it drew, and their surprisals in nats."""
+        self._draw_noise(streams)
+        self._advance()
+        return self._look(list(streams))
+
+    def _draw_noise(self, streams: dict[int, _Stream]) -> None:
+        K, B, V = self._noise.shape
+        keys, begin = [0] * B, [0] * B
+        for slot, stream in streams.items():
+            keys[slot] = stream.key
+            begin[slot] = stream.length
+        keys_and_begin = self._runtime.place(torch.tensor([keys, begin]))
+        self._noise.copy_(gumbel(keys_and_begin[0], keys_and_begin[1], K, V))
+
+    def _look(self, slots: list[int]) -> list[tuple[int, str, list[float]]]:
+        log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
+        # In one copy to the host, of (B, K) each; an index is exact as a float.
+        symbols, surprisals = torch.stack([self._symbols.float(), -log_p]).transpose(1, 2).cpu()
+        text, nats, K = self._vocabulary.decode(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
+        return [(slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
+
+    def _read_again(self, stream: _Stream, prompt: Reading) -> Reading:
+        """Read the text that a stream keeps, from the last place that was read after a rejection."""
+        length, before = stream.read or (0, prompt)
+        if length > len(stream.text):
+            length, before = 0, prompt
+        if length < len(stream.text):
+            before = self._stepper.read(self._vocabulary.encode(stream.text[length:]), before)
+        stream.read = (len(stream.text), before)
+        return before
+
+
+def sample(
+    model: CharRNN,
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    *,
+    seed: int,
+    runtime: Runtime,
+    prompt: str = "",
+) -> Iterator[Piece]:
+    """Continue one prompt as a `Sampler` does, which see."""
+    return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
+
+
+def _line_start(vocabulary: Vocabulary) -> Tensor:
+    """What is read where there is no prompt: a line's end, or the most frequent symbol of a text without one."""
+    if "\n" in vocabulary.symbols:
+        return vocabulary.encode("\n")
+    counts = vocabulary.counts[: len(vocabulary.symbols)]
+    return vocabulary.encode(vocabulary.symbols[counts.index(max(counts))])

@@ -1,0 +1,37 @@
+"""Text, numbers and records in a form that is safe and pleasant to read on a terminal."""
+
+import json
+import math
+import re
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people, such as 45 s, 12 min or 3.5 h."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def escape_controls(text: str) -> str:
+    """The text with what would steer a terminal made visible: all control characters but tab and line feed.
+
+    >>> escape_controls("red \\x1b[31m")
+    'red \\\\x1b[31m'
+    """
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def json_line(record: object, *, ascii_only: bool = False) -> str:
+    """The record as JSON in one line for any reader, without control characters that a terminal may obey.
+
+    >>> json_line({"text": "café \\x9b31m"})
+    '{"text": "café \\\\u009b31m"}'
+    """
+    return json.dumps(record, ensure_ascii=ascii_only).translate(_CONTROLS_IN_JSON)
+
+
+_CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""Control characters and line ends that JSON leaves as they are."""
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

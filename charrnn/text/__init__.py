@@ -1,0 +1,1 @@
+"""Raw text to indices; knows no model."""

@@ -1,0 +1,189 @@
+"""Devices and precisions."""
+
+import gc
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.machine import runtime as runtime_module
+from charrnn.machine.runtime import Threads, can_compute, fbgemm, open_runtime, seed_everything
+from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "lstm", None)
+    assert open_runtime("cpu", "float32").precision == "float32"
+
+
+@needs_bfloat16
+def test_cpu_runs_in_the_precision_asked_for() -> None:
+    runtime = open_runtime("cpu", "bfloat16")
+    with runtime.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == torch.bfloat16
+
+
+def test_auto_takes_bfloat16_where_the_cpu_has_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "can_compute", lambda device, dtype: True)
+    for has_it, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it}, raising=False)
+        assert open_runtime("cpu", "auto").precision == precision
+
+
+def test_auto_takes_the_faster_of_mps_and_cpu_by_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for rates in ({"mps": 2.0, "cpu": 1.0}, {"mps": 1.0, "cpu": 2.0}):
+        runtime_module._faster.cache_clear()
+        monkeypatch.setattr(runtime_module, "_try_out", lambda device, rates=rates: rates[device.type])
+        assert open_runtime().device.type == max(rates, key=rates.__getitem__)
+    runtime_module._faster.cache_clear()
+
+
+def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:
+    assert runtime_module._try_out(CPU.device, seconds=0.01) > 0
+    assert runtime_module._try_out(torch.device("meta"), seconds=0.01) == 0
+
+
+@pytest.mark.usefixtures("lacks_bfloat16")
+def test_precision_that_fails_when_tried_is_not_there() -> None:
+    assert open_runtime("cpu", "auto").precision == "float32"
+    with pytest.raises(PrecisionError, match=r"bfloat16 cannot be had .* choose float32$"):
+        open_runtime("cpu", "bfloat16")
+
+
+def test_trial_of_a_precision_draws_no_random_number() -> None:
+    seed_everything(1)
+    expected = torch.rand(3)
+    seed_everything(1)
+    can_compute.cache_clear()
+    can_compute(CPU.device, torch.bfloat16)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "problem"),
+    [
+        ("tpu", "auto", "unknown"),
+        ("cuda:x", "auto", "unknown"),
+        ("cpu:1", "auto", "unknown"),
+        ("cuda:99", "auto", "not there"),
+        ("cpu", "float16", "choose float32"),
+        ("cpu", "int8", "float32, bfloat16, float16"),
+        ("cpu", "int3", "unknown"),
+    ],
+)
+def test_what_is_not_there_is_an_error(device: str, precision: str, problem: str) -> None:
+    with pytest.raises(CharRNNError, match=problem):
+        open_runtime(device, precision)
+
+
+def test_cpu_tells_its_free_memory_and_records_nothing() -> None:
+    runtime = open_runtime("cpu")
+    free = runtime.free_memory()
+    assert free is None if sys.platform != "linux" else 2**20 < (free or 0) < 2**60
+    step = list[int]().clear
+    assert runtime.capture(step) == step
+
+
+@needs_cuda
+def test_recorded_step_computes_what_the_step_itself_does() -> None:
+    runtime = open_runtime("cuda", "float32")
+    total, given = (torch.zeros((), device="cuda") for _ in range(2))
+    step = runtime.capture(lambda: total.add_(given * 2))  # type: ignore[arg-type]
+    for i in range(10):
+        given.fill_(i)
+        step()
+    assert float(total) == 90
+
+
+@needs_cuda
+def test_recorded_step_draws_new_random_numbers_each_time() -> None:
+    runtime = open_runtime("cuda", "float32")
+    drawn = torch.zeros(8, device="cuda")
+    step = runtime.capture(lambda: drawn.copy_(torch.rand(8, device="cuda")))  # type: ignore[arg-type]
+    seen = set()
+    for _ in range(8):
+        step()
+        seen.add(tuple(drawn.tolist()))
+    assert len(seen) == 8
+
+
+def test_random_state_is_restored() -> None:
+    runtime = open_runtime("cpu", "float32")
+    seed_everything(3)
+    state = runtime.random_state()
+    first = torch.rand(3)
+    runtime.set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_unset_seed_is_drawn_anew() -> None:
+    assert seed_everything(5) == 5
+    assert seed_everything(None) != seed_everything(None)
+
+
+@needs_cuda
+def test_auto_takes_cuda_in_half_precision() -> None:
+    runtime = open_runtime()
+    assert (runtime.device.type, runtime.precision) == ("cuda", "float16")
+    assert set(runtime.random_state()) == {"cpu", "cuda"}
+
+
+def test_packed_weights_are_the_same_on_pages_of_their_own() -> None:
+    weight = torch.randn(3000, 700).t()
+    packed = CPU.pack(weight)
+    assert packed.is_contiguous()
+    assert packed.data_ptr() % 2**21 == 0
+    gc.collect()
+    assert torch.equal(packed, weight)
+    assert torch.equal(CPU.pack(weight[:5]), weight[:5])
+
+
+@needs_fbgemm
+def test_int8_leaves_the_quantisation_engine_and_the_warnings_as_they_were() -> None:
+    engine = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fbgemm():
+            torch.quantize_per_channel(torch.ones(2, 2), torch.ones(2), torch.zeros(2), 0, torch.qint8)
+    assert torch.backends.quantized.engine == engine
+
+
+def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, before, used = 0.0, torch.get_num_threads(), list[int]()
+    torch.set_num_threads(3)
+    monkeypatch.setattr("charrnn.machine.runtime.time.perf_counter", lambda: clock)
+    seconds = {3: 0.1, 1: 0.05}
+
+    def work() -> int:
+        nonlocal clock
+        used.append(torch.get_num_threads())
+        clock += seconds[used[-1]]
+        return len(used)
+
+    try:
+        threads = Threads(replace(CPU, dtype=torch.int8))
+        assert [threads.run(work) for _ in range(20)] == list(range(1, 21))
+        assert set(used[:6]) == {1, 3}
+        assert set(used[6:]) == {1}
+        seconds = {3: 0.01, 1: 0.05}  # the machine is idle again
+        clock += 10
+        del used[:]
+        for _ in range(20):
+            threads.run(work)
+        assert set(used[6:]) == {3}
+        assert torch.get_num_threads() == 3
+        exact_alone = Threads(CPU)
+        del used[:]
+        for _ in range(10):
+            exact_alone.run(work)
+        assert set(used) == {3}, "the sum of float32 products may depend on the number of threads"
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,67 @@
+"""The loss on held-out text."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from charrnn.config import ModelConfig
+from charrnn.model.network import CharRNN
+from charrnn.model.scoring import Part, evaluate
+from tests.conftest import CPU
+
+MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=4)
+TEXT = torch.randint(7, (5000,), generator=torch.Generator().manual_seed(0))
+
+
+def test_evaluation_is_the_mean_loss_with_carried_state() -> None:
+    model, text = CharRNN(MODEL).eval(), TEXT[:500]
+    with torch.no_grad():
+        logits, _ = model(text[:-1, None])
+    exact = float(F.cross_entropy(logits[:, 0], text[1:]))
+    assert evaluate(model, text, CPU, Part(1)).loss == pytest.approx(exact, abs=1e-6)
+    measured = evaluate(model, text, CPU, Part(4), seq_length=32)
+    assert measured.loss == pytest.approx(exact, abs=1e-4)
+    assert measured.num_predictions == 499
+    model.train()
+    evaluate(model, text, CPU)
+    assert model.training
+
+
+def test_part_is_spread_over_the_text() -> None:
+    """A model that knows every symbol but those of the last quarter has seen the last quarter."""
+    model = CharRNN(MODEL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.head.bias[3] = 20.0
+    text = torch.full((5000,), 3)
+    part = Part.fit(len(text), 7, 2000)
+    assert evaluate(model, text, CPU, part).loss < 0.01
+    text[-1000:] = 4
+    assert evaluate(model, text, CPU, part).loss > 1
+
+
+@given(st.integers(2, 10**9), st.integers(2, 70_000), st.floats(1, 1e9))
+def test_part_is_of_the_size_that_was_asked_for(num_symbols: int, vocab_size: int, max_symbols: float) -> None:
+    part = Part.fit(num_symbols, vocab_size, max_symbols)
+    assert part.batch_size * 64 * vocab_size <= 2**24 or part.batch_size == 1, "logits take no more than 64 MB"
+    if num_symbols <= max_symbols:
+        assert part.count(num_symbols) == num_symbols
+    else:
+        assert 0.5 * max_symbols <= part.count(num_symbols) or part.count(num_symbols) == num_symbols
+        assert part.count(num_symbols) <= max(max_symbols, 4 * 64)
+
+
+def test_evaluation_ends_with_its_time_and_says_how_far_it_came() -> None:
+    model = CharRNN(MODEL)
+    measured = evaluate(model, TEXT, CPU, Part(4), is_time_up=lambda: True)
+    assert math.isfinite(measured.loss)
+    assert 0 < measured.num_predictions < len(TEXT) - 1
+
+
+def test_stop_ends_an_evaluation() -> None:
+    assert math.isnan(evaluate(CharRNN(MODEL), TEXT, CPU, should_stop=lambda: True).loss)

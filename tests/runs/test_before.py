@@ -1,0 +1,44 @@
+"""Files written before the modules were put into folders: they open, train on and sample as they did."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.text.corpus import Corpus
+from tests.conftest import Command, needs_fbgemm
+
+BEFORE = Path(__file__).parent / "before"
+SAMPLE = 'cywre"  aae asae  n l a odte  tm te  de ot nb  se rsoiee e i terea e are cs  o o'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(BEFORE, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_corpus_opens_as_it_was() -> None:
+    corpus = Corpus.open(BEFORE / "fable.safetensors")
+    assert corpus.text.startswith("once upon a time there was a prince")
+    assert (len(corpus.text), corpus.vocabulary.size, corpus.vocabulary.unknown) == (6000, 34, 33)
+
+
+@needs_fbgemm
+def test_checkpoint_samples_the_same_text(folder: Path, charrnn: Command) -> None:
+    options = ["--seed", "3", "-n", str(len(SAMPLE)), "-t", "0.7", "--precision", "int8", "--json"]
+    done = charrnn("sample", "run/last.safetensors", *options)
+    assert json.loads(done.stdout)["text"] == SAMPLE
+
+
+def test_run_goes_on_as_it_would_have(folder: Path, charrnn: Command) -> None:
+    done = charrnn("train", "fable.safetensors", "--run", "run", "--resume", "--steps", "120", "--json")
+    summary = json.loads(done.stdout)
+    assert summary["best_val_loss"] == pytest.approx(2.93680964, rel=1e-5)
+    assert (summary["steps"], summary["val_chars"]) == (120, 599)
+    records = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [record["val_loss"] for record in records if record["step"] > 70 and "val_loss" in record]
+    assert losses == pytest.approx([2.91770816, 2.90661860, 2.93680964], rel=1e-5)
+    assert Checkpoint.load(folder / "run/last.safetensors").training_config.steps == 120

@@ -1,0 +1,224 @@
+"""Checkpoints and run folders."""
+
+import contextlib
+import errno
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.config import ModelConfig
+from charrnn.errors import CharRNNError
+from charrnn.files import container
+from charrnn.files.lock import NAME
+from charrnn.model.network import CharRNN
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder, find_checkpoint
+from charrnn.runs.reporting import MetricsLog
+from charrnn.runs.run import Run
+from charrnn.runs.transfer import transfer
+from charrnn.text.vocabulary import Vocabulary
+
+
+def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None:
+    saved = trained_run.checkpoint()
+    saved.save(tmp_path / "c.safetensors")
+    loaded = Checkpoint.load(tmp_path / "c.safetensors")
+    for name in ("model_config", "training_config", "vocabulary", "corpus", "seed", "precision"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert loaded.counters["step"] == saved.counters["step"]
+    assert loaded.trainer_tensors.keys() == saved.trainer_tensors.keys()
+    x = torch.tensor([[0], [1], [2]])
+    torch.testing.assert_close(loaded.build_model().eval()(x)[0], trained_run.trainer.model.eval()(x)[0])
+
+
+def test_checkpoint_holds_all_that_resuming_needs(trained_run: Run) -> None:
+    tensors = trained_run.checkpoint().trainer_tensors
+    assert {"random.cpu", "offsets", "state.0.0", "state.0.1", "optimizer.0.exp_avg"} <= tensors.keys()
+    counters = trained_run.checkpoint().counters
+    assert {
+        "step",
+        "cursor",
+        "best_val_loss",
+        "stale_evaluations",
+        "gradient_scaler",
+        "elapsed_s",
+    } <= counters.keys()
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(trained_run: Run, tmp_path: Path) -> None:
+    checkpoint = trained_run.checkpoint()
+    # A huge model is refused before memory is taken for it.
+    huge = replace(checkpoint, model_config=replace(checkpoint.model_config, hidden_size=2**16, num_layers=64))
+    huge.save(tmp_path / "c.safetensors")
+    with pytest.raises(CharRNNError, match="do not fit"):
+        Checkpoint.load(tmp_path / "c.safetensors")
+
+
+def test_weights_of_other_names_are_refused(trained_run: Run) -> None:
+    weights = {name.upper(): tensor for name, tensor in trained_run.checkpoint().weights.items()}
+    with pytest.raises(CharRNNError, match="do not fit"):
+        replace(trained_run.checkpoint(), weights=weights).build_model()
+
+
+def test_header_without_its_parts_is_refused(tmp_path: Path) -> None:
+    container.write(tmp_path / "c.safetensors", "checkpoint", {"seed": 1}, {})
+    with pytest.raises(CharRNNError, match="lacks parts"):
+        Checkpoint.load(tmp_path / "c.safetensors")
+
+
+def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_path: Path) -> None:
+    folder, checkpoint = RunFolder(tmp_path), trained_run.checkpoint()
+    folder.save(replace(checkpoint, seed=1), best=False)
+    folder.save(replace(checkpoint, seed=2), best=False)
+    assert folder.load_last()[0].seed == 2
+    folder.last.write_bytes(folder.last.read_bytes()[:-1])
+    loaded, warnings = folder.load_last()
+    assert (loaded.seed, len(warnings)) == (1, 1)
+    folder.last.unlink()
+    assert folder.load_last()[0].seed == 1
+    folder.last_but_one.write_bytes(b"")
+    replace(checkpoint, seed=3).save(folder.best)
+    assert folder.load_last()[0].seed == 3
+    folder.best.unlink()
+    with pytest.raises(CharRNNError, match="no sound checkpoint"):
+        folder.load_last()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(trained_run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=False)
+    folder.last.unlink()
+    os.mkfifo(folder.last)
+    loaded, unsound = folder.load_last()
+    assert loaded.seed == 1
+    assert "a pipe or a device" in unsound[folder.last]
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_first_checkpoint_of_a_run_takes_the_place_of_another_run(trained_run: Run, tmp_path: Path, best: bool) -> None:
+    folder = RunFolder(tmp_path)
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=True)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "last-damaged.safetensors").touch()
+    folder.begin(replace(trained_run.checkpoint(), seed=3), best=best)
+    kept = {"notes.txt", "last.safetensors", "best.safetensors"} - (set() if best else {"best.safetensors"})
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert Checkpoint.load(folder.last).seed == 3
+    assert not best or folder.best.samefile(folder.last)
+
+
+def test_other_run_stays_where_the_first_checkpoint_cannot_be_written(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    for seed in (1, 2):
+        folder.save(replace(trained_run.checkpoint(), seed=seed), best=True)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CharRNNError, match="No space left"):
+        folder.begin(trained_run.checkpoint(), best=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_checkpoint_is_found_by_file_folder_or_age(tmp_path: Path) -> None:
+    for age, name in enumerate(("old", "new")):
+        run = RunFolder(tmp_path / name)
+        run.path.mkdir()
+        run.last.write_text("x")
+        os.utime(run.last, (age, age))
+    (tmp_path / "empty").mkdir()
+    new = RunFolder(tmp_path / "new")
+    assert find_checkpoint(new.last, tmp_path) == new.last
+    assert find_checkpoint(tmp_path / "old", tmp_path) == RunFolder(tmp_path / "old").last
+    assert find_checkpoint(None, tmp_path) == new.last
+    new.best.write_text("x")
+    assert find_checkpoint(None, tmp_path) == new.best
+    for nothing in (tmp_path / "empty", None):
+        with pytest.raises(CharRNNError, match="no trained model"):
+            find_checkpoint(nothing, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("embedding_size", [8, None])
+def test_weights_transfer_symbol_by_symbol(trained_run: Run, embedding_size: int | None) -> None:
+    checkpoint = trained_run.checkpoint()
+    if embedding_size is None:
+        config = replace(checkpoint.model_config, embedding_size=None)
+        checkpoint = replace(checkpoint, model_config=config, weights=CharRNN(config).state_dict())
+    vocabulary = Vocabulary(("e", "h", "t", "Ω"), (1, 1, 1, 1))
+    model = CharRNN(replace(checkpoint.model_config, vocab_size=4))
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert transfer(checkpoint, model, vocabulary) == 3
+    weights = model.state_dict()
+    old = checkpoint.vocabulary.symbols.index("h")
+    assert torch.equal(weights["head.weight"][1], checkpoint.weights["head.weight"][old])
+    assert torch.equal(weights["head.weight"][3], fresh["head.weight"][3])
+    recurrent = "stack.layers.0.weight_hh_l0"
+    assert torch.equal(weights[recurrent], checkpoint.weights[recurrent])
+    if embedding_size is None:
+        table = "stack.layers.0.weight_ih_l0"
+        assert torch.equal(weights[table][:, 1], checkpoint.weights[table][:, old])
+
+
+def test_another_shape_does_not_transfer(trained_run: Run) -> None:
+    model = CharRNN(ModelConfig(vocab_size=trained_run.corpus.vocabulary.size, hidden_size=7))
+    with pytest.raises(CharRNNError, match="same model options"):
+        transfer(trained_run.checkpoint(), model, trained_run.corpus.vocabulary)
+
+
+@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("at_fsync", [0, 1, 2, 3])
+def test_save_never_touches_a_folder_that_became_anothers(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bool, at_fsync: int
+) -> None:
+    """The folder goes, and another trainer's comes, before a save or at one of its calls of fsync."""
+    theirs, fsync, calls = RunFolder(tmp_path / "run"), os.fsync, 0
+
+    def replace_folder() -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        shutil.rmtree(theirs.path)
+        for seed in (1, 2):
+            theirs.save(replace(trained_run.checkpoint(), seed=seed), best=seed == 1)
+        (theirs.path / NAME).touch()
+
+    def sync_and_replace(descriptor: int) -> None:
+        nonlocal calls
+        fsync(descriptor)
+        calls += 1
+        if calls == at_fsync:
+            replace_folder()
+
+    with contextlib.suppress(CharRNNError), theirs.locked() as folder:
+        folder.save(replace(trained_run.checkpoint(), seed=7), best=True)
+        if at_fsync == 0:
+            replace_folder()
+        monkeypatch.setattr(os, "fsync", sync_and_replace)
+        folder.save(replace(trained_run.checkpoint(), seed=8), best=best)
+    if not theirs.last.exists() or Checkpoint.load(theirs.last).seed == 8:
+        assert at_fsync > calls, "nobody took the folder"
+        return
+    seeds = {path.name: Checkpoint.load(path).seed for path in (theirs.last, theirs.last_but_one, theirs.best)}
+    assert seeds == {"last.safetensors": 2, "last-1.safetensors": 1, "best.safetensors": 1}
+    assert len(list(theirs.path.iterdir())) == 4
+
+
+def test_save_does_not_make_a_folder_anew_that_was_removed(trained_run: Run, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").locked() as folder:
+        shutil.rmtree(folder.path)
+        with pytest.raises(CharRNNError, match="no longer this process's"):
+            folder.save(trained_run.checkpoint(), best=True)
+        with pytest.raises(CharRNNError, match="no longer this process's"):
+            folder.begin(trained_run.checkpoint(), best=True)
+        with pytest.raises(CharRNNError, match="no longer this process's"):
+            MetricsLog(folder.metrics, guard=folder.guard).begin()
+    assert list(tmp_path.iterdir()) == []

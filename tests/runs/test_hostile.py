@@ -1,0 +1,308 @@
+"""Files of strangers, with a digest that is right: they are data, and at worst an error of one line."""
+
+import contextlib
+import hashlib
+import json
+import struct
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charrnn.config import PreparationConfig
+from charrnn.errors import CharRNNError
+from charrnn.files import container
+from charrnn.files.lock import locked
+from charrnn.runs.checkpoint import Checkpoint, _is_sound_generator
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.reporting import MetricsLog
+from charrnn.runs.run import Run, resume
+from charrnn.text.cleaning import CleanText
+from charrnn.text.corpus import Corpus
+
+NO_DIGEST = b"0" * 64
+MARK = b'"charrnn":"{\\"digest\\":\\"'
+
+hostile = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 2**31, 2**63, 10**30, -(2**63)]),
+    st.sampled_from([float("nan"), float("inf"), -1.5, 1e308]),
+    st.sampled_from(["", "../../etc/passwd", "\x00", "F32", "lstm", "9" * 400, "\ud800"]),
+    st.lists(st.integers(-1, 2**40), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def unseal(whole: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """A file's tensor entries, its own header, and its data."""
+    length = int.from_bytes(whole[:8], "little")
+    entries = json.loads(whole[8 : 8 + length])
+    header = json.loads(entries.pop("__metadata__")["charrnn"])
+    header.pop("digest")
+    return entries, header, whole[8 + length :]
+
+
+def seal(entries: dict[str, Any], header: dict[str, Any], data: bytes) -> bytes:
+    """A file of these, with the digest that it must have."""
+    text = json.dumps({"digest": NO_DIGEST.decode(), **header}, separators=(",", ":"))
+    head = json.dumps({"__metadata__": {"charrnn": text}, **entries}, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    head = len(head).to_bytes(8, "little") + head
+    at = head.index(MARK) + len(MARK)
+    digest = hashlib.sha256(head + data).hexdigest().encode()
+    return head[:at] + digest + head[at + 64 :] + data
+
+
+def mutate(value: Any, data: st.DataObject) -> Any:
+    """Change one place, somewhere in a tree of JSON: another value, a missing one, one too many."""
+    if isinstance(value, dict) and value and data.draw(st.integers(0, 9)) > 0:
+        key = data.draw(st.sampled_from(sorted(value)))
+        match data.draw(st.integers(0, 8)):
+            case 8:
+                return {name + "x" * (name == key): part for name, part in value.items()}
+            case 0:
+                return {name: part for name, part in value.items() if name != key}
+            case 1:
+                return value | {data.draw(st.text(max_size=5)): data.draw(hostile)}
+            case _:
+                return value | {key: mutate(value[key], data)}
+    if isinstance(value, list) and value and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, min(len(value), 5) - 1))
+        return [*value[:at], mutate(value[at], data), *value[at + 1 :]]
+    return data.draw(hostile)
+
+
+many = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def test_sealing_what_was_unsealed_gives_the_same_file(corpus: Corpus, tmp_path: Path) -> None:
+    whole = corpus.path.read_bytes()
+    assert seal(*unseal(whole)) == whole
+    (tmp_path / "forged").write_bytes(seal(*unseal(whole)))
+    assert Corpus.open(tmp_path / "forged").text_digest == corpus.text_digest
+
+
+@many
+@given(st.data())
+def test_forged_corpus_is_opened_or_refused(corpus: Corpus, tmp_path: Path, data: st.DataObject) -> None:
+    entries, header, payload = unseal(corpus.path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.integers(0, 3)) == 0:
+            entries = mutate(entries, data)
+        else:
+            header = mutate(header, data)
+    forge(tmp_path / "forged", entries, header, payload)
+    with contextlib.suppress(CharRNNError):
+        opened = Corpus.open(tmp_path / "forged")
+        assert len(opened.text) == len(opened.indices)
+
+
+@many
+@given(st.data())
+def test_forged_checkpoint_is_loaded_and_used_or_refused(
+    trained_run: Run, corpus: Corpus, tmp_path: Path, data: st.DataObject
+) -> None:
+    entries, header, payload = unseal(trained_run.folder.last.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.integers(0, 3)) == 0:
+            entries = mutate(entries, data)
+        else:
+            header = mutate(header, data)
+    folder = type(trained_run.folder)(tmp_path / "run")
+    folder.path.mkdir(exist_ok=True)
+    forge(folder.last, entries, header, payload)
+    with contextlib.suppress(CharRNNError):
+        Checkpoint.load(folder.last).build_model()
+        next(resume(folder, corpus, {"steps": 10**6}, "cpu").trainer.run())
+
+
+def forge(path: Path, entries: Any, header: Any, payload: bytes) -> None:
+    if not isinstance(entries, dict) or not isinstance(header, dict):
+        path.write_bytes(payload)
+    else:
+        path.write_bytes(seal(entries, header, payload))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 10**30])
+def test_seed_out_of_range_is_refused(trained_run: Run, tmp_path: Path, seed: int) -> None:
+    entries, header, payload = unseal(trained_run.folder.last.read_bytes())
+    forge(tmp_path / "forged", entries, header | {"seed": seed}, payload)
+    with pytest.raises(CharRNNError, match="lacks parts of a checkpoint"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+def test_header_takes_little_more_memory_than_the_file_has_bytes(tmp_path: Path) -> None:
+    empty: list[Any] = [{}] * (container._MAX_HEADER // 3 - 100)
+    forge(tmp_path / "forged", {"x": empty}, {"kind": "corpus", "format": 1}, b"")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CharRNNError, match="damaged or was altered"):
+            Corpus.open(tmp_path / "forged")
+        assert tracemalloc.get_traced_memory()[1] < (tmp_path / "forged").stat().st_size + 2**27
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("BOOL", 1), ("F8_E4M3", 1), ("U16", 2), ("C64", 8)])
+def test_tensors_of_types_that_are_never_written_are_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    entry = {"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}
+    forge(tmp_path / "forged", entry, {"kind": "thing", "format": 1}, bytes(size))
+    with pytest.raises(CharRNNError, match="a type that is never written"):
+        container.read(tmp_path / "forged", "thing")
+
+
+@pytest.mark.parametrize(
+    ("entry", "data", "problem"),
+    [
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, 8, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, 8, "8 bytes of tensors instead of 4"),
+        ({"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, 4, "impossible shape"),
+        ({"dtype": "F32", "shape": [0, 2**31, 2**31], "data_offsets": [0, 0]}, 0, "larger than any memory"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": []}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": None}, 4, "does not lie where it should"),
+        ({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, 4, "never written"),
+        ({"dtype": "F32", "shape": [1]}, 4, "data_offsets"),
+        ([], 0, "indices must be integers"),
+        (None, 0, "not subscriptable"),
+    ],
+)
+def test_tensors_that_lie_amiss_are_refused(tmp_path: Path, entry: Any, data: int, problem: str) -> None:
+    forged = seal({"x": entry}, {"kind": "thing", "format": container.FORMAT}, bytes(data))
+    (tmp_path / "forged").write_bytes(forged)
+    with pytest.raises(CharRNNError, match=f"damaged or was altered.*{problem}"):
+        container.read(tmp_path / "forged", "thing")
+
+
+def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    (tmp_path / "forged").write_bytes(seal({"x": entry, "y": entry}, {"kind": "thing", "format": 1}, bytes(4)))
+    with pytest.raises(CharRNNError, match="y does not lie where it should"):
+        container.read(tmp_path / "forged", "thing")
+
+
+def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run: Run, tmp_path: Path) -> None:
+    checkpoint = trained_run.checkpoint()
+    for dtype in (torch.float64, torch.uint8):
+        weights = {name: weight.to(dtype) for name, weight in checkpoint.weights.items()}
+        replace(checkpoint, weights=weights).save(tmp_path / "forged")
+        with pytest.raises(CharRNNError, match="another type than float32"):
+            Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("model.head.weight", float("nan"), "not finite"),
+        ("model.head.bias", float("-inf"), "not finite"),
+        ("model.stack.layers.0.weight_hh_l0", 1e16, "more than 1e\\+15"),
+        ("model.embedding.weight", -3e38, "more than 1e\\+15"),
+        ("trainer.optimizer.0.exp_avg", float("inf"), "not finite"),
+        ("trainer.optimizer.1.exp_avg_sq", -1.0, "never negative"),
+        ("trainer.optimizer.1.step", -1.0, "never negative"),
+        ("trainer.state.0.1", float("nan"), "not finite"),
+        ("trainer.train_loss", float("nan"), "not finite"),
+    ],
+)
+def test_values_that_nothing_goes_on_from_are_refused_by_name(
+    trained_run: Run, tmp_path: Path, name: str, value: float, problem: str
+) -> None:
+    stored = container.read(trained_run.folder.last, "checkpoint")
+    stored.tensors[name].view(-1)[-1] = value
+    container.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
+    with pytest.raises(CharRNNError, match=f"in {name.partition('.')[2]}.*{problem}"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("name", ["trainer.offsets", "trainer.random.cpu"])
+@pytest.mark.parametrize(("left", "position"), [(624, 624), (624, 600), (2, 624)])
+def test_generator_that_draws_from_beyond_its_state_is_refused(
+    trained_run: Run, tmp_path: Path, name: str, left: int, position: int
+) -> None:
+    stored = container.read(trained_run.folder.last, "checkpoint")
+    struct.pack_into("=iiQ", stored.tensors[name].numpy().data, 8, left, 1, position)
+    container.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
+    with pytest.raises(CharRNNError, match=f"impossible state of a random generator in {name.partition('.')[2]}"):
+        Checkpoint.load(tmp_path / "forged")
+
+
+@pytest.mark.parametrize("draws", [0, 1, 623, 624, 625, 1247, 1248, 2000])
+def test_generator_is_sound_however_much_was_drawn_from_it(draws: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    torch.randint(0, 7, (draws,), generator=generator)
+    assert _is_sound_generator(generator.get_state())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "float99"},
+        {"torch": "2.13\n\x1b[31merror: all is lost"},
+        {"training_config": {"minutes": 10**400, "steps": None}},
+        {"training_config": {"grad_clip": 10**400}},
+    ],
+)
+def test_values_out_of_range_are_refused(trained_run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    entries, header, payload = unseal(trained_run.folder.last.read_bytes())
+    for name, value in change.items():
+        header[name] = header[name] | value if isinstance(value, dict) else value
+    forge(tmp_path / "forged", entries, header, payload)
+    with pytest.raises(CharRNNError) as refused:
+        Checkpoint.load(tmp_path / "forged")
+    assert refused.value.exit_code == 1
+
+
+def test_lock_that_is_a_link_to_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(victim)
+    with pytest.raises(CharRNNError, match="cannot be written"), locked(tmp_path / "run"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_log_of_absurd_depth_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 100_000 + "\n")
+    log = MetricsLog(tmp_path / "metrics.jsonl", keep=None)
+    log.close()
+    assert log.num_records == 1
+
+
+@pytest.mark.parametrize("name", ["\0", "utf-8\0", "klingon", "undefined", "rot13"])
+def test_encoding_of_absurd_name_is_unknown(name: str) -> None:
+    with pytest.raises(CharRNNError, match="is unknown"):
+        CleanText([], PreparationConfig(encoding=name))
+
+
+def test_optimizer_of_another_type_is_refused(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:
+    checkpoint = trained_run.checkpoint()
+    tensors = dict(checkpoint.trainer_tensors)
+    folder = RunFolder(tmp_path)
+    for name in ("0.exp_avg", "0.step"):
+        folder.save(
+            replace(checkpoint, trainer_tensors=tensors | {f"optimizer.{name}": tensors[f"optimizer.{name}"].long()}),
+            best=False,
+        )
+        with pytest.raises(CharRNNError, match=f"does not fit this training: {name} is of torch.int64"):
+            resume(folder, corpus, {}, "cpu")
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "x.pkl", "x.pt", "x.txt"])
+def test_pickles_are_not_opened_under_any_name(tmp_path: Path, name: str) -> None:
+    """A pickle that would make a folder if it were ever loaded."""
+    trap = tmp_path / "sprung"
+    path = tmp_path / name
+    path.write_bytes(b"cos\nmkdir\n(V" + str(trap).encode() + b"\ntR.")
+    for kind in ("corpus", "checkpoint"):
+        with pytest.raises(CharRNNError, match="not a charrnn file"):
+            container.read(path, kind)
+    assert not trap.exists()

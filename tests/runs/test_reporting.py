@@ -1,0 +1,156 @@
+"""Events to lines, bars and logs."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.errors import CharRNNError
+from charrnn.runs.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, Terminal, Warnings
+from charrnn.terminal import format_seconds
+from charrnn.training.events import Evaluated, Finished, Progress, Recovered, Sampled
+
+
+def progress(step: int) -> Progress:
+    return Progress(step, step / 10, step * 32, 1.5, 0.5, torch.tensor(2.0), 1e-3, 1000.0)
+
+
+def evaluated(step: int = 7, val_chars: int | None = 99) -> Evaluated:
+    return Evaluated(step, 0.7, 224, 1.5, 0.5, val_loss=1.3863, val_chars=val_chars, is_whole=True, improved=True)
+
+
+RECOVERED = Recovered(100, 0.7, 3200, 1.5, 0.5, loss=float("nan"), learning_rate=4e-3)
+SAMPLED = Sampled(7, 0.7, 224, 1.5, 0.5, "Once\nupon")
+
+
+def open_log(path: Path, keep: int | None = 0) -> MetricsLog:
+    log = MetricsLog(path, keep)
+    log.begin()
+    return log
+
+
+def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "metrics.jsonl")
+    for event in (progress(1), progress(RECORD_EVERY), evaluated(), SAMPLED):
+        log.report(event)
+    log.close()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 3, "the training loss is recorded at regular steps only"
+    for record in records:
+        assert {"step", "epoch", "chars", "elapsed_s"} <= record.keys()
+    assert {"train_loss", "learning_rate", "chars_per_second"} <= records[0].keys()
+    assert records[1]["bits_per_char"] == pytest.approx(2.0, abs=1e-3)
+    assert records[2]["text"] == "Once\nupon"
+
+
+def test_log_holds_nothing_that_a_terminal_obeys_or_that_ends_a_line(tmp_path: Path) -> None:
+    text = "red \x9b31m\x7f\x85\u2028\u2029 café"
+    log = open_log(tmp_path / "metrics.jsonl")
+    log.report(Sampled(7, 0.7, 224, 1.5, 0.5, text))
+    log.close()
+    [line] = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert line.isprintable()
+    assert "café" in line
+    assert json.loads(line)["text"] == text
+
+
+def test_recovery_is_told_everywhere_and_in_valid_json(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "metrics.jsonl")
+    log.report(RECOVERED)
+    record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (record["step"], record["recovered_from_loss"], record["learning_rate"]) == (100, None, 4e-3)
+    for reporter in (PlainLines, Warnings):
+        stream = io.StringIO()
+        reporter(stream).report(RECOVERED)
+        assert stream.getvalue().startswith("warning: the loss was nan: back to step 100")
+    stream = io.StringIO()
+    Warnings(stream).report(evaluated())
+    assert stream.getvalue() == ""
+
+
+def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    # The last record was cut off within a character; U+2028 is no line's end in a log.
+    records = ['{"step": 100}', '{"step": 200, "text": "a\u2028b"}', '{"step": 300}', '{"step": 310, "text": "é']
+    path.write_bytes("\n".join(records).encode()[:-1])
+    log = open_log(path, keep=2)
+    log.report(progress(300))
+    log.close()
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    assert [json.loads(line)["step"] for line in lines] == [100, 200, 300]
+    assert log.num_records == 3
+    open_log(path, keep=None).close()
+    assert path.read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_log_of_a_new_run_takes_the_place_of_another_as_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 100}\n')
+    log = MetricsLog(path)
+    log.report(evaluated(step=7))
+    assert path.read_text() == '{"step": 100}\n'
+    assert log.num_records == 1
+    log.begin()
+    log.report(evaluated(step=8))
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [7, 8]
+
+
+def test_folder_in_the_place_of_a_log_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CharRNNError, match="is a folder"):
+        MetricsLog(tmp_path)
+
+
+def test_plain_lines_tell_evaluations_and_samples() -> None:
+    stream = io.StringIO()
+    lines = PlainLines(stream)
+    for event in (progress(1), evaluated(), SAMPLED, evaluated(val_chars=None)):
+        lines.report(event)
+    text = stream.getvalue()
+    assert "validation loss 1.3863, 2.000 bits per character (best so far)" in text
+    assert "  | Once\n  | upon\n" in text
+    assert "training loss 1.3863" in text
+    assert "\r" not in text
+
+
+def test_broken_terminal_does_not_end_the_training() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    terminal = Terminal(Broken())
+    terminal.report(evaluated())
+    terminal.report(SAMPLED)
+    terminal.close()
+
+
+def test_bar_shows_loss_rate_and_end() -> None:
+    stream = io.StringIO()
+    bar = ProgressBar(stream)
+    bar.report(progress(1))
+    bar.report(evaluated())
+    bar.report(Finished(10, 1.0, 320, 2.0, 1.0, "budget", 1000.0))
+    bar.close()
+    assert "loss 2.000, 1,000 chars/s" in stream.getvalue()
+    assert "100%" in stream.getvalue()
+
+
+def test_tensorboard_writes_events_or_says_how_to_install_it(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path)
+    for event in (progress(RECORD_EVERY), evaluated(), SAMPLED):
+        board.report(event)
+    board.close()
+    assert any(path.name.startswith("events.out") for path in tmp_path.iterdir())
+
+
+def test_missing_tensorboard_is_an_error_that_tells_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(CharRNNError, match=r"pip install tensorboard"):
+        TensorBoard(tmp_path)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (float("inf"), "unknown")])
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text

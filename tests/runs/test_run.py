@@ -1,0 +1,413 @@
+"""Runs in their folders."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn.config import TrainingConfig
+from charrnn.errors import CharRNNError
+from charrnn.machine.runtime import Runtime, compute_deterministically, open_runtime
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run, resume, start
+from charrnn.text.corpus import Corpus
+from charrnn.training.events import Evaluated, Event, Finished, Sampled
+from tests.conftest import CPU, TINY, needs_bfloat16
+
+CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
+
+
+class Recorder:
+    """A reporter that remembers, and may act."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def report(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def run(corpus: Corpus, tmp_path: Path) -> Run:
+    return start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=3)
+
+
+def test_run_leaves_checkpoints_and_samples(run: Run) -> None:
+    recorder = Recorder()
+    finished = run.drive([recorder])
+    names = {path.name for path in run.folder.path.iterdir()}
+    assert names == {"best.safetensors", "last.safetensors", "last-1.safetensors"}
+    assert Checkpoint.load(run.folder.last).counters["step"] == finished.step == 20
+    kinds = [type(event) for event in recorder.events]
+    assert kinds.count(Sampled) == kinds.count(Evaluated) == 10
+    best = Checkpoint.load(run.folder.best)
+    assert best.counters["best_val_loss"] == run.trainer.best_val_loss
+
+
+def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: Path, run: Run) -> None:
+    run.drive([])
+    seldom = replace(CONFIG, checkpoint_every=1000, sample_every=1000)
+    other = start(RunFolder(tmp_path / "other"), corpus, TINY, seldom, CPU, seed=3)
+    other.drive([])
+    for name, weight in run.trainer.model.state_dict().items():
+        assert torch.equal(weight, other.trainer.model.state_dict()[name])
+
+
+class Interrupt(Recorder):
+    """Ends a run at a step: by request, as a signal does, or on the spot, as a pulled plug does."""
+
+    def __init__(self, run: Run, step: int, *, politely: bool) -> None:
+        super().__init__()
+        self._run, self._step, self._politely = run, step, politely
+
+    def report(self, event: Event) -> None:
+        if event.step == self._step:
+            if not self._politely:
+                raise InterruptedError
+            self._run.trainer.request_stop()
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    compute_deterministically()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+SHORT_EPOCHS = replace(CONFIG, batch_size=16, seq_length=16, steps=27, eval_every=6)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("politely", [True, False], ids=["signal", "plug"])
+@pytest.mark.parametrize("step", [1, 9, 13, 18, 26])
+@pytest.mark.parametrize(
+    ("device", "cell", "precision", "num_layers"),
+    [
+        ("cpu", "lstm", "float32", 1),
+        pytest.param("cpu", "lstm", "bfloat16", 2, marks=needs_bfloat16),
+        ("cpu", "gru", "float32", 2),
+        pytest.param("cpu", "rnn", "bfloat16", 1, marks=needs_bfloat16),
+        pytest.param("cuda", "lstm", "float32", 2, marks=needs_cuda),
+        pytest.param("cuda", "lstm", "float16", 2, marks=needs_cuda),
+        pytest.param("cuda", "gru", "bfloat16", 1, marks=needs_cuda),
+    ],
+)
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    corpus: Corpus,
+    tmp_path: Path,
+    deterministic: None,
+    device: str,
+    cell: str,
+    precision: str,
+    num_layers: int,
+    step: int,
+    politely: bool,
+) -> None:
+    shape = {**TINY, "cell": cell, "num_layers": num_layers, "dropout": 0.3}
+    runtime = open_runtime(device, precision)
+    whole = start(RunFolder(tmp_path / "whole"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
+    assert whole.trainer.steps_per_epoch == 9
+    whole.open_log()
+    whole.drive([])
+    broken = start(RunFolder(tmp_path / "broken"), corpus, shape, SHORT_EPOCHS, runtime, seed=3)
+    broken.open_log()
+    with contextlib.suppress(InterruptedError):
+        broken.drive([Interrupt(broken, step, politely=politely)])
+    if not politely and step < SHORT_EPOCHS.eval_every:  # type: ignore[operator]
+        assert not broken.folder.holds_run()
+        return
+    resumed = resume(broken.folder, corpus, {}, device)
+    assert resumed.trainer.step <= step
+    assert politely == (resumed.trainer.step == step) or step % 6 == 0
+    resumed.open_log()
+    resumed.drive([])
+    assert log_of(resumed) == log_of(whole)
+    for name in ("last", "best"):
+        ours, theirs = (Checkpoint.load(getattr(run.folder, name)) for run in (resumed, whole))
+        assert ours.weights.keys() == theirs.weights.keys()
+        assert ours.trainer_tensors.keys() == theirs.trainer_tensors.keys()
+        for tensors in ("weights", "trainer_tensors"):
+            for key, tensor in getattr(ours, tensors).items():
+                assert torch.equal(tensor, getattr(theirs, tensors)[key]), key
+        assert without_times(ours.counters) == without_times(theirs.counters)
+
+
+def log_of(run: Run) -> list[dict[str, Any]]:
+    return [without_times(json.loads(line)) for line in run.folder.metrics.read_text().splitlines()]
+
+
+def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if not re.search("elapsed|second", name)}
+
+
+def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_every=5, eval_every=5)
+    run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
+    run.drive([])
+    assert Checkpoint.load(run.folder.best).counters["best_val_loss"] == run.trainer.best_val_loss
+    assert Checkpoint.load(run.folder.last).counters["evaluated_step"] == 20
+
+
+@pytest.mark.parametrize("have_links", [True, False])
+def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
+    corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch, have_links: bool
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    run.drive([])
+    if not have_links:
+        monkeypatch.setattr(os, "link", refuse)
+    folder, told = run.folder, list[str]()
+    before = folder.last_but_one.read_bytes()
+    for content in (b"damaged", b"damaged again"):
+        folder.last.write_bytes(content)
+        with pytest.raises(CharRNNError, match="another text"):
+            resume(folder, replace(corpus, text_digest="0" * 64), {}, "cpu")
+        assert folder.last.exists(), "a resumption that is refused changes nothing"
+        resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=told.append)
+        damaged = folder.path / "last-damaged.safetensors"
+        assert damaged.read_bytes() == content
+        assert folder.last_but_one.read_bytes() == before
+        assert f"the unsound checkpoint is kept as {damaged}" in told
+        folder.save(resumed.checkpoint(), best=False)
+        assert folder.last_but_one.read_bytes() == before, "the sound one is still the backup"
+        assert Checkpoint.load(folder.last).counters["step"] == resumed.trainer.step
+    assert [path.name for path in folder.path.glob("*damaged*")] == ["last-damaged.safetensors"]
+    told.clear()
+    resume(folder, corpus, {}, "cpu", notify=told.append)
+    assert not any("unsound" in line or "warning" in line for line in told)
+    folder.begin(resumed.checkpoint(), best=False)
+    assert [path.name for path in folder.path.iterdir()] == ["last.safetensors"], "a new run clears that away too"
+
+
+def test_checkpoint_stands_before_the_first_evaluation(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("charrnn.training.trainer.evaluate", fail)
+    run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=3)
+    with pytest.raises(MemoryError):
+        run.drive([])
+    assert Checkpoint.load(run.folder.last).counters["step"] == CONFIG.eval_every
+
+
+@pytest.mark.parametrize("how", ["shorter", "other symbols"])
+def test_corpus_that_is_changed_during_the_training_costs_no_step(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("charrnn.files.container._IN_MEMORY", 0)
+    path = tmp_path / "corpus.safetensors"
+    content = corpus.path.read_bytes()
+    path.write_bytes(content)
+    run = start(RunFolder(tmp_path / "run"), Corpus.open(path), TINY, CONFIG, CPU, seed=3)
+
+    class Vandal(Recorder):
+        def report(self, event: Event) -> None:
+            if event.step == 5:
+                with path.open("r+b") as stream:
+                    if how == "shorter":
+                        stream.truncate(3000)
+                    else:
+                        stream.seek(2000)
+                        stream.write(b"\xff" * (len(content) - 2000))
+
+    with pytest.raises(CharRNNError, match=r"was changed during the training, which is saved .* at step \d+: prepare"):
+        run.drive([Vandal()])
+    path.write_bytes(content)
+    assert 5 <= Checkpoint.load(run.folder.last).counters["step"] < CONFIG.steps
+    resume(run.folder, Corpus.open(path), {}, "cpu").drive([])
+    whole = start(RunFolder(tmp_path / "whole"), corpus, TINY, CONFIG, CPU, seed=3)
+    whole.drive([])
+    for name, tensor in Checkpoint.load(whole.folder.last).weights.items():
+        assert torch.equal(Checkpoint.load(run.folder.last).weights[name], tensor)
+
+
+def test_larger_budget_brings_its_own_evaluations(corpus: Corpus, tmp_path: Path) -> None:
+    start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, eval_every=None), CPU, seed=3).drive([])
+    recorder = Recorder()
+    resume(RunFolder(tmp_path), corpus, {"steps": 600}, "cpu").drive([recorder])
+    assert [event.step for event in recorder.events if isinstance(event, Evaluated)] == list(range(60, 601, 60))
+
+
+def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    resumed = resume(run.folder, corpus, {"epochs": 3, "hidden_size": 16}, "cpu")
+    assert (resumed.trainer.config.epochs, resumed.trainer.config.steps) == (3, None)
+    with pytest.raises(CharRNNError, match=r"--hidden-size is 32, but the run in .* has 16"):
+        resume(run.folder, corpus, {"hidden_size": 32}, "cpu")
+
+
+def test_resuming_with_other_versions_is_told(corpus: Corpus, run: Run) -> None:
+    older = replace(run.checkpoint(), versions={"charrnn": "0.0.1", "torch": "2.9"})
+    run.folder.save(older, best=False)
+    told: list[str] = []
+    resume(run.folder, corpus, {}, "cpu", notify=told.append)
+    assert told[0].startswith("warning: this run was written by charrnn 0.0.1 with PyTorch 2.9, and this is charrnn")
+    run.folder.save(run.checkpoint(), best=False)
+    told.clear()
+    resume(run.folder, corpus, {}, "cpu", notify=told.append)
+    assert not any("warning" in line for line in told)
+
+
+@pytest.mark.usefixtures("lacks_bfloat16")
+@pytest.mark.parametrize("given", [{}, {"precision": "bfloat16"}])
+def test_resuming_in_a_precision_that_is_not_there_goes_on_in_another(
+    corpus: Corpus, run: Run, given: dict[str, str]
+) -> None:
+    run.folder.save(replace(run.checkpoint(), precision="bfloat16"), best=False)
+    told: list[str] = []
+    resumed = resume(run.folder, corpus, given, "cpu", notify=told.append)
+    assert told[0].startswith("warning: bfloat16 cannot be had here: going on in float32")
+    assert resumed.runtime.precision == "float32"
+    assert resumed.drive([]).step == CONFIG.steps
+
+
+def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    before = run.folder.last.read_bytes()
+    recorder = Recorder()
+    messages: list[str] = []
+    resume(run.folder, corpus, {}, "cpu", notify=messages.append).drive([recorder])
+    assert "this run is over" in messages[-1]
+    assert [type(event) for event in recorder.events] == [Finished]
+    assert run.folder.last.read_bytes() == before
+
+
+def test_run_that_lost_patience_is_told_of_it_and_counts_anew_in_another_unit(corpus: Corpus, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=400, patience=1, learning_rate=0.9)
+    run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
+    assert run.drive([]).reason == "patience"
+    told: list[str] = []
+    assert resume(run.folder, corpus, {"steps": 800}, "cpu", notify=told.append).trainer.is_over
+    assert "this run is over: a larger --patience would go on with it" in told
+    timed = resume(run.folder, corpus, {"minutes": 0.02 + run.trainer.elapsed_s / 60}, "cpu")
+    assert not timed.trainer.is_over
+
+
+def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    before = {path: path.read_bytes() for path in run.folder.path.iterdir()}
+    other = start(run.folder, corpus, TINY, CONFIG, CPU, seed=4)
+    other.trainer.request_stop()
+    other.drive([])
+    assert {path: path.read_bytes() for path in run.folder.path.iterdir()} == before
+
+
+def test_another_corpus_is_refused(corpus: Corpus, run: Run) -> None:
+    run.drive([])
+    with pytest.raises(CharRNNError, match="another text"):
+        resume(run.folder, replace(corpus, text_digest="0" * 64), {}, "cpu")
+
+
+def test_budget_is_chosen_from_the_size_of_the_corpus(corpus: Corpus, tmp_path: Path) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, TrainingConfig(), CPU)
+    assert run.trainer.config.epochs is not None
+    description = "\n".join(run.describe())
+    assert "steps" in description
+    assert "characters/s" in description
+
+
+def test_dropout_is_chosen_unless_given(corpus: Corpus, tmp_path: Path) -> None:
+    def dropout(epochs: int, given: float | None) -> float:
+        config = TrainingConfig(epochs=epochs)
+        run = start(RunFolder(tmp_path), corpus, {**TINY, "dropout": given}, config, CPU, seed=1)
+        assert run.trainer.model.config.dropout is not None
+        return run.trainer.model.config.dropout
+
+    assert dropout(1000, 0.0) == 0.0
+    assert dropout(1000, 0.3) == 0.3
+    assert 0 <= dropout(1, None) < dropout(1000, None) < 1
+
+
+def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(corpus: Corpus, tmp_path: Path) -> None:
+    def describe(**shape: int) -> list[str]:
+        return start(RunFolder(tmp_path), corpus, {**TINY, **shape}, CONFIG, CPU).describe()
+
+    assert [line.split(":")[0] for line in describe()] == ["model", "device", "budget"]
+    assert describe(hidden_size=256)[3].startswith("warning: 276,624 parameters are far too many for 2,520 characters")
+    assert "--hidden-size 64" in describe(hidden_size=256)[3]
+    long = replace(corpus, indices=corpus.indices.repeat(100))
+    epoch = replace(CONFIG, steps=None, epochs=1)
+    few = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, epoch, CPU).describe()
+    assert "far too few" in few[3]
+    few_read = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, CONFIG, CPU).describe()
+    assert len(few_read) == 3, "what is not read needs no parameters"
+
+
+def test_width_is_chosen_from_the_budget_unless_a_shape_is_given(corpus: Corpus, tmp_path: Path) -> None:
+    def width(epochs: float, shape: dict[str, int], source: Checkpoint | None = None) -> int:
+        config = TrainingConfig(epochs=epochs)
+        run = start(RunFolder(tmp_path), corpus, shape, config, CPU, seed=1, init_from=source)
+        return run.trainer.model.config.hidden_size
+
+    assert width(1, {}) < width(1000, {})
+    assert width(1000, {"hidden_size": 24}) == 24
+    small = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=1).checkpoint()
+    assert width(1000, {}, small) == TINY["hidden_size"]
+
+
+def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
+    corpus: Corpus, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.drive([])
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: 10_000)
+    with pytest.raises(CharRNNError, match=r"out of memory: .* lower --batch-size"):
+        start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
+    with pytest.raises(CharRNNError, match=r"out of memory"):
+        resume(run.folder, corpus, {}, "cpu")
+
+
+@needs_cuda
+def test_recorded_steps_train_the_weights_that_are_sampled_from_and_saved_cuda(corpus: Corpus, tmp_path: Path) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, steps=60), open_runtime("cuda", "float32"), seed=3)
+    weights = []
+    for event in run.trainer.run():
+        if isinstance(event, Evaluated):
+            run.checkpoint().save(tmp_path / "x.safetensors")
+            run._sample(event)
+            weights.append(run.trainer.model.head.weight.detach().clone())
+    assert all(not torch.equal(a, b) for a, b in pairwise(weights))
+
+
+def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:
+    run.drive([])
+    messages: list[str] = []
+    best = Checkpoint.load(run.folder.best)
+    folder = RunFolder(tmp_path / "next")
+    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=best, notify=messages.append)
+    assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
+    assert torch.equal(fresh.trainer.model.state_dict()["head.weight"], best.weights["head.weight"])
+
+
+def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
+    summary = json.loads(json.dumps(run.summary(run.drive([]))))
+    assert list(summary) == [
+        *("run", "checkpoint", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "val_chars"),
+        *("bits_per_char", "chars_per_second", "device", "precision", "seed"),
+    ]
+
+
+def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
+    for size in (2, 10, 100, 400):
+        tiny = replace(corpus, indices=corpus.indices[:size])
+        run = start(RunFolder(tmp_path / str(size)), tiny, TINY, TrainingConfig(epochs=3), CPU)
+        assert any("small" in line for line in run.describe()), size
+        assert run.drive([]).step == run.trainer.total_steps
+        assert Checkpoint.load(run.folder.best).counters["step"] > 0

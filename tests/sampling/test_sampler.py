@@ -1,0 +1,297 @@
+"""Filters on hand-written distributions, frequencies, and where samples end."""
+
+import copy
+import math
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from charrnn.config import ModelConfig, SamplingConfig
+from charrnn.errors import CharRNNError, OptionError
+from charrnn.machine.runtime import Runtime, open_runtime
+from charrnn.model.network import CharRNN
+from charrnn.runs.run import Run
+from charrnn.sampling.copies import Index
+from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k, top_p
+from charrnn.sampling.noise import gumbel
+from charrnn.sampling.sampler import Piece, Sampler, _Stream, choose, sample
+from charrnn.text.vocabulary import Vocabulary
+from tests.conftest import CPU, TEXT, needs_fbgemm
+
+P = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
+VOCABULARY = Vocabulary(("a", "b", "c", "d"), (1, 1, 1, 1))
+
+
+def kept(keep: Filter) -> list[int]:
+    return (keep(P.log()) > -math.inf)[0].nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (top_k(1), [0]),
+        (top_k(3), [0, 1, 2]),
+        (top_k(100), [0, 1, 2, 3]),
+        (top_p(0.4), [0]),
+        (top_p(0.7), [0, 1]),
+        (top_p(0.8), [0, 1, 2]),
+        (min_p(0.4), [0, 1]),
+        (min_p(1.0), [0]),
+        (exclude([0, 2], 4, CPU), [1, 3]),
+    ],
+)
+def test_filter_keeps(keep: Filter, expected: list[int]) -> None:
+    assert kept(keep) == expected
+
+
+def draw(logits: Tensor, temperature: float, filters: list[Filter], n: int = 20_000) -> Tensor:
+    noise = gumbel(torch.arange(n), torch.zeros(n, dtype=torch.int64), 1, 4)[0]
+    return choose(logits.expand(n, -1), temperature, filters, noise)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("filters", [[], [top_k(3)], [top_p(0.7)], [min_p(0.25)], [exclude([0], 4, CPU)]])
+def test_frequencies_are_those_of_the_filtered_softmax(temperature: float, filters: list[Filter]) -> None:
+    log_p = (P.log() / temperature).log_softmax(-1)
+    for keep in filters:
+        log_p = keep(log_p)
+    expected = log_p.softmax(-1)[0] * 20_000
+    observed = torch.bincount(draw(P.log(), temperature, filters), minlength=4)
+    possible = expected > 0
+    assert int(observed[~possible].sum()) == 0
+    chi_square = float(((observed - expected)[possible] ** 2 / expected[possible]).sum())
+    assert chi_square < 16.3  # the 99.9 % quantile at 3 degrees of freedom
+
+
+def test_filters_that_keep_all_are_left_out() -> None:
+    assert make_filters(SamplingConfig(top_p=1.0), VOCABULARY, CPU) == []
+
+
+def test_temperature_zero_takes_the_most_likely() -> None:
+    assert draw(P.log(), 0, [], n=100).unique().tolist() == [0]
+    assert draw(P.log(), 0, [exclude([0], 4, CPU)], n=100).unique().tolist() == [1]
+
+
+def test_lowest_temperatures_do_not_overflow() -> None:
+    assert draw(P.log() + 30, 1e-39, [exclude([0], 4, CPU)], n=100).unique().tolist() == [1]
+
+
+def test_unknown_symbol_and_banned_characters_never_pass() -> None:
+    with_unknown = Vocabulary(("a", "b", "c"), (1, 1, 1, 5))
+    filters = make_filters(SamplingConfig(ban="ab"), with_unknown, CPU)
+    assert draw(torch.zeros(1, 4), 1.0, filters, n=1000).unique().tolist() == [2]
+    with pytest.raises(OptionError, match="--ban"):
+        make_filters(SamplingConfig(ban="abcd"), VOCABULARY, CPU)
+
+
+def pieces_of(
+    run: Run, prompt: str = "", seed: int = 1, *, runtime: Runtime = CPU, corpus: Index | None = None, **options: object
+) -> list[Piece]:
+    config = SamplingConfig(**options)  # type: ignore[arg-type]
+    sampler = Sampler(run.trainer.model, run.corpus.vocabulary, config, runtime, corpus)
+    return list(sampler.sample(prompt, seed=seed))
+
+
+def text_of(run: Run, prompt: str = "", seed: int = 1, **options: Any) -> str:
+    return "".join(piece.text for piece in pieces_of(run, prompt, seed, **options))
+
+
+def texts_of(pieces: list[Piece]) -> list[str]:
+    """The whole text of each sample, by its index."""
+    texts: dict[int, str] = defaultdict(str)
+    for piece in pieces:
+        texts[piece.index] += piece.text
+    return [texts[i] for i in sorted(texts)]
+
+
+class Narrow(Runtime):
+    """A machine that advances two streams at once."""
+
+    most_streams = 2
+
+
+def test_trained_model_writes_like_its_corpus(trained_run: Run) -> None:
+    assert text_of(trained_run, "the cat sat on ", temperature=0, length=8) == "the mat."
+
+
+def test_seed_decides_the_text(trained_run: Run) -> None:
+    a, b, c = (text_of(trained_run, length=50, temperature=2.0, seed=seed) for seed in (1, 1, 2))
+    assert a == b
+    assert a != c
+
+
+def test_samples_end_by_length_stop_and_lines(trained_run: Run) -> None:
+    whole = pieces_of(trained_run, length=150)
+    assert sum(len(piece.text) for piece in whole) == 150
+    assert [piece.finish_reason for piece in whole] == [None] * (len(whole) - 1) + ["length"]
+    stopped = pieces_of(trained_run, stop=("zzz", "sat on"), length=10_000)
+    assert "".join(piece.text for piece in stopped).endswith("sat on")
+    assert stopped[-1].finish_reason == "stop"
+    lines = pieces_of(trained_run, lines=2, length=10_000)
+    assert "".join(piece.text for piece in lines).count("\n") == 2
+    assert (lines[-1].text[-1], lines[-1].finish_reason) == ("\n", "lines")
+
+
+def test_lines_may_take_a_thousand_symbols_each() -> None:
+    assert SamplingConfig().most_symbols == 1000
+    assert SamplingConfig(lines=3).most_symbols == 3000
+    assert SamplingConfig(lines=3, length=5).most_symbols == 5
+
+
+def test_length_zero_samples_nothing(trained_run: Run) -> None:
+    assert pieces_of(trained_run, length=0) == [Piece(0, "", "length")]
+
+
+def test_several_samples_differ_and_end_on_their_own(trained_run: Run) -> None:
+    pieces = pieces_of(trained_run, num_samples=5, lines=1, temperature=1.5)
+    texts = texts_of(pieces)
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
+    assert len(set(texts)) > 1
+    assert sorted(piece.index for piece in pieces if piece.finish_reason) == list(range(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.int8, marks=needs_fbgemm)])
+def test_sample_is_the_same_whatever_runs_beside_it(trained_run: Run, dtype: torch.dtype) -> None:
+    wide, narrow = replace(CPU, dtype=dtype), Narrow(CPU.device, dtype)
+    for ends in ({"length": 70}, {"lines": 1}, {"stop": ("at",), "length": 90}):
+        options: dict[str, Any] = {**ends, "temperature": 1.5}
+        together = texts_of(pieces_of(trained_run, runtime=wide, num_samples=7, **options))
+        assert texts_of(pieces_of(trained_run, runtime=narrow, num_samples=7, **options)) == together
+        assert texts_of(pieces_of(trained_run, runtime=wide, num_samples=1, **options)) == together[:1]
+        assert len(set(together)) == 7
+
+
+def test_more_samples_than_streams_come_as_they_finish(trained_run: Run) -> None:
+    pieces = pieces_of(trained_run, runtime=Narrow(CPU.device, CPU.dtype), num_samples=50, lines=1)
+    finished = [piece.index for piece in pieces if piece.finish_reason]
+    assert sorted(finished) == list(range(50))
+    last_of_first = max(place for place, piece in enumerate(pieces) if piece.index == finished[0])
+    assert last_of_first < min(place for place, piece in enumerate(pieces) if piece.index == 49)
+
+
+def test_sampler_serves_one_prompt_after_another(trained_run: Run) -> None:
+    config = SamplingConfig(length=40)
+    sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, config, CPU)
+    texts = ["".join(piece.text for piece in sampler.sample(prompt, seed=1)) for prompt in ("the ", "a hen", "the ")]
+    assert texts[0] == texts[2] != texts[1]
+    assert texts == [text_of(trained_run, prompt, length=40) for prompt in ("the ", "a hen", "the ")]
+
+
+def test_sampler_tells_of_a_second_prompt_before_the_first_is_done(trained_run: Run) -> None:
+    sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, SamplingConfig(), CPU)
+    first, second = sampler.sample("the ", seed=1), sampler.sample("a ", seed=1)
+    next(first)
+    next(second)
+    with pytest.raises(RuntimeError, match="one at a time"):
+        list(first)
+
+
+def test_sampler_may_be_made_in_one_mode_and_used_in_another(trained_run: Run) -> None:
+    with torch.inference_mode():
+        sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, SamplingConfig(length=100), CPU)
+    assert "".join(piece.text for piece in sampler.sample(seed=1)) == text_of(trained_run, length=100)
+
+
+def test_large_vocabularies_take_few_streams_at_once() -> None:
+    V = 300_000
+    vocabulary = Vocabulary(tuple(map(chr, range(0x20000, 0x20000 + V))), (1,) * V)
+    model = CharRNN(ModelConfig(vocab_size=V, hidden_size=4, embedding_size=4))
+    config = SamplingConfig(num_samples=5, length=2)
+    pieces = list(sample(model, vocabulary, config, seed=1, runtime=CPU))
+    assert sorted(piece.index for piece in pieces if piece.finish_reason) == list(range(5))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 3}, {"top_p": 0.8}, {"min_p": 0.2, "ban": "c"}, {"lines": 2}, {"avoid_copying": 14}]
+)
+def test_recorded_steps_on_cuda_write_what_the_cpu_writes(
+    trained_run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Runtime, "most_steps", 8)
+    monkeypatch.setattr(Runtime, "most_streams", 3)
+    cuda = open_runtime("cuda", "float32")
+    model, vocabulary, index = trained_run.trainer.model, trained_run.corpus.vocabulary, Index(TEXT)
+    config = SamplingConfig(num_samples=7, length=120, temperature=1.2, **options)
+    samplers = [
+        Sampler(copy.deepcopy(model).to(runtime.device), vocabulary, config, runtime, index) for runtime in (CPU, cuda)
+    ]
+    for prompt in ("the ", "a hen"):
+        expected, found = (texts_of(list(sampler.sample(prompt, seed=1))) for sampler in samplers)
+        assert found == expected
+
+
+def test_stop_text_is_found_across_pieces(trained_run: Run) -> None:
+    whole = text_of(trained_run, length=400)
+    for end in range(40, 160):
+        stop = whole[end - 25 : end]
+        expected = whole[: whole.index(stop) + len(stop)]
+        assert text_of(trained_run, stop=(stop, "never"), length=400) == expected
+
+
+def test_copies_are_drawn_again(trained_run: Run) -> None:
+    index, size = Index(TEXT), 12
+    options: dict[str, Any] = {"length": 400, "temperature": 1.2}
+    assert min(map(index.longest_copy, texts_of(pieces_of(trained_run, num_samples=4, **options)))) >= size
+    guarded = texts_of(pieces_of(trained_run, num_samples=4, corpus=index, avoid_copying=size, **options))
+    assert [len(text) for text in guarded] == [400] * 4
+    assert max(map(index.longest_copy, guarded)) < size
+    alone = pieces_of(trained_run, corpus=index, avoid_copying=size, **options)
+    assert texts_of(alone) == guarded[:1]
+
+
+def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None:
+    stream = _Stream(0, 1, SamplingConfig(avoid_copying=4), Index("cdef bxyz"))
+    text = ""
+    for symbols in ("abcde", "f", "xyzq", "rstuv"):
+        piece = stream.add(symbols, [1.0] * len(symbols))
+        text += "" if piece is None else piece.text
+    assert text == "abrs"
+    assert (stream.text, stream.length, stream.rejections) == ("abrstuv", 7, 2)
+
+
+def test_only_rejections_without_progress_are_an_error() -> None:
+    stream = _Stream(0, 1, SamplingConfig(avoid_copying=2, length=10**6), Index("zz"))
+    for _ in range(300):
+        stream.add("abcdef", [1.0] * 6)
+        stream.add("zz", [1.0] * 2)
+    assert stream.rejections == 300
+    for _ in range(99):
+        stream.add("zz", [1.0] * 2)
+    with pytest.raises(CharRNNError, match="no further than 1800 symbols without a copy of 2 characters"):
+        stream.add("zz", [1.0] * 2)
+
+
+def test_copies_without_end_are_an_error(trained_run: Run) -> None:
+    with pytest.raises(CharRNNError, match="without a copy of 4 characters of the corpus"):
+        pieces_of(trained_run, temperature=0, corpus=Index(TEXT), avoid_copying=4)
+    with pytest.raises(OptionError, match="--corpus"):
+        pieces_of(trained_run, avoid_copying=4)
+
+
+def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
+    options: dict[str, Any] = {"temperature": 1.2, "corpus": Index(TEXT), "avoid_copying": 12, "length": 150}
+    pieces = pieces_of(trained_run, "the", **options)
+    assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-3)
+
+
+def bits_of(run: Run, prompt: str, text: str) -> float:
+    """Bits per character of a text behind a prompt, read as a sequence."""
+    indices = run.corpus.vocabulary.encode(prompt + text).long()
+    with torch.no_grad():
+        log_p = run.trainer.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
+    return float(-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :].mean()) / math.log(2)
+
+
+def test_bits_per_char_are_the_models_own_whatever_the_temperature(trained_run: Run) -> None:
+    pieces = pieces_of(trained_run, "the", temperature=0.5, top_k=3, length=20)
+    assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-4)
+
+
+def test_prompt_outside_the_vocabulary_is_an_error_that_lists_it(trained_run: Run) -> None:
+    with pytest.raises(CharRNNError, match="'X' 'é'"):
+        pieces_of(trained_run, "the Xé")

@@ -1,0 +1,150 @@
+"""Prepared corpora."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from charrnn.config import PreparationConfig
+from charrnn.errors import CharRNNError
+from charrnn.files import container
+from charrnn.text.corpus import Corpus, default_output, open_or_prepare, prepare
+from charrnn.text.sources import Source, find_sources
+
+
+def prepared(text: str, output: Path, **options: object) -> Corpus:
+    source = Source("text", None, text.encode())
+    return prepare([source], PreparationConfig(**options), output)  # type: ignore[arg-type]
+
+
+def test_opened_corpus_is_the_prepared_one(tmp_path: Path) -> None:
+    made = prepared("Hello, Blåbær!\n", tmp_path / "c.safetensors", lowercase=True)
+    opened = Corpus.open(made.path)
+    assert opened.vocabulary.decode(opened.indices) == "hello, blåbær!\n"
+    assert (opened, opened.config.lowercase) == (made, True)
+
+
+def test_file_holds_the_indices_as_bytes(tmp_path: Path) -> None:
+    prepared("abcab", tmp_path / "c.safetensors")
+    indices = load_file(tmp_path / "c.safetensors")["indices"]
+    assert (indices.tolist(), indices.dtype) == ([0, 1, 2, 0, 1], torch.uint8)
+
+
+def test_same_text_and_options_are_up_to_date_and_others_are_errors(tmp_path: Path) -> None:
+    output = tmp_path / "c.safetensors"
+    prepared("abc", output)
+    before = output.read_bytes()
+    assert "up to date" in prepared("abc", output).notes[0]
+    with pytest.raises(CharRNNError, match="another text: --overwrite"):
+        prepared("abcd", output)
+    with pytest.raises(CharRNNError, match="other options: --overwrite"):
+        prepared("abc", output, lowercase=True)
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize(("text", "problem"), [("", "empty"), ("a", "one character long"), ("aaa", "repeats one")])
+def test_text_with_nothing_to_learn_is_an_error(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(CharRNNError, match=problem):
+        prepared(text, tmp_path / "c.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("escaped", [r"\ud800", r"\udfff", r"\ud83d\ude00"])
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_surrogates_are_no_characters(tmp_path: Path, escaped: str, min_count: int) -> None:
+    with pytest.raises(CharRNNError, match=r"text holds U\+D[8F][03F][0DF], half of a character .* as unicode_escape"):
+        prepared(f"aabb{escaped}", tmp_path / "c.safetensors", encoding="unicode_escape", min_count=min_count)
+    assert not list(tmp_path.iterdir())
+    assert prepared(r"aabb\U0001F600", tmp_path / "c.safetensors", encoding="unicode_escape").text == "aabb\U0001f600"
+
+
+def test_rare_symbols_bring_advice_and_folding_is_reported(tmp_path: Path) -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(50)) + "ab" * 500
+    assert "50 of 52 symbols occur fewer than 10 times" in prepared(text, tmp_path / "a.safetensors").notes[0]
+    folded = prepared(text, tmp_path / "b.safetensors", min_count=10)
+    assert "folded 50 characters" in folded.notes[0]
+
+
+def test_split_takes_the_last_part_or_nothing(tmp_path: Path) -> None:
+    corpus = prepared("ab" * 50, tmp_path / "c.safetensors")
+    train, val = corpus.split(0.1)
+    assert (len(train), len(val)) == (90, 10)
+    assert [len(part) for part in corpus.split(0.0)] == [100, 0]
+    assert [len(part) for part in prepared("ab", tmp_path / "d.safetensors").split(0.5)] == [2, 0]
+
+
+def test_text_is_never_overwritten_by_its_own_corpus(tmp_path: Path) -> None:
+    text = tmp_path / "tale.txt"
+    text.write_text("abc")
+    with pytest.raises(CharRNNError, match="is the text itself"):
+        prepare(find_sources([str(text)]), PreparationConfig(), text, overwrite=True)
+    assert text.read_text() == "abc"
+
+
+def test_indices_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    corpus = prepared("abc", tmp_path / "c.safetensors")
+    header = container.read(corpus.path, "corpus").header
+    container.write(corpus.path, "corpus", header, {"indices": torch.tensor([0, 3], dtype=torch.uint8)})
+    with pytest.raises(CharRNNError, match="beyond its vocabulary of 3"):
+        Corpus.open(corpus.path)
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [("x/tales.txt", "tales"), ("a.b.txt.gz", "a.b"), ("-", "stdin"), ("folder/", "folder")],
+)
+def test_default_output_is_named_after_the_first_source(source: str, stem: str) -> None:
+    assert default_output(source, Path("data")) == Path(f"data/{stem}.safetensors")
+
+
+def test_raw_text_is_prepared_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    text, data = tmp_path / "tale.txt", tmp_path / "data"
+    text.write_text("abc")
+    open_or_prepare(str(text), data)
+    prepare(
+        find_sources([str(text)]),
+        PreparationConfig(lowercase=True),
+        data / "tale.safetensors",
+        overwrite=True,
+    )
+    assert "lowercase=True" in open_or_prepare(str(text), data).notes[0]
+    text.write_text("abcD")
+    changed = open_or_prepare(str(text), data)
+    assert "has changed" in changed.notes[0]
+    assert changed.vocabulary.decode(changed.indices) == "abcd"
+
+
+def test_changed_text_is_left_alone_for_a_run_that_needs_the_old_one(tmp_path: Path) -> None:
+    text = tmp_path / "tale.txt"
+    text.write_text("abc")
+    before = open_or_prepare(str(text), tmp_path).path.read_bytes()
+    text.write_text("abcD")
+    with pytest.raises(CharRNNError, match="has changed since"):
+        open_or_prepare(str(text), tmp_path, may_replace=False)
+    assert (tmp_path / "tale.safetensors").read_bytes() == before
+
+
+def test_prepared_file_is_known_without_its_suffix_and_is_no_text(tmp_path: Path) -> None:
+    corpus = prepared("abc", tmp_path / "corpus")
+    assert open_or_prepare(str(tmp_path / "corpus"), tmp_path) == corpus
+    with pytest.raises(CharRNNError, match="not a text"):
+        prepare(find_sources([str(tmp_path / "corpus")]), PreparationConfig(), tmp_path / "x.safetensors")
+
+
+def test_folder_with_a_new_file_is_the_same_text_changed(tmp_path: Path) -> None:
+    folder = tmp_path / "tales"
+    folder.mkdir()
+    (folder / "a.txt").write_text("abc")
+    open_or_prepare(str(folder), tmp_path)
+    (folder / "b.txt").write_text("def")
+    assert "has changed" in open_or_prepare(str(folder), tmp_path).notes[0]
+
+
+def test_file_made_from_another_text_is_never_replaced(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "input.txt").write_text(f"text {folder}")
+    open_or_prepare(str(tmp_path / "one" / "input.txt"), tmp_path)
+    with pytest.raises(CharRNNError, match=r"another text.*prepare .* with -o FILE"):
+        open_or_prepare(str(tmp_path / "two" / "input.txt"), tmp_path)

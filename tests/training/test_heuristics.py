@@ -1,0 +1,60 @@
+"""What is chosen where the user leaves it open."""
+
+from dataclasses import replace
+
+from charrnn.config import ModelConfig
+from charrnn.training.heuristics import (
+    HIDDEN_SIZES,
+    default_dropout,
+    default_epochs,
+    default_learning_rate,
+    default_model,
+)
+
+
+def test_smaller_corpora_get_more_epochs() -> None:
+    assert default_epochs(1_000) > default_epochs(1_000_000) > default_epochs(10**9) >= 1
+
+
+def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
+    few, many = default_dropout(10**6, 10**6, 3), default_dropout(10**6, 10**6, 40)
+    assert 0 <= default_dropout(10**6, 10**9, 1) <= few < many <= default_dropout(10**6, 10**4, 10**5) <= 0.5
+
+
+def test_dropout_is_low_in_a_model_that_has_still_to_learn() -> None:
+    learned, fresh = default_dropout(344_000, 133_000, 1000), default_dropout(344_000, 133_000, 30)
+    assert 0.25 <= fresh <= 0.35 < learned <= 0.5
+
+
+def parameters(model: ModelConfig) -> int:
+    return 4 * model.hidden_size * (64 + model.hidden_size) + model.vocab_size * (65 + model.hidden_size)
+
+
+def width(seconds: float, num_chars: int = 10**6, vocab_size: int = 70) -> int:
+    """The width that is chosen on a machine of 10^10 multiplications a second."""
+    models = [ModelConfig(vocab_size=vocab_size, hidden_size=hidden_size) for hidden_size in HIDDEN_SIZES]
+    return default_model(models, num_chars, lambda model: seconds * 1e10 / parameters(model), parameters).hidden_size
+
+
+def test_width_is_the_largest_that_the_budget_trains() -> None:
+    widths = [width(10**i) for i in range(-5, 4)]
+    assert widths == sorted(widths)
+    assert (widths[0], width(62), widths[-1]) == (32, 256, 512)
+
+
+def test_width_stays_below_what_would_learn_a_short_text_by_heart() -> None:
+    assert width(1e9, num_chars=2500) == 64
+    assert width(1e9, num_chars=2) == 32
+
+
+def test_many_symbols_are_no_reason_for_a_narrower_layer() -> None:
+    assert width(1000, vocab_size=5000) >= 256
+
+
+def test_learning_rate_suits_cell_width_and_step() -> None:
+    narrow = ModelConfig(vocab_size=7, hidden_size=512)
+    wide, other = replace(narrow, hidden_size=1024), replace(narrow, cell="rnn")
+    assert default_learning_rate(narrow, 1024) == 4 * default_learning_rate(wide, 1024)
+    assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
+    assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
+    assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
