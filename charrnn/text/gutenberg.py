@@ -1,17 +1,13 @@
 """Cut Project Gutenberg's header and licence, block by block.
 
 A header ends with a START line (or, in the 1990s, with the end of "the small print"), and a licence begins with an END
-line. The oldest files have no END line but close with a bare "End of the Project Gutenberg Etext of ..."; since that
-could stand inside a text that merely joins such files, it counts on the last page only.
+line. The oldest files have no END line but close with a bare "End of the Project Gutenberg Etext of ...". It counts on
+the last page only, since a text that joins such files may contain it.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-# Project Gutenberg's boilerplate: a header that ends with a START line (or, in the 1990s, with the end of
-# "the small print"), and a licence that begins with an END line. The oldest files have no END line but close
-# with a bare "End of the Project Gutenberg Etext of ..."; since that could stand inside a text that merely
-# joins such files, it counts on the last page only.
 _START = re.compile(
     r"\s*\*+\s*(START OF (THE |THIS )?(COPYRIGHTED )?PROJECT GUTENBERG|END\W+THE SMALL PRINT)", re.IGNORECASE
 )
@@ -29,15 +25,16 @@ def cut_boilerplate(blocks: Iterable[str], report: Callable[[str], object]) -> I
     """Cut Project Gutenberg's headers and licences, of one book or of several in one file.
 
     An END line cuts up to the next START line, a START line near the beginning cuts all before it.
-    `report` is told of what was cut. Memory stays within two blocks.
+    `report` receives a summary of the cuts. Memory is bounded by two blocks, however long the lines.
     """
     cutter = _Cutter()
     held = ""
     for block in blocks:
         held += block
-        # Held back: the last page, and what may be the first half of a line.
-        ready = held.rfind("\n", 0, max(0, len(held) - _LAST_PAGE_CHARS)) + 1
-        if ready > _HEADER_CHARS:
+        limit = len(held) - _LAST_PAGE_CHARS
+        if limit > _HEADER_CHARS + _LAST_PAGE_CHARS:
+            # Cut behind a line, or anywhere in one that is longer than a page and thus no marker.
+            ready = held.rfind("\n", limit - _LAST_PAGE_CHARS, limit) + 1 or limit
             yield from cutter.cut(held[:ready], last=False)
             held = held[ready:]
     yield from cutter.cut(held, last=True)
@@ -46,7 +43,7 @@ def cut_boilerplate(blocks: Iterable[str], report: Callable[[str], object]) -> I
 
 
 class _Cutter:
-    """Where in a Gutenberg file we are, while its segments of whole lines go by."""
+    """The position in a Gutenberg file, advanced segment by segment."""
 
     def __init__(self) -> None:
         self.removed = 0
@@ -54,9 +51,9 @@ class _Cutter:
         self._in_book = True
 
     def cut(self, text: str, *, last: bool) -> list[str]:
-        """The parts of this segment that belong to a book."""
+        """Return the parts of this segment that belong to a book."""
         parts: list[str] = []
-        begin = 0  # of the part that is being read, if we are in a book
+        begin = 0  # of the current part, while in a book
         bare_end = -_CLOSING_CHARS
         for start, end in _lines_with_marker_words(text):
             line = text[start:end]
@@ -68,7 +65,7 @@ class _Cutter:
             elif not self._in_book or start < begin:
                 continue
             elif _BARE_END.match(line) and not on_last_page:
-                bare_end = start  # the end, if an END line follows
+                bare_end = start  # the end of the book if an END line follows
             elif _END.match(line) or _BARE_END.match(line):
                 close = bare_end if start - bare_end < _CLOSING_CHARS else start
                 parts.append(text[begin:close].rstrip() + "\n")
@@ -81,7 +78,7 @@ class _Cutter:
 
 
 def _lines_with_marker_words(text: str) -> list[tuple[int, int]]:
-    """Where the lines lie that may be markers, in order: (start, end)."""
+    """Spans (start, end) of the lines that may be markers, in order."""
     lines = set()
     for word in _MARKER_WORDS:  # str.find is ten times faster than one regular expression for all
         found = text.find(word)
@@ -93,7 +90,7 @@ def _lines_with_marker_words(text: str) -> list[tuple[int, int]]:
 
 
 def _marker_end(text: str, start: int, end: int) -> int:
-    """Where a marker's text ends: a long title wraps over some lines up to its closing asterisks."""
+    """End of a marker: a long title wraps over several lines up to its closing asterisks."""
     position = end
     for _ in range(4):
         if text[start:position].rstrip().endswith("*"):
