@@ -39,7 +39,7 @@ def _require_regular(path: Path, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def made(folder: Path) -> Iterator[None]:
+def making_folder(folder: Path) -> Iterator[None]:
     """Make a folder with its parents, each durable; at the end remove those of them that are empty.
 
     Raises: OSError.
@@ -98,8 +98,8 @@ def write_atomically(
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder: name a file in it")
         _call(guard)
-        with made(path.parent) if guard is None else contextlib.nullcontext():
-            remove_leftovers(path.parent, at_least_s=_ABANDONED_S)
+        with making_folder(path.parent) if guard is None else contextlib.nullcontext():
+            remove_leftovers(path.parent, min_age_s=_ABANDONED_S)
             _write_and_replace(path, parts, backup, guard)
             outcome = "it is there, but might not outlive a power cut"
             sync_folder(path.parent)
@@ -199,11 +199,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
 
 
-def remove_leftovers(folder: Path, *, at_least_s: float = 0) -> None:
+def remove_leftovers(folder: Path, *, min_age_s: float = 0) -> None:
     """Remove what writers left that were killed, so long ago; of younger files none may be in the making."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime >= at_least_s:
+            if time.time() - path.stat().st_mtime >= min_age_s:
                 path.unlink()
 
 

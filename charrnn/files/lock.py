@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from charrnn.errors import CharRNNError
-from charrnn.files.atomic import made
+from charrnn.files.atomic import making_folder
 
 NAME = ".lock"
 _ATTEMPTS = 100
@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[Lock]:
         raise CharRNNError(f"{folder} cannot be a run's folder: {nearest} is a file; name another --run DIR")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(made(folder))
+            stack.enter_context(making_folder(folder))
             lock = Lock(folder / NAME, _acquire(folder / NAME))
             stack.callback(lock.release)
         except OSError as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 
-class _CapturedStep:
+class CapturedStep:
     """A step as one CUDA graph. Each call is one step: the first ones warm up, the next one records, all train."""
 
     _WARM_UP_CALLS = 3
@@ -18,6 +18,7 @@ class _CapturedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
+        """Run one step: the first calls warm up, the next one records, and the recording is replayed."""
         if self._graph is None and self._calls == self._WARM_UP_CALLS:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=self._stream):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from charrnn.errors import CharRNNError, OptionError, PrecisionError
-from charrnn.machine.capture import _CapturedStep
+from charrnn.machine.capture import CapturedStep
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
@@ -51,12 +51,12 @@ class Runtime:
         return 16 if self.device.type == "cpu" and self.dtype == torch.float32 else 32
 
     @property
-    def most_streams(self) -> int:
+    def max_streams(self) -> int:
         """How many streams sampled together leave the machine little idle."""
         return 1024 if self.device.type == "cuda" else 256
 
     @property
-    def most_steps(self) -> int:
+    def max_steps(self) -> int:
         """How many steps of sampling are worth taking between two looks at what was drawn."""
         return 128 if self.device.type == "cuda" else 64
 
@@ -67,7 +67,7 @@ class Runtime:
         return is_there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     @property
-    def reads_slowly(self) -> bool:
+    def is_memory_bound(self) -> bool:
         """Whether to read a large matrix takes longer than all else that is done with it once."""
         return self.device.type == "cpu"
 
@@ -108,7 +108,7 @@ class Runtime:
 
         What a small recurrent network asks of a GPU takes less time than asking for it, operation by operation.
         """
-        return _CapturedStep(step, self.device) if self.captures else step
+        return CapturedStep(step, self.device) if self.captures else step
 
     def free_memory(self) -> int | None:
         """Bytes that the device can still give, where that can be told."""

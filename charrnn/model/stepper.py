@@ -24,7 +24,7 @@ from charrnn.model.network import CharRNN, State, count_multiplications, evaluat
 Position: TypeAlias = tuple[Tensor, ...]
 """Where one stream stands: a row of each tensor that a Stepper carries from step to step."""
 _LARGE = 2**19  # weights that a step multiplies by; fewer lie beside the cores as they are
-_LEAST_ROWS = 4  # below, libraries add in another order than for many rows
+_MIN_ROWS = 4  # below, libraries add in another order than for many rows
 _MANY_ROWS = 64  # what oneDNN orders its weights for, whatever comes
 
 
@@ -61,7 +61,7 @@ class Stepper:
         kind = _KINDS[self._model.config.cell]
         self._gates = self._table.new_empty(num_streams, self._table.shape[1])
         self._layers = [kind(product, num_streams) for product in products]
-        self.logits = self._layers[-1].passed_on
+        self.logits = self._layers[-1].downstream
         """(B, V) float32, of the symbol that comes next in each stream; the next step overwrites them."""
 
     def _single(self) -> "Stepper":
@@ -77,7 +77,7 @@ class Stepper:
             layer.product.finish()
             layer.advance(gates)
             layer.product.begin()
-            gates = layer.passed_on
+            gates = layer.downstream
 
     @torch.inference_mode()
     def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
@@ -144,7 +144,7 @@ class _Weights:
 class _Product(ABC):
     """The product of a layer's output with all that reads it, laid out for one way to multiply.
 
-    A step calls `finish`, makes a new output from `recurrent`, and calls `begin`, which makes `passed_on` of it.
+    A step calls `finish`, makes a new output from `recurrent`, and calls `begin`, which makes `downstream` of it.
     `recurrent` may be made by either.
     """
 
@@ -157,7 +157,7 @@ class _Product(ABC):
         self.output = output
         """(R, H): a row for each stream, and perhaps some more."""
         self.results = results
-        self.recurrent, self.passed_on = results[:, : self._num_gates], results[:, self._num_gates :]
+        self.recurrent, self.downstream = results[:, : self._num_gates], results[:, self._num_gates :]
         """(R, G), what the output adds to the gates at the next step; and (R, P)."""
 
     def resize(self, num_rows: int) -> Self:
@@ -182,7 +182,7 @@ class _Dense(_Product):
     """The device's usual product."""
 
     def __init__(self, weights: _Weights, num_rows: int, runtime: Runtime) -> None:
-        super().__init__(weights, max(num_rows, _LEAST_ROWS))
+        super().__init__(weights, max(num_rows, _MIN_ROWS))
         self._weight = weights.weight.t().contiguous().to(runtime.dtype)  # (H, G + P)
         self._bias = weights.bias.to(runtime.dtype)
 
@@ -217,7 +217,7 @@ class _SingleStream(_Product):
         if self._is_cached:
             torch.mm(self._input, self._recurrent_weight, out=self.recurrent)
         self._is_due = not self._is_cached
-        torch.mm(self._input, self._weight, out=self.passed_on)
+        torch.mm(self._input, self._weight, out=self.downstream)
 
     def finish(self) -> None:
         if self._is_due:
@@ -266,7 +266,7 @@ def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bo
         return _Int8(weights, num_streams)
     if runtime.dtype == torch.bfloat16 and runtime.has_onednn_bfloat16:
         return _BFloat16(weights, num_streams)
-    if runtime.dtype == torch.float32 and runtime.reads_slowly and num_streams == 1 and is_large:
+    if runtime.dtype == torch.float32 and runtime.is_memory_bound and num_streams == 1 and is_large:
         return _SingleStream(weights, runtime)
     return _Dense(weights, num_streams, runtime)
 
@@ -284,7 +284,7 @@ class _Layer(ABC):
         self.product = product
         self._h = product.output[:num_streams]
         self._recurrent = product.recurrent[:num_streams]
-        self.passed_on = product.passed_on[:num_streams]
+        self.downstream = product.downstream[:num_streams]
         """(B, P), once the product has begun."""
         self.carried = [product.results[:num_streams]]
         """Tensors with a row for each stream."""
@@ -295,7 +295,7 @@ class _Layer(ABC):
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
         """The rows of what is carried, in a state of the model: tensors (1, 1, H)."""
-        output, results = (tensor[:_LEAST_ROWS].clone() for tensor in (self.product.output, self.product.results))
+        output, results = (tensor[:_MIN_ROWS].clone() for tensor in (self.product.output, self.product.results))
         output[0] = self.scale * h[0, 0]
         self.product.multiply(output, results)
         return [results[0]]
@@ -370,10 +370,10 @@ def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
     _, weight_hh, _, bias_hh = layer_weights(layer)
     recurrent = _arrange(weight_hh, bias_hh if kind is _GRU else torch.zeros_like(bias_hh), kind)
     if isinstance(reader, nn.Linear):
-        passed_on = reader.weight.detach(), reader.bias.detach()
+        downstream = reader.weight.detach(), reader.bias.detach()
     else:
-        passed_on = _arrange(layer_weights(reader)[0], _input_bias(reader), kind)
-    weight, bias = (torch.cat(parts) for parts in zip(recurrent, passed_on, strict=True))
+        downstream = _arrange(layer_weights(reader)[0], _input_bias(reader), kind)
+    weight, bias = (torch.cat(parts) for parts in zip(recurrent, downstream, strict=True))
     return _Weights(weight / kind.scale, bias, num_gates=len(weight_hh), bound=kind.scale)
 
 

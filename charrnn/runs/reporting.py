@@ -218,11 +218,11 @@ def _as_record(event: Event) -> dict[str, Any]:
             record["learning_rate"] = event.learning_rate
             record["chars_per_second"] = round(event.chars_per_second)
         case Evaluated(val_chars=int()):
-            record["val_loss"] = event.val_loss
+            record["val_loss"] = event.loss
             record["val_chars"] = event.val_chars
             record["bits_per_char"] = event.bits_per_char
         case Evaluated():
-            record["train_loss"] = event.val_loss
+            record["train_loss"] = event.loss
         case Sampled():
             record["text"] = event.text
         case Recovered():
@@ -242,7 +242,7 @@ def _describe(event: Event) -> str:
             kind = "training" if event.val_chars is None else "validation"
             best = " (best so far)" if event.improved else ""
             on = "" if event.is_whole else f" on {event.val_chars:,} characters"
-            return f"{where}: {kind} loss {event.val_loss:.4f}{on}, {event.bits_per_char:.3f} bits per character{best}"
+            return f"{where}: {kind} loss {event.loss:.4f}{on}, {event.bits_per_char:.3f} bits per character{best}"
         case Progress():
             left = event.elapsed_s * (1 - event.fraction) / max(event.fraction, 1e-9)
             return (

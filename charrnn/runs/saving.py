@@ -7,7 +7,7 @@ from threading import Event, Thread
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 
-_PATIENCE_S = 1.0
+_CLOSE_TIMEOUT_S = 1.0
 
 
 class Saver:
@@ -59,9 +59,9 @@ class Saver:
 
     def close(self) -> None:
         """Leave, after what is being written if that takes no longer than a second; errors are lost."""
-        if self._written.wait(_PATIENCE_S) and self._thread is not None:
+        if self._written.wait(_CLOSE_TIMEOUT_S) and self._thread is not None:
             # One that frees its copy while the interpreter itself ends may abort the process.
-            self._thread.join(_PATIENCE_S)
+            self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> None:
         begin = time.perf_counter()

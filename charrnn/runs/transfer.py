@@ -24,7 +24,7 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
         for name, weight in model.state_dict().items():
             other = weights.get(name)
             by_symbol = _symbol_dimension(name, model)
-            if other is None or not _same_but(by_symbol, weight.shape, other.shape):
+            if other is None or not _same_except(by_symbol, weight.shape, other.shape):
                 raise CharRNNError(f"the checkpoint's model has another shape ({name}): give the same model options")
             if by_symbol is None:
                 weight.copy_(other)
@@ -40,5 +40,5 @@ def _symbol_dimension(name: str, model: CharRNN) -> int | None:
     return 1 if model.embedding is None and name == "stack.layers.0.weight_ih_l0" else None
 
 
-def _same_but(dimension: int | None, a: torch.Size, b: torch.Size) -> bool:
+def _same_except(dimension: int | None, a: torch.Size, b: torch.Size) -> bool:
     return len(a) == len(b) and all(i == dimension or a[i] == b[i] for i in range(len(a)))

@@ -191,9 +191,9 @@ class Sampler:
         self._corpus = corpus
         self._filters = make_filters(config, vocabulary, runtime)
         V = vocabulary.size
-        B = min(config.num_samples, runtime.most_streams, max(_MOST_VALUES // (_STEPS_TO_AN_END * V), 1))
+        B = min(config.num_samples, runtime.max_streams, max(_MOST_VALUES // (_STEPS_TO_AN_END * V), 1))
         ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
-        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.most_steps, max(config.most_symbols, 1))
+        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps, max(config.most_symbols, 1))
         K = max(min(steps, _MOST_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
         self._noise = runtime.place(torch.zeros(K, B, V))

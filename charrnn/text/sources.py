@@ -38,14 +38,14 @@ class Source:
 
     name: str
     path: Path | None
-    stdin: bytes = b""
+    content: bytes = b""
     origin: str = "stdin"
 
     def blocks(self) -> Iterator[bytes]:
         """The bytes, decompressed, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
         try:
             with contextlib.ExitStack() as stack:
-                stream: IO[bytes] = io.BytesIO(self.stdin) if self.path is None else open_regular(self.path)
+                stream: IO[bytes] = io.BytesIO(self.content) if self.path is None else open_regular(self.path)
                 stack.enter_context(stream)
                 if self.path is not None and self.path.suffix in COMPRESSIONS:
                     stream = stack.enter_context(COMPRESSIONS[self.path.suffix](stream))

@@ -33,7 +33,7 @@ class Evaluated(Event):
     Without validation text (None) it is the running training loss. `is_whole`: on all that there are.
     """
 
-    val_loss: float
+    loss: float
     val_chars: int | None
     is_whole: bool
     improved: bool
@@ -41,7 +41,7 @@ class Evaluated(Event):
     @property
     def bits_per_char(self) -> float:
         """The loss in bits."""
-        return self.val_loss / math.log(2)
+        return self.loss / math.log(2)
 
 
 @dataclass(frozen=True)

@@ -415,7 +415,7 @@ class Trainer:
         told = time.perf_counter()
         yield Evaluated(
             **self._where(),
-            val_loss=measured.loss,
+            loss=measured.loss,
             val_chars=measured.num_predictions if self.validates else None,
             is_whole=measured.num_predictions == self.num_predictions,
             improved=improved,

@@ -8,7 +8,7 @@ import pytest
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.files.atomic import made
+from charrnn.files.atomic import making_folder
 from charrnn.files.lock import locked
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
@@ -45,7 +45,7 @@ def test_every_parent_of_a_new_corpus_outlives_a_power_cut(tmp_path: Path, synce
 
 def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old").mkdir()
-    with made(tmp_path / "old" / "a" / "b"), made(tmp_path / "new"):
+    with making_folder(tmp_path / "old" / "a" / "b"), making_folder(tmp_path / "new"):
         (tmp_path / "new" / "file").touch()
     assert {path.name for path in tmp_path.rglob("*")} == {"old", "new", "file"}
 

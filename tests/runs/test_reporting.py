@@ -18,7 +18,7 @@ def progress(step: int) -> Progress:
 
 
 def evaluated(step: int = 7, val_chars: int | None = 99) -> Evaluated:
-    return Evaluated(step, 0.7, 224, 1.5, 0.5, val_loss=1.3863, val_chars=val_chars, is_whole=True, improved=True)
+    return Evaluated(step, 0.7, 224, 1.5, 0.5, loss=1.3863, val_chars=val_chars, is_whole=True, improved=True)
 
 
 RECOVERED = Recovered(100, 0.7, 3200, 1.5, 0.5, loss=float("nan"), learning_rate=4e-3)

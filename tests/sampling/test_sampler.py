@@ -111,7 +111,7 @@ def texts_of(pieces: list[Piece]) -> list[str]:
 class Narrow(Runtime):
     """A machine that advances two streams at once."""
 
-    most_streams = 2
+    max_streams = 2
 
 
 def test_trained_model_writes_like_its_corpus(trained_run: Run) -> None:
@@ -212,8 +212,8 @@ def test_large_vocabularies_take_few_streams_at_once() -> None:
 def test_recorded_steps_on_cuda_write_what_the_cpu_writes(
     trained_run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(Runtime, "most_steps", 8)
-    monkeypatch.setattr(Runtime, "most_streams", 3)
+    monkeypatch.setattr(Runtime, "max_steps", 8)
+    monkeypatch.setattr(Runtime, "max_streams", 3)
     cuda = open_runtime("cuda", "float32")
     model, vocabulary, index = trained_run.trainer.model, trained_run.corpus.vocabulary, Index(TEXT)
     config = SamplingConfig(num_samples=7, length=120, temperature=1.2, **options)

@@ -44,7 +44,7 @@ def test_run_is_a_stream_of_steps_evaluations_and_an_end() -> None:
     assert [event.step for event in steps] == list(range(1, 31))
     evaluated = [event for event in events if isinstance(event, Evaluated)]
     assert [event.step for event in evaluated] == list(range(3, 31, 3))
-    assert evaluated[-1].val_loss < evaluated[0].val_loss
+    assert evaluated[-1].loss < evaluated[0].loss
     assert isinstance(events[-1], Finished)
     assert (events[-1].reason, events[-1].fraction) == ("budget", 1.0)
     assert events[-1].chars == 30 * 4 * 8
@@ -194,7 +194,7 @@ def test_loss_that_is_no_number_leads_back_and_on() -> None:
     assert math.isnan(recovered[0].loss)
     assert events[-1].step == 400
     evaluated = [event for event in events if isinstance(event, Evaluated)]
-    assert all(math.isfinite(event.val_loss) for event in evaluated)
+    assert all(math.isfinite(event.loss) for event in evaluated)
 
 
 def test_moment_that_only_seemed_sound_is_left_for_the_one_before_it() -> None:
