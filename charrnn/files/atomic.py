@@ -80,11 +80,15 @@ Guard = Callable[[], object]
 """Raises a CharRNNError where the folder is no longer the writer's, whatever stands at its path now."""
 
 
+def no_guard() -> None:
+    """The guard of a folder that nobody locked."""
+
+
 def write_atomically(
     path: Path,
     parts: Iterable[bytes | bytearray | memoryview],
     backup: Path | None = None,
-    guard: Guard | None = None,
+    guard: Guard = no_guard,
 ) -> None:
     """Temporary file beside the target, fsync, rename, fsync of the folder.
 
@@ -97,24 +101,19 @@ def write_atomically(
     try:
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder: name a file in it")
-        _call(guard)
-        with making_folder(path.parent) if guard is None else contextlib.nullcontext():
+        guard()
+        with making_folder(path.parent) if guard is no_guard else contextlib.nullcontext():
             remove_leftovers(path.parent, min_age_s=_ABANDONED_S)
             _write_and_replace(path, parts, backup, guard)
             outcome = "it is there, but might not outlive a power cut"
             sync_folder(path.parent)
     except OSError as error:
-        _call(guard)  # better than any other reason
+        guard()  # better than any other reason
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
 
 
-def _call(guard: Guard | None) -> None:
-    if guard is not None:
-        guard()
-
-
 def _write_and_replace(
-    path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard | None
+    path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard
 ) -> None:
     """Raises: OSError, CharRNNError, and then all is as it was."""
     temporary = temporary_beside(path)
@@ -128,7 +127,7 @@ def _write_and_replace(
         temporary.unlink(missing_ok=True)
 
 
-def link(path: Path, other: Path, backup: Path, guard: Guard | None = None) -> bool:
+def link(path: Path, other: Path, backup: Path, guard: Guard = no_guard) -> bool:
     """Give a file a second name in the same folder, in place of what had it, which becomes `backup`.
 
     Returns: True if that was done, False where the file system has no such names. Raises: CharRNNError.
@@ -138,14 +137,14 @@ def link(path: Path, other: Path, backup: Path, guard: Guard | None = None) -> b
         sync_folder(path.parent)
         return linked
     except OSError as error:
-        _call(guard)
+        guard()
         raise CharRNNError(f"{other} cannot be written: {error.strerror}; it is the old one or the new one") from error
 
 
-def rename(path: Path, other: Path, guard: Guard | None = None) -> Path:
+def rename(path: Path, other: Path, guard: Guard = no_guard) -> Path:
     """Rename a file, durably, over what has the other name. Returns: the new path. Raises: CharRNNError."""
     try:
-        _call(guard)
+        guard()
         path.replace(other)
         sync_folder(path.parent)
     except OSError as error:
@@ -153,21 +152,21 @@ def rename(path: Path, other: Path, guard: Guard | None = None) -> Path:
     return other
 
 
-def remove(path: Path, guard: Guard | None = None) -> None:
+def remove(path: Path, guard: Guard = no_guard) -> None:
     """Remove a file. Raises: CharRNNError."""
     try:
-        _call(guard)
+        guard()
         path.unlink()
     except OSError as error:
         raise CharRNNError(f"{path} cannot be removed: {error.strerror}") from error
 
 
-def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) -> None:
+def _replace(path: Path, new: Path, backup: Path | None, guard: Guard) -> None:
     """Rename a file to a path; what stood there becomes `backup`.
 
     Raises: OSError, CharRNNError, and then all is as it was.
     """
-    _call(guard)
+    guard()
     if backup is None or not path.exists() or _link(path, backup, guard):
         new.replace(path)
         return
@@ -179,7 +178,7 @@ def _replace(path: Path, new: Path, backup: Path | None, guard: Guard | None) ->
         raise
 
 
-def _link(path: Path, other: Path, guard: Guard | None = None) -> bool:
+def _link(path: Path, other: Path, guard: Guard = no_guard) -> bool:
     """Give a file a second name in one step; False where there are no such names. Raises: OSError, CharRNNError."""
     temporary = temporary_beside(path)
     try:
@@ -187,7 +186,7 @@ def _link(path: Path, other: Path, guard: Guard | None = None) -> bool:
     except OSError:
         return False
     try:
-        _call(guard)
+        guard()
         temporary.replace(other)
     finally:
         temporary.unlink(missing_ok=True)  # two names of one file are not replaced by one another

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
-from charrnn.files.atomic import Guard, open_regular, write_atomically
+from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -62,7 +62,7 @@ def write(
     header: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     backup: Path | None = None,
-    guard: Guard | None = None,
+    guard: Guard = no_guard,
 ) -> None:
     """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
 

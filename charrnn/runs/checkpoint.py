@@ -84,7 +84,7 @@ class Checkpoint:
         """The same moment, in memory of its own on the CPU: the run may go on."""
         return replace(self, weights=_copy(self.weights), trainer_tensors=_copy(self.trainer_tensors))
 
-    def save(self, path: Path, backup: Path | None = None, guard: atomic.Guard | None = None) -> None:
+    def save(self, path: Path, backup: Path | None = None, guard: atomic.Guard = atomic.no_guard) -> None:
         """Write the file, durably and in one step; what stood there becomes `backup`.
 
         Of `guard` tells `atomic.write_atomically`. Raises: CharRNNError.

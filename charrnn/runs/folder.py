@@ -25,9 +25,9 @@ class RunFolder:
             yield replace(self, lock=lock)
 
     @property
-    def guard(self) -> atomic.Guard | None:
+    def guard(self) -> atomic.Guard:
         """The check of the lock, for whoever writes into the folder."""
-        return None if self.lock is None else self.lock.check
+        return atomic.no_guard if self.lock is None else self.lock.check
 
     @property
     def best(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
-from charrnn.files.atomic import Guard, open_regular, write_atomically
+from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 from charrnn.terminal import escape_controls, format_seconds, json_line
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
 
@@ -110,7 +110,7 @@ class MetricsLog:
     a new run stays in memory until `begin`: before its first checkpoint there is no run to tell of.
     """
 
-    def __init__(self, path: Path, keep: int | None = 0, guard: Guard | None = None) -> None:
+    def __init__(self, path: Path, keep: int | None = 0, guard: Guard = no_guard) -> None:
         """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")

@@ -334,7 +334,7 @@ def save_and_be_killed(save: Callable[[], object], at: int) -> bool:
             setattr(owner, name, killer.wrap(getattr(owner, name)))
         write = atomic.write_atomically
 
-        def write_slowly(path: Path, parts: list[Any], backup: Path | None, guard: atomic.Guard | None) -> None:
+        def write_slowly(path: Path, parts: list[Any], backup: Path | None, guard: atomic.Guard) -> None:
             write(path, killer.dole_out(parts[0], parts[1:]), backup, guard)
 
         atomic.write_atomically = write_slowly  # type: ignore[assignment]
