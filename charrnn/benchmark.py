@@ -1,4 +1,4 @@
-"""What this machine does in a second: training, sampling and preparing, each beside what bounds it.
+"""Benchmark training, sampling and preparing on this machine, each beside reference rates.
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size, H hidden size, L layers.
 """
@@ -28,21 +28,21 @@ from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.streams import Layout
 from charrnn.training.trainer import Trainer
 
-_SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as many as Shakespeare needs
+_SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as in Shakespeare
 _ROUNDS = 5
 _SECONDS = 0.7
 _MATRIX_SIZE = 2048
 _MANY_STREAMS = 64
 _TEXT_BYTES = 2**25
-_COPIED_BYTES = 2**28  # more than caches hold
+_COPIED_BYTES = 2**28  # larger than any cache
 
 Work = Callable[[], float]
-"""Does a short piece of work and returns how much that was, in units of its measurement."""
+"""A short piece of work that returns its amount, in units of the measurement."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A rate, the median of some rounds, and in the same unit the rates that it is held against."""
+    """A rate, the median of several rounds, and reference rates in the same unit."""
 
     name: str
     unit: str
@@ -50,12 +50,12 @@ class Measurement:
     references: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and this rate as a share of each reference."""
+        """The fields, and the rate as a share of each reference."""
         return asdict(self) | {"shares": {name: self.rate / rate for name, rate in self.references.items()}}
 
 
 def run_benchmark(shape: Mapping[str, Any], config: TrainingConfig, runtime: Runtime) -> Iterator[Measurement]:
-    """Measure this machine with a model of this shape (a ModelConfig's fields but for the vocabulary's size)."""
+    """Measure this machine with a model of this shape (the fields of a ModelConfig except `vocab_size`)."""
     model_config = ModelConfig(vocab_size=len(_SYMBOLS), **shape)
     products = _measure({"": _matrix_products(runtime)}, runtime)[""] / (2 * count_multiplications(model_config))
     yield _training(model_config, config, runtime, products)
@@ -64,10 +64,10 @@ def run_benchmark(shape: Mapping[str, Any], config: TrainingConfig, runtime: Run
 
 
 def _measure(works: Mapping[str, Work], runtime: Runtime) -> dict[str, float]:
-    """Units per second of each work, all in turn so that a slow moment of the machine strikes all alike."""
+    """Units per second of each work, measured in turn so that slow moments of the machine affect all alike."""
     rates: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
-        work()  # warm
+        work()  # warm-up
     for _ in range(_ROUNDS):
         for name, work in works.items():
             runtime.synchronize()
@@ -80,13 +80,13 @@ def _measure(works: Mapping[str, Work], runtime: Runtime) -> dict[str, float]:
 
 
 def _compare(name: str, unit: str, works: Mapping[str, Work], runtime: Runtime, **bounds: float) -> Measurement:
-    """The first of the works beside the others and beside what bounds it."""
+    """Measure the first work against the others and against given bounds."""
     ours, *others = _measure(works, runtime).items()
     return Measurement(name, unit, ours[1], dict(others) | bounds)
 
 
 def _matrix_products(runtime: Runtime) -> Work:
-    """Floating-point operations of large products in the precision of the run."""
+    """Floating-point operations of large matrix products in the precision of the run."""
     a, b = (torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=runtime.device, dtype=runtime.dtype) for _ in range(2))
 
     def work() -> float:
@@ -98,7 +98,7 @@ def _matrix_products(runtime: Runtime) -> Work:
 
 
 def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, products: float) -> Measurement:
-    """Characters per second of training steps, without dropout. A step multiplies thrice as much as a forward pass."""
+    """Training without dropout. A step has three times the multiplications of a forward pass."""
     indices = torch.randint(config.vocab_size, (1_000_000,), dtype=torch.uint8)
     endless = replace(training, epochs=None, minutes=None, steps=10**9, eval_every=10**9)
     trainer = Trainer(CharRNN(config), endless, indices, indices[:0], runtime)
@@ -113,7 +113,7 @@ def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, p
 
 
 class _BareModel(nn.Module):
-    """An embedding, an nn.LSTM (or its like) and a linear layer: what a tutorial would write."""
+    """An embedding, an nn.LSTM, nn.GRU or nn.RNN, and a linear layer, as in a tutorial."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _BareModel(nn.Module):
 
 
 def _bare_training(config: ModelConfig, layout: Layout, runtime: Runtime) -> Work:
-    """A training loop without state resets, reports and safety, on one chunk over and over."""
+    """A training loop without state resets, reports or checks, on a single chunk."""
     B, T = layout.batch_size, layout.seq_length
     model = _BareModel(config).to(runtime.device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -159,7 +159,7 @@ def _bare_training(config: ModelConfig, layout: Layout, runtime: Runtime) -> Wor
 
 
 def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
-    """Characters per second of one sample, then of many at once, as `sample` computes them."""
+    """Sampling with `sample`: one stream, then many at once."""
     H = config.hidden_size
     weights, x = (
         torch.randn(count_multiplications(config) // H, H, device=runtime.device),
@@ -173,9 +173,9 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
 
     bare = _bare_sampling(config, runtime)
     exact, fastest = replace(runtime, dtype=torch.float32), fastest_runtime(runtime, config)
-    for alone in (exact, fastest) if fastest != exact else (exact,):
-        works = {"ours": _pieces(config, 1, alone), "bare loop": bare, "reading float32 weights": read}
-        yield _compare(f"sampling, one sample, {alone.precision}", "characters/s", works, runtime)
+    for single in (exact, fastest) if fastest != exact else (exact,):
+        works = {"ours": _pieces(config, 1, single), "bare loop": bare, "reading float32 weights": read}
+        yield _compare(f"sampling, one sample, {single.precision}", "characters/s", works, runtime)
     works = {"ours": _pieces(config, _MANY_STREAMS, fastest), "bare loop, one sample": bare}
     name = f"sampling, {_MANY_STREAMS} samples, {fastest.precision}"
     yield _compare(name, "characters/s", works, runtime)
@@ -189,7 +189,7 @@ def _pieces(config: ModelConfig, num_samples: int, runtime: Runtime) -> Work:
 
 
 def _bare_sampling(config: ModelConfig, runtime: Runtime) -> Work:
-    """The model called for one character at a time, and a multinomial draw from its softmax."""
+    """A loop of one model call and one multinomial draw per character."""
     model = _BareModel(config).to(runtime.device).eval()
     symbol, state = 0, None
 
@@ -205,7 +205,7 @@ def _bare_sampling(config: ModelConfig, runtime: Runtime) -> Work:
 
 
 def _preparing(runtime: Runtime) -> Measurement:
-    """Megabytes per second from a text file to a prepared one, beside copying them in memory."""
+    """Preparing a text file, beside copying as many bytes in memory."""
     line = "".join(random.Random(0).choices(_SYMBOLS, k=1023)) + "\n"
     source = torch.ones(_COPIED_BYTES, dtype=torch.uint8)
     target = torch.ones_like(source)

@@ -1,20 +1,20 @@
-"""The errors that a user can put right: the command line prints them as one line, without a traceback."""
+"""Errors that the user can fix: the command line prints them as one line, without a traceback."""
 
 
 class CharRNNError(Exception):
-    """Something that cannot be done; the message names the value, the limit and the remedy."""
+    """Base class of these errors; the message states the value, the limit and the remedy."""
 
     exit_code = 1
 
 
 class OptionError(CharRNNError):
-    """An option's value that is out of its range, or options that exclude each other."""
+    """An option out of its range, or options that exclude each other."""
 
     exit_code = 2
 
 
 class CorpusChangedError(CharRNNError):
-    """A corpus file that became shorter while it was read."""
+    """A corpus file that was truncated while it was in use."""
 
 
 class PrecisionError(CharRNNError):

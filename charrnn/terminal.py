@@ -1,4 +1,4 @@
-"""Text, numbers and records in a form that is safe and pleasant to read on a terminal."""
+"""Text, durations and records in a form that is safe and easy to read on a terminal."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import re
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people, such as 45 s, 12 min or 3.5 h."""
+    """Format a duration for people: 45 s, 12 min or 3.5 h."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 90:
@@ -15,7 +15,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """The text with what would steer a terminal made visible: all control characters but tab and line feed.
+    """Make control characters visible, except tab and line feed, so that they cannot steer a terminal.
 
     >>> escape_controls("red \\x1b[31m")
     'red \\\\x1b[31m'
@@ -24,7 +24,7 @@ def escape_controls(text: str) -> str:
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:
-    """The record as JSON in one line for any reader, without control characters that a terminal may obey.
+    """Format a record as one line of JSON without control characters that a terminal may obey.
 
     >>> json_line({"text": "café \\x9b31m"})
     '{"text": "café \\\\u009b31m"}'
@@ -33,5 +33,5 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
 
 
 _CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
-"""Control characters and line ends that JSON leaves as they are."""
+"""Control characters and line ends that JSON does not escape."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

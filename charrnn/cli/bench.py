@@ -1,4 +1,4 @@
-"""`charrnn bench`: what this machine does in a second."""
+"""`charrnn bench`: measure this machine."""
 
 import json as json_module
 import sys
@@ -30,7 +30,7 @@ def bench(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure training, sampling and preparing on this machine, each beside what bounds it; takes a minute."""
+    """Measure training, sampling and preparing on this machine, each beside reference rates; takes a minute."""
     config = Training(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
     from charrnn.machine.runtime import open_runtime
@@ -51,7 +51,7 @@ def bench(
 
 
 def _rows(measurement: "Measurement") -> list[str]:
-    """A line for each rate that this one is held against."""
+    """One line per reference rate."""
     head = (measurement.name, f"{measurement.rate:,.0f}", measurement.unit)
     rows = []
     for name, rate in measurement.references.items():

@@ -1,7 +1,6 @@
-"""End a command on Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, tidily and with exit code 128 + the signal's number.
+"""End a command on Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, with clean-up and exit code 128 + the signal's number.
 
-As long as there is nothing to tidy up, they end it on the spot: an exception in the midst of an import may be lost in
-native code, or end the process otherwise.
+Until torch is imported they end it at once: an exception during the import may be lost or crash the process.
 """
 
 import contextlib
@@ -13,19 +12,19 @@ from typing import NoReturn
 
 
 def _signals() -> list[signal.Signals]:
-    """Those that this platform has; a lost terminal is none where `nohup` asks for it to be ignored."""
+    """The signals to handle on this platform; SIGHUP is left out under `nohup`."""
     found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
     return [number for number in found if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def end_on_signals() -> None:
-    """Let signals end the process at once, without any clean-up."""
+    """Make signals end the process at once, without clean-up."""
     for number in _signals():
         signal.signal(number, lambda number, frame: os._exit(128 + number))
 
 
 def exit_on_signals() -> None:
-    """Turn signals into an exit that runs every clean-up on its way; to be called once torch is imported."""
+    """Make signals raise SystemExit, so that all clean-up runs. Call it once torch is imported."""
     for number in _signals():
         signal.signal(number, _exit)
 
@@ -36,7 +35,7 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
-    """Call `stop` on the first signal, and list it; a second one exits at once."""
+    """Call `stop` on the first signal and append it to the list; a second signal exits at once."""
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,1 +1,1 @@
-"""Files on a disk that can be trusted; knows no text and no model."""
+"""Verified files, written durably and by one writer at a time; knows no text and no model."""

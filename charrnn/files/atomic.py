@@ -1,4 +1,4 @@
-"""Atomic, durable changes on a disk that others write to as well: files replaced, renamed, linked and removed.
+"""Atomic, durable changes on a shared disk: replace, rename, link and remove files.
 
 The content of files is left to `container.py`.
 """
@@ -16,12 +16,12 @@ from typing import BinaryIO
 
 from charrnn.errors import CharRNNError
 
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # where there are such
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # where defined
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading if it is a regular one, without waiting, as opening a pipe would. Raises: OSError."""
-    _require_regular(path, path.stat().st_mode)  # to open a device may already have an effect
+    """Open a regular file for reading, without blocking. Raises: OSError, also for a pipe or a device."""
+    _require_regular(path, path.stat().st_mode)  # opening a device may already have an effect
     descriptor = os.open(path, _READ)
     try:
         _require_regular(path, os.fstat(descriptor).st_mode)
@@ -40,10 +40,7 @@ def _require_regular(path: Path, mode: int) -> None:
 
 @contextlib.contextmanager
 def making_folder(folder: Path) -> Iterator[None]:
-    """Make a folder with its parents, each durable; at the end remove those of them that are empty.
-
-    Raises: OSError.
-    """
+    """Make a folder and its missing parents durably; on exit remove those that are still empty. Raises: OSError."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +54,10 @@ def making_folder(folder: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable, so that they outlive a power cut, if the file system can do that."""
+    """Make the folder's entries survive a power cut, if the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written but not read; any folder on Windows
+    except PermissionError:  # a folder without read permission; any folder on Windows
         return
     try:
         os.fsync(descriptor)
@@ -77,7 +74,7 @@ _TEMPORARY = ".charrnn-tmp-"
 _ABANDONED_S = 3600.0
 
 Guard = Callable[[], object]
-"""Raises a CharRNNError where the folder is no longer the writer's, whatever stands at its path now."""
+"""Raises CharRNNError once the folder no longer belongs to the writer."""
 
 
 def no_guard() -> None:
@@ -90,12 +87,11 @@ def write_atomically(
     backup: Path | None = None,
     guard: Guard = no_guard,
 ) -> None:
-    """Temporary file beside the target, fsync, rename, fsync of the folder.
+    """Write a temporary file beside the target, fsync, rename, fsync the folder.
 
-    The target never goes missing, but for a moment where a backup is asked for on a file system without hard links.
-    What writers left in the folder that were killed long ago is removed. The folder is made if need be, but not where
-    there is a `guard`, which is called at first and again between the temporary file and the rename: what was
-    written to a folder that was then removed can no longer be renamed. Raises: CharRNNError.
+    The target never goes missing, except for a moment if a backup is wanted on a file system without hard links.
+    Old leftovers of killed writers are removed. Without a `guard` a missing folder is made. The guard is called first,
+    and again before the rename; if the folder is replaced even later, the rename fails. Raises: CharRNNError.
     """
     outcome = "nothing was changed"
     try:
@@ -105,17 +101,17 @@ def write_atomically(
         with making_folder(path.parent) if guard is no_guard else contextlib.nullcontext():
             remove_leftovers(path.parent, min_age_s=_ABANDONED_S)
             _write_and_replace(path, parts, backup, guard)
-            outcome = "it is there, but might not outlive a power cut"
+            outcome = "it is there, but might not survive a power cut"
             sync_folder(path.parent)
     except OSError as error:
-        guard()  # better than any other reason
+        guard()  # a lost lock is the better explanation
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
 
 
 def _write_and_replace(
     path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard
 ) -> None:
-    """Raises: OSError, CharRNNError, and then all is as it was."""
+    """Raises: OSError or CharRNNError, with nothing changed."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as stream:
@@ -128,9 +124,9 @@ def _write_and_replace(
 
 
 def link(path: Path, other: Path, backup: Path, guard: Guard = no_guard) -> bool:
-    """Give a file a second name in the same folder, in place of what had it, which becomes `backup`.
+    """Hard-link a file to another name in its folder; the file that had the name becomes `backup`.
 
-    Returns: True if that was done, False where the file system has no such names. Raises: CharRNNError.
+    Returns: False if the file system has no hard links. Raises: CharRNNError.
     """
     try:
         linked = (not other.exists() or _link(other, backup, guard)) and _link(path, other, guard)
@@ -142,7 +138,7 @@ def link(path: Path, other: Path, backup: Path, guard: Guard = no_guard) -> bool
 
 
 def rename(path: Path, other: Path, guard: Guard = no_guard) -> Path:
-    """Rename a file, durably, over what has the other name. Returns: the new path. Raises: CharRNNError."""
+    """Rename a file durably, replacing any file of that name. Returns: the new path. Raises: CharRNNError."""
     try:
         guard()
         path.replace(other)
@@ -162,9 +158,9 @@ def remove(path: Path, guard: Guard = no_guard) -> None:
 
 
 def _replace(path: Path, new: Path, backup: Path | None, guard: Guard) -> None:
-    """Rename a file to a path; what stood there becomes `backup`.
+    """Rename `new` to `path`; the file at `path` becomes `backup`.
 
-    Raises: OSError, CharRNNError, and then all is as it was.
+    Raises: OSError or CharRNNError, with nothing changed.
     """
     guard()
     if backup is None or not path.exists() or _link(path, backup, guard):
@@ -179,7 +175,7 @@ def _replace(path: Path, new: Path, backup: Path | None, guard: Guard) -> None:
 
 
 def _link(path: Path, other: Path, guard: Guard = no_guard) -> bool:
-    """Give a file a second name in one step; False where there are no such names. Raises: OSError, CharRNNError."""
+    """Hard-link a file in one step; False if the file system has no hard links. Raises: OSError, CharRNNError."""
     temporary = temporary_beside(path)
     try:
         os.link(path, temporary)
@@ -189,17 +185,17 @@ def _link(path: Path, other: Path, guard: Guard = no_guard) -> bool:
         guard()
         temporary.replace(other)
     finally:
-        temporary.unlink(missing_ok=True)  # two names of one file are not replaced by one another
+        temporary.unlink(missing_ok=True)  # rename does nothing between two names of one file
     return True
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name of its own for a file in the making, by which it is known as a leftover where its writer was killed."""
+    """A unique name for a file that is being written, recognised by `remove_leftovers` if its writer is killed."""
     return path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}")
 
 
 def remove_leftovers(folder: Path, *, min_age_s: float = 0) -> None:
-    """Remove what writers left that were killed, so long ago; of younger files none may be in the making."""
+    """Remove the temporary files of killed writers; a live writer's must be younger than `min_age_s`."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime >= min_age_s:
@@ -207,8 +203,8 @@ def remove_leftovers(folder: Path, *, min_age_s: float = 0) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Have the disk itself write what it was given."""
+    """Flush a file to the disk itself."""
     os.fsync(descriptor)
     if sys.platform == "darwin":
         with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # where fsync stops at the drive's cache
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # there fsync stops at the drive's cache

@@ -1,7 +1,7 @@
 """The one file format: a safetensors file whose metadata is a JSON header with a digest of the whole file.
 
-Written atomically and durably; opened once to be verified and read, without unpickling. What the header and
-the tensors mean is the business of `corpus.py` and `checkpoint.py`.
+Written atomically and durably; verified and read through one descriptor, without unpickling. The meaning of the
+header and the tensors is left to `corpus.py` and `checkpoint.py`.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 FORMAT = 1
 SUFFIX = ".safetensors"
 _MAX_HEADER = 2**22
-"""Bytes of JSON in a file at most: enough for any alphabet there is, little for whoever parses a stranger's file."""
+"""Max bytes of JSON in a file: enough for any alphabet, and little to parse in an untrusted file."""
 _KEY = "charrnn"
 _NO_DIGEST = "0" * 64
 # The header is JSON text inside safetensors' own JSON, so its quotes are escaped; the digest comes first.
@@ -40,15 +40,15 @@ _DTYPES = {
     torch.uint8: "U8",
 }
 _IN_MEMORY = 2**28
-"""Max bytes of tensors that are read into memory; more of them stay in the file, memory-mapped."""
+"""Max bytes of tensors that are read into memory; larger files are memory-mapped."""
 _MAX_DIMENSIONS, _MAX_NUMBERS = 8, 2**48
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What a file held: its header without the format's own keys, its tensors on the CPU.
+    """The content of a file: its header without the format's own keys, its tensors on the CPU.
 
-    `mapping` is the memory that tensors of a large file lie in, to be read as long as the file is no shorter.
+    `mapping` holds the tensors of a large file; it may be read as long as the file is not truncated.
     """
 
     header: dict[str, Any]
@@ -64,14 +64,13 @@ def write(
     backup: Path | None = None,
     guard: Guard = no_guard,
 ) -> None:
-    """Write a file of this kind in one step: after a crash there is the old file or the new one, whole.
+    """Write a file of this kind atomically: a crash leaves either the old file or the new one, whole.
 
-    The old file becomes `backup`, if that is given; of `guard` tells `write_atomically`.
-
-    Raises: CharRNNError if the disk or the folder does not allow it, or the header is too long to be read again.
+    The old file becomes `backup`, if given; for `guard` see `write_atomically`.
+    Raises: CharRNNError if the file cannot be written, or the header would be too long to read.
     """
     text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
-    # Widest elements first, as safetensors lays them out, so that all of them are aligned.
+    # Widest elements first, as in safetensors, so that all are aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
     head = _safetensors_head(text, arrays)
@@ -87,7 +86,7 @@ def write(
 
 
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
-    """All that comes before the data: the JSON's length in 8 bytes, and the JSON, padded to 8 bytes."""
+    """The bytes before the data: the JSON's length in 8 bytes, then the JSON, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {_KEY: text}}
     end = 0
     for name, array in arrays.items():
@@ -105,7 +104,7 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
 def read(path: Path, kind: str) -> StoredFile:
     """Read and verify a file of this kind; the tensors of a large one are memory-mapped.
 
-    The file is opened once, so that what is returned is what was verified, even if another takes its place meanwhile.
+    The file is opened once, so that the verified bytes are returned even if the file is replaced meanwhile.
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
     try:
@@ -128,7 +127,7 @@ def read(path: Path, kind: str) -> StoredFile:
 
 
 def _read_head(path: Path, stream: BinaryIO) -> bytes:
-    """All that comes before the data, as `_safetensors_head` writes it. Raises: CharRNNError, OSError."""
+    """The bytes before the data, see `_safetensors_head`. Raises: CharRNNError, OSError."""
     size = os.fstat(stream.fileno()).st_size
     length = int.from_bytes(begin := stream.read(8), "little")
     if length + 8 > min(size, _MAX_HEADER):
@@ -137,7 +136,7 @@ def _read_head(path: Path, stream: BinaryIO) -> bytes:
 
 
 def _begin_digest(path: Path, head: bytes) -> tuple[Any, bytes]:
-    """A SHA-256 of the head as it was before its digest was known, and the digest in it. Raises: CharRNNError."""
+    """SHA-256 of the head with its digest blanked out, and that digest. Raises: CharRNNError."""
     at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
     if at < len(_DIGEST_MARK):
         raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
@@ -154,7 +153,7 @@ class _Place:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """In bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -172,7 +171,7 @@ def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"unreadable header ({error})") from error
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     if position != size:
         raise _damaged(path, f"it has {size:,} bytes of tensors instead of {position:,}")
     return header, places
@@ -194,7 +193,7 @@ def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
 def _read_tensors(
     stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any
 ) -> tuple[dict[str, Tensor], mmap.mmap | None]:
-    """The tensors behind the head, whose bytes the digest is told of, and their mapping. Raises: OSError."""
+    """The tensors behind the head and their mapping, if any; updates `digest`. Raises: OSError."""
     if sum(place.size for place in places.values()) > _IN_MEMORY:
         while block := stream.read(1 << 22):
             digest.update(block)
@@ -202,7 +201,7 @@ def _read_tensors(
         return {name: _map(mapped, begin, place) for name, place in places.items()}, mapped
     tensors = {}
     for name, place in places.items():
-        tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # which stay where the file has become shorter
+        tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # these stay where the file was truncated
         if place.size:
             data = tensors[name].view(-1).view(torch.uint8).numpy().data
             stream.readinto(data)  # type: ignore[attr-defined]
@@ -213,13 +212,13 @@ def _read_tensors(
 def _map(mapped: mmap.mmap, begin: int, place: _Place) -> Tensor:
     if not place.size:
         return torch.zeros(place.shape, dtype=place.dtype)
-    with warnings.catch_warnings(action="ignore"):  # nobody writes to it, as PyTorch fears
+    with warnings.catch_warnings(action="ignore"):  # PyTorch warns of writes, and there are none
         flat = torch.frombuffer(mapped, dtype=place.dtype, count=math.prod(place.shape), offset=begin + place.begin)
     return flat.view(place.shape)
 
 
 def is_stored(path: Path) -> bool:
-    """True if a file begins as one of ours, whatever its name; it may still be damaged. No pipe is read."""
+    """True if a regular file of any name begins like one of ours; it may still be damaged."""
     try:
         with open_regular(path) as stream:
             return _DIGEST_MARK in stream.read(8 + 64)
@@ -228,7 +227,7 @@ def is_stored(path: Path) -> bool:
 
 
 def mentions(path: Path, word: str) -> bool:
-    """True if the header of what seems to be one of our files holds a word; the rest is not checked."""
+    """True if the file seems to be one of ours and its header holds a word; nothing is verified."""
     try:
         with open_regular(path) as stream:
             head = stream.read(min(int.from_bytes(stream.read(8), "little"), _MAX_HEADER))

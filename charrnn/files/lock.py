@@ -1,7 +1,6 @@
-"""One writer at a time: a lock that the system itself drops when its holder dies, however it dies.
+"""One writer at a time: a lock that the system releases when its holder dies, however it dies.
 
-The holder's process id stands in the locked file, behind the first byte: on Windows that byte is what is locked, and
-nobody else may read it.
+The locked file holds the process id, after its first byte: on Windows that byte is locked, and unreadable to others.
 """
 
 import contextlib
@@ -18,12 +17,12 @@ from charrnn.files.atomic import making_folder
 NAME = ".lock"
 _ATTEMPTS = 100
 _FLAGS = os.O_RDWR | os.O_CREAT
-for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where there are such
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where defined
     _FLAGS |= getattr(os, _flag, 0)
 
 
 class Lock:
-    """The lock of a folder, held by this process since it opened and locked the file."""
+    """A folder's lock, held by this process."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -31,11 +30,11 @@ class Lock:
 
     @property
     def is_held(self) -> bool:
-        """True while the file is at its path; once it is gone, another process may lock a new one."""
+        """True while the file is at its path; without it, another process may lock a new one."""
         return _is_at(self._descriptor, self._path)
 
     def check(self) -> None:
-        """Raises: CharRNNError if the file is gone or another one, so that the folder is no longer this process's."""
+        """Check that the folder is still this process's. Raises: CharRNNError if the file is gone or replaced."""
         if not self.is_held:
             raise CharRNNError(
                 f"{self._path.parent} is no longer this process's: its {NAME} was removed or replaced meanwhile; "
@@ -44,7 +43,7 @@ class Lock:
 
     def release(self) -> None:
         """Remove the file, if it is still this process's, and unlock it."""
-        if os.name == "nt":  # where no open file can be removed: not this one, and after it no other's
+        if os.name == "nt":  # there an open file cannot be removed: neither ours nor the next holder's
             os.close(self._descriptor)
             with contextlib.suppress(OSError):
                 self._path.unlink()
@@ -57,9 +56,9 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[Lock]:
-    """Hold the lock of a run's folder, which is made if need be, and removed again if nothing is left in it.
+    """Hold the lock of a run's folder; make the folder if it is missing, and remove it on exit if it is empty.
 
-    Raises: CharRNNError where no folder can be, and where another process holds the lock, by its process id.
+    Raises: CharRNNError if the folder cannot be made, or another process holds the lock (named by its id).
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
@@ -75,11 +74,11 @@ def locked(folder: Path) -> Iterator[Lock]:
 
 
 def _acquire(path: Path) -> int:
-    """The open and locked file. Raises: CharRNNError, OSError."""
+    """Open and lock the file; returns its descriptor. Raises: CharRNNError, OSError."""
     for _ in range(_ATTEMPTS):
         try:
             descriptor = os.open(path, _FLAGS, 0o644)
-        except FileNotFoundError:  # whoever held it a moment ago removed the empty folder as well
+        except FileNotFoundError:  # the last holder just removed the empty folder as well
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         try:
@@ -88,12 +87,12 @@ def _acquire(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder removed it a moment ago
-    raise CharRNNError(f"{path} cannot be made: it is removed again and again; name another --run DIR")
+        os.close(descriptor)  # the last holder just removed it
+    raise CharRNNError(f"{path} cannot be made: others keep removing it; name another --run DIR")
 
 
 def _take(descriptor: int, path: Path) -> bool:
-    """Lock an open file and write this process's id; False if it is no longer the one at the path.
+    """Lock an open file and write this process's id; False if the file is no longer at the path.
 
     Raises: CharRNNError, OSError.
     """
@@ -103,7 +102,7 @@ def _take(descriptor: int, path: Path) -> bool:
     try:
         is_free = lock_descriptor(descriptor, blocking=False)
     except OSError:
-        is_free = True  # as far as a file system without locks can tell
+        is_free = True  # on a file system without locks nobody can tell
     if not is_free:
         raise CharRNNError(
             f"{path.parent} is in use by {_holder(descriptor)}: wait for it, stop it, or name another --run DIR"
@@ -113,20 +112,20 @@ def _take(descriptor: int, path: Path) -> bool:
     try:
         os.ftruncate(descriptor, os.write(descriptor, f" {os.getpid()}\n".encode()))
     except OSError:
-        path.unlink()  # on a full disk an empty one would stay
+        path.unlink()  # else an empty one would stay on a full disk
         raise
     return True
 
 
 def _holder(descriptor: int) -> str:
-    """The holder of a lock, as far as it has said."""
+    """The lock's holder, for an error message."""
     os.lseek(descriptor, 1, os.SEEK_SET)
     process = os.read(descriptor, 32).decode(errors="replace").strip()
     return f"process {process}" if process.isdecimal() else "a process that is just starting"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """True if an open file is still the one at a path."""
+    """True if an open file is still at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:

@@ -6,7 +6,7 @@ import torch
 
 
 class CapturedStep:
-    """A step as one CUDA graph. Each call is one step: the first ones warm up, the next one records, all train."""
+    """A step as one CUDA graph."""
 
     _WARM_UP_CALLS = 3
 

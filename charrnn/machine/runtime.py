@@ -1,4 +1,4 @@
-"""The machine: device, precision, threads and random generators. No other file names a kind of device."""
+"""Device, precision, threads, random generators and memory of this machine."""
 
 import contextlib
 import functools
@@ -38,53 +38,53 @@ class Runtime:
         return next(name for name, dtype in SAMPLING_PRECISIONS.items() if dtype == self.dtype)
 
     def place(self, tensor: Tensor) -> Tensor:
-        """The tensor on this machine's device."""
+        """Move a tensor to the device."""
         return tensor.to(self.device)
 
     @property
     def training_streams(self) -> int:
         """The number of parallel streams that trains best in a given time.
 
-        Half as many make twice as many updates of the same characters, which pays where they take little more time: in
-        float32 on a CPU.
+        Half as many streams mean twice as many updates, which pays if each takes little more than half the time:
+        in float32 on a CPU.
         """
         return 16 if self.device.type == "cpu" and self.dtype == torch.float32 else 32
 
     @property
     def max_streams(self) -> int:
-        """How many streams sampled together leave the machine little idle."""
+        """Max streams to sample together: enough to keep the machine busy."""
         return 1024 if self.device.type == "cuda" else 256
 
     @property
     def max_steps(self) -> int:
-        """How many steps of sampling are worth taking between two looks at what was drawn."""
+        """Max sampling steps between two transfers of the drawn symbols."""
         return 128 if self.device.type == "cuda" else 64
 
     @property
     def has_onednn_bfloat16(self) -> bool:
-        """Whether oneDNN can lay out and multiply bfloat16 weights on this machine."""
-        is_there = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        return is_there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        """True if oneDNN can lay out and multiply bfloat16 weights on this machine."""
+        available = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     @property
     def is_memory_bound(self) -> bool:
-        """Whether to read a large matrix takes longer than all else that is done with it once."""
+        """True if reading a large matrix takes longer than multiplying a vector by it."""
         return self.device.type == "cpu"
 
     @property
     def has_fbgemm(self) -> bool:
-        """Whether there are products of 8-bit integers, and weights can be quantised for them."""
-        is_there = self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
-        return is_there and hasattr(torch, "quantize_per_channel")  # PyTorch means to remove it
+        """True if FBGEMM can quantise weights and multiply them in 8-bit integers on this machine."""
+        available = self.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+        return available and hasattr(torch, "quantize_per_channel")  # PyTorch plans to remove it
 
     def pack(self, weight: Tensor) -> Tensor:
-        """A contiguous copy that is read as a whole over and over: on Linux in huge pages, which are found sooner."""
+        """A contiguous copy for repeated reading: on Linux in huge pages, which cause fewer TLB misses."""
         weight = weight.contiguous()
         size = weight.numel() * weight.element_size()
         if self.device.type != "cpu" or size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
             return weight
         pages = mmap.mmap(-1, size + _HUGE_PAGE)
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             pages.madvise(mmap.MADV_HUGEPAGE)
         memory = torch.frombuffer(pages, dtype=torch.uint8)
         begin = -memory.data_ptr() % _HUGE_PAGE
@@ -100,29 +100,29 @@ class Runtime:
 
     @property
     def captures(self) -> bool:
-        """Whether `capture` records; what is recorded must not ask the device for a number."""
+        """True if `capture` records; a recorded step must not read a number from the device."""
         return self.device.type == "cuda"
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """A step that reads and writes tensors in place, where possible recorded and then launched as a whole.
+        """Record a step that works in place, where possible, and launch it as a whole from then on.
 
-        What a small recurrent network asks of a GPU takes less time than asking for it, operation by operation.
+        For a small recurrent network on a GPU, launching single operations takes longer than running them.
         """
         return CapturedStep(step, self.device) if self.captures else step
 
     def free_memory(self) -> int | None:
-        """Bytes that the device can still give, where that can be told."""
+        """Bytes of free memory on the device; None if unknown."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return _free_host_memory() if self.device.type == "cpu" else None
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def random_state(self) -> dict[str, Tensor]:
-        """The states of the random generators that this machine draws from."""
+        """States of the random generators that this device uses."""
         states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -131,7 +131,7 @@ class Runtime:
         return states
 
     def set_random_state(self, states: dict[str, Tensor]) -> None:
-        """Put the generators back to saved states; one of another kind of device is left as it is."""
+        """Restore saved states of the generators; those of other kinds of device are ignored."""
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
@@ -140,19 +140,19 @@ class Runtime:
 
 
 class Threads:
-    """The number of CPU threads that a repeated piece of work is fastest with.
+    """Run repeated work with the number of CPU threads that is fastest.
 
-    Only in int8, since sums of floating-point numbers may depend on it. It is tried now and then, since other processes
-    come and go: threads that wait for one that has no core of its own are slower than a single one. Between two pieces
-    of work the process has the number that it had before.
+    Only in int8, since floating-point sums may depend on the number. Trials are repeated, since other processes come
+    and go: several threads that lack a core are slower than a single one. The process's number of threads changes only
+    while work runs.
     """
 
     _ROUNDS = 3
     _SECONDS = 2.0
 
     def __init__(self, runtime: Runtime) -> None:
-        most = torch.get_num_threads()
-        self._counts = (most, 1) if runtime.dtype == torch.int8 and most > 1 else ()
+        max_threads = torch.get_num_threads()
+        self._counts = (max_threads, 1) if runtime.dtype == torch.int8 and max_threads > 1 else ()
         self._begin_trial()
 
     def _begin_trial(self) -> None:
@@ -161,7 +161,7 @@ class Threads:
         self._next_trial = time.perf_counter() + self._SECONDS
 
     def run(self, work: Callable[[], _Result]) -> _Result:
-        """Do a piece of work, each time of about the same size, and return its result."""
+        """Do a piece of work and return its result; all pieces should be of about the same size."""
         if not self._counts:
             return work()
         if not self._trials and time.perf_counter() > self._next_trial:
@@ -176,7 +176,7 @@ class Threads:
 
 @contextlib.contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """Compute with this number of CPU threads."""
+    """Compute with this number of CPU threads inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -187,7 +187,7 @@ def num_threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fbgemm() -> Iterator[None]:
-    """Weights quantised within are laid out for FBGEMM. PyTorch warns that it will once do without such tensors."""
+    """Lay out quantised weights for FBGEMM inside the context, without PyTorch's deprecation warning."""
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:
@@ -201,43 +201,43 @@ def fbgemm() -> Iterator[None]:
 def open_runtime(
     device: str = "auto", precision: str = "auto", precisions: Mapping[str, torch.dtype] = PRECISIONS
 ) -> Runtime:
-    """The machine that `--device` and `--precision` name, to train or, with SAMPLING_PRECISIONS, to sample.
+    """Open the device in the precision of these options, to train or, with SAMPLING_PRECISIONS, to sample.
 
-    Raises: OptionError for an unknown name, CharRNNError for a device that is not there or a precision that it cannot
-    compute in.
+    Raises: OptionError for an unknown name, CharRNNError for an unavailable device, PrecisionError for a precision
+    that the device cannot compute in.
     """
     chosen = _find_device(device)
-    # Weights with dropped columns are a copy, which cuDNN puts in order for each call anyway.
+    # Weights with dropped columns are a copy, which cuDNN rearranges at each call anyway.
     warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
     if precision == "auto":
         return Runtime(chosen, _fastest_dtype(chosen))
     if precision not in precisions:
         raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
     if not can_compute(chosen, precisions[precision]):
-        there = [name for name, dtype in precisions.items() if can_compute(chosen, dtype)]
-        raise PrecisionError(f"--precision {precision} cannot be had on this {chosen.type}: choose {_either(there)}")
+        names = [name for name, dtype in precisions.items() if can_compute(chosen, dtype)]
+        raise PrecisionError(f"--precision {precision} is not available on this {chosen.type}: choose {_either(names)}")
     return Runtime(chosen, precisions[precision])
 
 
 def compute_deterministically() -> None:
-    """From now on the same numbers give the same result on a GPU too, to the bit; a CPU does so in any case.
+    """Make results reproducible to the bit on a GPU too; on a CPU they always are.
 
-    To be called before the device is first used, for cuBLAS then lays out its memory. An operation of which PyTorch
-    knows no such way is warned of.
+    Call it before the device is first used, since cuBLAS allocates its workspace then. PyTorch warns of operations
+    without a deterministic version.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # none is read
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is never read
     torch.backends.cudnn.benchmark = False
 
 
 def _free_host_memory() -> int | None:
-    """What Linux has available, or the limit of the container."""
+    """Bytes that Linux has available, at most the container's limit."""
     limits = []
     with contextlib.suppress(OSError, ValueError):
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         limits.append(1024 * int(fields["MemAvailable"].removesuffix("kB")))
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):  # "max" is not a number
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits, default=None)
 
@@ -252,35 +252,35 @@ def _find_device(name: str) -> torch.device:
         raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count() if has_cuda else 0, "mps": int(has_mps)}[kind]
     if count == 0 or int(index or 0) >= count:
-        raise CharRNNError(f"device {name} is not there: this machine has {count} of its kind; try --device auto")
+        raise CharRNNError(f"device {name} is not available: this machine has {count} of its kind; try --device auto")
     return torch.device(name)
 
 
 @functools.cache
 def _faster(*kinds: str) -> str:
-    """The kind of device that trains an LSTM fastest, by a trial of half a second each."""
+    """The kind of device that trains an LSTM fastest in a trial of half a second."""
     return max(kinds, key=lambda kind: _try_out(torch.device(kind)))
 
 
 def _try_out(device: torch.device, seconds: float = 0.5) -> float:
-    """Steps per second of a small LSTM, forward and backward, after a few that warm up; 0 where it fails."""
+    """Training steps per second of a small LSTM, after a warm-up; 0 if it fails."""
     T, B, H = 32, 16, 256
     try:
         x, weights, state = _make_lstm(T, B, H, device)
         step = functools.partial(_train_lstm, x, weights, state)
         for _ in range(3):
             step()
-        done, begin = 0, time.perf_counter()
+        num_steps, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
             step()
-            done += 1
+            num_steps += 1
     except RuntimeError:
         return 0.0
-    return done / (time.perf_counter() - begin)
+    return num_steps / (time.perf_counter() - begin)
 
 
 def _make_lstm(T: int, B: int, H: int, device: torch.device) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor]]:
-    """Inputs (T, B, H), weights and state of an LSTM, all zero, so that no random number is drawn."""
+    """Inputs (T, B, H), weights and state of an LSTM: zeros, so that no random number is drawn."""
     shapes = [(4 * H, H), (4 * H, H), (4 * H,), (4 * H,)]
     weights = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
     h, c = (torch.zeros(1, B, H, device=device) for _ in range(2))
@@ -288,7 +288,7 @@ def _make_lstm(T: int, B: int, H: int, device: torch.device) -> tuple[Tensor, li
 
 
 def _train_lstm(x: Tensor, weights: list[Tensor], state: tuple[Tensor, Tensor]) -> float:
-    """One forward and backward pass; returns a number, for which a device has to finish."""
+    """Run one forward and backward pass; returns a number, so that the device must finish."""
     with torch.enable_grad():
         total = torch.lstm(x, state, weights, True, 1, 0.0, True, False, False)[0].float().sum()
         total.backward()
@@ -296,7 +296,7 @@ def _train_lstm(x: Tensor, weights: list[Tensor], state: tuple[Tensor, Tensor]) 
 
 
 def _fastest_dtype(device: torch.device) -> torch.dtype:
-    """The fastest precision that loses no quality: half precision only where the hardware multiplies in it."""
+    """The fastest precision without loss of quality: half precision only if the hardware multiplies in it."""
     candidate = torch.float32
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 7:
         candidate = torch.float16  # cuDNN's fastest recurrent kernels; tensor cores came with compute capability 7
@@ -308,21 +308,21 @@ def _fastest_dtype(device: torch.device) -> torch.dtype:
 def _has_bfloat16_instructions() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return bool(torch.cpu._is_avx512_bf16_supported())  # before PyTorch had the other
+    return bool(torch.cpu._is_avx512_bf16_supported())  # older PyTorch
 
 
 @functools.cache
 def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
-    """True if an LSTM can be trained on a device in this precision, or for int8 sampled: found out by one tiny step.
+    """True if one tiny training step of an LSTM works in this precision; for int8, if sampling does.
 
-    A CPU may lack the instructions, or the environment forbid them (ONEDNN_MAX_CPU_ISA): no table of names tells.
+    A CPU may lack the instructions, or the environment may forbid them (ONEDNN_MAX_CPU_ISA), so names do not tell.
     """
     if dtype == torch.int8:
         return Runtime(device, dtype).has_fbgemm
     if dtype == torch.float32:
         return True
     if device.type == "cpu" and dtype == torch.float16:
-        return False  # few CPUs have it, and it was tested on none of them
+        return False  # few CPUs support it, and none was tested
     try:
         with torch.autocast(device.type, dtype):
             _train_lstm(*_make_lstm(2, 8, 8, device))
@@ -336,7 +336,7 @@ def _either(names: list[str]) -> str:
 
 
 def seed_everything(seed: int | None) -> int:
-    """Seed every generator, with a seed drawn by the operating system if none is given; returns it."""
+    """Seed every generator, by default with a seed from the operating system; returns the seed."""
     if seed is None:
         seed = secrets.randbits(31)
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""The network: indices in, logits out, the state handed in and returned.
+"""The network: indices in, logits out; the state is an argument and a return value.
 
-`RecurrentStack` is the general part: any sequence of vectors through a stack of recurrent layers. `CharRNN`
-puts an input encoding before it and a linear layer behind it. Training is `training.py`'s business.
+`RecurrentStack` is general: it runs any sequence of vectors through a stack of recurrent layers. `CharRNN` puts an
+input encoding before it and a linear layer after it. Training is left to `training/`.
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size, E embedding size, I input size,
 H hidden size, L layers.
@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from charrnn.config import Cell, ModelConfig
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
-"""For each of L layers the tensors it carries, each (1, B, H): (h, c) for an LSTM, (h,) for the others."""
+"""The state tensors of each of L layers, each (1, B, H): (h, c) for an LSTM, (h,) for the others."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of layer: its module, the function that the module calls, its gates and carried tensors."""
+    """A kind of layer: its module, the function that the module calls, the numbers of gates and state tensors."""
 
     module: type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
     sequence: Callable[..., tuple[Tensor, ...]]
@@ -40,14 +40,14 @@ _KINDS: dict[Cell, _Kind] = {
 
 
 def detach(state: State) -> State:
-    """The same state without its history: the one place where backpropagation through time is cut."""
+    """Detach a state from its history: the one place where backpropagation through time is cut."""
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
 def carry(state: State, into: State, keep: Tensor) -> None:
-    """Copy a state, without its history, to where the next chunk reads it.
+    """Copy a state, detached, into the buffers that the next chunk reads.
 
-    Streams that `keep` (B,), bool, does not name begin anew, with zeros.
+    Streams for which `keep` (B,), bool, is False start anew from zeros.
     """
     for layer, buffers in zip(detach(state), into, strict=True):
         for tensor, buffer in zip(layer, buffers, strict=True):
@@ -55,7 +55,7 @@ def carry(state: State, into: State, keep: Tensor) -> None:
 
 
 def clear(state: State) -> None:
-    """Empty a state where it lies."""
+    """Zero a state in place."""
     for layer in state:
         for tensor in layer:
             tensor.zero_()
@@ -63,7 +63,7 @@ def clear(state: State) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards in the mode that it was in."""
+    """Put the model in evaluation mode inside the context, then restore its mode."""
     was_training = model.training
     model.eval()
     try:
@@ -83,7 +83,7 @@ class SharedDropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (T, B, H) to the same shape, unchanged in evaluation."""
+        """Drop out values of x (T, B, H); the identity in evaluation."""
         if not self.training or self.p == 0:
             return x
         return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.p)
@@ -92,8 +92,8 @@ class SharedDropout(nn.Module):
 class RecurrentStack(nn.Module):
     """L single-layer LSTM, GRU or tanh RNN modules, with time-shared dropout on the output of each.
 
-    Half as large a share of the state is hidden from the recurrent weights, from all streams and time steps
-    alike: columns of weight_hh are dropped, so that the layer stays one call of a library.
+    Recurrent dropout has half that rate. It drops columns of weight_hh, the same for all streams and time steps, so
+    that a layer stays a single library call.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class RecurrentStack(nn.Module):
 
     @torch.no_grad()
     def reset_biases(self) -> None:
-        """Zero all biases but the forget gates' of an LSTM, which begin at 1.
+        """Set an LSTM's forget-gate biases to 1 and all other biases to 0.
 
         Source: Jozefowicz et al., "An Empirical Exploration of Recurrent Network Architectures" (2015).
         """
@@ -122,11 +122,11 @@ class RecurrentStack(nn.Module):
             _, _, bias_ih, bias_hh = layer_weights(layer)
             bias_ih.zero_()
             bias_hh.zero_()
-            if isinstance(layer, nn.LSTM):  # gates lie in the order input, forget, cell, output
+            if isinstance(layer, nn.LSTM):  # order of the gates: input, forget, cell, output
                 bias_ih[layer.hidden_size : 2 * layer.hidden_size] = 1
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (T, B, I), state or None for zeros; returns the last layer's outputs (T, B, H) and the new state."""
+        """Run x (T, B, I) from a state (None: zeros); returns outputs (T, B, H) of the last layer and the new state."""
         new_state = []
         for i, layer in enumerate(self.layers):
             x, after = self._run(layer, x, None if state is None else state[i])
@@ -135,7 +135,7 @@ class RecurrentStack(nn.Module):
         return x, tuple(new_state)
 
     def _run(self, layer: nn.Module, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One layer over x (T, B, I): its outputs (T, B, H) and its new state."""
+        """Run one layer over x (T, B, I); returns its outputs (T, B, H) and its new state."""
         weight_ih, weight_hh, *biases = layer_weights(layer)
         H, kind = weight_hh.shape[1], _KINDS[self.cell]
         if state is None:
@@ -149,14 +149,14 @@ class RecurrentStack(nn.Module):
 
 
 def layer_weights(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A recurrent layer's weight_ih (G, I), weight_hh (G, H), bias_ih (G,), bias_hh (G,), G gate rows."""
+    """A recurrent layer's weight_ih (G, I), weight_hh (G, H), bias_ih (G,) and bias_hh (G,), with G gate rows."""
     assert isinstance(layer, nn.RNNBase)
     weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
     return weight_ih, weight_hh, bias_ih, bias_hh
 
 
 class CharRNN(nn.Module):
-    """A language model over V symbols; build it from a ModelConfig."""
+    """A language model over V symbols."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -170,31 +170,31 @@ class CharRNN(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (T, B) int64; returns logits (T, B, V) and the state behind the last time step."""
+        """Run x (T, B) int64 from a state; returns logits (T, B, V) and the state after the last time step."""
         outputs, state = self.stack(self.encode(x), state)  # (T, B, H)
         return self.head(outputs), state
 
     def encode(self, x: Tensor) -> Tensor:
-        """What the first layer reads: (T, B) to (T, B, E), or to one-hot vectors (T, B, V)."""
+        """Encode (T, B) for the first layer: as embeddings (T, B, E) or one-hot vectors (T, B, V)."""
         if self.embedding is None:
             return F.one_hot(x, self.config.vocab_size).to(self.head.weight.dtype)
         embedded: Tensor = self.embedding(x)
         return embedded
 
     def initial_state(self, batch_size: int) -> State:
-        """An empty state of B streams, where the weights are."""
+        """A state of zeros for B streams, on the model's device."""
         config, weight = self.config, self.head.weight
         shape, count = (1, batch_size, config.hidden_size), _KINDS[config.cell].state_tensors
         return tuple(tuple(weight.new_zeros(shape) for _ in range(count)) for _ in range(config.num_layers))
 
     @property
     def num_parameters(self) -> int:
-        """The number of trainable values."""
+        """The number of trainable parameters."""
         return count_parameters(self.config)
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """The number of trainable values of a model, known before any memory is taken for it."""
+    """The number of trainable parameters, computed without building the model."""
     V, E, H = config.vocab_size, config.embedding_size, config.hidden_size
     gates = _KINDS[config.cell].gates
     layers = sum(gates * H * (inputs + H + 2) for inputs in [E or V] + [H] * (config.num_layers - 1))
@@ -202,7 +202,7 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def count_multiplications(config: ModelConfig) -> int:
-    """Multiplications of a forward pass, for each character; a one-hot input needs none."""
+    """Multiplications per character of a forward pass; a one-hot input needs none."""
     E, H, L = config.embedding_size or 0, config.hidden_size, config.num_layers
     gates = _KINDS[config.cell].gates
     return gates * H * (E + H) + gates * 2 * H * H * (L - 1) + H * config.vocab_size

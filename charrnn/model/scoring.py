@@ -1,6 +1,6 @@
-"""The loss of a text under a model: of all of it, or of a part that is spread over it.
+"""The loss of a text under a model: of the whole text, or of a part that is spread over it.
 
-When a text is scored, and what the loss decides, is left to `training/evaluation.py`.
+The schedule of evaluations, and their consequences, are left to `training/trainer.py`.
 
 Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary size.
 """
@@ -18,15 +18,14 @@ from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, evaluating
 
 IGNORE = -100
-"""The target that cross-entropy does not count."""
+"""The target that cross-entropy ignores."""
 
 
 def evaluation_chunks(indices: Tensor, batch_size: int, seq_length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks (T, B) int64 that count each of the N - 1 predictions of a text once, all of one shape.
+    """Chunks (T, B) int64, all of one shape, that count each of the N - 1 predictions of a text once.
 
-    The text is cut into B streams. Before its own part each stream reads the `seq_length` symbols that come
-    before it, uncounted, so that its state is as warm as if one stream read the whole text; the first one
-    counts those too. Targets that do not count are IGNORE.
+    The text is cut into B streams. To warm up its state, each stream first reads the `seq_length` symbols before its
+    part. They count in the first stream only; targets that do not count are IGNORE.
     """
     N, T = len(indices), min(seq_length, len(indices) - 1)
     rest = N - 1 - T
@@ -45,16 +44,16 @@ def evaluation_chunks(indices: Tensor, batch_size: int, seq_length: int) -> Iter
 _MAX_STREAMS = 128
 _SEQ_LENGTH = 64
 _MAX_LOGITS = 2**24  # of a chunk, T x B x V
-_MIN_CHUNKS = 4  # of a part, the first of which warms the states up
+_MIN_CHUNKS = 4  # of a part; the first one warms up the states
 
 
 def max_logits(vocab_size: int) -> int:
-    """Logits of a chunk of an evaluation at most."""
+    """Max logits in a chunk of an evaluation."""
     return max_streams(vocab_size) * _SEQ_LENGTH * vocab_size
 
 
 def max_streams(vocab_size: int) -> int:
-    """Streams that an evaluation reads at once at most, the fewer the more symbols there are to predict."""
+    """Max parallel streams of an evaluation: fewer for a larger vocabulary."""
     return max(1, min(_MAX_STREAMS, _MAX_LOGITS // (_SEQ_LENGTH * vocab_size)))
 
 
@@ -62,7 +61,7 @@ def max_streams(vocab_size: int) -> int:
 class Part:
     """The part of a text that an evaluation reads: the first `num_chunks` chunks of B streams; None for all.
 
-    The streams begin at even distances; a single one reads the text's beginning.
+    The streams are spread evenly over the text; a single one reads its beginning.
     """
 
     batch_size: int = _MAX_STREAMS
@@ -70,7 +69,7 @@ class Part:
 
     @classmethod
     def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
-        """The whole text of N symbols where it is no longer than `max_symbols`, else a part of about that size."""
+        """The whole text if it has at most `max_symbols`, else a part of about that size."""
         B, T = max_streams(vocab_size), _SEQ_LENGTH
         if num_symbols <= max_symbols:
             return cls(B)
@@ -78,7 +77,7 @@ class Part:
         return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (T * B)))
 
     def count(self, num_symbols: int) -> int:
-        """Symbols of a text of N that are read."""
+        """The number of symbols read of a text of N."""
         if self.num_chunks is None:
             return num_symbols
         return min(num_symbols, self.num_chunks * self.batch_size * _SEQ_LENGTH)
@@ -86,7 +85,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """A mean loss in nats, and the number of predictions that it is the mean of."""
+    """A mean loss in nats per symbol, and the number of predictions that it averages."""
 
     loss: float
     num_predictions: int
@@ -103,9 +102,9 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
 ) -> Measured:
-    """Measure the loss of predicting each of the N indices but the first, with carried state.
+    """Mean loss of predicting each of the N indices but the first, with carried state.
 
-    Where time is up, fewer chunks are read than were meant to be. Returns: a loss of NaN if `should_stop` ended it.
+    At least one chunk is read, and none once `is_time_up`. Returns: a loss of NaN if `should_stop` interrupted it.
     """
     part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
     total, count, state = torch.zeros((), dtype=torch.float64), 0, None

@@ -1,12 +1,12 @@
 """One step of a trained model for many streams at once, as fast as its weights can be read.
 
-Three rearrangements leave one matrix product a layer. What a symbol adds to the gates of layer 0 is a row of a
-table. All that reads a layer's output, its own gates at the next step and then the next layer's gates or the
-logits, is one product. And a sigmoid is a tanh, sigmoid(x) = (1 + tanh(x / 2)) / 2, with the factors moved into
-the weights. `model.py` computes whole sequences; what is drawn from the logits is `sampling.py`'s business.
+Three rearrangements leave one matrix product per layer. A symbol's contribution to the gates of layer 0 is a row of a
+table. A single product computes everything that depends on a layer's output: its own gates at the next step, and the
+next layer's gates or the logits. And a sigmoid is a tanh, sigmoid(x) = (1 + tanh(x / 2)) / 2, with the factors moved
+into the weights. Whole sequences are left to `network.py`, drawing from the logits to `sampling/`.
 
-Letters in shapes: B streams, R >= B rows of a product, V vocabulary size, H hidden size, L layers, G = 4H, 3H
-or H gates of an LSTM, GRU or RNN, P values that a layer passes on: gates of the next layer, or logits.
+Letters in shapes: B streams, R >= B rows of a product, V vocabulary size, H hidden size, L layers, G = 4H, 3H or H
+gates of an LSTM, GRU or RNN, P downstream values of a layer: gates of the next layer, or logits.
 """
 
 import copy
@@ -22,25 +22,25 @@ from charrnn.machine.runtime import Runtime, fbgemm, num_threads
 from charrnn.model.network import CharRNN, State, count_multiplications, evaluating, layer_weights
 
 Position: TypeAlias = tuple[Tensor, ...]
-"""Where one stream stands: a row of each tensor that a Stepper carries from step to step."""
-_LARGE = 2**19  # weights that a step multiplies by; fewer lie beside the cores as they are
-_MIN_ROWS = 4  # below, libraries add in another order than for many rows
-_MANY_ROWS = 64  # what oneDNN orders its weights for, whatever comes
+"""A stream's position: its row of each tensor that a Stepper carries from step to step."""
+_LARGE = 2**19  # weights in a step; fewer fit into the caches
+_MIN_ROWS = 4  # with fewer rows, libraries sum in another order
+_MANY_ROWS = 64  # the batch that oneDNN's weight layout is optimised for
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The result of reading a text: a stream's position, and the model's state unless it was read by steps."""
+    """The position after reading a text, and the model's state unless the text was read step by step."""
 
     position: Position
     state: State | None = None
 
 
 class Stepper:
-    """B streams of one model, each somewhere in its text; the tensors stay where they are.
+    """B streams of one model, each at its own position in its text; all tensors are updated in place.
 
-    In int8 a stream goes exactly the same way beside any others, and on any CPU of the same family: sums of integers
-    are exact, and all else is done number by number.
+    In int8 a stream's logits are the same to the bit beside any other streams, and on any CPU of the same family:
+    integer sums are exact, and everything else is elementwise.
     """
 
     def __init__(self, model: CharRNN, runtime: Runtime, num_streams: int) -> None:
@@ -62,10 +62,10 @@ class Stepper:
         self._gates = self._table.new_empty(num_streams, self._table.shape[1])
         self._layers = [kind(product, num_streams) for product in products]
         self.logits = self._layers[-1].downstream
-        """(B, V) float32, of the symbol that comes next in each stream; the next step overwrites them."""
+        """(B, V) float32, for the next symbol of each stream; overwritten by the next step."""
 
     def _single(self) -> "Stepper":
-        """The same weights for a stream by itself."""
+        """A stepper of one stream that shares the weights."""
         single = copy.copy(self)
         single._arrange_streams([layer.product.resize(1) for layer in self._layers], 1)
         return single
@@ -81,10 +81,9 @@ class Stepper:
 
     @torch.inference_mode()
     def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
-        """Read a text (N,), at least one symbol, from its beginning or from behind another: the streams stay put.
+        """Read a text (N,) of at least one symbol, on its own or after another; the streams are left alone.
 
-        A sequence is read fastest as such, but rounded otherwise than by steps; where steps are exact, it is read by
-        them.
+        Exact steps read it symbol by symbol. Otherwise it is read as a sequence: faster, but rounded differently.
         """
         if self._is_exact:
             return self._read_by_steps(text, before)
@@ -98,18 +97,18 @@ class Stepper:
     def _read_by_steps(self, text: Tensor, before: Reading | None) -> Reading:
         stream = self._single()
         stream.place([0], before or Reading(self._locate(self._model.initial_state(1))))
-        with num_threads(1):  # which a busy machine has too
+        with num_threads(1):  # more would be slow on a busy machine
             for symbol in text.long().split(1):
                 stream.step(symbol)
         return Reading(tuple(tensor[0].clone() for layer in stream._layers for tensor in layer.carried))
 
     def _locate(self, state: State) -> Position:
-        """Where a stream in this state of the model stands."""
+        """The position of a stream in this state of the model."""
         return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(*after))
 
     @torch.inference_mode()
     def place(self, streams: list[int], reading: Reading) -> None:
-        """Put these streams behind a text that was read."""
+        """Move these streams to the end of a text that was read."""
         index, rows = self._runtime.place(torch.tensor(streams)), iter(reading.position)
         for layer in self._layers:
             layer.product.finish()
@@ -118,10 +117,10 @@ class Stepper:
 
 
 def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
-    """The runtime in the precision that samples a model fastest without a loss that can be noticed.
+    """The runtime in the precision that samples a model fastest without a noticeable loss of quality.
 
-    Without products of 8-bit integers a small model is sampled in float32: its products are done before their input
-    would be converted to half precision.
+    Without FBGEMM a small model is sampled in float32: converting its inputs to half precision would take longer than
+    the products.
     """
     if runtime.has_fbgemm:
         return replace(runtime, dtype=torch.int8)
@@ -130,9 +129,9 @@ def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
 
 @dataclass(frozen=True)
 class _Weights:
-    """All that reads a layer's output: weights (G + P, H) and biases (G + P,), the G recurrent ones first.
+    """Everything that reads a layer's output: weights (G + P, H) and biases (G + P,), the G recurrent rows first.
 
-    `bound` is the largest magnitude of what they read.
+    `bound` is the max magnitude of that output.
     """
 
     weight: Tensor
@@ -142,10 +141,10 @@ class _Weights:
 
 
 class _Product(ABC):
-    """The product of a layer's output with all that reads it, laid out for one way to multiply.
+    """The product of a layer's output with everything that reads it, laid out for one kernel.
 
-    A step calls `finish`, makes a new output from `recurrent`, and calls `begin`, which makes `downstream` of it.
-    `recurrent` may be made by either.
+    A step calls `finish`, computes a new output from `recurrent`, and calls `begin`, which computes `downstream`.
+    Either of the two computes `recurrent`.
     """
 
     def __init__(self, weights: _Weights, num_rows: int) -> None:
@@ -155,27 +154,27 @@ class _Product(ABC):
 
     def _allocate(self, output: Tensor, results: Tensor) -> None:
         self.output = output
-        """(R, H): a row for each stream, and perhaps some more."""
+        """(R, H): at least one row per stream."""
         self.results = results
         self.recurrent, self.downstream = results[:, : self._num_gates], results[:, self._num_gates :]
-        """(R, G), what the output adds to the gates at the next step; and (R, P)."""
+        """(R, G), the contribution to the layer's own gates at the next step; and (R, P)."""
 
     def resize(self, num_rows: int) -> Self:
-        """The same weights, for other rows."""
+        """The same weights, for another number of rows."""
         product = copy.copy(self)
         product._allocate(*(tensor.new_zeros(num_rows, tensor.shape[1]) for tensor in (self.output, self.results)))
         return product
 
     @abstractmethod
     def multiply(self, output: Tensor, results: Tensor) -> None:
-        """From rows of outputs to results."""
+        """Write the product of rows of outputs with the weights to `results`."""
 
     def begin(self) -> None:
-        """Multiply by what the output will be needed for at once."""
+        """Multiply by the weights that are needed at once."""
         self.multiply(self.output, self.results)
 
-    def finish(self) -> None:  # noqa: B027 (most kinds have nothing left to do)
-        """Multiply by what was put off."""
+    def finish(self) -> None:  # noqa: B027 (most kinds defer nothing)
+        """Multiply by the weights that `begin` deferred."""
 
 
 class _Dense(_Product):
@@ -194,10 +193,10 @@ class _Dense(_Product):
 
 
 class _SingleStream(_Product):
-    """For one stream of a model so large that a step takes as long as its weights take to be read.
+    """For one stream of a large model, where reading the weights bounds the speed.
 
-    Every second time the recurrent weights are read twice in a row, for the gates of this step and of the next, the
-    second time out of the cache. Biases are the weights of a constant input, which spares an operation.
+    At every second step the recurrent weights are read twice in a row, for the gates of this step and the next, the
+    second time from the cache. Biases are the weights of a constant input, which saves an operation.
     """
 
     def __init__(self, weights: _Weights, runtime: Runtime) -> None:
@@ -207,7 +206,7 @@ class _SingleStream(_Product):
         self._weight = runtime.pack(extended[:, weights.num_gates :])
         self._input = torch.cat([self.output, self.output.new_ones(1, 1)], dim=1)
         self.output = self._input[:, :-1]
-        self._is_due = self._is_cached = False  # said of the recurrent weights
+        self._is_due = self._is_cached = False  # of the recurrent weights
 
     def multiply(self, output: Tensor, results: Tensor) -> None:
         row = torch.cat([output, self._input[:, -1:]], dim=1)
@@ -226,7 +225,7 @@ class _SingleStream(_Product):
 
 
 class _BFloat16(_Product):
-    """oneDNN's product, its weights in an order of its own."""
+    """oneDNN's product, with the weights in its own layout."""
 
     def __init__(self, weights: _Weights, num_rows: int) -> None:
         super().__init__(weights, num_rows)
@@ -239,12 +238,12 @@ class _BFloat16(_Product):
 
 
 class _Int8(_Product):
-    """FBGEMM's product of 8-bit integers: a scale for each row of weights, one for all outputs.
+    """FBGEMM's product of 8-bit integers: one scale per row of weights, one for all outputs.
 
-    Sums of integers are exact: no row's result depends on how many rows there are, nor on the CPU.
+    Integer sums are exact: a row's result depends neither on the number of rows nor on the CPU.
     """
 
-    _LEVELS = 63  # of a magnitude: CPUs that add pairs of products in 16 bits leave room for so many
+    _LEVELS = 63  # max level of a magnitude: more would overflow on CPUs that add pairs of products in 16 bits
 
     def __init__(self, weights: _Weights, num_rows: int) -> None:
         super().__init__(weights, num_rows)
@@ -261,7 +260,7 @@ class _Int8(_Product):
 
 
 def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bool) -> _Product:
-    """The fastest way to multiply for so many streams."""
+    """The fastest product for this number of streams."""
     if runtime.dtype == torch.int8:
         return _Int8(weights, num_streams)
     if runtime.dtype == torch.bfloat16 and runtime.has_onednn_bfloat16:
@@ -272,29 +271,29 @@ def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bo
 
 
 class _Layer(ABC):
-    """One recurrent layer of B streams, and what it carries from step to step."""
+    """One recurrent layer of B streams, with the tensors that it carries from step to step."""
 
     scale: ClassVar[float] = 1.0
-    """The output is so many times the model's; the weights that read it make up for that."""
+    """Ratio of this output to the model's; the weights that read it are divided by it."""
 
     gates: ClassVar[tuple[tuple[int, float], ...]]
-    """For each gate its place in the model's weights, and what these are multiplied by."""
+    """For each gate its place in the model's weights, and the factor for these weights."""
 
     def __init__(self, product: _Product, num_streams: int) -> None:
         self.product = product
         self._h = product.output[:num_streams]
         self._recurrent = product.recurrent[:num_streams]
         self.downstream = product.downstream[:num_streams]
-        """(B, P), once the product has begun."""
+        """(B, P), valid after `product.begin()`."""
         self.carried = [product.results[:num_streams]]
-        """Tensors with a row for each stream."""
+        """Tensors with one row per stream."""
 
     @abstractmethod
     def advance(self, gates: Tensor) -> None:
-        """From what the input adds to the gates, (B, G), to the next output."""
+        """Compute the next output from the input's contribution to the gates (B, G)."""
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
-        """The rows of what is carried, in a state of the model: tensors (1, 1, H)."""
+        """A row of each carried tensor, for a state of the model given as tensors (1, 1, H)."""
         output, results = (tensor[:_MIN_ROWS].clone() for tensor in (self.product.output, self.product.results))
         output[0] = self.scale * h[0, 0]
         self.product.multiply(output, results)
@@ -302,7 +301,7 @@ class _Layer(ABC):
 
 
 class _LSTM(_Layer):
-    """c becomes ((1 + f) c + (1 + i) g) / 2, and 2h becomes (1 + o) tanh(c), with gates o, i, f, g behind a tanh."""
+    """c becomes ((1 + f) c + (1 + i) g) / 2, and 2h becomes (1 + o) tanh(c), with gates o, i, f, g after a tanh."""
 
     scale = 2.0
     gates = ((3, 0.5), (0, 0.5), (1, 0.5), (2, 1.0))
@@ -310,7 +309,7 @@ class _LSTM(_Layer):
     def __init__(self, product: _Product, num_streams: int) -> None:
         super().__init__(product, num_streams)
         H = self._h.shape[1]
-        # g and c lie side by side as i and f do, so that one operation serves both.
+        # g and c are adjacent, as are i and f, so that one operation serves both.
         gates_and_c = self._h.new_zeros(num_streams, 5 * H)
         self._gates, self._g_and_c = gates_and_c[:, : 4 * H], gates_and_c[:, 3 * H :]
         self._o, self._i_and_f, self._c = gates_and_c[:, :H], gates_and_c[:, H : 3 * H], gates_and_c[:, 4 * H :]
@@ -366,7 +365,7 @@ _KINDS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
 
 
 def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
-    """All that reads a layer's output: its own gates, and the next layer's or the head."""
+    """Everything that reads a layer's output: its own gates, and the next layer's gates or the head."""
     _, weight_hh, _, bias_hh = layer_weights(layer)
     recurrent = _arrange(weight_hh, bias_hh if kind is _GRU else torch.zeros_like(bias_hh), kind)
     if isinstance(reader, nn.Linear):
@@ -386,23 +385,23 @@ def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
     else:
         multiply = _multiply_exactly if exact else torch.mm
         product = multiply(model.embedding.weight, weight.t())
-    return (product + bias).contiguous()  # its rows are what is read
+    return (product + bias).contiguous()  # it is read by rows
 
 
 def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
-    """The product of two matrices rounded to multiples of 2^-18; float64 holds sums of 64 such products up to 8 x 8."""
+    """Product of matrices rounded to multiples of 2^-18; exact in float64 for sums of 64 products up to 8 x 8."""
     a, b = (torch.round(tensor.double() * 2**18) for tensor in (a, b))
     return (a @ b * 2.0**-36).float()
 
 
 def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
-    """Weights (G, I) and biases (G,) of gates, in the order and with the factors of a kind of layer."""
+    """Put weights (G, I) and biases (G,) of gates in the order, and to the scale, of this kind of layer."""
     weights, biases = (tensor.detach().chunk(len(kind.gates)) for tensor in (weight, bias))
     arranged = [(factor * weights[place], factor * biases[place]) for place, factor in kind.gates]
     return torch.cat([weight for weight, _ in arranged]), torch.cat([bias for _, bias in arranged])
 
 
 def _input_bias(layer: nn.Module) -> Tensor:
-    """Both biases (G,) in one; a GRU's recurrent one stays apart, since its reset gate scales a part of it."""
+    """The sum of both biases (G,); for a GRU the input bias only, since its reset gate scales part of the other."""
     _, _, bias_ih, bias_hh = layer_weights(layer)
     return bias_ih if isinstance(layer, nn.GRU) else bias_ih + bias_hh

@@ -1,4 +1,4 @@
-"""The folder of a run: its newest, previous and best checkpoints, and how to find them."""
+"""The folder of a run: its newest, previous and best checkpoints; finding a checkpoint."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,20 +13,20 @@ from charrnn.runs.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's checkpoints and metrics lie. While `lock` is held, nothing is written once it is another's."""
+    """The paths of a run's checkpoints and metrics. With a `lock`, nothing is written once the lock is lost."""
 
     path: Path
     lock: Lock | None = field(default=None, compare=False)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator["RunFolder"]:
-        """The same folder, made if need be and with its lock held. Raises: CharRNNError, see `lock.locked`."""
+        """Hold the folder's lock; the folder is made if it is missing. Raises: CharRNNError, see `lock.locked`."""
         with locked(self.path) as lock:
             yield replace(self, lock=lock)
 
     @property
     def guard(self) -> atomic.Guard:
-        """The check of the lock, for whoever writes into the folder."""
+        """The check of the lock, for functions that write to the folder."""
         return atomic.no_guard if self.lock is None else self.lock.check
 
     @property
@@ -41,29 +41,29 @@ class RunFolder:
 
     @property
     def last_but_one(self) -> Path:
-        """The checkpoint before the newest, in case that one does not survive."""
+        """The checkpoint before the newest, in case the newest is damaged."""
         return self.path / f"last-1{container.SUFFIX}"
 
     @property
     def metrics(self) -> Path:
-        """The log of the run, one JSON record a line."""
+        """The log of the run, one JSON record per line."""
         return self.path / "metrics.jsonl"
 
     def holds_run(self) -> bool:
-        """Whether there is any checkpoint."""
+        """True if there is any checkpoint."""
         return any(path.exists() for path in (self.last, self.last_but_one, self.best))
 
     def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
-        """Write a run's first checkpoint, and its log, in place of the run that was there before, if any.
+        """Write a run's first checkpoint and its log, in place of any old run.
 
-        At every instant there is a sound checkpoint of one of the two, if the other run had one; its log goes a moment
-        before. Raises: CharRNNError.
+        A sound checkpoint of one of the two runs exists at every instant, if the old run had one. The old log goes a
+        moment before. Raises: CharRNNError.
         """
         first = atomic.temporary_beside(self.last)
         try:
             checkpoint.save(first, guard=self.guard)
             if begin_log is not None:
-                begin_log()  # whoever finds the checkpoint finds all that it knows to have been logged
+                begin_log()  # before the checkpoint, which counts its records
             atomic.rename(first, self.last, self.guard)
         except CharRNNError as error:
             raise CharRNNError(str(error).replace(first.name, self.last.name)) from error
@@ -76,10 +76,9 @@ class RunFolder:
             checkpoint.save(self.best, guard=self.guard)
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Write the newest checkpoint and keep the one before it; at every instant one of the two is whole.
+        """Write the newest checkpoint and keep the previous one; at every instant one of the two is whole.
 
-        One that is also the best so far is written once, under two names where the file system has such.
-        Raises: CharRNNError.
+        The best checkpoint is written once under two names, if the file system has hard links. Raises: CharRNNError.
         """
         if best:
             checkpoint.save(self.best, guard=self.guard)
@@ -87,7 +86,7 @@ class RunFolder:
             checkpoint.save(self.last, self.last_but_one, self.guard)
 
     def load_last(self) -> tuple[Checkpoint, dict[Path, str]]:
-        """The newest sound checkpoint, and each newer one that is not with the reason.
+        """The newest sound checkpoint, and the reason for each unsound newer one.
 
         Raises: CharRNNError if there is none.
         """
@@ -101,9 +100,9 @@ class RunFolder:
         raise CharRNNError(f"{self.path} holds no sound checkpoint: {next(iter(unsound.values()), '')}")
 
     def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
-        """Rename checkpoints that failed verification, so that none of them is ever kept as a backup.
+        """Rename checkpoints that failed verification, so that none is kept as a backup; replace earlier such ones.
 
-        Returns: their new names, in place of what was set aside before. Raises: CharRNNError.
+        Returns: their new paths. Raises: CharRNNError.
         """
         return [atomic.rename(path, _aside(path), self.guard) for path in unsound]
 
@@ -113,9 +112,9 @@ def _aside(path: Path) -> Path:
 
 
 def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:
-    """The file meant by a checkpoint file, by a run folder (its best, else its last) or by nothing.
+    """The checkpoint meant by a file, by a run's folder (its best, else its last), or by None.
 
-    Nothing means the newest run under `checkpoint_dir`. Raises: CharRNNError if there is none.
+    None means the newest run under `checkpoint_dir`. Raises: CharRNNError if there is none.
     """
     if argument is not None and not argument.is_dir():
         return argument

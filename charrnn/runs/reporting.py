@@ -1,4 +1,4 @@
-"""Events of a training run to a progress bar or plain lines, to `metrics.jsonl` and to TensorBoard."""
+"""Report events of a training run: progress bar or plain lines, `metrics.jsonl`, TensorBoard."""
 
 import contextlib
 import json
@@ -22,17 +22,17 @@ _LINE_SECONDS = 30.0
 
 
 class Reporter(Protocol):
-    """Whoever wants to know how the training goes."""
+    """A consumer of a run's events."""
 
     def report(self, event: Event) -> None:
-        """Take note of an event."""
+        """Report an event."""
 
     def close(self) -> None:
-        """The run is over, for whatever reason."""
+        """Clean up at the end of the run, for whatever reason it ends."""
 
 
 class ProgressBar:
-    """A bar with the loss, characters per second and the time left; evaluations and samples scroll by above."""
+    """A bar with the loss, characters per second and the time left; evaluations and samples scroll above it."""
 
     def __init__(self, stream: TextIO, fraction: float = 0.0) -> None:
         self._bar = tqdm(
@@ -41,14 +41,14 @@ class ProgressBar:
             file=stream,
             dynamic_ncols=True,
             smoothing=0.05,
-            mininterval=0,  # report() itself keeps the pace
+            mininterval=0,  # report() sets the pace
             miniters=0,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
         self._shown = 0.0
 
     def report(self, event: Event) -> None:
-        """Move the bar at most a few times a second: reading the loss waits for the device."""
+        """Update the bar, at most a few times per second, since reading the loss waits for the device."""
         match event:
             case Progress() if time.monotonic() - self._shown > _BAR_SECONDS:
                 self._shown = time.monotonic()
@@ -68,14 +68,14 @@ class ProgressBar:
 
 
 class PlainLines:
-    """A line for each evaluation and sample, and one now and then between them: for logs and pipes."""
+    """A line per evaluation and sample, and now and then one between them, for logs and pipes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._shown = time.monotonic()
 
     def report(self, event: Event) -> None:
-        """Print what is worth a line."""
+        """Print the event if a line is due."""
         now = time.monotonic()
         if isinstance(event, (Evaluated, Sampled, Recovered)) or (
             isinstance(event, Progress) and now - self._shown > _LINE_SECONDS
@@ -84,11 +84,11 @@ class PlainLines:
             print(_describe(event), file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing."""
 
 
 class Warnings:
-    """Only what must not pass in silence."""
+    """Warnings only, for --quiet."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -100,18 +100,18 @@ class Warnings:
                 print(_describe(event), file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing."""
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one record a line, flushed as it is made.
+    """`metrics.jsonl`: one record per line, flushed at once.
 
-    A resumed run cuts off what its checkpoint knows nothing of, and so writes the log of an uninterrupted one. That of
-    a new run stays in memory until `begin`: before its first checkpoint there is no run to tell of.
+    A resumed run drops the records after its checkpoint, so its log equals that of an uninterrupted run. A new run's
+    log stays in memory until `begin`, since there is no run before the first checkpoint.
     """
 
     def __init__(self, path: Path, keep: int | None = 0, guard: Guard = no_guard) -> None:
-        """keep: how many records of a log that is there already; None for all. guard: see `write_atomically`."""
+        """Keep `keep` records of an existing log, None for all. For `guard` see `write_atomically`."""
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")
         self._path, self._guard = path, guard
@@ -120,7 +120,7 @@ class MetricsLog:
         self.num_records = len(self._waiting)
 
     def begin(self) -> None:
-        """Write what waits, in place of any other log; from now on each record as it is made. Raises: CharRNNError."""
+        """Write the waiting records in place of any old log; write later ones at once. Raises: CharRNNError."""
         write_atomically(self._path, [line.encode() for line in self._waiting], guard=self._guard)
         self._waiting = []
         try:
@@ -154,7 +154,7 @@ class MetricsLog:
 class TensorBoard:
     """Curves and samples for TensorBoard, in the run's folder.
 
-    Raises: CharRNNError if it is not installed, or cannot write to such a folder.
+    Raises: CharRNNError if it is not installed or cannot write to the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,18 +179,18 @@ class TensorBoard:
             self._writer.add_text("sample", event.text, event.step)
 
     def close(self) -> None:
-        """Write what is pending."""
+        """Write pending records."""
         self._writer.close()
 
 
 class Terminal:
-    """A bar on a terminal, plain lines elsewhere; a stream that breaks off must not end the training."""
+    """A bar on a terminal, plain lines elsewhere; a broken stream does not end the training."""
 
     def __init__(self, stream: TextIO = sys.stderr, fraction: float = 0.0) -> None:
         self._inner: Reporter | None = ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
 
     def report(self, event: Event) -> None:
-        """Show an event for as long as somebody looks."""
+        """Show an event, unless the stream is broken."""
         try:
             if self._inner is not None:
                 self._inner.report(event)
@@ -198,14 +198,14 @@ class Terminal:
             self._inner = None
 
     def close(self) -> None:
-        """Leave the stream in order."""
+        """Close the bar or the lines."""
         with contextlib.suppress(OSError):
             if self._inner is not None:
                 self._inner.close()
 
 
 def _as_record(event: Event) -> dict[str, Any]:
-    """One line of `metrics.jsonl`: losses in nats per character, times in seconds."""
+    """The record of an event for `metrics.jsonl`: losses in nats per character, times in seconds."""
     record: dict[str, Any] = {
         "step": event.step,
         "epoch": round(event.epoch, 4),
@@ -235,7 +235,7 @@ def _as_record(event: Event) -> dict[str, Any]:
 
 
 def _describe(event: Event) -> str:
-    """What a person reads of an event."""
+    """Describe an event for people."""
     where = f"step {event.step:,} epoch {event.epoch:.2f}"
     match event:
         case Evaluated():
@@ -256,11 +256,11 @@ def _describe(event: Event) -> str:
             )
         case Sampled():
             return "\n".join(f"  | {line}" for line in escape_controls(event.text).splitlines())
-    raise TypeError(f"{type(event).__name__} is told in no words")
+    raise TypeError(f"{type(event).__name__} has no description")
 
 
 def _whole_records(path: Path) -> list[str]:
-    """The lines of a log; half a one is what a killed run leaves. Raises: CharRNNError if it cannot be read."""
+    """The lines of a log, without partial ones of a killed run. Raises: CharRNNError if it cannot be read."""
     try:
         with open_regular(path) as stream:
             text = stream.read().decode("utf-8", errors="replace")

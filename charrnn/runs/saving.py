@@ -1,4 +1,4 @@
-"""A run's checkpoints to its folder while the training goes on, which waits for no more than a copy in memory."""
+"""Write checkpoints in the background: the training waits only for a copy in memory."""
 
 import time
 from collections.abc import Callable
@@ -11,23 +11,23 @@ _CLOSE_TIMEOUT_S = 1.0
 
 
 class Saver:
-    """Writes one checkpoint after another in a thread of its own.
+    """Write one checkpoint after another in a thread of its own.
 
-    `seconds` is how long the last one took. An error is raised by the next call but `close`.
+    `seconds` is the duration of the last write. The next call except `close` raises its error, if any.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.seconds = 0.0
         self._folder = folder
-        self._written = Event()  # and no join(), which forgets a thread that still runs if a signal interrupts it
+        self._written = Event()  # join() forgets a running thread if a signal interrupts it
         self._written.set()
         self._thread: Thread | None = None
         self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Copy a checkpoint and begin to write it, once the one before is written. Raises: CharRNNError.
+        """Copy a checkpoint and start to write it, once the previous one is written. Raises: CharRNNError.
 
-        Without room for the copy or another thread it is written at once, while the training waits.
+        Without memory for the copy or another thread, it is written while the training waits.
         """
         self.wait()
         try:
@@ -40,27 +40,27 @@ class Saver:
             self._write(checkpoint, best)
 
     def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None) -> None:
-        """Write a run's first checkpoint and begin its log, while the training waits. Raises: CharRNNError."""
+        """Write a run's first checkpoint and start its log, while the training waits. Raises: CharRNNError."""
         begin = time.perf_counter()
         self._folder.begin(checkpoint, best=best, begin_log=begin_log)
         self.seconds = time.perf_counter() - begin
 
     def check(self) -> None:
-        """Raises: CharRNNError if the last checkpoint is known to have failed."""
+        """Check without waiting. Raises: CharRNNError if the last checkpoint failed."""
         if self._written.is_set():
             self.wait()
 
     def wait(self) -> None:
-        """Until all is written. Raises: CharRNNError."""
+        """Wait until all is written. Raises: CharRNNError."""
         self._written.wait()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def close(self) -> None:
-        """Leave, after what is being written if that takes no longer than a second; errors are lost."""
+        """Wait at most a second for the current write; errors are dropped."""
         if self._written.wait(_CLOSE_TIMEOUT_S) and self._thread is not None:
-            # One that frees its copy while the interpreter itself ends may abort the process.
+            # A thread that frees its copy while the interpreter exits may abort the process.
             self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> None:

@@ -9,9 +9,9 @@ from charrnn.text.vocabulary import Vocabulary
 
 
 def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
-    """Copy another run's weights into a model, matching the rows of symbols that both vocabularies have.
+    """Copy another run's weights into a model, matching rows by symbol.
 
-    Rows of new symbols stay as they are. Returns: how many symbols were matched.
+    Rows of new symbols are unchanged. Returns: the number of matched symbols.
     Raises: CharRNNError if the models differ in more than their vocabulary.
     """
     old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}
@@ -34,7 +34,7 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
 
 
 def _symbol_dimension(name: str, model: CharRNN) -> int | None:
-    """Which dimension of a weight counts symbols: rows of the embedding and head, columns of one-hot input."""
+    """The dimension of a weight that has size V: rows of embedding and head, columns of the one-hot input."""
     if name.startswith(("embedding.", "head.")):
         return 0
     return 1 if model.embedding is None and name == "stack.layers.0.weight_ih_l0" else None

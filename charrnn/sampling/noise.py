@@ -1,6 +1,6 @@
-"""Random numbers for many streams: each depends on its stream's key and its place in it, and on nothing else.
+"""Counter-based random numbers: each depends only on its stream's key and its position in the stream.
 
-So a stream draws the same numbers whichever others run beside it, and however many steps are computed at once.
+A stream thus draws the same numbers whatever runs beside it, and however many steps are computed at once.
 Letters in shapes: K steps, B streams, V vocabulary size.
 """
 
@@ -15,16 +15,16 @@ _BELOW_ONE = 1 - 2**-24
 
 
 def stream_key(*parts: int) -> int:
-    """The key of the stream that these numbers name: 64 bits, as a signed integer."""
+    """The key of the stream that these numbers identify: 64 bits, as a signed integer."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def gumbel(keys: Tensor, begin: Tensor, num_steps: int, vocab_size: int) -> Tensor:
-    """Standard Gumbel noise (K, B, V) for the steps from `begin` (B,) on of the streams with these keys (B,) int64.
+    """Standard Gumbel noise (K, B, V) for K steps from `begin` (B,) on, in the streams with these keys (B,) int64.
 
-    The numbers of a stream are SplitMix64's, begun at its key (Steele, Lea and Flood, "Fast Splittable Pseudorandom
-    Number Generators", 2014).
+    Source: SplitMix64, seeded with the key (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
+    2014).
     """
     step = torch.arange(num_steps, device=keys.device)[:, None] + begin  # (K, B)
     counter = step[:, :, None] * vocab_size + torch.arange(vocab_size, device=keys.device)
@@ -32,11 +32,11 @@ def gumbel(keys: Tensor, begin: Tensor, num_steps: int, vocab_size: int) -> Tens
     for shift, factor in _MIX:
         bits = _fold(bits, shift).mul_(factor)
     bits = _fold(bits, 31).bitwise_and_(2**63 - 1)
-    # From a uniform number an exponential one, then a Gumbel: small ones keep their precision, and none is infinite.
+    # Uniform to exponential to Gumbel: small numbers keep their precision, and none is infinite.
     uniform = bits.float().mul_(2.0**-63).clamp_(2.0**-63, _BELOW_ONE)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
 def _fold(bits: Tensor, shift: int) -> Tensor:
-    """bits ^ (bits >> shift), in place, as if they had no sign."""
+    """bits ^ (bits >> shift), unsigned and in place."""
     return bits.bitwise_xor_((bits >> shift).bitwise_and_(2 ** (64 - shift) - 1))

@@ -1,6 +1,6 @@
 """Raw bytes to clean text, block by block: decoding, line ends, transliteration, case.
 
-Project Gutenberg's boilerplate is found by `gutenberg.py`; symbols are left to `vocabulary.py`.
+Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `vocabulary.py`.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source, SourceDigest
 
 _BOMS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark begins it
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its prefix
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -23,11 +23,11 @@ _OTHER_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-
 
 
 class CleanText:
-    """The sources as clean text: iterate over its blocks once, then read what was done to them.
+    """The sources as clean text: iterate over the blocks once, then read `digest` and `notes`.
 
     Attributes:
-        digest: of the raw bytes that were read so far, as `digest` computes it.
-        notes: one line for each thing that was cut or folded.
+        digest: of the raw bytes read so far, as `sources.digest` computes it.
+        notes: one line per kind of change, such as a cut or a transliteration.
     """
 
     def __init__(self, sources: Sequence[Source], config: PreparationConfig) -> None:
@@ -56,7 +56,7 @@ class CleanText:
     def _clean(self, source: Source) -> Iterator[str]:
         blocks = _decode(source, self._config.encoding, self.digest.update)
         if not self._config.keep_boilerplate:
-            blocks = cut_boilerplate(blocks, lambda what: self.notes.append(f"cut {what} from {source.name}"))
+            blocks = cut_boilerplate(blocks, lambda cut: self.notes.append(f"cut {cut} from {source.name}"))
         for block in blocks:
             if self._config.ascii and not block.isascii():
                 self._transliterated += len(block) - len(block.encode("ascii", "ignore"))
@@ -65,14 +65,14 @@ class CleanText:
 
 
 def normalise(text: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 (the option's name)
-    """Transliterate and fold case: what a corpus asked for is done to every prompt and scored text too."""
+    """Transliterate and fold case, in prompts and scored texts as in the corpus."""
     if ascii:
         text = transliterate(text)
     return text.lower() if lowercase else text
 
 
 def transliterate(text: str) -> str:
-    """The text in ASCII, by Unidecode, looked up once for each distinct character.
+    """Transliterate to ASCII by Unidecode, looked up once per distinct character.
 
     >>> transliterate("Blåbærgrød")
     'Blabaergrod'
@@ -87,7 +87,7 @@ def transliterate(text: str) -> str:
 def _decode(source: Source, encoding: str, observe: Callable[[bytes], object]) -> Iterator[str]:
     """Decode a source block by block, honouring a byte-order mark and unifying line ends.
 
-    Raises: CharRNNError that names the byte offset and the encodings that would read the source.
+    Raises: CharRNNError with the byte offset and the encodings that can decode the source.
     """
     decoder: codecs.IncrementalDecoder | None = None
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
@@ -118,7 +118,7 @@ def _undecodable(source: Source, encoding: str, offset: int, block: bytes) -> Ch
     if not block:
         return CharRNNError(f"{where}: it ends in the middle of a character")
     if b"\0" in block:
-        return CharRNNError(f"{where} and holds zero bytes: is it a text? (--encoding utf-16 may read it)")
+        return CharRNNError(f"{where} and holds zero bytes: is it a text? (--encoding utf-16 may decode it)")
     able = [name for name in _OTHER_ENCODINGS if name != encoding and _can_decode(block, name)]
     return CharRNNError(f"{where}: try --encoding " + " or ".join(able))
 

@@ -33,7 +33,7 @@ def cut_boilerplate(blocks: Iterable[str], report: Callable[[str], object]) -> I
         held += block
         limit = len(held) - _LAST_PAGE_CHARS
         if limit > _HEADER_CHARS + _LAST_PAGE_CHARS:
-            # Cut behind a line, or anywhere in one that is longer than a page and thus no marker.
+            # Cut after a line, or anywhere in one that is longer than a page and thus no marker.
             ready = held.rfind("\n", limit - _LAST_PAGE_CHARS, limit) + 1 or limit
             yield from cutter.cut(held[:ready], last=False)
             held = held[ready:]

@@ -31,9 +31,9 @@ COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """One stream of raw bytes that can be opened more than once; `path` is None for stdin and pipes, read already.
+    """One stream of raw bytes that can be read more than once: a file, or the `content` of stdin or a pipe.
 
-    `origin` is the absolute path of the file or folder that was asked for.
+    `origin` is the absolute path of the file or folder that the user named.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Source:
     origin: str = "stdin"
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, decompressed, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
+        """Yield the decompressed bytes, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
         try:
             with contextlib.ExitStack() as stack:
                 stream: IO[bytes] = io.BytesIO(self.content) if self.path is None else open_regular(self.path)
@@ -59,7 +59,7 @@ class Source:
 def find_sources(arguments: Sequence[str]) -> list[Source]:
     """Expand files, folders (their `*.txt`, sorted) and `-` (stdin) to sources, in order.
 
-    Raises: CharRNNError for a path that is not there or a folder without texts.
+    Raises: CharRNNError for a missing path or a folder without texts.
     """
     sources = []
     for argument in arguments:
@@ -81,7 +81,7 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
 
 
 def _read_once(path: Path) -> bytes:
-    """All that a pipe, say of `<(command)`, will give. Raises: CharRNNError, also for a device, which may never end."""
+    """Read a pipe, such as that of `<(command)`, to its end. Raises: CharRNNError, also for an endless device."""
     try:
         status = path.stat()
         if not stat.S_ISFIFO(status.st_mode) and not os.path.samestat(status, os.fstat(0)):
@@ -92,24 +92,24 @@ def _read_once(path: Path) -> bytes:
 
 
 class SourceDigest:
-    """SHA-256 of a source's decompressed bytes; of several, SHA-256 of theirs, with their number.
+    """SHA-256 of one source's decompressed bytes; for several, SHA-256 of their digests, then their number.
 
-    No text has the digest of several sources, whatever it holds.
+    Thanks to the number, no single text can have the digest of several sources.
     """
 
     def __init__(self) -> None:
         self._each: list[hashlib._Hash] = []
 
     def begin(self) -> None:
-        """Go on to the next source."""
+        """Start the next source."""
         self._each.append(hashlib.sha256())
 
     def update(self, block: bytes) -> None:
-        """Read on in the source."""
+        """Add a block of the current source."""
         self._each[-1].update(block)
 
     def hexdigest(self) -> str:
-        """The digest of all that was read, in hexadecimal."""
+        """The digest of all blocks so far, in hexadecimal."""
         if len(self._each) == 1:
             return self._each[0].hexdigest()
         joined = b"".join(sha.digest() for sha in self._each)
@@ -117,7 +117,7 @@ class SourceDigest:
 
 
 def digest(sources: Iterable[Source]) -> str:
-    """The digest of the sources, one after the other, see `SourceDigest`. Raises: CharRNNError."""
+    """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError."""
     found = SourceDigest()
     for source in sources:
         found.begin()

@@ -1,4 +1,4 @@
-"""What happens in a training run, as records: made by `training.py`, told by `reporting.py`."""
+"""Events of a training run: emitted by `trainer.py`, reported by `reporting.py`."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Event:
-    """Where the run stands; `fraction` is the share of the budget spent, `elapsed_s` wall-clock seconds."""
+    """The run's position: `fraction` is the share of the budget spent, `elapsed_s` wall-clock seconds."""
 
     step: int
     epoch: float
@@ -19,7 +19,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """A step was taken. The loss, a running mean in nats per character, stays on the device until read."""
+    """A completed step. The loss is a running mean in nats per character, on the device until it is read."""
 
     train_loss: Tensor
     learning_rate: float
@@ -28,9 +28,10 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """The validation loss in nats per character, and the number of characters that it was measured on.
+    """An evaluation: the validation loss in nats per character, measured on `val_chars` characters.
 
-    Without validation text (None) it is the running training loss. `is_whole`: on all that there are.
+    Without validation text `val_chars` is None, and the loss is the running training loss.
+    `is_whole`: measured on the whole validation text.
     """
 
     loss: float
@@ -40,13 +41,13 @@ class Evaluated(Event):
 
     @property
     def bits_per_char(self) -> float:
-        """The loss in bits."""
+        """The loss in bits per character."""
         return self.loss / math.log(2)
 
 
 @dataclass(frozen=True)
 class Recovered(Event):
-    """The loss exploded or was no number: training is back at this step, with a lower peak of the learning rate."""
+    """The loss exploded or was not finite: training is back at this step, with a lower peak learning rate."""
 
     loss: float
     learning_rate: float
@@ -54,14 +55,14 @@ class Recovered(Event):
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A text that the model wrote; made by the trainer's caller."""
+    """A text that the model generated; emitted by the trainer's caller."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The end of the run. `reason`: "budget", "patience" or "stopped" (the caller asked for it)."""
+    """The end of the run. `reason`: "budget", "patience" or "stopped" (at the caller's request)."""
 
     reason: str
     chars_per_second: float

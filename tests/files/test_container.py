@@ -188,7 +188,7 @@ def test_folder_that_cannot_be_flushed_is_no_error_but_one_that_fails_is(
     container.write(path, "thing", {"age": "new"}, {})
     assert container.read(path, "thing").header == {"age": "new"}
     reason = errno.EIO
-    with pytest.raises(CharRNNError, match="Input/output error; it is there, but might not outlive a power cut"):
+    with pytest.raises(CharRNNError, match="Input/output error; it is there, but might not survive a power cut"):
         container.write(path, "thing", {"age": "newer"}, {})
     assert container.read(path, "thing").header == {"age": "newer"}
 

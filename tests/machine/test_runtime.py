@@ -54,7 +54,7 @@ def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:
 @pytest.mark.usefixtures("lacks_bfloat16")
 def test_precision_that_fails_when_tried_is_not_there() -> None:
     assert open_runtime("cpu", "auto").precision == "float32"
-    with pytest.raises(PrecisionError, match=r"bfloat16 cannot be had .* choose float32$"):
+    with pytest.raises(PrecisionError, match=r"bfloat16 is not available .* choose float32$"):
         open_runtime("cpu", "bfloat16")
 
 
@@ -73,7 +73,7 @@ def test_trial_of_a_precision_draws_no_random_number() -> None:
         ("tpu", "auto", "unknown"),
         ("cuda:x", "auto", "unknown"),
         ("cpu:1", "auto", "unknown"),
-        ("cuda:99", "auto", "not there"),
+        ("cuda:99", "auto", "not available"),
         ("cpu", "float16", "choose float32"),
         ("cpu", "int8", "float32, bfloat16, float16"),
         ("cpu", "int3", "unknown"),
