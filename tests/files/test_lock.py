@@ -170,3 +170,13 @@ def test_folder_that_goes_while_its_lock_is_made_is_made_again(tmp_path: Path, m
     with locked(tmp_path / "run"):
         assert (tmp_path / "run" / NAME).exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_that_is_a_link_to_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(victim)
+    with pytest.raises(CharRNNError, match="cannot be written"), locked(tmp_path / "run"):
+        pass
+    assert victim.read_text() == "precious"

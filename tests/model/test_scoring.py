@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from charrnn.config import ModelConfig
 from charrnn.model.network import CharRNN
-from charrnn.model.scoring import Part, evaluate
+from charrnn.model.scoring import IGNORE, Part, evaluate, evaluation_chunks
 from tests.conftest import CPU
 
 MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=4)
@@ -65,3 +65,24 @@ def test_evaluation_ends_with_its_time_and_says_how_far_it_came() -> None:
 
 def test_stop_ends_an_evaluation() -> None:
     assert math.isnan(evaluate(CharRNN(MODEL), TEXT, CPU, should_stop=lambda: True).loss)
+
+
+@given(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
+def test_evaluation_counts_every_prediction_once_in_chunks_of_one_shape(N: int, B: int, T: int) -> None:
+    chunks = list(evaluation_chunks(torch.arange(N), B, T))
+    assert len({x.shape for x, _ in chunks}) == 1
+    counted = torch.cat([y[y != IGNORE] for _, y in chunks])
+    assert sorted(counted.tolist()) == list(range(1, N))
+    for x, y in chunks:
+        assert torch.equal(x[y != IGNORE] + 1, y[y != IGNORE])
+
+
+def test_evaluation_streams_are_warm_where_they_begin_to_count() -> None:
+    chunks = list(evaluation_chunks(torch.arange(101), 4, 10))
+    x = torch.cat([x for x, _ in chunks])
+    y = torch.cat([y for _, y in chunks])
+    for stream in range(1, 4):
+        first = int((y[:, stream] != IGNORE).nonzero()[0])
+        assert first == 10
+        assert x[:first, stream].tolist() == list(range(int(x[0, stream]), int(x[first, stream])))
+    assert y[0, 0] == 1

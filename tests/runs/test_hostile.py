@@ -14,15 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
-from charrnn.files.lock import locked
 from charrnn.runs.checkpoint import Checkpoint, _is_sound_generator
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.reporting import MetricsLog
 from charrnn.runs.run import Run, resume
-from charrnn.text.cleaning import CleanText
 from charrnn.text.corpus import Corpus
 
 NO_DIGEST = b"0" * 64
@@ -258,29 +254,6 @@ def test_values_out_of_range_are_refused(trained_run: Run, tmp_path: Path, chang
     with pytest.raises(CharRNNError) as refused:
         Checkpoint.load(tmp_path / "forged")
     assert refused.value.exit_code == 1
-
-
-def test_lock_that_is_a_link_to_elsewhere_is_not_followed(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").symlink_to(victim)
-    with pytest.raises(CharRNNError, match="cannot be written"), locked(tmp_path / "run"):
-        pass
-    assert victim.read_text() == "precious"
-
-
-def test_log_of_absurd_depth_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 100_000 + "\n")
-    log = MetricsLog(tmp_path / "metrics.jsonl", keep=None)
-    log.close()
-    assert log.num_records == 1
-
-
-@pytest.mark.parametrize("name", ["\0", "utf-8\0", "klingon", "undefined", "rot13"])
-def test_encoding_of_absurd_name_is_unknown(name: str) -> None:
-    with pytest.raises(CharRNNError, match="is unknown"):
-        CleanText([], PreparationConfig(encoding=name))
 
 
 def test_optimizer_of_another_type_is_refused(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:

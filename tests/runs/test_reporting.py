@@ -9,7 +9,6 @@ import torch
 
 from charrnn.errors import CharRNNError
 from charrnn.runs.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, Terminal, Warnings
-from charrnn.terminal import format_seconds
 from charrnn.training.events import Evaluated, Finished, Progress, Recovered, Sampled
 
 
@@ -151,6 +150,8 @@ def test_missing_tensorboard_is_an_error_that_tells_the_extra(tmp_path: Path, mo
         TensorBoard(tmp_path)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h"), (float("inf"), "unknown")])
-def test_durations_are_for_people(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
+def test_log_of_absurd_depth_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 100_000 + "\n")
+    log = MetricsLog(tmp_path / "metrics.jsonl", keep=None)
+    log.close()
+    assert log.num_records == 1

@@ -1,22 +1,89 @@
-"""Project Gutenberg's boilerplate in texts of unusual form; `test_cleaning.py` has its spellings."""
+"""Project Gutenberg's headers and licences."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from charrnn.text import gutenberg
 from charrnn.text.gutenberg import cut_boilerplate
+
+BODY = "Once upon a time.\n\nThe end of it all.\n"
+HEADERS = [
+    "The Project Gutenberg EBook of X\n\n*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\n",
+    "\n***START OF THE PROJECT GUTENBERG EBOOK X***\n",
+    "*** START OF THE PROJECT GUTENBERG ETEXT X ***\n",
+    "** START OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK X **\n\n\n",
+    "*** START OF THE PROJECT GUTENBERG EBOOK A VERY LONG\nTITLE INDEED ***\n",
+    "Project Gutenberg's\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n",
+    "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+    "",
+]
+ENDINGS = [
+    "\n\nEnd of the Project Gutenberg EBook of X, by Y\n\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***\nlicence\n",
+    "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence",
+    "***END OF THE PROJECT GUTENBERG EBOOK X***\n",
+    "\nEnd of Project Gutenberg's X, by Y",
+    "\nEnd of the Project Gutenberg EBook of X, by Y\n",
+    "\nEnd of The Project Gutenberg Etext of X\n",
+    "\nThis is the end of the Project Gutenberg Edition of X\n",
+    "",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_gutenberg_boilerplate_is_cut_in_all_its_spellings(header: str, ending: str) -> None:
+    reports: list[str] = []
+    assert "".join(cut_boilerplate([header + BODY + ending], reports.append)).strip() == BODY.strip()
+    assert bool(reports) == bool(header or ending)
+
+
+def test_text_that_mentions_gutenberg_is_left_alone() -> None:
+    text = "I love Project Gutenberg.\nThe end of the Project Gutenberg was near.\nGUTENBERG printed.\n"
+    assert "".join(cut_boilerplate([text], lambda what: pytest.fail(what))) == text
+
+
+@pytest.mark.parametrize("lines", [1, 50_000])
+def test_several_books_in_one_file_are_each_cut(lines: int) -> None:
+    bodies = [f"Book {i}.\n" + "Text.\n" * lines for i in range(3)]
+    joined = "".join(HEADERS[0] + body + ENDINGS[0] for body in bodies)
+    blocks = [joined[i : i + 100_001] for i in range(0, len(joined), 100_001)]
+    assert "".join(cut_boilerplate(blocks, lambda what: None)) == "".join(bodies)
+
+
+def test_bare_closing_line_counts_on_the_last_page_only() -> None:
+    text = ("Text.\n" * 20_000 + "End of the Project Gutenberg EBook of X\n") * 2
+    kept = "".join(cut_boilerplate([text], lambda what: None))
+    assert kept.count("End of the Project") == 1
+    assert kept.endswith("Text.\n")
+
+
+@given(st.lists(st.integers(0, 2_000), max_size=6), st.sampled_from(HEADERS), st.sampled_from(ENDINGS[:4]))
+def test_block_borders_do_not_matter(cuts: list[int], header: str, ending: str) -> None:
+    text = header + BODY * 40 + ending
+    borders = [0, *sorted(cuts), len(text)]
+    blocks = [text[begin:end] for begin, end in itertools.pairwise(borders)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("_HEADER_CHARS", 300), ("_LAST_PAGE_CHARS", 200), ("_CLOSING_CHARS", 100)):
+            patch.setattr(gutenberg, name, size)
+        cut = "".join(cut_boilerplate(blocks, lambda what: None))
+    assert cut.strip() == (BODY * 40).strip()
+
 
 PAGE, BLOCK, NUM_BLOCKS = 200, 100, 60
 LINE = "".join(f"{i:04} " for i in range(BLOCK * NUM_BLOCKS // 5))
 
 
-@pytest.fixture(autouse=True)
-def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gutenberg, "_HEADER_CHARS", 300)
     monkeypatch.setattr(gutenberg, "_LAST_PAGE_CHARS", PAGE)
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_single_long_line_comes_out_whole_while_it_is_read() -> None:
     num_read = num_yielded = 0
 
@@ -35,6 +102,7 @@ def test_single_long_line_comes_out_whole_while_it_is_read() -> None:
     assert len(parts) > 5
 
 
+@pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("before", ["", "A line.\n" * 20])
 def test_long_line_between_header_and_licence_is_all_that_is_kept(before: str) -> None:
     header = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n"

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.errors import CharRNNError
-from charrnn.model.scoring import IGNORE, evaluation_chunks
 from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
 
 sizes = st.tuples(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
@@ -55,25 +54,3 @@ def test_views_of_a_longer_sequence_are_read_where_they_lie() -> None:
 def test_one_symbol_cannot_be_trained_on() -> None:
     with pytest.raises(CharRNNError, match="at least 2"):
         Layout.fit(1, 2, 3)
-
-
-@given(sizes)
-def test_evaluation_counts_every_prediction_once_in_chunks_of_one_shape(size: tuple[int, int, int]) -> None:
-    N, B, T = size
-    chunks = list(evaluation_chunks(torch.arange(N), B, T))
-    assert len({x.shape for x, _ in chunks}) == 1
-    counted = torch.cat([y[y != IGNORE] for _, y in chunks])
-    assert sorted(counted.tolist()) == list(range(1, N))
-    for x, y in chunks:
-        assert torch.equal(x[y != IGNORE] + 1, y[y != IGNORE])
-
-
-def test_evaluation_streams_are_warm_where_they_begin_to_count() -> None:
-    chunks = list(evaluation_chunks(torch.arange(101), 4, 10))
-    x = torch.cat([x for x, _ in chunks])
-    y = torch.cat([y for _, y in chunks])
-    for stream in range(1, 4):
-        first = int((y[:, stream] != IGNORE).nonzero()[0])
-        assert first == 10
-        assert x[:first, stream].tolist() == list(range(int(x[0, stream]), int(x[first, stream])))
-    assert y[0, 0] == 1
