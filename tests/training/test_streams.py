@@ -1,9 +1,12 @@
 """Streams and chunks."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from charrnn.errors import CharRNNError
 from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
@@ -21,28 +24,61 @@ def test_layout_fits_and_shrinks_only_where_it_must(size: tuple[int, int, int]) 
         assert (layout.batch_size, layout.seq_length) == (B, T)
 
 
-@given(sizes, st.integers(0, 2**31 - 1))
-def test_an_epoch_reads_contiguous_streams_once(size: tuple[int, int, int], seed: int) -> None:
+def read_epoch(layout: Layout, num_symbols: int, offset: int) -> list[tuple[Tensor, Tensor]]:
+    """The chunks (x, y) of an epoch with this offset; the symbols are their own places."""
+    chunks, cursor = [], Cursor(0, 0, offset)
+    while cursor.epoch == 0:
+        chunks.append(chunk_at(torch.arange(num_symbols, dtype=torch.int16), layout, cursor))
+        cursor = advance(layout, cursor, torch.Generator())
+    return chunks
+
+
+@given(sizes, st.data())
+def test_streams_go_on_from_chunk_to_chunk(size: tuple[int, int, int], data: st.DataObject) -> None:
     N, B, T = size
     layout = Layout.fit(N, B, T)
-    generator = torch.Generator().manual_seed(seed)
-    cursor = Cursor(0, 0, draw_offset(layout, generator))
-    inputs, targets = [], []
-    while cursor.epoch == 0:
-        x, y = chunk_at(torch.arange(N, dtype=torch.int16), layout, cursor)
-        inputs.append(x)
-        targets.append(y)
-        cursor = advance(layout, cursor, generator)
-    streams = torch.cat(inputs)  # (S, B)
-    assert torch.equal(torch.cat(targets), streams + 1)
-    read = streams.T.flatten()
-    assert torch.equal(read, torch.arange(len(read)) + int(read[0]))
+    chunks = read_epoch(layout, N, data.draw(st.integers(0, layout.slack)))
+    assert len(chunks) == layout.num_chunks
+    for x, y in chunks:
+        assert x.shape == y.shape == (layout.seq_length, layout.batch_size)
+        assert x.dtype == y.dtype == torch.int64
+        assert torch.equal(y, x + 1), "each target is the symbol after its input"
+        assert torch.equal(x[1:], y[:-1]), "within a chunk"
+    for (_, y), (x, _) in pairwise(chunks):
+        assert torch.equal(x[0], y[-1]), "from one chunk to the next"
 
 
-def test_every_symbol_has_its_turn_in_some_epoch() -> None:
+@given(sizes, st.data())
+def test_an_epoch_predicts_no_symbol_twice(size: tuple[int, int, int], data: st.DataObject) -> None:
+    N, B, T = size
+    layout = Layout.fit(N, B, T)
+    chunks = read_epoch(layout, N, data.draw(st.integers(0, layout.slack)))
+    targets = [int(symbol) for _, y in chunks for symbol in y.flatten()]
+    assert len(set(targets)) == len(targets) == N - 1 - layout.slack
+
+
+@given(sizes)
+def test_every_symbol_is_predicted_at_some_offset(size: tuple[int, int, int]) -> None:
+    N, B, T = size
+    layout = Layout.fit(N, B, T)
+    epochs = [read_epoch(layout, N, offset) for offset in range(layout.slack + 1)]
+    targets = {symbol for chunks in epochs for _, y in chunks for symbol in y.flatten().tolist()}
+    assert targets == set(range(1, N))
+
+
+def test_every_offset_is_drawn() -> None:
     layout, generator = Layout.fit(50, 3, 4), torch.Generator().manual_seed(0)
+    assert layout.slack > 0
     offsets = {draw_offset(layout, generator) for _ in range(500)}
     assert offsets == set(range(layout.slack + 1))
+
+
+def test_next_epoch_begins_at_an_offset_of_its_own() -> None:
+    layout, generator = Layout.fit(50, 3, 4), torch.Generator().manual_seed(0)
+    cursor = Cursor(0, layout.num_chunks - 1, 0)
+    begun = [advance(layout, cursor, generator) for _ in range(500)]
+    assert {(cursor.epoch, cursor.chunk) for cursor in begun} == {(1, 0)}
+    assert {cursor.offset for cursor in begun} == set(range(layout.slack + 1))
 
 
 def test_views_of_a_longer_sequence_are_read_where_they_lie() -> None:
