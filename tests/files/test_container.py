@@ -46,18 +46,18 @@ def test_every_truncation_is_detected(path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(CharRNNError):
+        with pytest.raises(CharRNNError, match=r"not a charrnn file|is damaged"):
             container.read(path, "thing")
 
 
 def test_flipped_bits_are_detected(path: Path) -> None:
     whole = path.read_bytes()
     positions = random.Random(0).sample(range(8 * len(whole)), 500)
-    for position in positions:
+    for position in positions:  # of which none is taken for a file of another kind or format
         damaged = bytearray(whole)
         damaged[position // 8] ^= 1 << position % 8
         path.write_bytes(damaged)
-        with pytest.raises(CharRNNError):
+        with pytest.raises(CharRNNError, match=r"not a charrnn file|is damaged"):
             container.read(path, "thing")
 
 
@@ -82,9 +82,13 @@ def test_other_kinds_formats_and_files_are_refused(path: Path, monkeypatch: pyte
 def test_large_tensors_are_mapped_and_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_memory = container.read(path, "thing").tensors
     monkeypatch.setattr(container, "_IN_MEMORY", 0)
-    mapped = container.read(path, "thing").tensors
-    assert all(torch.equal(tensor, mapped[name]) for name, tensor in in_memory.items())
-    assert all(mapped[name].dtype == tensor.dtype for name, tensor in in_memory.items())
+    stored = container.read(path, "thing")
+    assert stored.mapping is not None
+    mapped = stored.tensors
+    assert mapped.keys() == in_memory.keys() == TENSORS.keys()
+    for name, tensor in in_memory.items():
+        assert torch.equal(tensor, mapped[name])
+        assert mapped[name].dtype == tensor.dtype
     test_every_truncation_is_detected(path)
 
 

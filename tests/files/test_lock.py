@@ -97,7 +97,7 @@ def test_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
 def test_lock_waits_for_nothing(tmp_path: Path) -> None:
     process = hold(tmp_path)
     begin = time.monotonic()
-    with pytest.raises(CharRNNError), locked(tmp_path):
+    with pytest.raises(CharRNNError, match="in use by process"), locked(tmp_path):
         pass
     assert time.monotonic() - begin < 5
     process.kill()

@@ -116,13 +116,18 @@ def test_plain_lines_tell_evaluations_and_samples() -> None:
 
 def test_broken_terminal_does_not_end_the_training() -> None:
     class Broken(io.StringIO):
+        written = 0
+
         def write(self, text: str) -> int:
+            self.written += 1
             raise BrokenPipeError
 
-    terminal = Terminal(Broken())
+    stream = Broken()
+    terminal = Terminal(stream)
     terminal.report(evaluated())
     terminal.report(SAMPLED)
     terminal.close()
+    assert stream.written == 1, "it is given up after the first line"
 
 
 def test_bar_shows_loss_rate_and_end() -> None:
@@ -136,12 +141,19 @@ def test_bar_shows_loss_rate_and_end() -> None:
     assert "100%" in stream.getvalue()
 
 
-def test_tensorboard_writes_events_or_says_how_to_install_it(tmp_path: Path) -> None:
+def test_tensorboard_reads_the_curves_and_the_sample(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = TensorBoard(tmp_path)
-    for event in (progress(RECORD_EVERY), evaluated(), SAMPLED):
+    for event in (progress(1), progress(RECORD_EVERY), evaluated(), SAMPLED):
         board.report(event)
     board.close()
-    assert any(path.name.startswith("events.out") for path in tmp_path.iterdir())
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    curves = {name: [(point.step, point.value) for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert curves["train_loss"] == [(RECORD_EVERY, 2.0)]
+    assert curves["val_loss"] == [(7, pytest.approx(1.3863))]
+    assert curves.keys() == {"train_loss", "val_loss", "bits_per_char", "learning_rate", "chars_per_second"}
+    [sample] = events.Tensors("sample/text_summary")
+    assert (sample.step, list(sample.tensor_proto.string_val)) == (7, [b"Once\nupon"])
 
 
 def test_missing_tensorboard_is_an_error_that_tells_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,20 +64,20 @@ def test_dtype_is_the_smallest_that_holds_the_vocabulary(size: int, dtype: torch
 
 
 @pytest.mark.parametrize(
-    "header",
+    ("header", "problem"),
     [
-        None,
-        {},
-        {"symbols": "ab"},
-        {"symbols": "aa", "counts": [1, 1]},
-        {"symbols": "ab", "counts": [1]},
-        {"symbols": "ab", "counts": [1, -1]},
-        {"symbols": "ab", "counts": [1, "1"]},
-        {"symbols": "", "counts": []},
+        (None, "holds no vocabulary"),
+        ({}, "holds no vocabulary"),
+        ({"symbols": "ab"}, "holds no vocabulary"),
+        ({"symbols": "aa", "counts": [1, 1]}, "distinct"),
+        ({"symbols": "ab", "counts": [1]}, "one count for each symbol"),
+        ({"symbols": "ab", "counts": [1, -1]}, "one count for each symbol"),
+        ({"symbols": "ab", "counts": [1, "1"]}, "holds no vocabulary"),
+        ({"symbols": "", "counts": []}, "at least one"),
     ],
 )
-def test_header_without_a_sound_vocabulary_is_refused(header: object) -> None:
-    with pytest.raises(CharRNNError):
+def test_header_without_a_sound_vocabulary_is_refused(header: object, problem: str) -> None:
+    with pytest.raises(CharRNNError, match=problem):
         Vocabulary.from_json(header)
 
 
