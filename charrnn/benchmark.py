@@ -25,7 +25,7 @@ from charrnn.sampling.sampler import sample
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import Vocabulary
-from charrnn.training.streams import Layout
+from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
 
 _SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as in Shakespeare
@@ -100,15 +100,16 @@ def _matrix_products(runtime: Runtime) -> Work:
 def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, products: float) -> Measurement:
     """Training without dropout. A step has three times the multiplications of a forward pass."""
     indices = torch.randint(config.vocab_size, (1_000_000,), dtype=torch.uint8)
-    endless = replace(training, epochs=None, minutes=None, steps=10**9, eval_every=10**9)
-    trainer = Trainer(CharRNN(config), endless, indices, indices[:0], runtime)
+    endless = replace(training, epochs=None, minutes=None, steps=10**9, eval_every=10**9, val_fraction=0.0)
+    text = TrainingText.split(indices, endless, training.batch_size or runtime.training_streams)
+    trainer = Trainer(CharRNN(config), endless, text, runtime)
     events = trainer.run()
 
     def steps() -> float:
-        return sum(trainer.chars_per_step for _ in itertools.islice(events, 5))
+        return sum(text.layout.chars_per_step for _ in itertools.islice(events, 5))
 
-    works = {"ours": steps, "bare loop": _bare_training(config, trainer.layout, runtime)}
-    name = f"training, {trainer.layout.batch_size} x {trainer.layout.seq_length}, {runtime.precision}"
+    works = {"ours": steps, "bare loop": _bare_training(config, text.layout, runtime)}
+    name = f"training, {text.layout.batch_size} x {text.layout.seq_length}, {runtime.precision}"
     return _compare(name, "characters/s", works, runtime, **{"matrix products alone": products / 3})
 
 

@@ -1,75 +1,174 @@
-"""Every option's default and range, in one place that costs no import of torch.
+"""Every option: its default, range, help text and place in the help, at a cost of no import of torch.
 
-The dataclasses here configure the files of the same names (`text.py` and `corpus.py`, `model.py`,
-`training.py`, `sampling.py`); the command line reads its defaults from them.
+The command line, the README's tables and the checks of a file's header follow from the fields of these dataclasses.
 """
 
 import math
 import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, get_args
 
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import OptionError
 
 Cell = Literal["lstm", "gru", "rnn"]
 Size = Literal["small", "medium", "large"]
 
-Config = TypeVar("Config", bound="PreparationConfig | ModelConfig | TrainingConfig")
+RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
+    "The run",
+    "The budget: one of the three",
+    "The model",
+    "The optimisation",
+    "Evaluation and checkpoints",
+    "Reports",
+    "Where to end",
+    "Which symbols",
+    "Common",
+)
+"""The parts of a command's help, in their order."""
+
+BUDGETS = ("epochs", "steps", "minutes")
+"""The options of which a run is given one."""
+
+MAX_EVALUATIONS = 10
+"""Evaluations that are spaced over a budget at most, where `eval_every` is unset."""
 
 
-def _require(condition: bool, option: str, value: object, limit: str) -> None:
-    if not condition:
-        raise OptionError(f"--{option.replace('_', '-')} is {value}: it must be {limit}")
+class Limits(Protocol):
+    """The values that an option may have; `str` describes them."""
+
+    def __contains__(self, value: Any) -> bool: ...
 
 
-def _require_counts(config: object, *names: str, at_least: int = 1, at_most: int = 2**31 - 1) -> None:
-    for name in names:
-        value = getattr(config, name)
-        limit = f"a whole number from {at_least} to {at_most}"
-        _require(value is None or (type(value) is int and at_least <= value <= at_most), name, value, limit)
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, without those themselves where they are open."""
+
+    low: float
+    high: float = math.inf
+    is_whole: bool = False
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if not isinstance(value, int if self.is_whole else int | float) or isinstance(value, bool):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high) and value != math.inf
+
+    def __str__(self) -> str:
+        if self.is_whole:
+            return f"a whole number from {self.low} to {self.high}"
+        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        if self.high == math.inf:
+            return low
+        if not (self.open_low or self.open_high):
+            return f"from {self.low:g} to {self.high:g}"
+        return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparationConfig:
-    """How raw text becomes a corpus."""
+@dataclass(frozen=True)
+class Choice:
+    """One of some names."""
 
-    encoding: str = "utf-8"
-    ascii: bool = False
-    lowercase: bool = False
-    min_count: int = 1
-    max_vocab: int | None = None
-    keep_boilerplate: bool = False
+    names: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        _require_counts(self, "min_count")
-        _require_counts(self, "max_vocab", at_least=2)
+    def __contains__(self, value: Any) -> bool:
+        return value in self.names
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.names)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of a model. `embedding_size=None` means one-hot inputs; `dropout=None` drops nothing, and lets
-    whoever starts a run choose it from the budget.
+@dataclass(frozen=True)
+class Option:
+    """All that the command line has to know of a field but its type and default.
+
+    `none` is the value that stands for None on the command line, where None is not the default.
     """
 
-    vocab_size: int
-    cell: Cell = "lstm"
-    hidden_size: int = 512
-    num_layers: int = 1
-    embedding_size: int | None = 64
-    dropout: float | None = None
+    help: str
+    panel: str | None = None
+    limits: Limits | None = None
+    flag: str | None = None
+    metavar: str | None = None
+    none: int | None = None
+
+
+def option(default: Any, help: str, panel: str | None = None, limits: Limits | None = None, **more: Any) -> Any:  # noqa: A002
+    """A dataclass field for an option; `more` are fields of `Option`."""
+    return field(default=default, metadata={"option": Option(help, panel, limits, **more)})
+
+
+def option_of(config: type, name: str) -> Option:
+    """The option of a config's field."""
+    found: Option = next(each.metadata["option"] for each in fields(config) if each.name == name)
+    return found
+
+
+def count(low: int = 1, high: int = 2**31 - 1) -> Interval:
+    """Whole numbers from `low` to `high`."""
+    return Interval(low, high, is_whole=True)
+
+
+def positive(high: float) -> Interval:
+    """Numbers above 0 up to `high`."""
+    return Interval(0, high, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options whose values are within their limits, or unset. Raises: OptionError."""
 
     def __post_init__(self) -> None:
-        cells = typing.get_args(Cell)
-        _require(self.cell in cells, "cell", self.cell, "one of " + ", ".join(cells))
-        _require_counts(self, "vocab_size")
-        _require_counts(self, "hidden_size", "embedding_size", at_most=2**16)
-        _require_counts(self, "num_layers", at_most=64)
-        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        for each in fields(self):
+            name, limits, value = each.name, each.metadata["option"].limits, getattr(self, each.name)
+            if limits is not None and value is not None and value not in limits:
+                raise OptionError(f"--{name.replace('_', '-')} is {value}: it must be {limits}")
 
 
-_MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers", "embedding_size")}
+@dataclass(frozen=True, kw_only=True)
+class PreparationConfig(Config):
+    """How raw text becomes a corpus."""
+
+    encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", metavar="NAME")
+    ascii: bool = option(False, "Transliterate to ASCII, here and in every prompt.")
+    lowercase: bool = option(False, "Fold case, here and in every prompt.")
+    min_count: int = option(1, "Rarer symbols become one unknown symbol, which is never sampled.", None, count())
+    max_vocab: int | None = option(None, "Keep the most frequent symbols only, N with the unknown one.", None, count(2))
+    keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Config):
+    """The shape of a model as far as it is given.
+
+    `embedding_size=None` means one-hot inputs. Unset, the width and the dropout are chosen as a run is started.
+    """
+
+    cell: Cell = option("lstm", "The kind of layers.", MODEL, Choice(get_args(Cell)))
+    hidden_size: int | None = option(
+        None, "Units of a layer; default: 512 where another option of the shape is given.", MODEL, count(1, 2**16)
+    )
+    num_layers: int = option(1, "Stacked layers.", MODEL, count(1, 64))
+    embedding_size: int | None = option(64, "Size of a symbol's vector; 0: one-hot.", MODEL, count(1, 2**16), none=0)
+    dropout: float | None = option(
+        None,
+        "Share of a layer's outputs dropped in training; default: chosen from the budget.",
+        MODEL,
+        Interval(0, 1, open_high=True),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelOptions):
+    """The shape of a model with nothing left open; `dropout=None` drops nothing."""
+
+    vocab_size: int = option(MISSING, "Symbols that the model knows.", MODEL, count())
+    hidden_size: int = option(512, "Units of a layer.", MODEL, count(1, 2**16))
+
+
+_MEDIUM = {"hidden_size": 512, "num_layers": 1, "embedding_size": 64}
 SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
     {
         "small": _MEDIUM | {"hidden_size": 256},
@@ -80,15 +179,20 @@ SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
 """The presets of `--size`; medium is ModelConfig's own default."""
 
 
-BUDGETS = ("epochs", "steps", "minutes")
-"""The options of which a run is given one."""
+def apply_size(options: ModelOptions, size: Size | None, given: Collection[str]) -> ModelOptions:
+    """The options with the shape of a preset, but for those that were given.
 
-EVALUATIONS_A_RUN = 10
-"""How many evaluations at most are spaced over a budget where `eval_every` is unset."""
+    Without a preset the width stays open, unless it or another option of the shape was given.
+    """
+    if size is not None:
+        return replace(options, **{name: value for name, value in SIZES[size].items() if name not in given})
+    if options.hidden_size is None and not {"cell", "num_layers", "embedding_size"}.isdisjoint(given):
+        return replace(options, hidden_size=ModelConfig.hidden_size)
+    return options
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Config):
     """How a model is trained. At most one of the BUDGETS is set.
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
@@ -96,101 +200,76 @@ class TrainingConfig:
     from the shapes of the model and of a chunk, and the batch size from the device and its precision.
     """
 
-    epochs: float | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    batch_size: int | None = None
-    seq_length: int = 32
-    learning_rate: float | None = None
-    weight_decay: float = 0.05
-    grad_clip: float = 1.0
-    warmup_steps: int = 100
-    val_fraction: float = 0.1
-    eval_every: int | None = None
-    patience: int | None = None
-    checkpoint_every: int = 1000
-    sample_every: int | None = None
+    epochs: float | None = option(None, "Passes over the text; default: chosen from its size.", BUDGET, positive(1e6))
+    steps: int | None = option(None, "Updates of the weights.", BUDGET, count())
+    minutes: float | None = option(None, "Wall-clock time, evaluations included.", BUDGET, positive(1e7))
+    batch_size: int | None = option(
+        None, "Parallel streams of text; default: 16 in float32 on a CPU, else 32.", OPTIMISATION, count()
+    )
+    seq_length: int = option(32, "Characters that gradients reach back through.", OPTIMISATION, count())
+    learning_rate: float | None = option(
+        None,
+        "AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes.",
+        OPTIMISATION,
+        positive(1e3),
+    )
+    weight_decay: float = option(0.05, "AdamW's, on matrices only.", OPTIMISATION, Interval(0))
+    grad_clip: float = option(1.0, "The gradients' largest norm.", OPTIMISATION, positive(1e9))
+    warmup_steps: int = option(100, "Steps in which the learning rate rises.", OPTIMISATION, count(0))
+    val_fraction: float = option(0.1, "The last part of the text, which validates.", EVALUATION, Interval(0, 0.9))
+    eval_every: int | None = option(
+        None, f"Steps between evaluations; default: at most {MAX_EVALUATIONS} in a run.", EVALUATION, count()
+    )
+    patience: int | None = option(None, "Stop after N evaluations without progress.", EVALUATION, count())
+    checkpoint_every: int = option(1000, "Steps between checkpoints.", EVALUATION, count())
+    sample_every: int | None = option(None, "Steps between samples; default: one at each evaluation.", REPORTS, count())
 
     def __post_init__(self) -> None:
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise OptionError(f"--{budgets[0]} and --{budgets[1]} exclude each other: give one budget")
-        _require_counts(
-            self,
-            *("steps", "batch_size", "seq_length"),
-            *("eval_every", "patience", "checkpoint_every", "sample_every"),
-        )
-        _require_counts(self, "warmup_steps", at_least=0)
-        for name, limit in (("epochs", 1e6), ("minutes", 1e7), ("learning_rate", 1e3), ("grad_clip", 1e9)):
-            value = getattr(self, name)
-            _require(value is None or 0 < value <= limit, name, value, f"above 0 and at most {limit:g}")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
-        _require(0 <= self.val_fraction <= 0.9, "val_fraction", self.val_fraction, "from 0 to 0.9")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
+class SamplingConfig(Config):
     """How text is drawn from a model: lengths in symbols, filters off where unset.
 
-    `temperature` 0 takes the most likely symbol. `ban` lists characters never to be sampled. A sample ends
-    after `length` symbols (unset, 1,000, or so many for each of `lines`), after any text in `stop` has appeared,
-    or after `lines` whole lines. No run of
-    `avoid_copying` characters of the corpus is reproduced.
+    A sample ends after `length` symbols (unset, 1,000, or as many per line of `lines`), after any text in `stop` has
+    appeared, or after `lines` whole lines. No run of `avoid_copying` characters of the corpus is reproduced.
     """
 
-    length: int | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    ban: str = ""
-    stop: tuple[str, ...] = ()
-    lines: int | None = None
-    num_samples: int = 1
-    avoid_copying: int | None = None
+    num_samples: int = option(1, "Independent samples, computed together.", None, count())
+    length: int | None = option(
+        None, "Symbols to sample; default: 1000, or with --lines 1000 for each.", ENDS, count(0), flag="-n"
+    )
+    lines: int | None = option(None, "End after N whole lines.", ENDS, count())
+    stop: tuple[str, ...] = option((), "End after this text has appeared; repeatable.", ENDS)
+    temperature: float = option(
+        1.0,
+        "Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.",
+        FILTERS,
+        Interval(0, 1000),
+        flag="-t",
+    )
+    top_k: int | None = option(None, "Only the N most likely symbols.", FILTERS, count())
+    top_p: float | None = option(None, "Only the most likely symbols that reach X in sum.", FILTERS, positive(1))
+    min_p: float | None = option(
+        None, "Only symbols at least X times as likely as the likeliest.", FILTERS, positive(1)
+    )
+    ban: str = option("", "Never these characters.", FILTERS, metavar="CHARS")
+    avoid_copying: int | None = option(
+        None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        _require_counts(self, "length", at_least=0)
-        _require_counts(self, "top_k", "lines", "num_samples", "avoid_copying")
-        _require(0 <= self.temperature <= 1000, "temperature", self.temperature, "from 0 to 1000")
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            _require(value is None or 0 < value <= 1, name, value, "above 0 and at most 1")
-        _require("" not in self.stop, "stop", "empty", "a text of at least one character")
+        super().__post_init__()
+        if "" in self.stop:
+            raise OptionError("--stop is empty: it must be a text of at least one character")
 
     @property
-    def most_symbols(self) -> int:
-        """After how many symbols a sample ends at the latest."""
+    def max_length(self) -> int:
+        """Symbols after which a sample ends at the latest."""
         return 1000 * (self.lines or 1) if self.length is None else self.length
-
-
-def config_from_json(kind: type[Config], values: object) -> Config:
-    """Build a config from a file's header, trusting neither its keys nor its types.
-
-    Raises: CharRNNError naming what is wrong.
-    """
-    hints = typing.get_type_hints(kind)
-    if not isinstance(values, dict) or set(values) != set(hints):
-        raise CharRNNError(f"the header's {kind.__name__} does not have the fields that it must have")
-    for name, hint in hints.items():
-        if not _fits(values[name], hint):
-            raise CharRNNError(f"the header's {kind.__name__}.{name} is of the wrong type")
-    try:
-        return kind(**values)
-    except OptionError as error:
-        raise CharRNNError(f"the header's {kind.__name__} is out of range: {error}") from None
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value is of an annotated type (scalars, Literal, and unions of them)."""
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, member) for member in typing.get_args(hint))
-    if typing.get_origin(hint) is Literal:
-        return value in typing.get_args(hint)
-    if isinstance(value, bool):
-        return hint is bool
-    if hint is float:
-        return isinstance(value, int | float) and abs(value) <= 2**53  # nor is NaN
-    return isinstance(value, hint)

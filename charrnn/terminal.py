@@ -3,6 +3,18 @@
 import json
 import math
 import re
+from typing import Protocol
+
+
+class Notify(Protocol):
+    """Tell the user something, or warn."""
+
+    def __call__(self, message: str, *, warning: bool = False) -> None:
+        """One message, which may have several lines."""
+
+
+def silence(message: str, *, warning: bool = False) -> None:
+    """Tell nobody."""
 
 
 def format_seconds(seconds: float) -> str:

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import torch
 from hypothesis import settings
 
 from charrnn.cli.app import main
-from charrnn.config import PreparationConfig, TrainingConfig
+from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.machine.runtime import Runtime, can_compute
+from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.run import Run, start
+from charrnn.runs.opening import start
+from charrnn.runs.preflight import describe
+from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 
@@ -33,7 +37,7 @@ needs_fbgemm = pytest.mark.skipif(not CPU.has_fbgemm, reason="needs FBGEMM")
 needs_bfloat16 = pytest.mark.skipif(
     not can_compute(CPU.device, torch.bfloat16), reason="needs a CPU that computes an LSTM in bfloat16"
 )
-TINY = {"hidden_size": 16, "num_layers": 1, "embedding_size": 8, "dropout": 0.1}
+TINY = ModelOptions(hidden_size=16, embedding_size=8, dropout=0.1)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,7 +60,7 @@ def trained_run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run
     """A run that has learned something of the tiny text."""
     config = TrainingConfig(steps=400, batch_size=8, seq_length=16, learning_rate=1e-2)
     folder = RunFolder(tmp_path_factory.mktemp("checkpoints") / "tiny")
-    run = start(folder, corpus, {**TINY, "hidden_size": 32, "dropout": 0.0}, config, CPU, seed=1)
+    run = start(folder, corpus, replace(TINY, hidden_size=32, dropout=0.0), config, CPU, seed=1)
     run.drive([])
     return run
 
@@ -97,10 +101,31 @@ def charrnn(tmp_path: Path, installed: Command) -> Command:
     return run
 
 
+class Told(list[str]):
+    """Messages to the user, as the command line would print them."""
+
+    def __call__(self, message: str, *, warning: bool = False) -> None:
+        self.append(f"warning: {message}" if warning else message)
+
+
+def described(run: Run) -> list[str]:
+    """The lines that are told before a run begins."""
+    told = Told()
+    describe(run.trainer, run.corpus.vocabulary.size, run.seed, told)
+    return told
+
+
+def with_weights(checkpoint: Checkpoint, weights: Mapping[str, torch.Tensor]) -> Checkpoint:
+    """The same checkpoint with other weights of the model."""
+    others = {name: tensor for name, tensor in checkpoint.snapshot.tensors.items() if not name.startswith("model.")}
+    tensors = others | {f"model.{name}": tensor for name, tensor in weights.items()}
+    return replace(checkpoint, snapshot=replace(checkpoint.snapshot, tensors=tensors))
+
+
 def preload() -> Any:
     """A context whose processes begin with all imported that commands import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.runs.run", "charrnn.api", "torch._dynamo"])
+    context.set_forkserver_preload(["charrnn.cli.app", "charrnn.runs.opening", "charrnn.api", "torch._dynamo"])
     return context
 
 

@@ -70,7 +70,7 @@ def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_pa
     original = replace(trained_run.corpus, path=tmp_path / "renamed.safetensors")
     original.save()
     assert "the cat sat" in model.index_corpus()
-    for change in ({"text_digest": "another"}, {"config": replace(original.config, lowercase=True)}):
+    for change in ({"source_digest": "another"}, {"config": replace(original.config, lowercase=True)}):
         replace(original, **change).save()
         with pytest.raises(CharRNNError, match=r"the model's corpus is not in .*: name it"):
             model.sample(length=5, avoid_copying=3)

@@ -1,6 +1,5 @@
-"""Ranges, and configs that come from files."""
+"""Ranges and presets."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,9 +9,8 @@ from charrnn.config import (
     ModelConfig,
     SamplingConfig,
     TrainingConfig,
-    config_from_json,
 )
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import OptionError
 
 
 @pytest.mark.parametrize(
@@ -41,20 +39,6 @@ def test_value_out_of_range_is_a_usage_error(kind: Any, values: dict[str, Any]) 
 def test_message_names_option_value_and_limit() -> None:
     with pytest.raises(OptionError, match=r"--grad-clip is -1: it must be above 0"):
         TrainingConfig(grad_clip=-1)
-
-
-def test_configs_survive_json() -> None:
-    for config in (ModelConfig(vocab_size=5, embedding_size=None), TrainingConfig(minutes=2)):
-        assert config_from_json(type(config), asdict(config)) == config
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"hidden_size": "512"}, {"hidden_size": True}, {"hidden_size": -1}, {"extra": 1}, {"cell": None}],
-)
-def test_config_of_a_hostile_header_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(CharRNNError, match="ModelConfig"):
-        config_from_json(ModelConfig, asdict(ModelConfig(vocab_size=5)) | change)
 
 
 def test_presets_are_valid_models() -> None:

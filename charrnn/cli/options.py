@@ -1,15 +1,21 @@
-"""Options and messages that several commands share."""
+"""Options of the command line: those of configs, derived from their fields, and those that several commands share."""
 
 import contextlib
+import functools
+import inspect
 import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from charrnn.config import COMMON, PANELS, Config, Option
 from charrnn.terminal import escape_controls
 
-COMMON = "Common"
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 Device = Annotated[
     str,
@@ -72,7 +78,90 @@ DATA_DIR = Path("data")
 CHECKPOINT_DIR = Path("checkpoints")
 
 
+def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of the configs among its parameters, which it receives built.
+
+    The options are put in the order of the help's panels.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    configs = {name: p.annotation for name, p in own.items() if _is_config(p.annotation)}
+    parameters = [each for p in own.values() for each in (_derive(p.annotation) if p.name in configs else [p])]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=_place)]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, config in configs.items():
+            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field in fields(config)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def given(ctx: typer.Context, *configs: Config) -> dict[str, Any]:
+    """The fields that were set on the command line or in the environment."""
+    values = {field.name: getattr(config, field.name) for config in configs for field in fields(config)}
+    return {name: value for name, value in values.items() if is_given(ctx, name)}
+
+
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """True if an option was set on the command line or in the environment."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
 def tell(message: str) -> None:
-    """A line on stderr. Where nobody reads it or it has no room, that is no reason to stop."""
+    """Print a line on stderr. Where nobody reads it or it has no room, that is no reason to stop."""
     with contextlib.suppress(OSError):
         print(escape_controls(message), file=sys.stderr, flush=True)
+
+
+def _is_config(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Config)
+
+
+def _derive(config: type[Config]) -> Iterator[inspect.Parameter]:
+    """The parameters that Typer turns into a config's options."""
+    hints = get_type_hints(config)
+    for field in fields(config):
+        option, hint, default = field.metadata["option"], hints[field.name], field.default
+        kind = next(member for member in (*_members(hint), str) if member is not type(None))
+        if kind is tuple:
+            kind, hint, default = str, list[str] | None, None
+        elif option.none is not None:
+            hint, default = kind, option.none if default is None else default
+        name = f"--{field.name.replace('_', '-')}"
+        metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else _METAVARS.get(kind)
+        info = typer.Option(
+            *filter(None, [name if kind is bool or option.flag else None, option.flag]),
+            metavar=option.metavar or metavar,
+            help=option.help,
+            rich_help_panel=option.panel,
+            show_default=default not in (None, ""),
+        )
+        yield inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
+        )
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type; of a tuple the bare type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return get_args(hint)
+    return (tuple,) if get_origin(hint) is tuple else (hint,)
+
+
+def _value(field: "Field[Any]", value: Any) -> Any:
+    """A field's value for what the command line gave."""
+    if isinstance(field.default, tuple):
+        return tuple(value or ())
+    option: Option = field.metadata["option"]
+    return None if option.none is not None and value == option.none else value
+
+
+def _place(parameter: inspect.Parameter) -> int:
+    """The place of a parameter's panel in the help."""
+    info = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
+    panel = getattr(info, "rich_help_panel", None)
+    return PANELS.index(panel) if panel in PANELS else -1

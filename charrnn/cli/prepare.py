@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli.options import DATA_DIR, DataDir, Json
+from charrnn.cli.options import DATA_DIR, DataDir, Json, takes_configs
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import PreparationConfig as Defaults
+from charrnn.config import PreparationConfig
 from charrnn.terminal import escape_controls
 from charrnn.text.sources import find_sources
 
 
+@takes_configs
 def prepare(
+    *,
     text: Annotated[
         list[str],
         typer.Argument(
@@ -33,39 +35,12 @@ def prepare(
             help="Default: <stem of the first source>.safetensors in --data-dir.",
         ),
     ] = None,
-    encoding: Annotated[
-        str, typer.Option(metavar="NAME", help="The texts' encoding; a byte-order mark is honoured.")
-    ] = Defaults.encoding,
-    ascii: Annotated[  # noqa: A002 (the option's name)
-        bool, typer.Option("--ascii", help="Transliterate to ASCII, here and in every prompt.")
-    ] = Defaults.ascii,
-    lowercase: Annotated[
-        bool, typer.Option("--lowercase", help="Fold case, here and in every prompt.")
-    ] = Defaults.lowercase,
-    min_count: Annotated[
-        int,
-        typer.Option(metavar="N", help="Rarer symbols become one unknown symbol, which is never sampled."),
-    ] = Defaults.min_count,
-    max_vocab: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Keep the most frequent symbols only, N with the unknown one."),
-    ] = Defaults.max_vocab,
-    keep_boilerplate: Annotated[
-        bool, typer.Option("--keep-boilerplate", help="Keep Project Gutenberg's header and licence.")
-    ] = Defaults.keep_boilerplate,
+    config: PreparationConfig,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     json: Json = False,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Turn raw text into an index tensor and its vocabulary, for `train`."""
-    config = Defaults(
-        encoding=encoding,
-        ascii=ascii,
-        lowercase=lowercase,
-        min_count=min_count,
-        max_vocab=max_vocab,
-        keep_boilerplate=keep_boilerplate,
-    )
     sources = find_sources(text)
     from charrnn.text import corpus as corpora
 

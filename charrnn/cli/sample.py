@@ -18,10 +18,11 @@ from charrnn.cli.options import (
     Json,
     SamplingPrecision,
     Seed,
+    takes_configs,
     tell,
 )
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import SamplingConfig as Defaults
+from charrnn.config import FILTERS, SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.terminal import escape_controls, json_line
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from charrnn.sampling.copies import Index
     from charrnn.sampling.sampler import Piece
 
-FILTERS, ENDS = "Which symbols", "Where to end"
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
 
 
+@takes_configs
 def sample(
+    *,
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
@@ -52,68 +54,7 @@ def sample(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Read a prompt a line from stdin, and continue each.")
     ] = False,
-    num_samples: Annotated[
-        int, typer.Option(metavar="N", help="Independent samples, computed together.")
-    ] = Defaults.num_samples,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            "--length",
-            "-n",
-            metavar="N",
-            help="Symbols to sample; default: 1000, or with --lines 1000 for each.",
-            rich_help_panel=ENDS,
-        ),
-    ] = Defaults.length,
-    lines: Annotated[
-        int | None, typer.Option(metavar="N", help="End after N whole lines.", rich_help_panel=ENDS)
-    ] = Defaults.lines,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT",
-            help="End after this text has appeared; repeatable.",
-            rich_help_panel=ENDS,
-            show_default=False,
-        ),
-    ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature",
-            "-t",
-            metavar="X",
-            help="Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.",
-            rich_help_panel=FILTERS,
-        ),
-    ] = Defaults.temperature,
-    top_k: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the N most likely symbols.", rich_help_panel=FILTERS)
-    ] = Defaults.top_k,
-    top_p: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Only the most likely symbols that reach X in sum.", rich_help_panel=FILTERS),
-    ] = Defaults.top_p,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Only symbols at least X times as likely as the likeliest.",
-            rich_help_panel=FILTERS,
-        ),
-    ] = Defaults.min_p,
-    ban: Annotated[
-        str,
-        typer.Option(metavar="CHARS", help="Never these characters.", rich_help_panel=FILTERS, show_default=False),
-    ] = Defaults.ban,
-    avoid_copying: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Draw again what copies N successive characters of the corpus.",
-            rich_help_panel=FILTERS,
-        ),
-    ] = Defaults.avoid_copying,
+    config: SamplingConfig,
     corpus: Annotated[
         str | None,
         typer.Option(
@@ -131,21 +72,9 @@ def sample(
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
     """Write text in the style of the corpus that a model was trained on."""
-    config = Defaults(
-        length=length,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        ban=ban,
-        stop=tuple(stop or ()),
-        lines=lines,
-        num_samples=num_samples,
-        avoid_copying=avoid_copying,
-    )
     if corpus == "-" and (interactive or prompt_file == "-"):
         raise OptionError("stdin can be read once: name a file for --corpus")
-    if corpus is not None and avoid_copying is None and not json:
+    if corpus is not None and config.avoid_copying is None and not json:
         raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
     prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
     from charrnn.api import load
@@ -158,7 +87,7 @@ def sample(
     show = escape_controls if sys.stdout.isatty() and not raw else str
     path = find_checkpoint(checkpoint, checkpoint_dir)
     model = load(path, device=device, precision=precision, data_dir=data_dir)
-    is_required = avoid_copying is not None or corpus is not None
+    is_required = config.avoid_copying is not None or corpus is not None
     index = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     sampler = model.sampler(config, index)
     announce_seed = seed is None and not json
@@ -175,7 +104,7 @@ def sample(
             echo = "" if no_echo else prompt
             if json:
                 _print_json(pieces, echo, seed + number, index)
-            elif num_samples == 1:
+            elif config.num_samples == 1:
                 _stream(pieces, echo, show)
             else:
                 _print_whole(pieces, echo, show)

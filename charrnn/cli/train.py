@@ -4,15 +4,14 @@ import json as json_module
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charrnn.cli.options import (
     CHECKPOINT_DIR,
-    COMMON,
     DATA_DIR,
     CheckpointDir,
     DataDir,
@@ -20,27 +19,19 @@ from charrnn.cli.options import (
     Json,
     Precision,
     Seed,
+    given,
+    is_given,
+    takes_configs,
     tell,
 )
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
-from charrnn.config import EVALUATIONS_A_RUN, SIZES, Cell, Size
-from charrnn.config import ModelConfig as Model
-from charrnn.config import TrainingConfig as Training
+from charrnn.config import COMMON, MODEL, REPORTS, RUN, SIZES, ModelOptions, Size, TrainingConfig, apply_size
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.terminal import Notify
 
 if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
     from charrnn.runs.run import Run
-
-RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS = (
-    "The run",
-    "The budget: one of the three",
-    "The model",
-    "The optimisation",
-    "Evaluation and checkpoints",
-    "Reports",
-)
-
 
 _PURPOSES: Mapping[Size, str] = {
     "small": "for a first look or a short text (Shakespeare after 3 minutes of 2 cores: 1.42 nats)",
@@ -55,7 +46,9 @@ def _describe_sizes() -> str:
     )
 
 
+@takes_configs
 def train(
+    *,
     ctx: typer.Context,
     corpus: Annotated[
         str,
@@ -92,17 +85,7 @@ def train(
             rich_help_panel=RUN,
         ),
     ] = None,
-    epochs: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Passes over the text; default: chosen from its size.", rich_help_panel=BUDGET),
-    ] = Training.epochs,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Updates of the weights.", rich_help_panel=BUDGET)
-    ] = Training.steps,
-    minutes: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Wall-clock time, evaluations included.", rich_help_panel=BUDGET),
-    ] = Training.minutes,
+    config: TrainingConfig,
     size: Annotated[
         Size | None,
         typer.Option(
@@ -112,88 +95,7 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    cell: Annotated[
-        Cell, typer.Option(metavar="|".join(get_args(Cell)), help="The kind of layers.", rich_help_panel=MODEL)
-    ] = Model.cell,
-    hidden_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help=f"Units of a layer; default: {Model.hidden_size} where another option of the shape is given.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    num_layers: Annotated[
-        int, typer.Option(metavar="N", help="Stacked layers.", rich_help_panel=MODEL)
-    ] = Model.num_layers,
-    embedding_size: Annotated[
-        int, typer.Option(metavar="N", help="Size of a symbol's vector; 0: one-hot.", rich_help_panel=MODEL)
-    ] = Model.embedding_size or 0,
-    dropout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Share of a layer's outputs dropped in training; default: chosen from the budget.",
-            rich_help_panel=MODEL,
-        ),
-    ] = Model.dropout,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Parallel streams of text; default: 16 in float32 on a CPU, else 32.",
-            rich_help_panel=OPTIMISATION,
-        ),
-    ] = Training.batch_size,
-    seq_length: Annotated[
-        int,
-        typer.Option(metavar="N", help="Characters that gradients reach back through.", rich_help_panel=OPTIMISATION),
-    ] = Training.seq_length,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes.",
-            rich_help_panel=OPTIMISATION,
-        ),
-    ] = Training.learning_rate,
-    weight_decay: Annotated[
-        float, typer.Option(metavar="X", help="AdamW's, on matrices only.", rich_help_panel=OPTIMISATION)
-    ] = Training.weight_decay,
-    grad_clip: Annotated[
-        float, typer.Option(metavar="X", help="The gradients' largest norm.", rich_help_panel=OPTIMISATION)
-    ] = Training.grad_clip,
-    warmup_steps: Annotated[
-        int,
-        typer.Option(metavar="N", help="Steps in which the learning rate rises.", rich_help_panel=OPTIMISATION),
-    ] = Training.warmup_steps,
-    val_fraction: Annotated[
-        float,
-        typer.Option(metavar="X", help="The last part of the text, which validates.", rich_help_panel=EVALUATION),
-    ] = Training.val_fraction,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help=f"Steps between evaluations; default: at most {EVALUATIONS_A_RUN} in a run.",
-            rich_help_panel=EVALUATION,
-        ),
-    ] = Training.eval_every,
-    patience: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Stop after N evaluations without progress.", rich_help_panel=EVALUATION),
-    ] = Training.patience,
-    checkpoint_every: Annotated[
-        int, typer.Option(metavar="N", help="Steps between checkpoints.", rich_help_panel=EVALUATION)
-    ] = Training.checkpoint_every,
-    sample_every: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Steps between samples; default: one at each evaluation.",
-            rich_help_panel=REPORTS,
-        ),
-    ] = Training.sample_every,
+    model: ModelOptions,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log curves to the run's folder.", rich_help_panel=REPORTS)
     ] = False,
@@ -220,50 +122,39 @@ def train(
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
     if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):
         raise CharRNNError("this version trains in one process: start it without torchrun")
-    options: dict[str, Any] = {**ctx.params, "embedding_size": embedding_size or None}
-    given = {name: options[name] for name in options if _is_given(ctx, name)}
-    preset = SIZES[size] if size is not None else {}
-    shape = {name: options[name] for name in Model.__dataclass_fields__ if name in options and name != "hidden_size"}
-    shape |= {name: value for name, value in preset.items() if name not in given}
-    if "hidden_size" in given:
-        shape["hidden_size"] = hidden_size
-    elif not given.keys().isdisjoint(("cell", "num_layers", "embedding_size")):
-        shape.setdefault("hidden_size", Model.hidden_size)
-    Model(vocab_size=2, **shape)  # out of range? better said now than after the text was read
-    config = Training(**{name: options[name] for name in Training.__dataclass_fields__})
+    asked = given(ctx, config, model) | {
+        name: ctx.params[name] for name in ("seed", "precision") if is_given(ctx, name)
+    }
+    shape = apply_size(model, size, asked)
+    preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
     notify = _notifier(quiet=quiet)
 
     _yield_to_other_processes()
-    from charrnn.files.atomic import remove_leftovers
-    from charrnn.machine.runtime import compute_deterministically, open_runtime
-    from charrnn.runs import run as runs
-    from charrnn.runs.checkpoint import Checkpoint
-    from charrnn.runs.folder import RunFolder
-    from charrnn.text import corpus as corpora
+    from charrnn.machine.runtime import compute_deterministically
+    from charrnn.runs.opening import Request, opened
+    from charrnn.runs.preflight import describe
 
     exit_on_signals()
 
     if deterministic:
         compute_deterministically()
-    with RunFolder(run or checkpoint_dir / corpora.default_stem(corpus)).locked() as folder:
-        remove_leftovers(folder.path)
-        if folder.holds_run() and not (resume or overwrite):
-            raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
-        resuming = resume and folder.holds_run()
-        runtime = source = None
-        if not resuming:  # errors come before the text is read
-            runtime, source = open_runtime(device, precision), None if init_from is None else Checkpoint.load(init_from)
-        opened = corpora.open_or_prepare(corpus, data_dir, may_replace=not resuming)
-        for note in opened.notes:
-            notify(note)
-        if runtime is None:
-            if init_from is not None:
-                notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
-            begun = runs.resume(folder, opened, {**preset, **given}, device, notify=notify)
-        else:
-            begun = runs.start(folder, opened, shape, config, runtime, seed=seed, init_from=source, notify=notify)
-        for line in begun.describe():
-            notify(line)
+    request = Request(
+        corpus=corpus,
+        run=run,
+        model=shape,
+        config=config,
+        given=preset | asked,
+        resume=resume,
+        overwrite=overwrite,
+        init_from=init_from,
+        seed=seed,
+        device=device,
+        precision=precision,
+        data_dir=data_dir,
+        checkpoint_dir=checkpoint_dir,
+    )
+    with opened(request, notify) as begun:
+        describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
         begun.open_log()
         _train(begun, reporters, json=json, notify=notify)
@@ -278,16 +169,10 @@ def _yield_to_other_processes() -> None:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether an option was set on the command line or in the environment."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
-def _notifier(*, quiet: bool) -> Callable[[str], None]:
-    def notify(message: str) -> None:
-        if not quiet or message.startswith("warning:"):
-            tell(message)
+def _notifier(*, quiet: bool) -> Notify:
+    def notify(message: str, *, warning: bool = False) -> None:
+        if warning or not quiet:
+            tell(f"warning: {message}" if warning else message)
 
     return notify
 
@@ -300,7 +185,7 @@ def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]
     return reporters
 
 
-def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Callable[[str], None]) -> None:
+def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:
     """Drive a run to its end or to a signal, and say what came of it."""
     try:
         with stop_on_signals(run.trainer.request_stop) as signals:
@@ -310,7 +195,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Calla
             if reporter is not None:
                 reporter.close()
     summary = run.summary(finished)
-    notify(_closing_lines(summary, finished.reason, run.trainer.num_predictions))
+    notify(_closing_lines(summary, finished.reason, run.trainer.evaluations.num_predictions))
     try:
         if json:
             print(json_module.dumps(summary), flush=True)

@@ -99,6 +99,11 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     @property
+    def shares_host_memory(self) -> bool:
+        """True if the device has no memory of its own."""
+        return self.device.type != "cuda"
+
+    @property
     def captures(self) -> bool:
         """True if `capture` records; a recorded step must not read a number from the device."""
         return self.device.type == "cuda"

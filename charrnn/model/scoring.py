@@ -1,6 +1,6 @@
 """The loss of a text under a model: of the whole text, or of a part that is spread over it.
 
-The schedule of evaluations, and their consequences, are left to `training/trainer.py`.
+The schedule of evaluations, and their consequences, are left to `training/evaluation.py`.
 
 Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary size.
 """
@@ -21,11 +21,14 @@ IGNORE = -100
 """The target that cross-entropy ignores."""
 
 
-def evaluation_chunks(indices: Tensor, batch_size: int, seq_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+def evaluation_chunks(
+    indices: Tensor, batch_size: int, seq_length: int, before_chunk: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunks (T, B) int64, all of one shape, that count each of the N - 1 predictions of a text once.
 
     The text is cut into B streams. To warm up its state, each stream first reads the `seq_length` symbols before its
-    part. They count in the first stream only; targets that do not count are IGNORE.
+    part. They count in the first stream only; targets that do not count are IGNORE. `before_chunk` is called before
+    each chunk is read.
     """
     N, T = len(indices), min(seq_length, len(indices) - 1)
     rest = N - 1 - T
@@ -35,6 +38,7 @@ def evaluation_chunks(indices: Tensor, batch_size: int, seq_length: int) -> Iter
     for begin in range(-T, length, T):
         time = torch.arange(begin, begin + T + 1, device=indices.device)[:, None]  # (T + 1, 1)
         position = T + stream * length + time  # (T + 1, B)
+        before_chunk()
         chunk = indices[position.clamp(max=N - 1)].long()
         own = (time < length) & ((time >= 0) | (stream == 0))
         counted = (own & (position < N - 1))[:-1]
@@ -76,6 +80,11 @@ class Part:
         B = max(1, min(B, int(max_symbols) // (T * _MIN_CHUNKS)))
         return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (T * B)))
 
+    def bounded(self, vocab_size: int) -> "Part":
+        """The same part as far as a chunk of it fits into memory, whatever a file says."""
+        num_chunks = None if self.num_chunks is None else max(1, self.num_chunks)
+        return Part(min(max(1, self.batch_size), max_streams(vocab_size)), num_chunks)
+
     def count(self, num_symbols: int) -> int:
         """The number of symbols read of a text of N."""
         if self.num_chunks is None:
@@ -99,6 +108,7 @@ def evaluate(
     part: Part | None = None,
     *,
     seq_length: int = _SEQ_LENGTH,
+    before_chunk: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
 ) -> Measured:
@@ -109,7 +119,8 @@ def evaluate(
     part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
     total, count, state = torch.zeros((), dtype=torch.float64), 0, None
     with evaluating(model):
-        for x, y in itertools.islice(evaluation_chunks(indices, part.batch_size, seq_length), part.num_chunks):
+        chunks = evaluation_chunks(indices, part.batch_size, seq_length, before_chunk)
+        for x, y in itertools.islice(chunks, part.num_chunks):
             if should_stop():
                 return Measured(math.nan, count)
             if count > 0 and is_time_up():

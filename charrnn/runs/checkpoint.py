@@ -9,26 +9,30 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, config_from_json
+from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError
-from charrnn.files import atomic, container
+from charrnn.files import container
+from charrnn.files.atomic import Guard, no_guard
+from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import PRECISIONS
 from charrnn.model.network import CharRNN, count_parameters
+from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.vocabulary import Symbols, Vocabulary
+from charrnn.training.snapshot import Course, History, Snapshot, select
+from charrnn.training.streams import Cursor
 from charrnn.version import __version__
 
 KIND = "checkpoint"
 VERSIONS = {"charrnn": __version__, "torch": str(torch.__version__)}
 _VERSION = re.compile(r"[\w.+-]{1,100}")
-_MODEL, _TRAINER = "model.", "trainer."
 _TWISTER_BYTES, _TWISTER_NUMBERS = 5056, 624
 _MAX_VALUE = 1e15
 """Of a weight: products of two of them, summed over the largest layer, stay finite in float32."""
@@ -36,20 +40,20 @@ _MAX_VALUE = 1e15
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """Which corpus a model was trained on, and how its text was prepared (prompts are normalised likewise)."""
+    """The corpus that a model was trained on, and how its text was prepared (prompts are normalised likewise)."""
 
     path: str
-    text_digest: str
+    source_digest: str = field(metadata={"key": "text_digest"})
     config: PreparationConfig
 
     @classmethod
     def of(cls, corpus: Corpus) -> "CorpusIdentity":
-        """What a checkpoint remembers of its corpus."""
-        return cls(path=str(corpus.path), text_digest=corpus.text_digest, config=corpus.config)
+        """The identity of a corpus, for a checkpoint."""
+        return cls(str(corpus.path), corpus.source_digest, corpus.config)
 
     def fits(self, corpus: Corpus) -> bool:
-        """Whether this is the same text, prepared alike, wherever it lies now."""
-        return (self.text_digest, self.config) == (corpus.text_digest, corpus.config)
+        """True if this is the same text, prepared alike, wherever it lies now."""
+        return (self.source_digest, self.config) == (corpus.source_digest, corpus.config)
 
     def find(self, folders: Iterable[Path]) -> Corpus | None:
         """The corpus among the prepared files of some folders. `path`, which a stranger may have written, is no guide.
@@ -57,16 +61,40 @@ class CorpusIdentity:
         A damaged file is none. Raises: OSError for a folder that cannot be read.
         """
         for path in (path for folder in folders for path in sorted(folder.glob(f"*{container.SUFFIX}"))):
-            if path.is_file() and container.mentions(path, self.text_digest):
+            if path.is_file() and container.mentions(path, self.source_digest):
                 with contextlib.suppress(CharRNNError):
                     if self.fits(corpus := Corpus.open(path)):
                         return corpus
         return None
 
 
+@dataclass(kw_only=True)
+class _Counters(Course, History):
+    """The numbers of a snapshot as they stand in a file, side by side."""
+
+    cursor: Cursor
+    gradient_scaler: Mapping[str, float]
+    records: int | None = None
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The JSON header of a checkpoint."""
+
+    charrnn: str
+    torch: str
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    vocabulary: Symbols
+    corpus: CorpusIdentity
+    seed: int
+    precision: str
+    counters: _Counters
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run. `trainer_tensors` and `counters` are the trainer's own state, opaque here."""
+    """One moment of a run. `records` is the length of its log, None where it is not known."""
 
     model_config: ModelConfig
     training_config: TrainingConfig
@@ -74,71 +102,65 @@ class Checkpoint:
     corpus: CorpusIdentity
     seed: int
     precision: str
-    weights: Mapping[str, Tensor]
-    trainer_tensors: Mapping[str, Tensor]
-    counters: Mapping[str, Any]
+    snapshot: Snapshot
+    records: int | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
     """Of the programs that wrote it."""
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights by the names that it has for them."""
+        return select("model.", self.snapshot.tensors)
+
     def copy(self) -> "Checkpoint":
         """The same moment, in memory of its own on the CPU: the run may go on."""
-        return replace(self, weights=_copy(self.weights), trainer_tensors=_copy(self.trainer_tensors))
+        return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))
 
-    def save(self, path: Path, backup: Path | None = None, guard: atomic.Guard = atomic.no_guard) -> None:
-        """Write the file, durably and in one step; what stood there becomes `backup`.
+    def save(self, path: Path, backup: Path | None = None, guard: Guard = no_guard) -> None:
+        """Write the file, durably and in one step; the file that stood there becomes `backup`.
 
-        Of `guard` tells `atomic.write_atomically`. Raises: CharRNNError.
+        On `guard` see `files/atomic.py`. Raises: CharRNNError.
         """
-        tensors = {_MODEL + name: tensor for name, tensor in self.weights.items()}
-        tensors |= {_TRAINER + name: tensor for name, tensor in self.trainer_tensors.items()}
-        header = {
+        snapshot = self.snapshot
+        counters = {**vars(snapshot.course), **vars(snapshot.history), "records": self.records}
+        header = _Header(
             **self.versions,
-            "model_config": asdict(self.model_config),
-            "training_config": asdict(self.training_config),
-            "vocabulary": self.vocabulary.to_json(),
-            "corpus": asdict(self.corpus),
-            "seed": self.seed,
-            "precision": self.precision,
-            "counters": dict(self.counters),
-        }
-        container.write(path, KIND, header, tensors, backup, guard)
+            model_config=self.model_config,
+            training_config=self.training_config,
+            vocabulary=self.vocabulary.stored(),
+            corpus=self.corpus,
+            seed=self.seed,
+            precision=self.precision,
+            counters=_Counters(**counters, cursor=snapshot.cursor, gradient_scaler=snapshot.gradient_scaler),
+        )
+        container.write(path, KIND, dump(header), snapshot.tensors, backup, guard)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Read and verify a file. Raises: CharRNNError if it is not a sound checkpoint."""
         stored = container.read(path, KIND)
-        match stored.header:
-            case {
-                "charrnn": str(charrnn_version),
-                "torch": str(torch_version),
-                "model_config": model_config,
-                "training_config": training_config,
-                "vocabulary": vocabulary,
-                "corpus": {"path": str(path_of_corpus), "text_digest": str(text_digest), "config": preparation},
-                "seed": int(seed),
-                "precision": str(precision),
-                "counters": dict(counters),
-            } if 0 <= seed < 2**31 and precision in PRECISIONS and _VERSION.fullmatch(charrnn_version + torch_version):
-                checkpoint = cls(
-                    model_config=config_from_json(ModelConfig, model_config),
-                    training_config=config_from_json(TrainingConfig, training_config),
-                    vocabulary=Vocabulary.from_json(vocabulary),
-                    corpus=CorpusIdentity(
-                        path=path_of_corpus,
-                        text_digest=text_digest,
-                        config=config_from_json(PreparationConfig, preparation),
-                    ),
-                    seed=seed,
-                    precision=precision,
-                    weights=_strip(_MODEL, stored.tensors),
-                    trainer_tensors=_strip(_TRAINER, stored.tensors),
-                    counters=counters,
-                    versions={"charrnn": charrnn_version, "torch": torch_version},
-                )
-                checkpoint._check_weights(path)
-                checkpoint._check_values(path)
-                return checkpoint
-        raise CharRNNError(f"{path} lacks parts of a checkpoint: it was not written by this version")
+        header = parse(_Header, _upgraded(stored.header), str(path))
+        if header.seed >= 2**31 or header.precision not in PRECISIONS:
+            raise CharRNNError(f"{path} has an impossible seed or precision")
+        if not _VERSION.fullmatch(header.charrnn + header.torch):
+            raise CharRNNError(f"{path} has an impossible version")
+        counters = header.counters
+        course = Course(**{each.name: getattr(counters, each.name) for each in fields(Course)})
+        history = History(**{each.name: getattr(counters, each.name) for each in fields(History)})
+        checkpoint = cls(
+            model_config=header.model_config,
+            training_config=header.training_config,
+            vocabulary=Vocabulary.restore(header.vocabulary),
+            corpus=header.corpus,
+            seed=header.seed,
+            precision=header.precision,
+            snapshot=Snapshot(stored.tensors, counters.cursor, counters.gradient_scaler, course, history),
+            records=counters.records,
+            versions={"charrnn": header.charrnn, "torch": header.torch},
+        )
+        checkpoint._check_weights(path)
+        checkpoint._check_values(path)
+        return checkpoint
 
     def _check_weights(self, path: Path) -> None:
         """Compare sizes with the config before memory is taken for a model of that size."""
@@ -151,27 +173,27 @@ class Checkpoint:
 
     def _check_values(self, path: Path) -> None:
         """Refuse numbers that no training goes on from and no text is sampled from. Raises: CharRNNError."""
-        for name, tensor in [*self.weights.items(), *self.trainer_tensors.items()]:
-            if name in ("offsets", "random.cpu") and not _is_sound_generator(tensor):
+        for name, tensor in self.snapshot.tensors.items():
+            if name in ("trainer.offsets", "trainer.random.cpu") and not _is_sound_generator(tensor):
                 raise CharRNNError(f"{path} has an impossible state of a random generator in {name}")
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
             low, high = map(float, tensor.aminmax())
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise CharRNNError(f"{path} has values in {name} that are not finite: use another checkpoint")
-            if name in self.weights and max(-low, high) > _MAX_VALUE:
+            if name.startswith("model.") and max(-low, high) > _MAX_VALUE:
                 largest = max(-low, high)
                 raise CharRNNError(
                     f"{path} has a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}: use another checkpoint"
                 )
-            if name.startswith("optimizer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
+            if name.startswith("trainer.optimizer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
                 raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which is never negative")
 
     def build_model(self) -> CharRNN:
         """The model with these weights, on the CPU. Raises: CharRNNError if they do not fit."""
         model = CharRNN(self.model_config)
         try:
-            model.load_state_dict(dict(self.weights))
+            model.load_state_dict(self.weights)
         except RuntimeError as error:
             raise CharRNNError(f"the checkpoint's weights do not fit its model: {error}") from error
         return model
@@ -185,9 +207,11 @@ def _is_sound_generator(state: Tensor) -> bool:
     return left + position in (1, _TWISTER_NUMBERS + 1)  # freshly seeded, or drawn from
 
 
-def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-def _strip(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
+    """The header of a checkpoint from before evaluations read a part, as if they read the whole."""
+    counters = header.get("counters")
+    if not isinstance(counters, dict) or "part" in counters:
+        return header
+    best, seconds = counters.get("best_val_loss"), counters.get("closing_seconds")
+    missing = {"part": dump(Part()), "best_part_loss": best, "evaluation_seconds": seconds}
+    return header | {"counters": counters | missing}

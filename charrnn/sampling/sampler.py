@@ -127,8 +127,8 @@ class _Stream:
                     break
             else:
                 ends.append((end, "lines"))
-        if self.length >= self._config.most_symbols:
-            ends.append((self._config.most_symbols - self._length, "length"))
+        if self.length >= self._config.max_length:
+            ends.append((self._config.max_length - self._length, "length"))
         return min(ends, key=lambda end: end[0], default=(len(self._pending), None))
 
     def _cut(self, end: int) -> None:
@@ -193,7 +193,7 @@ class Sampler:
         V = vocabulary.size
         B = min(config.num_samples, runtime.max_streams, max(_MOST_VALUES // (_STEPS_TO_AN_END * V), 1))
         ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
-        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps, max(config.most_symbols, 1))
+        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps, max(config.max_length, 1))
         K = max(min(steps, _MOST_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
         self._noise = runtime.place(torch.zeros(K, B, V))
@@ -215,7 +215,7 @@ class Sampler:
         return self._sample(start, seed)
 
     def _sample(self, start: Tensor, seed: int) -> Iterator[Piece]:
-        if self._config.most_symbols == 0:
+        if self._config.max_length == 0:
             yield from (Piece(i, "", "length") for i in range(self._config.num_samples))
             return
         self._prompts_begun += 1

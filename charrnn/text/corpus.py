@@ -5,29 +5,40 @@ Letters in shapes: N characters.
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from charrnn.config import PreparationConfig, config_from_json
+from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.files import container
+from charrnn.files.schema import dump, parse
 from charrnn.text.cleaning import CleanText
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources
-from charrnn.text.vocabulary import Vocabulary, code_points, count
+from charrnn.text.vocabulary import Symbols, Vocabulary, code_points, count
 
 KIND = "corpus"
 RARE = 10
 
 
 @dataclass(frozen=True)
+class _Header:
+    """The JSON header of a corpus."""
+
+    vocabulary: Symbols
+    config: PreparationConfig
+    sources: tuple[str, ...]
+    source_digest: str = field(metadata={"key": "text_digest"})
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
 
-    `sources` and `text_digest` tell where its raw text came from and what it was. `notes` tell what preparing
+    `sources` and `source_digest` tell where its raw text came from and what it was. `notes` tell what preparing
     did, a line each; they are not stored.
     """
 
@@ -36,7 +47,7 @@ class Corpus:
     vocabulary: Vocabulary
     config: PreparationConfig
     sources: tuple[str, ...]
-    text_digest: str
+    source_digest: str
     notes: tuple[str, ...] = field(default=(), compare=False)
     mapping: mmap.mmap | None = field(default=None, compare=False)
 
@@ -44,33 +55,25 @@ class Corpus:
     def open(cls, path: Path) -> "Corpus":
         """Open and verify a prepared file. Raises: CharRNNError if it is not a sound corpus."""
         stored = container.read(path, KIND)
-        match stored.header, stored.tensors:
-            case (
-                {
-                    "vocabulary": values,
-                    "config": config,
-                    "sources": [*sources],
-                    "text_digest": str(text_digest),
-                },
-                {"indices": indices},
-            ) if all(isinstance(source, str) for source in sources):
-                corpus = cls(
-                    path=path,
-                    indices=indices,
-                    vocabulary=Vocabulary.from_json(values),
-                    config=config_from_json(PreparationConfig, config),
-                    sources=tuple(sources),
-                    text_digest=text_digest,
-                    mapping=stored.mapping,
-                )
-                corpus._check_indices()
-                return corpus
-        raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
+        header = parse(_Header, stored.header, str(path))
+        if stored.tensors.keys() != {"indices"}:
+            raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
+        corpus = cls(
+            path=path,
+            indices=stored.tensors["indices"],
+            vocabulary=Vocabulary.restore(header.vocabulary),
+            config=header.config,
+            sources=header.sources,
+            source_digest=header.source_digest,
+            mapping=stored.mapping,
+        )
+        corpus._check_indices()
+        return corpus
 
-    def check(self) -> None:
-        """Raises: CorpusChangedError if the indices' file has become shorter, so that to read them would be fatal."""
-        if self.mapping is not None and self.mapping.size() < len(self.mapping):
-            raise CorpusChangedError(f"{self.path} has become shorter while it was read")
+    @property
+    def check(self) -> Callable[[], None] | None:
+        """Raises CorpusChangedError once the mapped file is too short to be read; None if all is in memory."""
+        return None if self.mapping is None else self._require_length
 
     @property
     def text(self) -> str:
@@ -79,13 +82,12 @@ class Corpus:
 
     def save(self) -> None:
         """Write the file that `open` reads. Raises: CharRNNError."""
-        header = {
-            "vocabulary": self.vocabulary.to_json(),
-            "config": asdict(self.config),
-            "sources": list(self.sources),
-            "text_digest": self.text_digest,
-        }
-        container.write(self.path, KIND, header, {"indices": self.indices})
+        header = _Header(self.vocabulary.stored(), self.config, self.sources, self.source_digest)
+        container.write(self.path, KIND, dump(header), {"indices": self.indices})
+
+    def _require_length(self) -> None:
+        if self.mapping is not None and self.mapping.size() < len(self.mapping):
+            raise CorpusChangedError(f"{self.path} has become shorter while it was read")
 
     def _check_indices(self) -> None:
         indices, size = self.indices, self.vocabulary.size
@@ -93,16 +95,6 @@ class Corpus:
             raise CharRNNError(f"{self.path} holds no indices of its vocabulary: prepare it again")
         if int(indices.min()) < 0 or int(indices.max()) >= size:
             raise CharRNNError(f"{self.path} holds indices beyond its vocabulary of {size}: prepare it again")
-
-    def split(self, val_fraction: float) -> tuple[Tensor, Tensor]:
-        """Views of the training part and of the validation part, which is the last of the text.
-
-        A corpus whose last part would be shorter than two symbols is not split: there is nothing to predict.
-        """
-        num_train = int((1 - val_fraction) * len(self.indices))
-        if num_train < 2 or len(self.indices) - num_train < 2:
-            num_train = len(self.indices)
-        return self.indices[:num_train], self.indices[num_train:]
 
 
 def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, *, overwrite: bool = False) -> Corpus:
@@ -119,7 +111,7 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
     if output.exists() and not overwrite:
         corpus = Corpus.open(output)
-        if corpus.text_digest != digest(sources):
+        if corpus.source_digest != digest(sources):
             raise CharRNNError(f"{output} was made from another text: {_WAYS_OUT}")
         if corpus.config != config:
             raise CharRNNError(f"{output} was made with other options: {_WAYS_OUT}")
@@ -133,7 +125,7 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
         vocabulary=vocabulary,
         config=config,
         sources=tuple(_origins(sources)),
-        text_digest=text.digest.hexdigest(),
+        source_digest=text.digest.hexdigest(),
         notes=(*text.notes, *_describe_folding(vocabulary)),
     )
     corpus.save()
@@ -212,7 +204,7 @@ def open_or_prepare(argument: str, data_dir: Path, *, may_replace: bool = True) 
     if not output.exists():
         return prepare(sources, PreparationConfig(), output)
     corpus = Corpus.open(output)
-    if corpus.text_digest == digest(sources):
+    if corpus.source_digest == digest(sources):
         options = {k: v for k, v in asdict(corpus.config).items() if v != getattr(PreparationConfig(), k)}
         made_with = ", ".join(f"{k}={v}" for k, v in options.items()) or "default options"
         return replace(corpus, notes=(f"using {output}, made from this text with {made_with}",))

@@ -5,7 +5,6 @@ Letters in shapes: N characters, V vocabulary size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,14 +133,19 @@ class Vocabulary:
         chosen = torch.index_select(self._points, 0, torch.as_tensor(indices).cpu().int())
         return chosen.numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
-    def to_json(self) -> dict[str, Any]:
-        """What a file's header keeps."""
-        return {"symbols": "".join(self.symbols), "counts": list(self.counts)}
+    def stored(self) -> "Symbols":
+        """The symbols and counts as a file's header keeps them."""
+        return Symbols("".join(self.symbols), self.counts)
 
     @classmethod
-    def from_json(cls, values: object) -> "Vocabulary":
-        """Build a vocabulary from a file's header. Raises: CharRNNError if it is not one."""
-        match values:
-            case {"symbols": str(symbols), "counts": [*counts]} if all(type(n) is int for n in counts):
-                return cls(tuple(symbols), tuple(counts))
-        raise CharRNNError("the header holds no vocabulary")
+    def restore(cls, stored: "Symbols") -> "Vocabulary":
+        """The vocabulary of a file's header. Raises: CharRNNError if it is none."""
+        return cls(tuple(stored.symbols), stored.counts)
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """A vocabulary in a file's header."""
+
+    symbols: str
+    counts: tuple[int, ...]

@@ -3,13 +3,68 @@
 What was measured for these choices is in `tests/benchmarks/README.md`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from charrnn.config import Cell, ModelConfig
+from charrnn.config import Cell, ModelConfig, ModelOptions, TrainingConfig
+from charrnn.errors import CharRNNError
+from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN, count_parameters
+from charrnn.model.scoring import max_logits
+from charrnn.training.bptt import TruncatedBPTT
+from charrnn.training.budget import Budget
+from charrnn.training.streams import Layout, TrainingText
+
+MAX_PARAMETERS_PER_CHAR = 20
+"""Of a text; a model with more learns it by heart."""
+HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
+"""Widths of a single layer that are chosen from."""
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
+_CHARS_READ_PER_PARAMETER = 5  # of the layer
+_MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
+_PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
+"""The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
+
+
+def complete(
+    options: ModelOptions, vocab_size: int, config: TrainingConfig, text: TrainingText, runtime: Runtime
+) -> ModelConfig:
+    """A model's shape, its width and dropout chosen where they are open. Raises: CharRNNError for lack of memory."""
+
+    @functools.cache
+    def expect_epochs(model: ModelConfig) -> float:
+        return expected_epochs(model, config, text, runtime)
+
+    def shape(hidden_size: int) -> ModelConfig:
+        return ModelConfig(**{**vars(options), "hidden_size": hidden_size, "vocab_size": vocab_size})
+
+    num_chars = len(text.train)
+    if options.hidden_size is not None:
+        model = shape(options.hidden_size)
+    else:
+        models = [shape(hidden_size) for hidden_size in HIDDEN_SIZES]
+        fitting = [model for model in models if lacking_memory(model, text.layout, runtime) is None]
+        model = default_model(
+            fitting or models[-1:], num_chars, lambda model: expect_epochs(model) * num_chars, count_parameters
+        )
+    require_memory(model, text.layout, runtime)
+    if model.dropout is not None:
+        return model
+    return replace(model, dropout=default_dropout(count_parameters(model), num_chars, expect_epochs(model)))
+
+
+def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> float:
+    """Passes over the text that the budget allows, on this machine if it is one of time."""
+    if config.epochs is not None:
+        return config.epochs
+    budget = Budget.of(config, text.layout.num_chunks)
+    seconds = (
+        1.0 if budget.steps is not None else TruncatedBPTT(CharRNN(model), config, text, runtime).seconds_per_step()
+    )
+    return budget.expected_steps(seconds) / text.layout.num_chunks
 
 
 def default_epochs(num_chars: int) -> int:
@@ -27,13 +82,6 @@ def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float
     learned = max(epochs * num_chars / num_parameters, 1e-9)
     dropout = 0.11 * min(math.log2(by_heart) - 1.8, math.log2(learned) - 0.7)
     return round(min(0.5, max(0.0, dropout)), 2)
-
-
-MAX_PARAMETERS_PER_CHAR = 20
-"""Of a text; a model with more learns it by heart."""
-HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
-"""Widths of a single layer that are chosen from."""
-_CHARS_READ_PER_PARAMETER = 5  # of the layer
 
 
 def default_model(
@@ -57,13 +105,48 @@ def default_model(
     return models[-1]
 
 
-_PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
-"""The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
-
-
 def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
     """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
 
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
     return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
+
+
+def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
+    """Raises: CharRNNError where training cannot fit, before the system ends the process for it."""
+    if (lacking := lacking_memory(model, layout, runtime)) is not None:
+        raise CharRNNError(f"{lacking}: lower --batch-size, --seq-length, --hidden-size or --num-layers")
+
+
+def lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str | None:
+    """A sentence about the memory that training needs and does not find, or None."""
+    # Weights, gradients and two moments; the two snapshots to go back to, and the one being saved, without the
+    # gradients; two outputs of each layer, and the logits of a step, or in float32 those of an evaluation, three times.
+    copies = 4 + 3 * (2 + runtime.shares_host_memory)
+    outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
+    activations = max(layout.chars_per_step * outputs, 12 * max_logits(model.vocab_size))
+    needed, free = 4 * copies * count_parameters(model) + activations, runtime.free_memory()
+    if free is None or needed <= free:
+        return None
+    return (
+        f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "
+        f"{free / 1e9:,.1f} GB left"
+    )
+
+
+def advise(num_parameters: int, hidden_size: int, num_chars: int, epochs: float) -> str | None:
+    """A warning where a model is far too large for its text, or too small for the part of it that is read."""
+    if num_parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
+        fitting = _fitting_hidden_size(num_chars)
+        way_out = f"try --hidden-size {fitting} or find more text" if fitting < hidden_size else "find more text"
+        return f"{num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"
+    if num_parameters < _MIN_PARAMETERS_PER_CHAR * num_chars * min(epochs, 1.0):
+        way_out = "try --size large or a larger --hidden-size"
+        return f"{num_parameters:,} parameters are far too few for {num_chars:,} characters: {way_out}"
+    return None
+
+
+def _fitting_hidden_size(num_chars: int) -> int:
+    """One layer of an LSTM with some parameters for each character, of at least 32 units."""
+    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_chars / 4)) // 32 * 32)

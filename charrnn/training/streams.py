@@ -1,15 +1,19 @@
 """A long sequence of indices as parallel streams, read in chunks with a cursor that can be saved.
 
-Pure tensor arithmetic: no device, no model. Letters in shapes: N symbols, B parallel streams, T time steps
+Letters in shapes: N symbols, B parallel streams, T time steps
 of a chunk, S time steps of a whole stream.
 """
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError
+from charrnn.config import TrainingConfig
+from charrnn.errors import CharRNNError, CorpusChangedError
+from charrnn.machine.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -49,23 +53,77 @@ class Layout:
         num_chunks = max(1, (targets - (T - 1)) // (B * T))
         return cls(B, T, num_chunks, targets - B * T * num_chunks)
 
+    @property
+    def chars_per_step(self) -> int:
+        """Symbols of a chunk: B x T."""
+        return self.batch_size * self.seq_length
 
-def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> tuple[Tensor, Tensor]:
-    """The chunk at a cursor: inputs x and targets y, one symbol ahead, both (T, B) int64.
+    def require(self, cursor: Cursor) -> None:
+        """Raises: ValueError for a cursor that is beyond the streams."""
+        if cursor.chunk >= self.num_chunks or cursor.offset > self.slack:
+            raise ValueError(f"chunk {cursor.chunk} at offset {cursor.offset} is beyond the streams")
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """A text to train on: indices (N,) to learn from, others to validate on, and the streams of the former.
+
+    `check` raises CorpusChangedError where the indices lie in a file that another program has made shorter. None for
+    indices that nobody else can change.
+    """
+
+    train: Tensor
+    val: Tensor
+    layout: Layout
+    check: Callable[[], None] | None = None
+
+    @classmethod
+    def split(
+        cls, indices: Tensor, config: TrainingConfig, batch_size: int, check: Callable[[], None] | None = None
+    ) -> "TrainingText":
+        """Hold out the last part for validation, and lay the rest out in streams.
+
+        A text whose last part would be shorter than two symbols is not split: there is nothing to predict.
+        Raises: CharRNNError for fewer than two symbols.
+        """
+        num_train = int((1 - config.val_fraction) * len(indices))
+        if num_train < 2 or len(indices) - num_train < 2:
+            num_train = len(indices)
+        layout = Layout.fit(num_train, batch_size, config.seq_length)
+        return cls(indices[:num_train], indices[num_train:], layout, check)
+
+    def placed(self, runtime: Runtime) -> "TrainingText":
+        """The same text on a device. A copy there is nobody else's."""
+        train, val = runtime.place(self.train), runtime.place(self.val)
+        return replace(self, train=train, val=val, check=self.check if train is self.train else None)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Read indices herein. Raises: CorpusChangedError where their file was changed."""
+        if self.check is None:
+            yield
+            return
+        self.check()
+        try:
+            yield
+        except IndexError as error:
+            raise CorpusChangedError("the indices hold a symbol that the vocabulary does not have") from error
+
+
+def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> Tensor:
+    """A view of the chunk at a cursor and of the symbols behind it: (T + 1, B).
+
+    All but the last row are a step's inputs, all but the first its targets.
 
     >>> alphabet = torch.arange(26)
-    >>> x, y = chunk_at(alphabet, Layout(2, 3, 4, 1), Cursor(epoch=0, chunk=1, offset=0))
-    >>> ["".join(chr(97 + i) for i in stream) for stream in x.T.tolist()]  # of a..l and m..x
-    ['def', 'pqr']
-    >>> ["".join(chr(97 + i) for i in stream) for stream in y.T.tolist()]
-    ['efg', 'qrs']
+    >>> chunk = chunk_at(alphabet, Layout(2, 3, 4, 1), Cursor(epoch=0, chunk=1, offset=0))
+    >>> ["".join(chr(97 + i) for i in stream) for stream in chunk.T.tolist()]  # of a..l and m..x
+    ['defg', 'pqrs']
     """
     B, T = layout.batch_size, layout.seq_length
     length = layout.num_chunks * T
     begin = cursor.offset + cursor.chunk * T
-    chunk = indices.as_strided((B, T + 1), (length, 1), indices.storage_offset() + begin)
-    chunk = chunk.t().long()  # (T + 1, B)
-    return chunk[:-1], chunk[1:]
+    return indices.as_strided((B, T + 1), (length, 1), indices.storage_offset() + begin).t()
 
 
 def advance(layout: Layout, cursor: Cursor, generator: torch.Generator) -> Cursor:

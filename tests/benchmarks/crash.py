@@ -171,13 +171,13 @@ def main() -> None:
                 if RunFolder(run).holds_run():
                     checkpoint, unsound = RunFolder(run).load_last()
                     with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(unsound and not arguments.damage)
-                    assert checkpoint.counters["step"] >= step, "a newer checkpoint was lost"
-                    steps.append(checkpoint.counters["step"] - step)
+                    assert checkpoint.snapshot.course.step >= step, "a newer checkpoint was lost"
+                    steps.append(checkpoint.snapshot.course.step - step)
                     if arguments.damage:
                         damage(RunFolder(run), draw)
                         checkpoint, unsound = RunFolder(run).load_last()
                         fallbacks += bool(unsound)
-                    step = checkpoint.counters["step"]
+                    step = checkpoint.snapshot.course.step
                     if arguments.damage and kills >= arguments.kills:  # the run may never end so
                         print(f"{kills} kills, {fallbacks} of them after a fallback: a sound checkpoint each time")
                         return

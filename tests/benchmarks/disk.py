@@ -31,7 +31,7 @@ from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.runtime import open_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.run import start
+from charrnn.runs.opening import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import Source
 from tests.conftest import TEXT, TINY
@@ -263,7 +263,7 @@ def damage(path: Path, load: Callable[[Path], object], draw: random.Random, flip
 
 def swap(corpora: list[Corpus], path: Path, openings: int) -> None:
     """Open a corpus while another process replaces it: text and digest must always be of one and the same."""
-    texts = {corpus.text_digest: corpus.text for corpus in corpora}
+    texts = {corpus.source_digest: corpus.text for corpus in corpora}
     path.hardlink_to(corpora[0].path)
     child = os.fork()
     while child == 0:
@@ -276,8 +276,8 @@ def swap(corpora: list[Corpus], path: Path, openings: int) -> None:
     try:
         for _ in range(openings):
             corpus = Corpus.open(path)
-            assert corpus.text == texts[corpus.text_digest], "a text with another one's digest"
-            seen[corpus.text_digest] += 1
+            assert corpus.text == texts[corpus.source_digest], "a text with another one's digest"
+            seen[corpus.source_digest] += 1
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -26,13 +26,13 @@ import atheris
 
 with atheris.instrument_imports(include=["charrnn"]):
     from charrnn.api import LanguageModel
-    from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig
+    from charrnn.config import ModelConfig, ModelOptions, PreparationConfig, TrainingConfig
     from charrnn.errors import CharRNNError
     from charrnn.machine.runtime import open_runtime
     from charrnn.model.network import CharRNN
     from charrnn.runs.checkpoint import Checkpoint
     from charrnn.runs.folder import RunFolder
-    from charrnn.runs.run import resume, start
+    from charrnn.runs.opening import resume, start
     from charrnn.runs.transfer import transfer
     from charrnn.text.cleaning import CleanText
     from charrnn.text.corpus import Corpus, prepare
@@ -173,7 +173,7 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
         book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nCafé\r\nau lait\n*** END OF THE PROJECT GUTENBERG EBOOK"
         return b"\0\0" + book.encode(), read_text
     config = TrainingConfig(steps=1, batch_size=1, seq_length=2)
-    start(forged, corpus, tiny, config, open_runtime("cpu", "float32"), seed=1).drive([])
+    start(forged, corpus, ModelOptions(**tiny), config, open_runtime("cpu", "float32"), seed=1).drive([])
     return split(forged.last.read_bytes()), load_checkpoint
 
 

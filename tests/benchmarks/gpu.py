@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.machine.runtime import open_runtime
 from charrnn.model.network import CharRNN
+from charrnn.training.streams import TrainingText
 from charrnn.training.trainer import Trainer
 from tests.benchmarks import sampling
 from tests.benchmarks.foundation import ROOT, measure, training
@@ -37,7 +38,8 @@ def profile_steps(num_layers: int, hidden_size: int, batch_size: int, seq_length
     config = ModelConfig(vocab_size=65, hidden_size=hidden_size, num_layers=num_layers, dropout=0.1)
     indices = torch.randint(65, (1_000_000,), dtype=torch.uint8)
     endless = TrainingConfig(steps=10**9, eval_every=10**9, batch_size=batch_size, seq_length=seq_length)
-    trainer = Trainer(CharRNN(config), endless, indices, indices[:0], open_runtime("cuda"))
+    text = TrainingText.split(indices, endless, endless.batch_size or 32)
+    trainer = Trainer(CharRNN(config), endless, text, open_runtime("cuda"))
     run = trainer.run()
     for _ in itertools.islice(run, 20):
         pass

@@ -24,6 +24,7 @@ from charrnn.model.network import CharRNN, evaluating
 from charrnn.model.scoring import evaluate
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.corpus import Corpus
+from charrnn.training.streams import TrainingText
 from tests.benchmarks.foundation import CHARRNN, measure, show
 
 SEEDS = (1, 2, 3)
@@ -63,7 +64,7 @@ def main() -> None:
             total = time.perf_counter() - begin
             checkpoint = Checkpoint.load(Path(folder, summary["checkpoint"]))
             corpus = Corpus.open(Path(folder, "data", f"{arguments.corpus.stem}.safetensors"))
-            _, val = corpus.split(checkpoint.training_config.val_fraction)
+            val = TrainingText.split(corpus.indices, checkpoint.training_config, batch_size=1).val
             model = checkpoint.build_model()
             elapsed = summary["elapsed_s"]
             columns["carried"].append(carried_loss(model, val))

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-from charrnn.config import PreparationConfig, TrainingConfig
+from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.machine.runtime import open_runtime
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.run import start
+from charrnn.runs.opening import start
 from charrnn.runs.saving import Saver
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
 from charrnn.training.events import Progress
 from tests.conftest import TEXT
 
-_SHAPE = {"hidden_size": 1440, "num_layers": 1, "embedding_size": 64, "dropout": 0.0}
+_SHAPE = ModelOptions(hidden_size=1440, dropout=0.0)
 _CONFIG = TrainingConfig(steps=10_000, batch_size=32, seq_length=8)
 _STEPS = 6
 

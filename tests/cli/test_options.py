@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from charrnn.cli.app import app
 from charrnn.cli.train import _yield_to_other_processes
-from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
+from charrnn.config import ModelOptions, PreparationConfig, SamplingConfig, TrainingConfig
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DEFAULTS: dict[type, dict[str, Any]] = {
@@ -25,10 +25,9 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "max_vocab": None,
         "keep_boilerplate": False,
     },
-    ModelConfig: {
-        "vocab_size": 2,  # of a model that is made to check the others, before the text is read
+    ModelOptions: {
         "cell": "lstm",
-        "hidden_size": 512,
+        "hidden_size": None,
         "num_layers": 1,
         "embedding_size": 64,
         "dropout": None,
@@ -64,7 +63,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
 }
 COMMAND_LINES = {  # that end with an error once their configs are made
     PreparationConfig: "prepare missing.txt",
-    ModelConfig: "train missing.txt",
+    ModelOptions: "train missing.txt",
     TrainingConfig: "train missing.txt",
     SamplingConfig: "sample missing.safetensors",
 }
@@ -131,9 +130,9 @@ GIVEN: list[tuple[type, str, dict[str, Any]]] = [
         | {"min_count": 2, "max_vocab": 9, "keep_boilerplate": True},
     ),
     (
-        ModelConfig,
+        ModelOptions,
         "--cell gru --hidden-size 24 --num-layers 3 --embedding-size 0 --dropout 0.25",
-        {"vocab_size": 2, "cell": "gru", "hidden_size": 24, "num_layers": 3, "embedding_size": None, "dropout": 0.25},
+        {"cell": "gru", "hidden_size": 24, "num_layers": 3, "embedding_size": None, "dropout": 0.25},
     ),
     (TrainingConfig, f"--epochs 1.5 {OPTIMISATION} {EVALUATION}", TRAINING | {"epochs": 1.5}),
     (TrainingConfig, f"--steps 9 {OPTIMISATION} {EVALUATION}", TRAINING | {"steps": 9}),
@@ -157,7 +156,7 @@ def test_options_reach_the_config(kind: type, options: str, expected: dict[str, 
 def test_every_field_of_a_config_is_given_by_an_option(kind: type) -> None:
     """No field is left out above: each has another value than its default in some command line."""
     given = [expected for of, _, expected in GIVEN if of is kind]
-    names = {field.name for field in fields(kind)} - {"vocab_size"}
+    names = {field.name for field in fields(kind)}
     assert names == {name for name in names if any(e[name] != DEFAULTS[kind][name] for e in given)}
 
 

@@ -90,7 +90,7 @@ def test_writing_a_corpus_ends_at_once_without_leftovers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["charrnn.runs.run.Run.describe", "charrnn.training.trainer.Trainer.estimate_seconds_per_step"]
+    "place", ["charrnn.runs.preflight.describe", "charrnn.training.bptt.TruncatedBPTT.seconds_per_step"]
 )
 def test_signal_before_the_first_step_leaves_no_run(folder: Path, place: str) -> None:
     assert signal_at(place, ["SIGUSR1"], TRAIN.split(), folder) == 138
@@ -98,7 +98,7 @@ def test_signal_before_the_first_step_leaves_no_run(folder: Path, place: str) ->
 
 
 PHASES = {
-    "a step": ("charrnn.training.trainer.Trainer._read_chunk", 30),
+    "a step": ("charrnn.training.bptt.TruncatedBPTT.step", 30),
     "an evaluation": ("charrnn.model.scoring.evaluation_chunks", 2),
     "a sample": ("charrnn.runs.run.sample", 2),
     "a save": ("charrnn.runs.folder.RunFolder.save", 2),
@@ -123,7 +123,7 @@ def test_training_is_saved_and_goes_on_as_if_nothing_had_been(folder: Path, whol
     code = signal_at(place, [name], TRAIN.split(), folder, at_call=at_call)
     assert code == 128 + getattr(signal, name), (folder.parent / "folder.out.err").read_text()
     run = RunFolder(folder / "checkpoints" / "tiny")
-    step = Checkpoint.load(run.last).counters["step"]
+    step = Checkpoint.load(run.last).snapshot.course.step
     assert 10 <= step < 60
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert records[-1]["finished"] == "stopped"
@@ -133,7 +133,7 @@ def test_training_is_saved_and_goes_on_as_if_nothing_had_been(folder: Path, whol
     for ours, theirs in ((run.best, whole / "best.safetensors"), (run.last, whole / "last.safetensors")):
         a, b = Checkpoint.load(ours), Checkpoint.load(theirs)
         assert all(tensor.equal(b.weights[name]) for name, tensor in a.weights.items())
-        assert all(tensor.equal(b.trainer_tensors[name]) for name, tensor in a.trainer_tensors.items())
+        assert all(tensor.equal(b.snapshot.tensors[name]) for name, tensor in a.snapshot.tensors.items())
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -146,7 +146,7 @@ def test_second_signal_ends_the_training_at_once(folder: Path, phase: str) -> No
         "metrics.jsonl",
     }
     assert signal_at("os.fsync", [], [*TRAIN.split(), "--resume"], folder) == 0
-    assert Checkpoint.load(run.last).counters["step"] == 60
+    assert Checkpoint.load(run.last).snapshot.course.step == 60
 
 
 def test_sampling_ends_at_once(folder: Path, trained_run: Run) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.files.atomic import link, remove_leftovers, write_atomically
+from charrnn.files.atomic import link, making_folder, remove_leftovers, write_atomically
 from charrnn.files.lock import locked
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source

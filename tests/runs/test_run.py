@@ -14,18 +14,20 @@ from typing import Any
 import pytest
 import torch
 
-from charrnn.config import TrainingConfig
+from charrnn.config import Cell, ModelOptions, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.machine.runtime import Runtime, compute_deterministically, open_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.run import Run, resume, start
+from charrnn.runs.opening import resume, start
+from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
-from charrnn.training import trainer
+from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Sampled
-from tests.conftest import CPU, TINY, needs_bfloat16
+from tests.conftest import CPU, TINY, Told, described, needs_bfloat16
 
+OPEN = ModelOptions()
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
 
 
@@ -52,11 +54,11 @@ def test_run_leaves_checkpoints_and_samples(run: Run) -> None:
     finished = run.drive([recorder])
     names = {path.name for path in run.folder.path.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "last-1.safetensors"}
-    assert Checkpoint.load(run.folder.last).counters["step"] == finished.step == 20
+    assert Checkpoint.load(run.folder.last).snapshot.course.step == finished.step == 20
     kinds = [type(event) for event in recorder.events]
     assert kinds.count(Sampled) == kinds.count(Evaluated) == 10
     best = Checkpoint.load(run.folder.best)
-    assert best.counters["best_val_loss"] == run.trainer.best_val_loss
+    assert best.snapshot.history.best_val_loss == run.trainer.history.best_val_loss
 
 
 def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: Path, run: Run) -> None:
@@ -64,8 +66,8 @@ def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: 
     seldom = replace(CONFIG, checkpoint_every=1000, sample_every=1000)
     other = start(RunFolder(tmp_path / "other"), corpus, TINY, seldom, CPU, seed=3)
     other.drive([])
-    for name, weight in run.trainer.model.state_dict().items():
-        assert torch.equal(weight, other.trainer.model.state_dict()[name])
+    for name, weight in run.trainer.bptt.model.state_dict().items():
+        assert torch.equal(weight, other.trainer.bptt.model.state_dict()[name])
 
 
 class Interrupt(Recorder):
@@ -98,9 +100,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 Begin = Callable[..., Run]
 
 
-def begin(corpus: Corpus, folder: Path, device: str, cell: str, precision: str, num_layers: int) -> Run:
+def begin(corpus: Corpus, folder: Path, device: str, cell: Cell, precision: str, num_layers: int) -> Run:
     """A new run of several short epochs, with its log."""
-    shape = {**TINY, "cell": cell, "num_layers": num_layers, "dropout": 0.3}
+    shape = replace(TINY, cell=cell, num_layers=num_layers, dropout=0.3)
     run = start(RunFolder(folder), corpus, shape, SHORT_EPOCHS, open_runtime(device, precision), seed=3)
     run.open_log()
     return run
@@ -113,7 +115,7 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> B
     @functools.cache
     def train(*model: Any) -> Run:
         run = begin(corpus, tmp_path_factory.mktemp("whole"), *model)
-        assert run.trainer.steps_per_epoch == 9
+        assert run.trainer.layout.num_chunks == 9
         run.drive([])
         return run
 
@@ -140,7 +142,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
     deterministic: None,
     uninterrupted: Begin,
     device: str,
-    cell: str,
+    cell: Cell,
     precision: str,
     num_layers: int,
     step: int,
@@ -155,19 +157,23 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
         assert not broken.folder.holds_run()
         return
     resumed = resume(broken.folder, corpus, {}, device)
-    assert resumed.trainer.step <= step
-    assert politely == (resumed.trainer.step == step) or step % 6 == 0
+    assert resumed.trainer.course.step <= step
+    assert politely == (resumed.trainer.course.step == step) or step % 6 == 0
     resumed.open_log()
     resumed.drive([])
     assert log_of(resumed) == log_of(whole)
     for name in ("last", "best"):
         ours, theirs = (Checkpoint.load(getattr(run.folder, name)) for run in (resumed, whole))
-        assert ours.weights.keys() == theirs.weights.keys()
-        assert ours.trainer_tensors.keys() == theirs.trainer_tensors.keys()
-        for tensors in ("weights", "trainer_tensors"):
-            for key, tensor in getattr(ours, tensors).items():
-                assert torch.equal(tensor, getattr(theirs, tensors)[key]), key
-        assert without_times(ours.counters) == without_times(theirs.counters)
+        assert ours.snapshot.tensors.keys() == theirs.snapshot.tensors.keys()
+        for name, tensor in ours.snapshot.tensors.items():
+            assert torch.equal(tensor, theirs.snapshot.tensors[name]), name
+        assert counters(ours) == counters(theirs)
+
+
+def counters(checkpoint: Checkpoint) -> dict[str, Any]:
+    snapshot = checkpoint.snapshot
+    numbers = {**vars(snapshot.course), **vars(snapshot.history), "records": checkpoint.records}
+    return without_times(numbers | {"cursor": snapshot.cursor, "scaler": snapshot.gradient_scaler})
 
 
 def log_of(run: Run) -> list[dict[str, Any]]:
@@ -182,8 +188,8 @@ def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_pat
     config = replace(CONFIG, checkpoint_every=5, eval_every=5)
     run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
     run.drive([])
-    assert Checkpoint.load(run.folder.best).counters["best_val_loss"] == run.trainer.best_val_loss
-    assert Checkpoint.load(run.folder.last).counters["evaluated_step"] == 20
+    assert Checkpoint.load(run.folder.best).snapshot.history.best_val_loss == run.trainer.history.best_val_loss
+    assert Checkpoint.load(run.folder.last).snapshot.course.evaluated_step == 20
 
 
 @pytest.mark.parametrize("have_links", [True, False])
@@ -196,25 +202,25 @@ def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
     run.drive([])
     if not have_links:
         monkeypatch.setattr(os, "link", refuse)
-    folder, told = run.folder, list[str]()
+    folder, told = run.folder, Told()
     before = folder.last_but_one.read_bytes()
     for content in (b"damaged", b"damaged again"):
         folder.last.write_bytes(content)
         with pytest.raises(CharRNNError, match="another text"):
-            resume(folder, replace(corpus, text_digest="0" * 64), {}, "cpu")
+            resume(folder, replace(corpus, source_digest="0" * 64), {}, "cpu")
         assert folder.last.exists(), "a resumption that is refused changes nothing"
-        resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=told.append)
+        resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=told)
         damaged = folder.path / "last-damaged.safetensors"
         assert damaged.read_bytes() == content
         assert folder.last_but_one.read_bytes() == before
         assert f"the unsound checkpoint is kept as {damaged}" in told
         folder.save(resumed.checkpoint(), best=False)
         assert folder.last_but_one.read_bytes() == before, "the sound one is still the backup"
-        assert Checkpoint.load(folder.last).counters["step"] == resumed.trainer.step
+        assert Checkpoint.load(folder.last).snapshot.course.step == resumed.trainer.course.step
     assert [path.name for path in folder.path.glob("*damaged*")] == ["last-damaged.safetensors"]
     told.clear()
-    resume(folder, corpus, {}, "cpu", notify=told.append)
-    assert told == [f"resuming {folder.path} at step {resumed.trainer.step}"]
+    resume(folder, corpus, {}, "cpu", notify=told)
+    assert told == [f"resuming {folder.path} at step {resumed.trainer.course.step}"]
     folder.begin(resumed.checkpoint(), best=False)
     assert [path.name for path in folder.path.iterdir()] == ["last.safetensors"], "a new run clears that away too"
 
@@ -225,11 +231,11 @@ def test_checkpoint_stands_before_the_first_evaluation(
     def fail(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(trainer, "evaluate", fail)
+    monkeypatch.setattr(evaluation, "evaluate", fail)
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=3)
     with pytest.raises(MemoryError):
         run.drive([])
-    assert Checkpoint.load(run.folder.last).counters["step"] == CONFIG.eval_every
+    assert Checkpoint.load(run.folder.last).snapshot.course.step == CONFIG.eval_every
 
 
 @pytest.mark.parametrize("how", ["shorter", "other symbols"])
@@ -255,7 +261,7 @@ def test_corpus_that_is_changed_during_the_training_costs_no_step(
     with pytest.raises(CharRNNError, match=r"was changed during the training, which is saved .* at step \d+: prepare"):
         run.drive([Vandal()])
     path.write_bytes(content)
-    assert 5 <= Checkpoint.load(run.folder.last).counters["step"] < CONFIG.steps
+    assert 5 <= Checkpoint.load(run.folder.last).snapshot.course.step < 20
     resume(run.folder, Corpus.open(path), {}, "cpu").drive([])
     whole = start(RunFolder(tmp_path / "whole"), corpus, TINY, CONFIG, CPU, seed=3)
     whole.drive([])
@@ -281,12 +287,12 @@ def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) 
 def test_resuming_with_other_versions_is_told(corpus: Corpus, run: Run) -> None:
     older = replace(run.checkpoint(), versions={"charrnn": "0.0.1", "torch": "2.9"})
     run.folder.save(older, best=False)
-    told: list[str] = []
-    resume(run.folder, corpus, {}, "cpu", notify=told.append)
+    told = Told()
+    resume(run.folder, corpus, {}, "cpu", notify=told)
     assert told[0].startswith("warning: this run was written by charrnn 0.0.1 with PyTorch 2.9, and this is charrnn")
     run.folder.save(run.checkpoint(), best=False)
     told.clear()
-    resume(run.folder, corpus, {}, "cpu", notify=told.append)
+    resume(run.folder, corpus, {}, "cpu", notify=told)
     assert told == [f"resuming {run.folder.path} at step 0"]
 
 
@@ -296,9 +302,9 @@ def test_resuming_in_a_precision_that_is_not_there_goes_on_in_another(
     corpus: Corpus, run: Run, given: dict[str, str]
 ) -> None:
     run.folder.save(replace(run.checkpoint(), precision="bfloat16"), best=False)
-    told: list[str] = []
-    resumed = resume(run.folder, corpus, given, "cpu", notify=told.append)
-    assert told[0].startswith("warning: bfloat16 cannot be had here: going on in float32")
+    told = Told()
+    resumed = resume(run.folder, corpus, given, "cpu", notify=told)
+    assert told[0].startswith("warning: bfloat16 is not available here: going on in float32")
     assert resumed.runtime.precision == "float32"
     assert resumed.drive([]).step == CONFIG.steps
 
@@ -307,8 +313,8 @@ def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> No
     run.drive([])
     before = run.folder.last.read_bytes()
     recorder = Recorder()
-    messages: list[str] = []
-    resume(run.folder, corpus, {}, "cpu", notify=messages.append).drive([recorder])
+    messages = Told()
+    resume(run.folder, corpus, {}, "cpu", notify=messages).drive([recorder])
     assert "this run is over" in messages[-1]
     assert [type(event) for event in recorder.events] == [Finished]
     assert run.folder.last.read_bytes() == before
@@ -318,11 +324,12 @@ def test_run_that_lost_patience_is_told_of_it_and_counts_anew_in_another_unit(co
     config = replace(CONFIG, steps=400, patience=1, learning_rate=0.9)
     run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
     assert run.drive([]).reason == "patience"
-    told: list[str] = []
-    assert resume(run.folder, corpus, {"steps": 800}, "cpu", notify=told.append).trainer.is_over
+    told = Told()
+    over = resume(run.folder, corpus, {"steps": 800}, "cpu", notify=told).trainer
+    assert over.budget.is_over(over.now)
     assert "this run is over: a larger --patience would go on with it" in told
-    timed = resume(run.folder, corpus, {"minutes": 0.02 + run.trainer.elapsed_s / 60}, "cpu")
-    assert not timed.trainer.is_over
+    timed = resume(run.folder, corpus, {"minutes": 0.02 + run.trainer.clock.elapsed_s / 60}, "cpu").trainer
+    assert not timed.budget.is_over(timed.now)
 
 
 def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
@@ -337,13 +344,13 @@ def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
 def test_another_corpus_is_refused(corpus: Corpus, run: Run) -> None:
     run.drive([])
     with pytest.raises(CharRNNError, match="another text"):
-        resume(run.folder, replace(corpus, text_digest="0" * 64), {}, "cpu")
+        resume(run.folder, replace(corpus, source_digest="0" * 64), {}, "cpu")
 
 
 def test_budget_is_chosen_from_the_size_of_the_corpus(corpus: Corpus, tmp_path: Path) -> None:
     run = start(RunFolder(tmp_path), corpus, TINY, TrainingConfig(), CPU)
     assert run.trainer.config.epochs is not None
-    description = "\n".join(run.describe())
+    description = "\n".join(described(run))
     assert "steps" in description
     assert "characters/s" in description
 
@@ -351,9 +358,9 @@ def test_budget_is_chosen_from_the_size_of_the_corpus(corpus: Corpus, tmp_path: 
 def test_dropout_is_chosen_unless_given(corpus: Corpus, tmp_path: Path) -> None:
     def dropout(epochs: int, given: float | None) -> float:
         config = TrainingConfig(epochs=epochs)
-        run = start(RunFolder(tmp_path), corpus, {**TINY, "dropout": given}, config, CPU, seed=1)
-        assert run.trainer.model.config.dropout is not None
-        return run.trainer.model.config.dropout
+        run = start(RunFolder(tmp_path), corpus, replace(TINY, dropout=given), config, CPU, seed=1)
+        assert run.trainer.bptt.model.config.dropout is not None
+        return run.trainer.bptt.model.config.dropout
 
     assert dropout(1000, 0.0) == 0.0
     assert dropout(1000, 0.3) == 0.3
@@ -361,30 +368,30 @@ def test_dropout_is_chosen_unless_given(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(corpus: Corpus, tmp_path: Path) -> None:
-    def describe(**shape: int) -> list[str]:
-        return start(RunFolder(tmp_path), corpus, {**TINY, **shape}, CONFIG, CPU).describe()
+    def describe(hidden_size: int = 16) -> list[str]:
+        return described(start(RunFolder(tmp_path), corpus, replace(TINY, hidden_size=hidden_size), CONFIG, CPU))
 
     assert [line.split(":")[0] for line in describe()] == ["model", "device", "budget"]
     assert describe(hidden_size=256)[3].startswith("warning: 276,624 parameters are far too many for 2,520 characters")
     assert "--hidden-size 64" in describe(hidden_size=256)[3]
     long = replace(corpus, indices=corpus.indices.repeat(100))
     epoch = replace(CONFIG, steps=None, epochs=1)
-    few = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, epoch, CPU).describe()
+    few = described(start(RunFolder(tmp_path), long, replace(TINY, hidden_size=4), epoch, CPU))
     assert "far too few" in few[3]
-    few_read = start(RunFolder(tmp_path), long, {**TINY, "hidden_size": 4}, CONFIG, CPU).describe()
+    few_read = described(start(RunFolder(tmp_path), long, replace(TINY, hidden_size=4), CONFIG, CPU))
     assert len(few_read) == 3, "what is not read needs no parameters"
 
 
 def test_width_is_chosen_from_the_budget_unless_a_shape_is_given(corpus: Corpus, tmp_path: Path) -> None:
-    def width(epochs: float, shape: dict[str, int], source: Checkpoint | None = None) -> int:
+    def width(epochs: float, shape: ModelOptions, source: Checkpoint | None = None) -> int:
         config = TrainingConfig(epochs=epochs)
         run = start(RunFolder(tmp_path), corpus, shape, config, CPU, seed=1, init_from=source)
-        return run.trainer.model.config.hidden_size
+        return run.trainer.bptt.model.config.hidden_size
 
-    assert width(1, {}) < width(1000, {})
-    assert width(1000, {"hidden_size": 24}) == 24
+    assert width(1, OPEN) < width(1000, OPEN)
+    assert width(1000, ModelOptions(hidden_size=24)) == 24
     small = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=1).checkpoint()
-    assert width(1000, {}, small) == TINY["hidden_size"]
+    assert width(1000, OPEN, small) == TINY.hidden_size
 
 
 def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
@@ -406,19 +413,19 @@ def test_recorded_steps_train_the_weights_that_are_sampled_from_and_saved_cuda(c
         if isinstance(event, Evaluated):
             run.checkpoint().save(tmp_path / "x.safetensors")
             run._sample(event)
-            weights.append(run.trainer.model.head.weight.detach().clone())
+            weights.append(run.trainer.bptt.model.head.weight.detach().clone())
     assert len(weights) == 30
     assert all(not torch.equal(a, b) for a, b in pairwise(weights))
 
 
 def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:
     run.drive([])
-    messages: list[str] = []
+    messages = Told()
     best = Checkpoint.load(run.folder.best)
     folder = RunFolder(tmp_path / "next")
-    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=best, notify=messages.append)
+    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=best, notify=messages)
     assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
-    assert torch.equal(fresh.trainer.model.state_dict()["head.weight"], best.weights["head.weight"])
+    assert torch.equal(fresh.trainer.bptt.model.state_dict()["head.weight"], best.weights["head.weight"])
 
 
 def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
@@ -433,6 +440,6 @@ def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
     for size in (2, 10, 100, 400):
         tiny = replace(corpus, indices=corpus.indices[:size])
         run = start(RunFolder(tmp_path / str(size)), tiny, TINY, TrainingConfig(epochs=3), CPU)
-        assert any("small" in line for line in run.describe()), size
-        assert run.drive([]).step == run.trainer.total_steps
-        assert Checkpoint.load(run.folder.best).counters["step"] > 0
+        assert any("small" in line for line in described(run)), size
+        assert run.drive([]).step == run.trainer.budget.steps
+        assert Checkpoint.load(run.folder.best).snapshot.course.step > 0

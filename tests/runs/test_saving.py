@@ -32,7 +32,7 @@ def saver(folder: RunFolder) -> Iterator[Saver]:
 def test_what_is_written_is_the_moment_at_which_it_was_asked_for(
     trained_run: Run, folder: RunFolder, saver: Saver
 ) -> None:
-    weight = trained_run.trainer.model.head.weight.detach()
+    weight = trained_run.trainer.bptt.model.head.weight.detach()
     before = weight.clone()
     saver.save(trained_run.checkpoint(), best=False)
     weight.zero_()
@@ -101,7 +101,7 @@ def test_without_a_thread_or_a_copy_it_is_written_at_once(
 
     monkeypatch.setattr(owner, name, fail)
     saver.save(trained_run.checkpoint(), best=True)
-    assert Checkpoint.load(folder.last).counters["step"] == trained_run.trainer.step
+    assert Checkpoint.load(folder.last).snapshot.course.step == trained_run.trainer.course.step
     saver.check()
     monkeypatch.setattr(os, "fsync", lambda descriptor: folder.path.rename(folder.path.with_name("gone")))
     saver.save(trained_run.checkpoint(), best=False)

@@ -92,7 +92,7 @@ def pieces_of(
     run: Run, prompt: str = "", seed: int = 1, *, runtime: Runtime = CPU, corpus: Index | None = None, **options: object
 ) -> list[Piece]:
     config = SamplingConfig(**options)  # type: ignore[arg-type]
-    sampler = Sampler(run.trainer.model, run.corpus.vocabulary, config, runtime, corpus)
+    sampler = Sampler(run.trainer.bptt.model, run.corpus.vocabulary, config, runtime, corpus)
     return list(sampler.sample(prompt, seed=seed))
 
 
@@ -137,9 +137,9 @@ def test_samples_end_by_length_stop_and_lines(trained_run: Run) -> None:
 
 
 def test_lines_may_take_a_thousand_symbols_each() -> None:
-    assert SamplingConfig().most_symbols == 1000
-    assert SamplingConfig(lines=3).most_symbols == 3000
-    assert SamplingConfig(lines=3, length=5).most_symbols == 5
+    assert SamplingConfig().max_length == 1000
+    assert SamplingConfig(lines=3).max_length == 3000
+    assert SamplingConfig(lines=3, length=5).max_length == 5
 
 
 def test_length_zero_samples_nothing(trained_run: Run) -> None:
@@ -175,14 +175,14 @@ def test_more_samples_than_streams_come_as_they_finish(trained_run: Run) -> None
 
 def test_sampler_serves_one_prompt_after_another(trained_run: Run) -> None:
     config = SamplingConfig(length=40)
-    sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, config, CPU)
+    sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, config, CPU)
     texts = ["".join(piece.text for piece in sampler.sample(prompt, seed=1)) for prompt in ("the ", "a hen", "the ")]
     assert texts[0] == texts[2] != texts[1]
     assert texts == [text_of(trained_run, prompt, length=40) for prompt in ("the ", "a hen", "the ")]
 
 
 def test_sampler_tells_of_a_second_prompt_before_the_first_is_done(trained_run: Run) -> None:
-    sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, SamplingConfig(), CPU)
+    sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, SamplingConfig(), CPU)
     first, second = sampler.sample("the ", seed=1), sampler.sample("a ", seed=1)
     next(first)
     next(second)
@@ -192,7 +192,9 @@ def test_sampler_tells_of_a_second_prompt_before_the_first_is_done(trained_run: 
 
 def test_sampler_may_be_made_in_one_mode_and_used_in_another(trained_run: Run) -> None:
     with torch.inference_mode():
-        sampler = Sampler(trained_run.trainer.model, trained_run.corpus.vocabulary, SamplingConfig(length=100), CPU)
+        sampler = Sampler(
+            trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, SamplingConfig(length=100), CPU
+        )
     assert "".join(piece.text for piece in sampler.sample(seed=1)) == text_of(trained_run, length=100)
 
 
@@ -215,7 +217,7 @@ def test_recorded_steps_on_cuda_write_what_the_cpu_writes(
     monkeypatch.setattr(Runtime, "max_steps", 8)
     monkeypatch.setattr(Runtime, "max_streams", 3)
     cuda = open_runtime("cuda", "float32")
-    model, vocabulary, index = trained_run.trainer.model, trained_run.corpus.vocabulary, Index(TEXT)
+    model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, Index(TEXT)
     config = SamplingConfig(num_samples=7, length=120, temperature=1.2, **options)
     samplers = [
         Sampler(copy.deepcopy(model).to(runtime.device), vocabulary, config, runtime, index) for runtime in (CPU, cuda)
@@ -283,7 +285,7 @@ def bits_of(run: Run, prompt: str, text: str) -> float:
     """Bits per character of a text behind a prompt, read as a sequence."""
     indices = run.corpus.vocabulary.encode(prompt + text).long()
     with torch.no_grad():
-        log_p = run.trainer.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
+        log_p = run.trainer.bptt.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
     return float(-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :].mean()) / math.log(2)
 
 

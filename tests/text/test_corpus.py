@@ -66,14 +66,6 @@ def test_rare_symbols_bring_advice_and_folding_is_reported(tmp_path: Path) -> No
     assert "folded 50 characters" in folded.notes[0]
 
 
-def test_split_takes_the_last_part_or_nothing(tmp_path: Path) -> None:
-    corpus = prepared("ab" * 50, tmp_path / "c.safetensors")
-    train, val = corpus.split(0.1)
-    assert (len(train), len(val)) == (90, 10)
-    assert [len(part) for part in corpus.split(0.0)] == [100, 0]
-    assert [len(part) for part in prepared("ab", tmp_path / "d.safetensors").split(0.5)] == [2, 0]
-
-
 def test_text_is_never_overwritten_by_its_own_corpus(tmp_path: Path) -> None:
     text = tmp_path / "tale.txt"
     text.write_text("abc")

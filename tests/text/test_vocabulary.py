@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.errors import CharRNNError
-from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary, code_points, count
+from charrnn.files.schema import parse
+from charrnn.text.vocabulary import UNKNOWN_CHAR, Symbols, Vocabulary, code_points, count
 
 
 def build(text: str, **options: int) -> Vocabulary:
@@ -66,27 +67,27 @@ def test_dtype_is_the_smallest_that_holds_the_vocabulary(size: int, dtype: torch
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        (None, "holds no vocabulary"),
-        ({}, "holds no vocabulary"),
-        ({"symbols": "ab"}, "holds no vocabulary"),
+        (None, "Symbols is no object"),
+        ({}, "lacks fields"),
+        ({"symbols": "ab"}, "lacks fields"),
         ({"symbols": "aa", "counts": [1, 1]}, "distinct"),
         ({"symbols": "ab", "counts": [1]}, "one count for each symbol"),
-        ({"symbols": "ab", "counts": [1, -1]}, "one count for each symbol"),
-        ({"symbols": "ab", "counts": [1, "1"]}, "holds no vocabulary"),
+        ({"symbols": "ab", "counts": [1, -1]}, "out of range"),
+        ({"symbols": "ab", "counts": [1, "1"]}, "of the wrong type"),
         ({"symbols": "", "counts": []}, "at least one"),
     ],
 )
 def test_header_without_a_sound_vocabulary_is_refused(header: object, problem: str) -> None:
     with pytest.raises(CharRNNError, match=problem):
-        Vocabulary.from_json(header)
+        Vocabulary.restore(parse(Symbols, header))
 
 
-def test_json_gives_back_the_vocabulary() -> None:
+def test_vocabulary_is_restored_from_what_is_stored() -> None:
     vocabulary = build("hello world", max_vocab=5)
-    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+    assert Vocabulary.restore(vocabulary.stored()) == vocabulary
 
 
 @pytest.mark.parametrize("symbols", ["a\ud800", "\udfff", "\ud83d\ude00"])
 def test_surrogates_are_refused_by_whoever_reads_a_vocabulary(symbols: str) -> None:
     with pytest.raises(CharRNNError, match="surrogates are none"):
-        Vocabulary.from_json({"symbols": symbols, "counts": [1] * len(symbols)})
+        Vocabulary.restore(Symbols(symbols, (1,) * len(symbols)))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError
-from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
+from charrnn.training.streams import Cursor, Layout, TrainingText, advance, chunk_at, draw_offset
 
 sizes = st.tuples(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
 
@@ -28,7 +29,8 @@ def read_epoch(layout: Layout, num_symbols: int, offset: int) -> list[tuple[Tens
     """The chunks (x, y) of an epoch with this offset; the symbols are their own places."""
     chunks, cursor = [], Cursor(0, 0, offset)
     while cursor.epoch == 0:
-        chunks.append(chunk_at(torch.arange(num_symbols, dtype=torch.int16), layout, cursor))
+        chunk = chunk_at(torch.arange(num_symbols, dtype=torch.int16), layout, cursor)
+        chunks.append((chunk[:-1], chunk[1:]))
         cursor = advance(layout, cursor, torch.Generator())
     return chunks
 
@@ -41,7 +43,6 @@ def test_streams_go_on_from_chunk_to_chunk(size: tuple[int, int, int], data: st.
     assert len(chunks) == layout.num_chunks
     for x, y in chunks:
         assert x.shape == y.shape == (layout.seq_length, layout.batch_size)
-        assert x.dtype == y.dtype == torch.int64
         assert torch.equal(y, x + 1), "each target is the symbol after its input"
         assert torch.equal(x[1:], y[:-1]), "within a chunk"
     for (_, y), (x, _) in pairwise(chunks):
@@ -83,10 +84,22 @@ def test_next_epoch_begins_at_an_offset_of_its_own() -> None:
 
 def test_views_of_a_longer_sequence_are_read_where_they_lie() -> None:
     part = torch.arange(100)[40:60]
-    x, _ = chunk_at(part, Layout.fit(20, 2, 3), Cursor(0, 0, 0))
-    assert x[0, 0] == 40
+    chunk = chunk_at(part, Layout.fit(20, 2, 3), Cursor(0, 0, 0))
+    assert chunk[0, 0] == 40
 
 
 def test_one_symbol_cannot_be_trained_on() -> None:
     with pytest.raises(CharRNNError, match="at least 2"):
         Layout.fit(1, 2, 3)
+
+
+def test_validation_takes_the_last_part_or_nothing() -> None:
+    def lengths(num_symbols: int, val_fraction: float) -> tuple[int, int]:
+        config = TrainingConfig(val_fraction=val_fraction)
+        text = TrainingText.split(torch.arange(num_symbols), config, batch_size=4)
+        assert torch.equal(torch.cat([text.train, text.val]), torch.arange(num_symbols))
+        return len(text.train), len(text.val)
+
+    assert lengths(100, 0.1) == (90, 10)
+    assert lengths(100, 0.0) == (100, 0)
+    assert lengths(2, 0.5) == (2, 0)

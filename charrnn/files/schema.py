@@ -1,0 +1,73 @@
+"""Turn JSON that a stranger may have written into dataclasses whose fields have the types that they declare."""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from charrnn.errors import CharRNNError, OptionError
+
+_MAX_WHOLE = 2**53  # beyond it a JSON number may lose digits
+_MAX_NUMBER = 1e38  # which a float32 holds
+
+Parsed = TypeVar("Parsed")
+
+
+def parse(kind: type[Parsed], values: object, where: str = "the header") -> Parsed:
+    """Build a dataclass from a JSON object with exactly its fields; those that have a default may be missing.
+
+    Numbers are neither negative nor infinite. A field whose metadata has a "key" has that name in the file.
+    `where` is the file, for errors. Raises: CharRNNError that names the field.
+    """
+    hints, known = typing.get_type_hints(kind), {_key(field): field for field in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, dict):
+        raise CharRNNError(f"{where}: {kind.__name__} is no object")
+    required = {key for key, field in known.items() if field.default is field.default_factory is MISSING}
+    if wrong := (required - values.keys()) | (values.keys() - known.keys()):
+        raise CharRNNError(f"{where}: {kind.__name__} lacks fields, or has unknown ones: {', '.join(sorted(wrong))}")
+    parsed = {}
+    for key, value in values.items():
+        try:
+            parsed[known[key].name] = _convert(value, hints[known[key].name], where)
+        except TypeError:
+            raise CharRNNError(f"{where}: {kind.__name__}.{key} is of the wrong type or out of range") from None
+    try:
+        return kind(**parsed)
+    except OptionError as error:
+        raise CharRNNError(f"{where}: {kind.__name__} is out of range: {error}") from None
+
+
+def dump(record: Any) -> Any:
+    """The JSON values that `parse` reads."""
+    if is_dataclass(record):
+        return {_key(field): dump(getattr(record, field.name)) for field in fields(record)}
+    if isinstance(record, Mapping):
+        return {key: dump(value) for key, value in record.items()}
+    return [dump(value) for value in record] if isinstance(record, (tuple, list)) else record
+
+
+def _key(field: "Field[Any]") -> str:
+    return str(field.metadata.get("key", field.name))
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """A JSON value as one of an annotated type. Raises: TypeError if it is none; CharRNNError."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None and type(None) in members else _convert(value, members[0], where)
+    if is_dataclass(hint):
+        return parse(typing.cast(type, hint), value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(each, members[0], where) for each in value)
+    if origin is Literal and value in members:
+        return value
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
+        return {name: _convert(each, members[1], where) for name, each in value.items()}
+    if hint is float and type(value) in (int, float) and 0 <= value <= _MAX_NUMBER:
+        return value
+    if hint is int and type(value) is int and 0 <= value <= _MAX_WHOLE:
+        return value
+    if hint in (bool, str) and type(value) is hint:
+        return value
+    raise TypeError(f"{value!r:.100} is no {hint}")

@@ -1,0 +1,168 @@
+"""Open a training run in its folder: start a new one, or resume the one that is there."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
+from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.files.atomic import remove_leftovers
+from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
+from charrnn.model.network import CharRNN
+from charrnn.runs.checkpoint import VERSIONS, Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run
+from charrnn.runs.transfer import transfer
+from charrnn.terminal import Notify, silence
+from charrnn.text.corpus import Corpus, default_stem, open_or_prepare
+from charrnn.training.heuristics import complete, default_epochs, default_learning_rate, require_memory
+from charrnn.training.streams import TrainingText
+from charrnn.training.trainer import Trainer
+
+_FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
+"""Options that a resumed run may be given anew; all others are those it began with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """All that is asked of a training. `given` are the options that were set explicitly, by their names."""
+
+    corpus: str
+    run: Path | None = None
+    model: ModelOptions = ModelOptions()
+    config: TrainingConfig = TrainingConfig()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+    overwrite: bool = False
+    init_from: Path | None = None
+    seed: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    data_dir: Path = Path("data")
+    checkpoint_dir: Path = Path("checkpoints")
+
+
+@contextlib.contextmanager
+def opened(request: Request, notify: Notify = silence) -> Iterator[Run]:
+    """Start or resume a run, and hold the lock of its folder. Raises: CharRNNError."""
+    with RunFolder(request.run or request.checkpoint_dir / default_stem(request.corpus)).locked() as folder:
+        remove_leftovers(folder.path)
+        if folder.holds_run() and not (request.resume or request.overwrite):
+            raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
+        resuming = request.resume and folder.holds_run()
+        runtime = source = None
+        if not resuming:  # errors come before the text is read
+            runtime = open_runtime(request.device, request.precision)
+            source = None if request.init_from is None else Checkpoint.load(request.init_from)
+        corpus = open_or_prepare(request.corpus, request.data_dir, may_replace=not resuming)
+        for note in corpus.notes:
+            notify(note)
+        if runtime is not None:
+            model, config = request.model, request.config
+            yield start(folder, corpus, model, config, runtime, seed=request.seed, init_from=source, notify=notify)
+            return
+        if request.init_from is not None:
+            notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
+        yield resume(folder, corpus, request.given, request.device, notify=notify)
+
+
+def start(
+    folder: RunFolder,
+    corpus: Corpus,
+    options: ModelOptions,
+    config: TrainingConfig,
+    runtime: Runtime,
+    *,
+    seed: int | None = None,
+    init_from: Checkpoint | None = None,
+    notify: Notify = silence,
+) -> Run:
+    """A new run. A shape that is open is that of `init_from`, or chosen from the budget. Raises: CharRNNError."""
+    seed = seed_everything(seed)
+    batch_size = config.batch_size or runtime.training_streams
+    text = TrainingText.split(corpus.indices, config, batch_size, corpus.check)
+    if all(getattr(config, budget) is None for budget in BUDGETS):
+        config = replace(config, epochs=default_epochs(len(text.train)))
+    is_open = options.hidden_size is None
+    if is_open and init_from is not None:
+        shape = {each.name: getattr(init_from.model_config, each.name) for each in fields(ModelOptions)}
+        options = ModelOptions(**{**shape, "dropout": options.dropout})
+    model_config = complete(options, corpus.vocabulary.size, config, text, runtime)
+    if is_open:
+        notify(f"chose a layer of {model_config.hidden_size} units for this budget and machine; --size takes another")
+    learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.chars_per_step)
+    config = replace(config, batch_size=batch_size, learning_rate=learning_rate)
+    seed_everything(seed)  # trials have drawn
+    model = CharRNN(model_config)
+    if init_from is not None:
+        matched = transfer(init_from, model, corpus.vocabulary)
+        notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
+    return Run(folder, corpus, Trainer(model, config, text, runtime), seed)
+
+
+def resume(
+    folder: RunFolder, corpus: Corpus, given: Mapping[str, Any], device: str, *, notify: Notify = silence
+) -> Run:
+    """The run in a folder, at its newest sound checkpoint.
+
+    `given` are the options that were set explicitly: a budget and the like may differ from the run's own.
+    Raises: CharRNNError for another corpus or another model.
+    """
+    checkpoint, unsound = folder.load_last()
+    for reason in unsound.values():
+        notify(f"{reason}; going back to the checkpoint before it", warning=True)
+    if checkpoint.versions != VERSIONS:
+        by, now = (f"charrnn {of['charrnn']} with PyTorch {of['torch']}" for of in (checkpoint.versions, VERSIONS))
+        notify(f"this run was written by {by}, and this is {now}: it may go on a little differently", warning=True)
+    if not checkpoint.corpus.fits(corpus):
+        raise CharRNNError(
+            f"the run in {folder.path} was trained on another text or another preparation of it, then at "
+            f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
+        )
+    config = _changed(checkpoint, given, folder)
+    runtime = _reopen_runtime(device, given.get("precision", checkpoint.precision), notify)
+    seed_everything(checkpoint.seed)
+    text = TrainingText.split(corpus.indices, config, config.batch_size or runtime.training_streams, corpus.check)
+    require_memory(checkpoint.model_config, text.layout, runtime)
+    trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
+    if (config.minutes is None) != (checkpoint.training_config.minutes is None):
+        checkpoint.snapshot.course.patience_lost_at = None  # which was counted in steps, or in seconds
+    trainer.load(checkpoint.snapshot)
+    for aside in folder.set_aside(unsound):
+        notify(f"the unsound checkpoint is kept as {aside}")
+    notify(f"resuming {folder.path} at step {trainer.course.step:,}")
+    if trainer.budget.is_over(trainer.now):
+        lost = trainer.evaluations.have_lost_patience(trainer.course)
+        ways = "--patience" if lost else "--epochs, --steps or --minutes"
+        notify(f"this run is over: a larger {ways} would go on with it")
+    return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
+
+
+def _reopen_runtime(device: str, precision: str, notify: Notify) -> Runtime:
+    """The machine in a run's own precision, or in the best that this one has, with a warning."""
+    try:
+        return open_runtime(device, precision)
+    except PrecisionError:
+        runtime = open_runtime(device)
+        notify(
+            f"{precision} is not available here: going on in {runtime.precision}, maybe a little differently",
+            warning=True,
+        )
+        return runtime
+
+
+def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
+    """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
+    own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
+    for name, value in given.items():
+        if name in own and name not in _FREE_TO_CHANGE and value != own[name]:
+            raise CharRNNError(
+                f"--{name.replace('_', '-')} is {value}, but the run in {folder.path} has {own[name]}: "
+                "leave the option out, or start another run with --run DIR"
+            )
+    changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
+    if not changes.keys().isdisjoint(BUDGETS):
+        changes = dict.fromkeys(BUDGETS) | changes
+    return replace(checkpoint.training_config, **changes)

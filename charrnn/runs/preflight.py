@@ -1,0 +1,42 @@
+"""Describe a training before it begins: the model, the machine, the budget, and what else is worth a line."""
+
+from charrnn.terminal import Notify, format_seconds
+from charrnn.training.heuristics import advise
+from charrnn.training.trainer import Trainer
+
+
+def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> None:
+    """Tell three lines, and what may surprise."""
+    model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
+    config, layout = trainer.config, trainer.layout
+    notify(
+        f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, dropout "
+        f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; corpus: {len(text.train):,} characters "
+        f"to train, {len(text.val):,} to validate, {num_symbols:,} symbols"
+    )
+    notify(f"device: {runtime.device}, {runtime.precision}; learning rate {trainer.learning_rate:.3g}, seed {seed}")
+    seconds = trainer.bptt.seconds_per_step()
+    epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
+    notify(_describe_budget(trainer, epochs, seconds))
+    if (advice := advise(model.num_parameters, model.config.hidden_size, len(text.train), epochs)) is not None:
+        notify(advice, warning=True)
+    if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
+        notify(
+            f"the corpus is small: {layout.batch_size} streams of chunks of {layout.seq_length} characters "
+            f"instead of {config.batch_size} of {config.seq_length}"
+        )
+    if not trainer.evaluations.are_validating and config.val_fraction > 0:
+        notify("the corpus is too short to hold out a validation part: the training loss decides")
+
+
+def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
+    steps, config = trainer.budget.steps, trainer.config
+    rate = f"about {trainer.layout.chars_per_step / seconds:,.0f} characters/s"
+    if steps is None:
+        steps_at_rate = f"{epochs * trainer.layout.num_chunks:,.0f} steps at {rate}"
+        return f"budget: {config.minutes:g} minutes; {epochs:,.3g} epochs, {steps_at_rate}"
+    left = steps - trainer.course.step
+    return (
+        f"budget: {epochs:,.3g} epochs, {steps:,} steps; {left:,} to go, "
+        f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"
+    )

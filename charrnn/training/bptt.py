@@ -1,0 +1,145 @@
+"""Truncated backpropagation through time (BPTT): update after update along contiguous streams of a text.
+
+The text is cut into B streams that are read side by side. Each step reads the next T symbols of every stream, predicts
+each symbol from those before it, and updates the weights. The state of the network is carried from step to step, so it
+remembers what it read long ago; but it is detached, so gradients flow back through the T symbols of one chunk only.
+Without that cut the cost of a step would grow with all that was read before.
+
+        chunk 0         chunk 1         chunk 2
+    x   a b c d   ──▶   e f g h   ──▶   i j k l      one stream, T = 4
+    y   b c d e   state f g h i   state j k l m      ──▶ is detached
+
+When to stop, the learning rate and evaluations are left to `trainer.py`, the layout of streams to `streams.py`.
+
+Letters in shapes: T time steps, B parallel streams, V vocabulary size.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charrnn.config import TrainingConfig
+from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN, carry, clear
+from charrnn.training.optimizer import load_moments, make_optimizer, moments
+from charrnn.training.snapshot import require_like, select
+from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
+
+_LOSS_MEMORY = 0.98
+_RESET_PROBABILITY = 0.05  # at 0.01 a model of 18 seconds still failed at 18 of 2,000 cold starts, at 0.05 at none
+
+
+class TruncatedBPTT:
+    """The training of one model on one text, a step at a time.
+
+    `loss` is that of the last step, `mean_loss` a running mean, both in nats per symbol and on the device.
+    """
+
+    def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
+        self.model = model.to(runtime.device)
+        self.layout = text.layout
+        self.loss, self.mean_loss = (runtime.place(torch.zeros(())) for _ in range(2))
+        self.text = text.placed(runtime)
+        self.runtime = runtime
+        self._grad_clip = config.grad_clip
+        self._optimizer = make_optimizer(model, config, runtime)
+        self._scaler = runtime.gradient_scaler()
+        self._offsets = torch.Generator().manual_seed(torch.initial_seed())
+        self.cursor = Cursor(0, 0, draw_offset(self.layout, self._offsets))
+        # What a step reads and writes stays where it is, so that a device can record and replay the step.
+        T, B = self.layout.seq_length, self.layout.batch_size
+        self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
+        self._state = model.initial_state(B)
+        self._update = runtime.capture(self._update_weights)
+        self._seconds_per_step: float | None = None
+
+    def step(self, learning_rate: float) -> None:
+        """Read the next chunk, update the weights, advance. Raises: CorpusChangedError."""
+        for group in self._optimizer.param_groups:
+            group["lr"].fill_(learning_rate)
+        with self.text.watched():
+            self._chunk.copy_(chunk_at(self.text.train, self.layout, self.cursor))
+            self._update()
+        number = self.cursor.epoch * self.layout.num_chunks + self.cursor.chunk + 1
+        weight = max(1 - _LOSS_MEMORY, 1 / number)  # a plain mean at first
+        self.mean_loss = self.mean_loss.lerp(self.loss, weight)
+        epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._offsets)
+        if self.cursor.epoch > epoch:
+            clear(self._state)  # the streams begin anew, at other places of the text
+
+    def _update_weights(self) -> None:
+        """Turn the chunk into new weights, a new state and a loss: the part of a step that a device can record."""
+        self._optimizer.zero_grad()
+        x, y = self._chunk[:-1], self._chunk[1:]  # (T, B); each symbol is to predict the next one
+        with self.runtime.autocast():
+            logits, state = self.model(x, self._state)  # (T, B, V)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
+        if not self._scaler.is_enabled():  # else the scaler sets it
+            self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # skips the step
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        carry(state, self._state, self._draw_streams_to_keep())  # here the state is detached
+        self.loss.copy_(loss.detach())
+
+    def _draw_streams_to_keep(self) -> Tensor:
+        """(B,), bool: nearly all. A model that never began with an empty state can fail for good where it must."""
+        return torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
+
+    def seconds_per_step(self) -> float:
+        """Time a few steps, once, and go back to where the training stood."""
+        if self._seconds_per_step is not None:
+            return self._seconds_per_step
+        tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        cursor, scaler, seconds = self.cursor, self.gradient_scaler(), []
+        self.model.train()
+        for _ in range(10 if self.runtime.captures else 5):  # recording takes some
+            begin = time.perf_counter()
+            self.step(learning_rate=0.0)
+            self.runtime.synchronize()
+            seconds.append(time.perf_counter() - begin)
+        self._optimizer.zero_grad()
+        self.load(tensors, cursor, scaler)
+        self._seconds_per_step = statistics.median(seconds[-4:])
+        return self._seconds_per_step
+
+    def gradient_scaler(self) -> dict[str, float]:
+        """The state of the scaler of float16 gradients; empty in other precisions."""
+        return dict(self._scaler.state_dict())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on, as they lie: copy them before it is taken."""
+        tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
+        tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._offsets.get_state()}
+        tensors |= {f"trainer.random.{kind}": state for kind, state in self.runtime.random_state().items()}
+        tensors |= {f"trainer.optimizer.{name}": moment for name, moment in moments(self._optimizer).items()}
+        return tensors | self._carried_state()
+
+    def load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
+        """Go back to where `tensors`, `cursor` and `gradient_scaler` were taken.
+
+        Raises: KeyError, ValueError, TypeError or RuntimeError where they do not fit this model and text.
+        """
+        self.layout.require(cursor)
+        self.model.load_state_dict(select("model.", tensors))
+        load_moments(self._optimizer, select("trainer.optimizer.", tensors))
+        for name, buffer in self._carried_state().items():
+            buffer.copy_(require_like(buffer, name, tensors))
+        self._offsets.set_state(tensors["trainer.offsets"])
+        self.mean_loss = self.runtime.place(require_like(self.mean_loss, "trainer.train_loss", tensors).clone())
+        self.cursor = cursor
+        if gradient_scaler:  # empty after training in another precision than float16
+            self._scaler.load_state_dict(dict(gradient_scaler))
+        self.runtime.set_random_state(select("trainer.random.", tensors))
+        self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
+
+    def _carried_state(self) -> dict[str, Tensor]:
+        """The tensors of the state by name, "trainer.state.<layer>.<number of the tensor>"."""
+        layers = enumerate(self._state)
+        return {f"trainer.state.{i}.{j}": tensor for i, layer in layers for j, tensor in enumerate(layer)}

@@ -1,0 +1,162 @@
+"""Validation during training: when it is due, what part of the text it reads, how long it may take, and patience."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from charrnn.config import MAX_EVALUATIONS, TrainingConfig
+from charrnn.model.scoring import Measured, Part, evaluate
+from charrnn.training.bptt import TruncatedBPTT
+from charrnn.training.budget import Budget, Clock, Moment
+from charrnn.training.snapshot import Course, History
+
+EVALUATION_SHARE = 0.04
+"""Max share of a run for all evaluations but the final one."""
+FINAL_SHARE = 0.05
+"""Max share of a run for the final one."""
+EVALUATION_COST = 0.25
+"""Cost of evaluating a character, in characters of training."""
+_MIN_EVALUATIONS = 4  # that are spaced over a budget
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation: the loss of the part that each one reads, which decides, and the figure to report."""
+
+    part_loss: float
+    figure: Measured
+    improved: bool
+
+
+class Evaluations:
+    """The evaluations of one run, which read the same part of the validation text each time.
+
+    The final one reads more, as far as the budget allows. Without validation text the running training loss decides.
+    """
+
+    def __init__(self, bptt: TruncatedBPTT, config: TrainingConfig, budget: Budget) -> None:
+        self._bptt, self._text, self._config, self._budget = bptt, bptt.text, config, budget
+        self._chars_per_step = bptt.layout.chars_per_step
+        self._final_part = Part()
+        self._seconds_per_char = 0.0
+        self._follow_up_seconds = 0.0
+
+    @property
+    def are_validating(self) -> bool:
+        """True if there is validation text."""
+        return len(self._text.val) >= 2
+
+    @property
+    def num_predictions(self) -> int:
+        """Characters of the validation text that a loss can be measured on."""
+        return max(len(self._text.val) - 1, 0)
+
+    def begin(self, history: History) -> None:
+        """Choose the part that each evaluation reads, unless the run has one, and reserve time for the final one."""
+        seconds_per_char = 0.0
+        if self._budget.steps is None and self.are_validating:
+            seconds_per_char = EVALUATION_COST * self._bptt.seconds_per_step() / self._chars_per_step
+        if history.part is None:
+            history.part = self._afford(EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_char)
+            history.evaluation_seconds = self._num_chars(history.part) * seconds_per_char
+            self._reserve(history, seconds_per_char)
+        else:
+            history.part = history.part.bounded(self._bptt.model.config.vocab_size)
+            self._final_part = self._afford(FINAL_SHARE, seconds_per_char)
+
+    def are_due(self, now: Moment, history: History) -> bool:
+        """True if the next event is an evaluation."""
+        course = now.course
+        if course.evaluated_step == course.step:
+            return False
+        if self._budget.is_over(now):
+            return True
+        if self._config.eval_every is not None:
+            return course.step % self._config.eval_every == 0
+        count, before, fraction = self._max_evaluations(history), course.evaluated_fraction, self._budget.fraction(now)
+        is_apart = fraction - before > 0.5 / count  # the count falls as the cost becomes known
+        return is_apart and int(fraction * count) > int(before * count)
+
+    def measure(
+        self, history: History, clock: Clock, should_stop: Callable[[], bool], *, is_final: bool
+    ) -> Result | None:
+        """Evaluate the model as it is. Returns: None where `should_stop` cut it short. Raises: CorpusChangedError."""
+        begin = time.perf_counter()
+        figure = self._read(history.part, should_stop)
+        self._seconds_per_char = (time.perf_counter() - begin) / max(self._num_chars(history.part), 1)
+        part_loss, best = figure.loss, history.best_part_loss
+        improved = math.isfinite(part_loss) and (best is None or part_loss < best)
+        if improved and is_final and self._final_part != history.part:
+            end = self._budget.seconds - self._follow_up_seconds
+            more = self._read(self._final_part, should_stop, lambda: clock.elapsed_s > end)
+            if more.num_predictions > figure.num_predictions:  # there was time for it
+                figure = more
+        return None if should_stop() else Result(part_loss, figure, improved)
+
+    def record(self, result: Result, now: Moment, history: History) -> None:
+        """Remember the best loss, and count evaluations without progress."""
+        course = now.course
+        if result.improved:
+            history.best_part_loss = result.part_loss
+            history.best_val_loss, history.best_val_chars = result.figure.loss, result.figure.num_predictions
+        if course.patience_lost_at is None:
+            course.stale_evaluations = 0 if result.improved else course.stale_evaluations + 1
+            if self.have_lost_patience(course):
+                course.patience_lost_at = self._budget.spent(now)
+        course.evaluated_step, course.evaluated_fraction = course.step, self._budget.fraction(now)
+
+    def record_duration(self, seconds: float, follow_up_seconds: float, history: History, *, is_final: bool) -> None:
+        """Plan with the duration of the last evaluation, of which the sample and checkpoint behind it took a part."""
+        history.evaluation_seconds, self._follow_up_seconds = seconds, follow_up_seconds
+        reserve_s = history.closing_seconds
+        self._reserve(history, self._seconds_per_char)
+        if is_final:  # a budget that was spent stays spent
+            history.closing_seconds = max(history.closing_seconds, reserve_s)
+
+    def have_lost_patience(self, course: Course) -> bool:
+        """True after as many evaluations without progress as the patience allows."""
+        return self._config.patience is not None and course.stale_evaluations >= self._config.patience
+
+    def _max_evaluations(self, history: History) -> int:
+        """Evaluations that are spaced over the budget, fewer where they would take too much of it."""
+        if self._budget.steps is not None:
+            total = float(self._budget.steps * self._chars_per_step)
+            cost = EVALUATION_COST * self._num_chars(history.part)
+        else:
+            total, cost = self._budget.total(history.closing_seconds), history.evaluation_seconds
+        return max(_MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * total / max(cost, 1e-9))))
+
+    def _afford(self, share: float, seconds_per_char: float) -> Part:
+        """The largest part of the validation text that can be read in a share of the run."""
+        if self._budget.steps is not None:
+            max_chars = share * self._budget.steps * self._chars_per_step / EVALUATION_COST
+        else:
+            max_chars = share * self._budget.seconds / max(seconds_per_char, 1e-12)
+        return Part.fit(len(self._text.val), self._bptt.model.config.vocab_size, max_chars)
+
+    def _num_chars(self, part: Part | None) -> int:
+        return 0 if part is None else part.count(len(self._text.val))
+
+    def _reserve(self, history: History, seconds_per_char: float) -> None:
+        """Reserve for the final evaluation the duration of any other, and of the text that it reads beyond those."""
+        self._final_part = self._afford(FINAL_SHARE, seconds_per_char)
+        more = 0 if self._final_part == history.part else self._num_chars(self._final_part)
+        history.closing_seconds = history.evaluation_seconds + more * seconds_per_char
+
+    def _read(
+        self, part: Part | None, should_stop: Callable[[], bool], is_time_up: Callable[[], bool] = lambda: False
+    ) -> Measured:
+        """The loss on a part of the validation text, or else the running training loss."""
+        if not self.are_validating:
+            return Measured(float(self._bptt.mean_loss), 0)
+        with self._text.watched():
+            return evaluate(
+                self._bptt.model,
+                self._text.val,
+                self._bptt.runtime,
+                part,
+                before_chunk=self._text.check or (lambda: None),
+                should_stop=should_stop,
+                is_time_up=is_time_up,
+            )
