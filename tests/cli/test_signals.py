@@ -1,9 +1,9 @@
 """Signals in every phase: what is under way ends tidily, is saved where there is something to save, and can go on."""
 
-import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -27,11 +27,8 @@ TRAIN = "train tiny.txt --steps 60 --eval-every 20 --checkpoint-every 10 --seed 
 
 def run_and_signal_at(place: str, at_call: int, names: list[str], words: list[str], folder: Path, out: Path) -> None:
     """The command, which sends itself these signals as it enters a function for the Nth time."""
-    module, _, name = place.rpartition(".")
-    owner: Any = importlib.import_module(module) if module in sys.modules else None
-    if owner is None:  # a method
-        module, _, of = module.rpartition(".")
-        owner = getattr(importlib.import_module(module), of)
+    of, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(of)
     function, calls = getattr(owner, name), 0
 
     def signalling(*arguments: Any, **options: Any) -> Any:
@@ -48,8 +45,6 @@ def run_and_signal_at(place: str, at_call: int, names: list[str], words: list[st
 
 def signal_at(place: str, names: list[str], words: list[str], folder: Path, *, at_call: int = 1) -> int | None:
     """The exit code of a command that is sent signals as it enters a function."""
-    import charrnn.sampling.sampler  # noqa: F401 (so that it is known as a module)
-
     out = folder.parent / f"{folder.name}.out"
     process = preload().Process(target=run_and_signal_at, args=(place, at_call, names, words, folder, out))
     process.start()
@@ -69,8 +64,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        ("charrnn.text.corpus._encode", "SIGINT"),
-        ("charrnn.text.corpus._encode", "SIGHUP"),
+        ("charrnn.text.corpus.count", "SIGINT"),
+        ("charrnn.text.corpus.count", "SIGHUP"),
         ("charrnn.text.corpus.digest", "SIGTERM"),
         ("charrnn.text.corpus.digest", "SIGUSR1"),
     ],
@@ -151,7 +146,7 @@ def test_second_signal_ends_the_training_at_once(folder: Path, phase: str) -> No
 
 def test_sampling_ends_at_once(folder: Path, trained_run: Run) -> None:
     words = ["sample", str(trained_run.folder.path), "--seed", "1", "-n", "100000"]
-    assert signal_at("charrnn.cli.sample._stream", ["SIGTERM"], words, folder) == 143
+    assert signal_at("charrnn.model.stepper.Stepper.step", ["SIGTERM"], words, folder, at_call=9) == 143
 
 
 def test_interrupted_training_says_so_even_where_nobody_reads_its_json(folder: Path) -> None:

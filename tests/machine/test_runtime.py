@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import time
 import warnings
 from dataclasses import replace
 
@@ -136,7 +137,7 @@ def test_int8_leaves_the_quantisation_engine_and_the_warnings_as_they_were() -> 
 def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, before, used = 0.0, torch.get_num_threads(), list[int]()
     torch.set_num_threads(3)
-    monkeypatch.setattr("charrnn.machine.runtime.time.perf_counter", lambda: clock)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
     seconds = {3: 0.1, 1: 0.05}
 
     def work() -> int:
