@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,24 +79,74 @@ def installed(tmp_path: Path) -> Command:
     return run
 
 
+class Forked:
+    """A command in a forked process, without the seconds in which Python and PyTorch start.
+
+    Its standard streams are files in a folder of its own, but for those that are given another path. No file that
+    it writes may become longer than `file_limit` bytes.
+    """
+
+    def __init__(
+        self,
+        words: list[str],
+        folder: Path,
+        streams: Path,
+        *,
+        input: str | None = None,
+        environment: dict[str, str] | None = None,
+        stdout: str | Path | None = None,
+        stderr: str | Path | None = None,
+        file_limit: int | None = None,
+    ) -> None:
+        self._words = words
+        stdin = streams / "stdin"
+        stdin.write_text(input or "", newline="")
+        self._stdout, self._stderr = Path(stdout or streams / "stdout"), Path(stderr or streams / "stderr")
+        names = [str(path) for path in (stdin, self._stdout, self._stderr)]
+        self.process = preload().Process(
+            target=run_main, args=(words, folder, _environment() | (environment or {}), names, file_limit), daemon=True
+        )
+        self.process.start()
+
+    def wait_for(self, message: str) -> None:
+        """Return once there is a message on stderr."""
+        while not self._stderr.exists() or message not in self._stderr.read_text():
+            assert self.process.is_alive(), self._stderr.read_text()
+            time.sleep(0.01)
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Return when it has ended. Pipes and devices are left to the caller."""
+        self.process.join(timeout=120)
+        assert self.process.exitcode is not None, f"{self._words} takes longer than two minutes"
+        out, err = (path.read_text() if path.is_file() else "" for path in (self._stdout, self._stderr))
+        return subprocess.CompletedProcess(self._words, self.process.exitcode, out, err)
+
+
 @pytest.fixture
-def charrnn(tmp_path: Path, installed: Command) -> Command:
-    """The same without the seconds in which Python and PyTorch start: the command's function in a forked process."""
+def forked(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
+    """Start a command in an empty folder and in a forked process: `forked("train", "x.txt").wait()`."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs processes that fork")
+
+    def begin(*arguments: str | Path, **options: Any) -> Forked:
+        return Forked(
+            [str(argument) for argument in arguments], tmp_path, tmp_path_factory.mktemp("streams"), **options
+        )
+
+    return begin
+
+
+@pytest.fixture
+def charrnn(request: pytest.FixtureRequest) -> Command:
+    """Run a command in an empty folder, in a forked process where there are such."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        installed: Command = request.getfixturevalue("installed")
         return installed
-    context = preload()
+    forked = request.getfixturevalue("forked")
 
     def run(*arguments: str | Path, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        words = [str(argument) for argument in arguments]
-        with tempfile.TemporaryDirectory() as streams:
-            names = [os.path.join(streams, name) for name in ("stdin", "stdout", "stderr")]  # noqa: PTH118
-            Path(names[0]).write_text(input or "", newline="")
-            process = context.Process(target=run_main, args=(words, tmp_path, _environment(), names))
-            process.start()
-            process.join(timeout=120)
-            assert process.exitcode is not None, f"{words} takes longer than two minutes"
-            out, err = (Path(name).read_text() for name in names[1:])
-            return subprocess.CompletedProcess(words, process.exitcode, out, err)
+        done: subprocess.CompletedProcess[str] = forked(*arguments, input=input).wait()
+        return done
 
     return run
 
@@ -133,16 +183,25 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("CHARRNN_")} | {"NO_COLOR": "1"}
 
 
-def run_main(words: list[str], folder: Path, environment: dict[str, str], streams: list[str]) -> None:
+def run_main(
+    words: list[str], folder: Path, environment: dict[str, str], streams: list[str], file_limit: int | None = None
+) -> None:
     """What the installed command does, with files as its standard streams."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     for number, name in enumerate(streams):
         os.dup2(os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.stdin = open(0)  # multiprocessing has closed it
+    # Multiprocessing has closed the first; the others remember what their descriptors were.
+    encoding = environment.get("PYTHONIOENCODING")
+    sys.stdin, sys.stdout = open(0, encoding=encoding), open(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if file_limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     sys.argv = ["charrnn", *words]
     main()
 

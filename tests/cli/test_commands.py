@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
-from tests.conftest import TEXT, Command, needs_fbgemm
+from tests.conftest import TEXT, Command, Forked, needs_fbgemm
 
+Start = Callable[..., Forked]
 SMALL = ["--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--seq-length", "16"]
 
 
-def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command) -> None:
+def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     trained = installed("train", "tiny.txt", "--steps", "120", "--seed", "1", "--json", *SMALL)
     assert trained.returncode == 0, trained.stderr
@@ -36,7 +38,7 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command) 
     assert sampled.stdout.startswith("the ")
     assert len(sampled.stdout.rstrip("\n")) >= 60
 
-    records = installed("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
+    records = charrnn("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
     assert sorted(json.loads(record)["index"] for record in records) == [0, 1, 2]
     keys = {"text", "seed", "index", "finish_reason", "bits_per_char", "longest_copy"}
     assert set(json.loads(records[0])) == keys
@@ -106,6 +108,7 @@ def test_many_lines_come_as_they_finish(charrnn: Command, trained_run: Run) -> N
     many = charrnn("sample", run, "--num-samples", "600", *options).stdout.splitlines()
     assert len(many) == 600
     few = charrnn("sample", run, "--num-samples", "3", *options).stdout.splitlines()
+    assert len(few) == 3
     assert set(few) <= set(many)
 
 
@@ -149,40 +152,64 @@ def test_closed_pipe_is_quiet(trained_run: Run) -> None:
     assert done.stdout.count("\n") == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+
+def assert_has_no_room(stderr: str) -> None:
+    """A command ended with one error, that its output could not be written."""
+    assert stderr.splitlines()[-1].startswith("error: ")
+    assert stderr.endswith("No space left on device\n")
+    assert "Traceback" not in stderr
+
+
+@needs_full
 @pytest.mark.parametrize("arguments", ["sample RUN -n 9", "sample RUN --json", "prepare tiny.txt --json", "--help"])
-def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, trained_run: Run, arguments: str) -> None:
+def test_output_that_cannot_be_written_is_an_error(
+    tmp_path: Path, forked: Start, trained_run: Run, arguments: str
+) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    words = [str(trained_run.folder.path) if word == "RUN" else word for word in arguments.split()]
+    done = forked(*words, stdout="/dev/full").wait()
+    assert done.returncode == 1
+    assert_has_no_room(done.stderr)
+
+
+@needs_full
+def test_output_that_cannot_be_written_is_told_once_though_the_interpreter_ends(tmp_path: Path) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     executable = Path(sys.executable).with_name("charrnn")
-    command = arguments.replace("RUN", f"'{trained_run.folder.path}'")
-    done = subprocess.run(f"'{executable}' {command} > /dev/full", shell=True, cwd=tmp_path, stderr=subprocess.PIPE)
+    command = f"'{executable}' prepare tiny.txt --json > /dev/full"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(b"error: ")
-    assert done.stderr.endswith(b"No space left on device\n")
-    assert b"Traceback" not in done.stderr
+    assert_has_no_room(done.stderr)
+
+
+@pytest.fixture
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A pipe to write to by its path, and a descriptor to read from; no limit to a file's size holds for it."""
+    path = tmp_path_factory.mktemp("pipe") / "pipe"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    yield path, descriptor
+    os.close(descriptor)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits to a file's size")
 @pytest.mark.parametrize("limit", [0, 2000])
 @pytest.mark.parametrize("corpus_name", ["tiny.txt", "corpus.safetensors"])
 def test_disk_that_is_full_from_the_beginning_is_told_and_left_as_it_was(
-    tmp_path: Path, corpus: Corpus, corpus_name: str, limit: int
+    tmp_path: Path, forked: Start, pipe: tuple[Path, int], corpus: Corpus, corpus_name: str, limit: int
 ) -> None:
-    import resource
-
-    def limit_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
     (tmp_path / "tiny.txt").write_text(TEXT)
     (tmp_path / "corpus.safetensors").write_bytes(corpus.path.read_bytes())
     before = contents(tmp_path)
-    executable = Path(sys.executable).with_name("charrnn")
-    command = [str(executable), "train", corpus_name, "--steps", "200", "-q", *SMALL]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit_files)
+    path, descriptor = pipe
+    done = forked("train", corpus_name, "--steps", "200", "-q", *SMALL, stderr=path, file_limit=limit).wait()
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "File too large" in done.stderr
+    stderr = os.read(descriptor, 10_000).decode()
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert "File too large" in stderr
     assert contents(tmp_path) == before, "no lock, no log, no folder"
 
 
@@ -190,19 +217,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits to a file's size")
 def test_checkpoint_that_cannot_be_written_ends_the_training_and_leaves_the_one_before(
-    tmp_path: Path, charrnn: Command
+    tmp_path: Path, charrnn: Command, forked: Start, pipe: tuple[Path, int]
 ) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     assert charrnn("train", "tiny.txt", "--steps", "5", *SMALL).returncode == 0
     run = tmp_path / "checkpoints" / "tiny"
     before = contents(run)
     assert len(before["last.safetensors"]) > 8 * 1024
-    executable = Path(sys.executable).with_name("charrnn")
-    command = f"ulimit -f 8; '{executable}' train tiny.txt --resume --steps 1000000 --checkpoint-every 5"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
+    path, descriptor = pipe
+    words = "train tiny.txt --resume --steps 1000000 --checkpoint-every 5".split()
+    assert forked(*words, stderr=path, file_limit=8 * 1024).wait().returncode == 1
+    last = os.read(descriptor, 100_000).decode().splitlines()[-1]
     assert last == "error: checkpoints/tiny/last.safetensors cannot be written: File too large; nothing was changed"
     after = contents(run)
     assert after | {"metrics.jsonl": b""} == before | {"metrics.jsonl": b""}
@@ -241,22 +268,19 @@ def test_signal_saves_and_the_run_goes_on(tmp_path: Path, charrnn: Command) -> N
     assert f"resuming checkpoints/tiny at step {step:,}" in resumed.stderr
 
 
-def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(tmp_path: Path, charrnn: Command) -> None:
+def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(
+    tmp_path: Path, charrnn: Command, forked: Start
+) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
-    executable = Path(sys.executable).with_name("charrnn")
-    command = ["train", "tiny.txt", "--minutes", "5", "--eval-every", "20", *SMALL]
-    first = subprocess.Popen([executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert first.stderr is not None
-    for line in first.stderr:
-        if "validation loss" in line:
-            break
+    first = forked("train", "tiny.txt", "--minutes", "5", "--eval-every", "20", *SMALL)
+    first.wait_for("validation loss")
     run = tmp_path / "checkpoints" / "tiny"
     for option in ("--overwrite", "--resume"):
         second = charrnn("train", "tiny.txt", "--steps", "1", option, *SMALL)
         assert second.returncode == 1
-        assert f"checkpoints/tiny is in use by process {first.pid}" in second.stderr
-    first.kill()
-    first.wait()
+        assert f"checkpoints/tiny is in use by process {first.process.pid}" in second.stderr
+    first.process.kill()
+    assert first.wait().returncode == -signal.SIGKILL
     (run / ".charrnn-tmp-00000000").write_text("half a checkpoint")
     step = Checkpoint.load(run / "last.safetensors").snapshot.course.step
     third = charrnn("train", "tiny.txt", "--steps", str(step + 5), "--resume")
@@ -266,36 +290,33 @@ def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(tmp_path: Path,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="removes a folder whose files are open")
-def test_trainer_whose_run_was_removed_ends_and_leaves_the_next_one_alone(tmp_path: Path) -> None:
+def test_trainer_whose_run_was_removed_ends_and_leaves_the_next_one_alone(tmp_path: Path, forked: Start) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
-    executable = Path(sys.executable).with_name("charrnn")
-    command = ["train", "tiny.txt", "--minutes", "0.5", "--eval-every", "20", *SMALL]
-    first = subprocess.Popen([executable, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert first.stderr is not None
-    while "validation loss" not in first.stderr.readline():
-        pass
+    first = forked("train", "tiny.txt", "--minutes", "0.5", "--eval-every", "20", *SMALL)
+    first.wait_for("validation loss")
     run = RunFolder(tmp_path / "checkpoints" / "tiny")
     shutil.rmtree(run.path)
     with run.locked():
-        rest = first.stderr.read()
-        assert first.wait(timeout=60) == 1
+        done = first.wait()
+        assert done.returncode == 1
         assert {path.name for path in run.path.iterdir()} == {".lock"}
-    assert rest.splitlines()[-1].startswith("error: checkpoints/tiny is no longer this process's")
-    assert rest.count("error:") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: checkpoints/tiny is no longer this process's")
+    assert done.stderr.count("error:") == 1
     assert not run.path.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 @pytest.mark.parametrize("raw", [False, True])
-def test_control_characters_are_visible_on_a_terminal(tmp_path: Path, charrnn: Command, raw: bool) -> None:
+def test_control_characters_are_visible_on_a_terminal(
+    tmp_path: Path, charrnn: Command, forked: Start, raw: bool
+) -> None:
     import pty
 
     (tmp_path / "evil.txt").write_text("\x1b[31mred\x9b" * 200)
     assert charrnn("train", "evil.txt", "--steps", "3", "-q", *SMALL).returncode == 0
     ours, theirs = pty.openpty()
-    executable = str(Path(sys.executable).with_name("charrnn"))
-    command = [executable, "sample", "-p", "\x1b[31m", "-n", "0", *(["--raw"] if raw else [])]
-    subprocess.run(command, cwd=tmp_path, stdout=theirs, check=True)
+    words = ["sample", "-p", "\x1b[31m", "-n", "0", *(["--raw"] if raw else [])]
+    assert forked(*words, stdout=os.ttyname(theirs)).wait().returncode == 0
     os.close(theirs)
     shown = os.read(ours, 1000)
     os.close(ours)
@@ -351,22 +372,15 @@ def test_resume_starts_a_run_that_is_not_there_yet(tmp_path: Path, charrnn: Comm
     assert json.loads(again.stdout)["steps"] == 3
 
 
-def test_folders_can_be_set_in_the_environment(tmp_path: Path) -> None:
+def test_folders_and_the_device_can_be_set_in_the_environment(tmp_path: Path, forked: Start) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
-    environment = os.environ | {
-        "CHARRNN_DATA_DIR": "d",
-        "CHARRNN_CHECKPOINT_DIR": "c",
-        "CHARRNN_DEVICE": "cpu",
-    }
-    executable = Path(sys.executable).with_name("charrnn")
-    subprocess.run(
-        [executable, "train", "tiny.txt", "--steps", "1", "-q", *SMALL],
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-    )
+    environment = {"CHARRNN_DATA_DIR": "d", "CHARRNN_CHECKPOINT_DIR": "c", "CHARRNN_DEVICE": "cpu"}
+    words = ["train", "tiny.txt", "--steps", "1", "-q", *SMALL]
+    assert forked(*words, environment=environment).wait().returncode == 0
     assert (tmp_path / "d" / "tiny.safetensors").exists()
     assert (tmp_path / "c" / "tiny" / "best.safetensors").exists()
+    done = forked(*words, environment={"CHARRNN_DEVICE": "tpu"}).wait()
+    assert "device 'tpu' is unknown" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
@@ -395,10 +409,10 @@ def test_module_and_version(charrnn: Command) -> None:
 
 @needs_fbgemm
 def test_text_is_the_same_on_cpus_with_more_and_with_fewer_instructions(
-    installed: Command, trained_run: Run, monkeypatch: pytest.MonkeyPatch
+    installed: Command, charrnn: Command, trained_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["sample", trained_run.folder.path, "--seed", "3", "-n", "3000", "--prompt", "the cat sat"]
-    expected = installed(*words)
+    expected = charrnn(*words)
     assert expected.returncode == 0, expected.stderr
     caps = {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -413,37 +427,40 @@ def test_text_is_the_same_on_cpus_with_more_and_with_fewer_instructions(
 
 
 def test_output_in_another_encoding_loses_nothing_in_json_and_warns_of_text(
-    tmp_path: Path, installed: Command, charrnn: Command, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "o.txt").write_text("ёжик\n" * 200, encoding="utf-8")
     assert charrnn("train", "o.txt", "--steps", "3", "-q", *SMALL).returncode == 0
     words = ["sample", "-p", "ёж", "-n", "5", "--seed", "1"]
-    text = installed(*words).stdout
+    text = charrnn(*words).stdout
+    assert text.startswith("ёж")
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    record = installed(*words, "--json")
+    record = charrnn(*words, "--json")
     assert json.loads(record.stdout)["text"] == text.removesuffix("\n")
     assert record.stderr == ""
-    done = installed(*words)
+    done = charrnn(*words)
     assert done.stdout.startswith("??")
     assert done.stderr.count("warning: 4 symbols of the model are shown as ?") == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@needs_full
 def test_notice_that_has_no_room_costs_no_text(tmp_path: Path, trained_run: Run) -> None:
     command = [sys.executable, "-m", "charrnn", "sample", str(trained_run.folder.path), "-n", "20"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, text=True)
+    assert done.returncode == 0
     assert len(done.stdout) >= 20
 
 
 @pytest.mark.parametrize(("size", "code"), [("", 0), ("1", 0), ("abc", 1), ("2", 1)])
 def test_world_of_one_process_is_trained_in(
-    tmp_path: Path, installed: Command, monkeypatch: pytest.MonkeyPatch, size: str, code: int
+    tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch, size: str, code: int
 ) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     monkeypatch.setenv("WORLD_SIZE", size)
-    done = installed("train", "tiny.txt", "--steps", "2", *SMALL)
+    done = charrnn("train", "tiny.txt", "--steps", "2", *SMALL)
     assert done.returncode == code, done.stderr
+    assert ("without torchrun" in done.stderr) == (code == 1)
     assert "Traceback" not in done.stderr
 
 

@@ -73,7 +73,7 @@ def test_many_that_want_it_get_it_one_at_a_time(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from charrnn.errors import CharRNNError\n"
         "from charrnn.files.lock import locked\n"
-        "folder, taken, end = Path(sys.argv[1]), 0, time.monotonic() + 2\n"
+        "folder, taken, end = Path(sys.argv[1]), 0, time.monotonic() + 1\n"
         "while time.monotonic() < end:\n"
         "    try:\n"
         "        with locked(folder / 'run'):\n"
