@@ -88,7 +88,7 @@ def test_sine_predicts_cosine_with_carried_state() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     # Half a wave from an empty state is ambiguous; the carried state tells which half it is.
     assert max(losses[-20:]) < 0.01
 
