@@ -16,10 +16,10 @@ from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
-from charrnn.sampling.copies import Index
+from charrnn.sampling.copies import SuffixArray, pack
 from charrnn.sampling.sampler import Piece, Sampler
 from charrnn.text.cleaning import normalise
-from charrnn.text.corpus import read_text
+from charrnn.text.corpus import Corpus, read_text
 from charrnn.text.vocabulary import Vocabulary
 
 __all__ = ["CharRNNError", "LanguageModel", "load"]
@@ -34,7 +34,7 @@ class LanguageModel:
         self.runtime = runtime
         self._data_dir = data_dir
         self._model = checkpoint.build_model().to(runtime.device)
-        self._indices: dict[str | None, Index] = {}
+        self._indices: dict[str | None, SuffixArray] = {}
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -42,7 +42,7 @@ class LanguageModel:
         return self.checkpoint.vocabulary
 
     def sample(self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any) -> str:
-        """What a sample continues a prompt with, without the prompt; see `stream`."""
+        """Generate a continuation of the prompt, without the prompt itself; see `stream`."""
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
     def stream(
@@ -50,7 +50,7 @@ class LanguageModel:
     ) -> Iterator[str]:
         """The same text as `sample` gives, in pieces as they are made.
 
-        `corpus` names the text of which `avoid_copying` speaks, if not the checkpoint's own. Without a seed each
+        `corpus` names the text that `avoid_copying` refers to, if not the checkpoint's own. Without a seed each
         call gives another text. Raises: CharRNNError for a prompt outside the vocabulary, OptionError.
         """
         return (piece.text for piece in self._pieces(SamplingConfig(num_samples=1, **options), prompt, seed, corpus))
@@ -70,8 +70,8 @@ class LanguageModel:
             texts[piece.index] += piece.text
         return texts
 
-    def sampler(self, config: SamplingConfig, corpus: Index | None = None) -> Sampler:
-        """What draws samples for any number of prompts; what is banned or stops is normalised as they are.
+    def sampler(self, config: SamplingConfig, corpus: SuffixArray | None = None) -> Sampler:
+        """A sampler for any number of prompts; banned characters and stops are normalised as prompts are.
 
         Raises: OptionError.
         """
@@ -83,23 +83,25 @@ class LanguageModel:
         config = self.checkpoint.corpus.config
         return normalise(prompt.replace("\r\n", "\n"), ascii=config.ascii, lowercase=config.lowercase)
 
-    def index_corpus(self, corpus: str | None = None) -> Index:
+    def index_corpus(self, corpus: str | None = None) -> SuffixArray:
         """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.
 
         Raises: CharRNNError if it is not there any more.
         """
-        text = self._read_own_corpus() if corpus is None else read_text(corpus, self.checkpoint.corpus.config)
+        if corpus is None:
+            return SuffixArray(pack(self._open_own_corpus().indices))
+        text = read_text(corpus, self.checkpoint.corpus.config)
         if not text:
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
-        return Index(text)
+        return SuffixArray(pack(self.vocabulary.encode_any(text)))
 
-    def _read_own_corpus(self) -> str:
+    def _open_own_corpus(self) -> Corpus:
         """From the folder of prepared corpora, here or beside the folder of runs that the checkpoint lies in."""
         folders = [self._data_dir, *(root / "data" for root in self.path.absolute().parents[2:3])]
         corpus = self.checkpoint.corpus.find(folders)
         if corpus is None:
             raise CharRNNError(f"the model's corpus is not in {self._data_dir}: name it (--corpus FILE)")
-        return corpus.text
+        return corpus
 
     def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
         index = None

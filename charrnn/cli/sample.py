@@ -28,7 +28,7 @@ from charrnn.terminal import escape_controls, json_line
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
-    from charrnn.sampling.copies import Index
+    from charrnn.sampling.copies import SuffixArray
     from charrnn.sampling.sampler import Piece
 
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
@@ -147,8 +147,8 @@ def _converse() -> Iterator[str]:
             return
 
 
-def _index_small_corpus(model: "LanguageModel") -> "Index | None":
-    """What tells of copies in a record, if the model's corpus is at hand and quickly sorted."""
+def _index_small_corpus(model: "LanguageModel") -> "SuffixArray | None":
+    """The suffix array of the model's corpus, if that is at hand and quickly sorted."""
     if sum(model.vocabulary.counts) <= _QUICKLY_SORTED:
         with contextlib.suppress(CharRNNError):
             return model.index_corpus()
@@ -180,30 +180,33 @@ def _stream(pieces: Iterable["Piece"], echo: str, show: Callable[[str], str]) ->
     print(end="" if last.endswith("\n") else "\n", flush=True)
 
 
-def _collect(pieces: Iterable["Piece"]) -> Iterable[tuple["Piece", str]]:
-    """Each sample as it ends: its last piece and its whole text."""
-    texts: dict[int, list[str]] = {}
+def _collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
+    """The pieces of each sample as it ends, in the order of the samples' numbers."""
+    made: dict[int, list[Piece]] = {}
+    number = 0
     for piece in pieces:
-        texts.setdefault(piece.index, []).append(piece.text)
-        if piece.finish_reason is not None:
-            yield piece, "".join(texts.pop(piece.index))
+        made.setdefault(piece.index, []).append(piece)
+        while number in made and made[number][-1].finish_reason is not None:
+            yield made.pop(number)
+            number += 1
 
 
 def _print_whole(pieces: Iterable["Piece"], echo: str, show: Callable[[str], str]) -> None:
-    for _, text in _collect(pieces):
-        whole = show(echo + text)
+    for sample in _collect(pieces):
+        whole = show(echo + "".join(piece.text for piece in sample))
         print(whole, end="" if whole.endswith("\n") else "\n", flush=True)
 
 
-def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, index: "Index | None") -> None:
-    for piece, text in _collect(pieces):
+def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, corpus: "SuffixArray | None") -> None:
+    for sample in _collect(pieces):
+        symbols = "".join(piece.symbols for piece in sample)
         record = {
-            "text": echo + text,
+            "text": echo + "".join(piece.text for piece in sample),
             "seed": seed,
-            "index": piece.index,
-            "finish_reason": piece.finish_reason,
-            "bits_per_char": piece.bits_per_char,
-            "longest_copy": None if index is None else index.longest_copy(text),
+            "index": sample[-1].index,
+            "finish_reason": sample[-1].finish_reason,
+            "bits_per_char": sample[-1].bits_per_char,
+            "longest_copy": None if corpus is None else corpus.longest_copy(symbols),
         }
         print(json_line(record, ascii_only=not _prints_unicode()), flush=True)
 

@@ -25,7 +25,7 @@ from charrnn.machine.runtime import PRECISIONS
 from charrnn.model.network import CharRNN, count_parameters
 from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
-from charrnn.text.vocabulary import Symbols, Vocabulary
+from charrnn.text.vocabulary import StoredVocabulary, Vocabulary
 from charrnn.training.snapshot import Course, History, Snapshot, select
 from charrnn.training.streams import Cursor
 from charrnn.version import __version__
@@ -85,7 +85,7 @@ class _Header:
     torch: str
     model_config: ModelConfig
     training_config: TrainingConfig
-    vocabulary: Symbols
+    vocabulary: StoredVocabulary
     corpus: CorpusIdentity
     seed: int
     precision: str

@@ -1,6 +1,6 @@
-"""What of a text stands word for word in another: a suffix array of the corpus, and look-ups in it.
+"""Find parts of a text that stand word for word in another, by a suffix array of the latter.
 
-Letters in shapes: N characters of the corpus.
+Letters in shapes: N symbols of the corpus.
 """
 
 from bisect import bisect_left
@@ -11,29 +11,43 @@ from torch import Tensor
 from charrnn.text.vocabulary import code_points
 
 
-class Index:
-    """All suffixes of a text in alphabetical order: any run of characters is found by bisection.
+def pack(indices: Tensor) -> str:
+    """Indices (N,) as a string, each the code point of a character: Python compares, searches and slices it fast.
 
-    For "abab" these are ab, abab, b and bab, so "ba" is found behind three of them.
+    >>> pack(torch.tensor([0, 1, 65]))
+    '\\x00\\x01A'
+    """
+    return indices.cpu().numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def unpack(symbols: str) -> Tensor:
+    """The indices (N,) of a packed string."""
+    return code_points(symbols)
+
+
+class SuffixArray:
+    """All suffixes of a text in alphabetical order, so that any run of symbols is found by bisection.
+
+    For "abab" these are ab, abab, b and bab, so "ba" is found behind three of them. Texts are packed symbols.
     """
 
     def __init__(self, text: str) -> None:
         self._text = text
         # A memory view gives Python's own integers, several times as fast as a tensor or an array.
-        self._suffixes = sort_suffixes(code_points(text)).numpy().data
+        self._suffixes = sort_suffixes(unpack(text)).numpy().data
 
     def __contains__(self, run: str) -> bool:
-        """Whether these characters follow one another somewhere in the text."""
+        """True if these symbols follow one another somewhere in the text."""
         text, size = self._text, len(run)
         slot = bisect_left(self._suffixes, run, key=lambda begin: text[begin : begin + size])
         return slot < len(text) and text.startswith(run, self._suffixes[slot])
 
     def find_copy(self, sample: str, size: int) -> int | None:
-        """Where in a sample the first run of so many characters begins that stands in the text, if any does."""
+        """The place in a sample of the first run of `size` symbols that stands in the text, or None."""
         return next((i for i in range(len(sample) - size + 1) if sample[i : i + size] in self), None)
 
     def longest_copy(self, sample: str) -> int:
-        """The length of the longest run of the sample's characters that stands in the text."""
+        """The length of the longest run of the sample's symbols that stands in the text."""
         longest = 0
         for begin in range(len(sample)):
             while begin + longest < len(sample) and sample[begin : begin + longest + 1] in self:
@@ -78,7 +92,7 @@ def _first_of_equals(keys: Tensor, slots: Tensor) -> Tensor:
 
 
 def _tied(ranks: Tensor, slots: Tensor) -> Tensor:
-    """Which of these slots hold a suffix whose rank another one shares; ranks of all slots, in order."""
+    """Those of these slots whose suffix shares its rank with another one; ranks of all slots, in order."""
     same = ranks[1:] == ranks[:-1]
     tied = torch.zeros(len(ranks), dtype=torch.bool)
     tied[1:] |= same

@@ -17,26 +17,27 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, Threads
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Reading, Stepper
-from charrnn.sampling.copies import Index
+from charrnn.sampling.copies import SuffixArray, pack, unpack
 from charrnn.sampling.filters import Filter, make_filters
 from charrnn.sampling.noise import gumbel, stream_key
 from charrnn.text.vocabulary import Vocabulary
 
 _STEPS_TO_AN_END = 16  # where any symbol may be a sample's last, and what is drawn behind it is lost
-_MOST_VALUES = 2**23  # of K steps, B streams and V symbols
-_MOST_REJECTIONS = 100
-_LOWEST_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and float32 overflows
+_MAX_VALUES = 2**23  # of K steps, B streams and V symbols
+_MAX_REJECTIONS = 100
+_MIN_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and float32 overflows
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The next symbols of sample `index`; its last piece says why it ended and how likely the whole was.
+    """The next symbols of sample `index`, and their text; the last piece has the reason of the end and the likelihood.
 
-    `finish_reason` is "length", "stop" or "lines"; `bits_per_char` is under the model itself, at temperature 1
-    and without filters.
+    `symbols` are packed, see `copies.pack`. `finish_reason` is "length", "stop" or "lines"; `bits_per_char` is under
+    the model itself, at temperature 1 and without filters.
     """
 
     index: int
+    symbols: str
     text: str
     finish_reason: str | None = None
     bits_per_char: float | None = None
@@ -50,7 +51,7 @@ def choose(
     The largest log p + noise falls on each symbol with exactly its probability p, and logits differ from log p by a
     constant only: this is `multinomial` without a look at the numbers.
     """
-    greedy = temperature < _LOWEST_TEMPERATURE
+    greedy = temperature < _MIN_TEMPERATURE
     if filters and not greedy:
         logits, temperature = logits / temperature, 1.0
     for keep in filters:
@@ -58,39 +59,52 @@ def choose(
     return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
 
 
-class _Stream:
-    """One sample in the making. What may yet turn out to be copied is pending, and can be taken back."""
+@dataclass(frozen=True)
+class _Rules:
+    """The ends of a sample and the text that it must not copy, in packed symbols."""
 
-    def __init__(self, index: int, seed: int, config: SamplingConfig, corpus: Index | None) -> None:
+    stops: tuple[str, ...]
+    newline: str | None
+    lines: int | None
+    max_length: int
+    max_copy: int | None = None
+    """Successive symbols of the corpus from which on they are a copy."""
+    corpus: SuffixArray | None = None
+
+
+class _Stream:
+    """One sample in the making, in packed symbols. Those that may yet prove copied are pending, to be taken back."""
+
+    def __init__(self, index: int, seed: int, rules: _Rules) -> None:
         self.index = index
         self.key = stream_key(seed, index, 0)
         """Of its random numbers; another one after each rejection."""
         self.finish_reason: str | None = None
-        self._seed = seed
+        self.bits_per_char: float | None = None
+        """Of the whole sample, once it has ended."""
         self.rejections = 0
-        self._vain, self._furthest = 0, -1  # rejections since one left more symbols than ever before, and how many
         self.read: tuple[int, Reading] | None = None
-        """How much of the text was read again after a rejection, and what is behind it."""
-        self._config = config
-        self._corpus = corpus if config.avoid_copying is not None else None
-        self._longest_stop = max(map(len, config.stop), default=0)
+        """The number of symbols that were read again after a rejection, and the state behind them."""
+        self._seed, self._rules = seed, rules
+        self._fruitless_rejections, self._furthest = 0, -1  # since one left more symbols than ever before, and how many
+        self._longest_stop = max(map(len, rules.stops), default=0)
         self._settled = ""  # only its end, where nothing is ever taken back
         self._pending = ""
         self._pending_nats: list[float] = []
         self._length, self._lines, self._nats = 0, 0, 0.0  # of what is settled
 
     @property
-    def text(self) -> str:
-        """The whole text so far, or its end where nothing is ever taken back."""
+    def symbols(self) -> str:
+        """The whole sample so far, or its end where nothing is ever taken back."""
         return self._settled + self._pending
 
     @property
     def length(self) -> int:
-        """How many symbols were drawn and not taken back."""
+        """Number of symbols that were drawn and not taken back."""
         return self._length + len(self._pending)
 
-    def add(self, symbols: str, nats: list[float]) -> Piece | None:
-        """Take the next symbols, as far as the sample's end; returns what has become sure by them.
+    def add(self, symbols: str, nats: list[float]) -> str:
+        """Take the next symbols, as far as the sample's end. Returns: those that can no longer be taken back.
 
         Raises: CharRNNError if a sample is taken back over and over.
         """
@@ -98,37 +112,37 @@ class _Stream:
         self._pending_nats += nats
         end, reason = self._find_end()
         self._cut(end)
-        size = self._config.avoid_copying or 1
-        if self._corpus is not None:
+        corpus, size = self._rules.corpus, self._rules.max_copy or 1
+        if corpus is not None:
             # Symbols drawn anew can make a copy of what was settled before them.
             tail = _tail(self._settled, size - 1)
-            begin = self._corpus.find_copy(tail + self._pending, size)
+            begin = corpus.find_copy(tail + self._pending, size)
             if begin is not None:
                 self._cut(max(begin - len(tail), 0))
                 self._reject(size)
-                return None
+                return ""
         self.finish_reason = reason
-        sure = end if reason or self._corpus is None else end - size + 1
-        return self._settle(sure) if sure > 0 else None
+        return self._settle(max(end if reason or corpus is None else end - size + 1, 0))
 
     def _find_end(self) -> tuple[int, str | None]:
-        """How many of the pending symbols belong to the sample, and why no more, if it ends among them."""
+        """The number of pending symbols that belong to the sample, and the reason of its end if it is among them."""
         ends: list[tuple[int, str]] = []
-        for stop in self._config.stop:
+        rules = self._rules
+        for stop in rules.stops:
             tail = _tail(self._settled, len(stop) - 1)
             found = (tail + self._pending).find(stop)
             if found >= 0:
                 ends.append((found + len(stop) - len(tail), "stop"))
-        if self._config.lines is not None:
+        if rules.lines is not None and rules.newline is not None:
             end = 0
-            for _ in range(self._config.lines - self._lines):
-                end = self._pending.find("\n", end) + 1
+            for _ in range(rules.lines - self._lines):
+                end = self._pending.find(rules.newline, end) + 1
                 if not end:
                     break
             else:
                 ends.append((end, "lines"))
-        if self.length >= self._config.max_length:
-            ends.append((self._config.max_length - self._length, "length"))
+        if self.length >= rules.max_length:
+            ends.append((rules.max_length - self._length, "length"))
         return min(ends, key=lambda end: end[0], default=(len(self._pending), None))
 
     def _cut(self, end: int) -> None:
@@ -138,34 +152,35 @@ class _Stream:
     def _reject(self, size: int) -> None:
         self.rejections += 1
         self.key = stream_key(self._seed, self.index, self.rejections)
-        self._vain = self._vain + 1 if self.length <= self._furthest else 0
+        self._fruitless_rejections = self._fruitless_rejections + 1 if self.length <= self._furthest else 0
         self._furthest = max(self._furthest, self.length)
-        if self._vain >= _MOST_REJECTIONS:
+        if self._fruitless_rejections >= _MAX_REJECTIONS:
             raise CharRNNError(
                 f"sample {self.index} comes no further than {self._furthest} symbols without a copy of {size} "
-                f"characters of the corpus, tried {_MOST_REJECTIONS} times: raise --avoid-copying or --temperature"
+                f"characters of the corpus, tried {_MAX_REJECTIONS} times: raise --avoid-copying or --temperature"
             )
 
-    def _settle(self, sure: int) -> Piece:
-        symbols, self._pending = self._pending[:sure], self._pending[sure:]
-        self._nats += sum(self._pending_nats[:sure])
-        self._pending_nats = self._pending_nats[sure:]
-        self._length += sure
-        self._lines += symbols.count("\n")
+    def _settle(self, size: int) -> str:
+        symbols, self._pending = self._pending[:size], self._pending[size:]
+        self._nats += sum(self._pending_nats[:size])
+        self._pending_nats = self._pending_nats[size:]
+        self._length += size
+        if self._rules.newline is not None:
+            self._lines += symbols.count(self._rules.newline)
         self._settled += symbols
-        if self._corpus is None:
+        if self._rules.corpus is None:
             self._settled = _tail(self._settled, self._longest_stop)
-        if self.finish_reason is None:
-            return Piece(self.index, symbols)
-        return Piece(self.index, symbols, self.finish_reason, self._nats / self._length / math.log(2))
+        if self.finish_reason is not None:
+            self.bits_per_char = self._nats / self._length / math.log(2)
+        return symbols
 
 
-def _tail(text: str, size: int) -> str:
-    return text[max(len(text) - size, 0) :]
+def _tail(symbols: str, size: int) -> str:
+    return symbols[max(len(symbols) - size, 0) :]
 
 
 class Sampler:
-    """Draws samples as a config says; what it prepares serves any number of prompts.
+    """Draw samples as a config says, for any number of prompts.
 
     Sample i follows from the seed and i alone. Up to B samples advance together, K steps between two looks; where
     one ends, the next takes its place. One prompt at a time: all samples share these tensors.
@@ -177,24 +192,26 @@ class Sampler:
         vocabulary: Vocabulary,
         config: SamplingConfig,
         runtime: Runtime,
-        corpus: Index | None = None,
+        corpus: SuffixArray | None = None,
     ) -> None:
         """The model lies on the runtime's device already: to move it again would tear it from a recorded training step.
 
-        `corpus` is what `avoid_copying` speaks of. Raises: OptionError if it is missing or no symbol can be sampled.
+        `corpus` is the text that `avoid_copying` refers to, packed symbols of the same vocabulary.
+        Raises: OptionError if it is missing or no symbol can be sampled.
         """
         if config.avoid_copying is not None and corpus is None:
             raise OptionError("--avoid-copying needs the corpus: name it with --corpus FILE")
         self._vocabulary = vocabulary
         self._config = config
         self._runtime = runtime
-        self._corpus = corpus
+        self._rules = _make_rules(config, vocabulary, corpus)
+        self._text_of = dict(enumerate(vocabulary.decode(torch.arange(vocabulary.size))))
         self._filters = make_filters(config, vocabulary, runtime)
         V = vocabulary.size
-        B = min(config.num_samples, runtime.max_streams, max(_MOST_VALUES // (_STEPS_TO_AN_END * V), 1))
+        B = min(config.num_samples, runtime.max_streams, max(_MAX_VALUES // (_STEPS_TO_AN_END * V), 1))
         ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
         steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps, max(config.max_length, 1))
-        K = max(min(steps, _MOST_VALUES // (B * V)), 1)
+        K = max(min(steps, _MAX_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
         self._noise = runtime.place(torch.zeros(K, B, V))
         self._logits = torch.zeros_like(self._noise)
@@ -216,7 +233,7 @@ class Sampler:
 
     def _sample(self, start: Tensor, seed: int) -> Iterator[Piece]:
         if self._config.max_length == 0:
-            yield from (Piece(i, "", "length") for i in range(self._config.num_samples))
+            yield from (Piece(i, "", "", "length") for i in range(self._config.num_samples))
             return
         self._prompts_begun += 1
         number = self._prompts_begun
@@ -231,9 +248,10 @@ class Sampler:
             for slot, symbols, nats in self._threads.run(functools.partial(self._draw, streams)):
                 stream = streams[slot]
                 rejections = stream.rejections
-                piece = stream.add(symbols, nats)
-                if piece is not None:
-                    yield piece
+                settled = stream.add(symbols, nats)
+                if settled or stream.finish_reason is not None:
+                    text = settled.translate(self._text_of)
+                    yield Piece(stream.index, settled, text, stream.finish_reason, stream.bits_per_char)
                 if stream.rejections > rejections:
                     self._stepper.place([slot], self._read_again(stream, prompt))
                 elif stream.finish_reason is not None:
@@ -246,7 +264,7 @@ class Sampler:
                 streams |= begun
 
     def _begin(self, index: int, seed: int) -> _Stream:
-        return _Stream(index, seed, self._config, self._corpus)
+        return _Stream(index, seed, self._rules)
 
     def _take_steps(self) -> None:
         """K steps of all streams, without a look at what is drawn."""
@@ -257,7 +275,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _draw(self, streams: dict[int, _Stream]) -> list[tuple[int, str, list[float]]]:
-        """K steps of all streams: for each its slot, the symbols that it drew, and their surprisals in nats."""
+        """K steps of all streams: for each its slot, the packed symbols that it drew, and their surprisals in nats."""
         self._draw_noise(streams)
         self._advance()
         return self._look(list(streams))
@@ -275,18 +293,26 @@ class Sampler:
         log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
         # In one copy to the host, of (B, K) each; an index is exact as a float.
         symbols, surprisals = torch.stack([self._symbols.float(), -log_p]).transpose(1, 2).cpu()
-        text, nats, K = self._vocabulary.decode(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
-        return [(slot, text[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
+        packed, nats, K = pack(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
+        return [(slot, packed[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
 
     def _read_again(self, stream: _Stream, prompt: Reading) -> Reading:
-        """Read the text that a stream keeps, from the last place that was read after a rejection."""
+        """Read the symbols that a stream keeps, from the last place that was read after a rejection."""
         length, before = stream.read or (0, prompt)
-        if length > len(stream.text):
+        if length > len(stream.symbols):
             length, before = 0, prompt
-        if length < len(stream.text):
-            before = self._stepper.read(self._vocabulary.encode(stream.text[length:]), before)
-        stream.read = (len(stream.text), before)
+        if length < len(stream.symbols):
+            before = self._stepper.read(unpack(stream.symbols[length:]), before)
+        stream.read = (len(stream.symbols), before)
         return before
+
+
+def _make_rules(config: SamplingConfig, vocabulary: Vocabulary, corpus: SuffixArray | None) -> _Rules:
+    """The rules of a config in a vocabulary's symbols; a text with others ends no sample."""
+    stops = tuple(pack(vocabulary.encode(stop)) for stop in config.stop if not vocabulary.missing(stop))
+    newline = pack(vocabulary.encode("\n")) if "\n" in vocabulary.symbols else None
+    corpus = corpus if config.avoid_copying is not None else None
+    return _Rules(stops, newline, config.lines, config.max_length, config.avoid_copying, corpus)
 
 
 def sample(
@@ -303,7 +329,7 @@ def sample(
 
 
 def _line_start(vocabulary: Vocabulary) -> Tensor:
-    """What is read where there is no prompt: a line's end, or the most frequent symbol of a text without one."""
+    """The symbol that is read where there is no prompt: a line's end, or the most frequent one of a text without."""
     if "\n" in vocabulary.symbols:
         return vocabulary.encode("\n")
     counts = vocabulary.counts[: len(vocabulary.symbols)]

@@ -18,7 +18,7 @@ from charrnn.files import container
 from charrnn.files.schema import dump, parse
 from charrnn.text.cleaning import CleanText
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources
-from charrnn.text.vocabulary import Symbols, Vocabulary, code_points, count
+from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, code_points, count
 
 KIND = "corpus"
 RARE = 10
@@ -28,7 +28,7 @@ RARE = 10
 class _Header:
     """The JSON header of a corpus."""
 
-    vocabulary: Symbols
+    vocabulary: StoredVocabulary
     config: PreparationConfig
     sources: tuple[str, ...]
     source_digest: str = field(metadata={"key": "text_digest"})

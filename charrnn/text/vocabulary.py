@@ -117,6 +117,12 @@ class Vocabulary:
             listed = " ".join(map(repr, missing[:20])) + (" ..." if len(missing) > 20 else "")
             raise CharRNNError(f"characters outside the vocabulary of {self.size} symbols: {listed}; leave them out")
 
+    def encode_any(self, text: str) -> Tensor:
+        """The indices of a text: (N,) int32. Characters outside the vocabulary become `len(symbols)`, never sampled."""
+        table = torch.full((len(self._table) + 1,), len(self.symbols), dtype=torch.int32)
+        table[code_points("".join(self.symbols)).int()] = torch.arange(len(self.symbols), dtype=torch.int32)
+        return torch.index_select(table, 0, code_points(text).int().clamp(max=len(self._table)))
+
     def encode_points(self, points: Tensor) -> Tensor:
         """The indices of code points that are known to fit: (N,) uint8 or int32 to (N,) in `dtype`."""
         # One entry past the last symbol's, and all up to a byte's range, stand for every other code point.
@@ -133,18 +139,18 @@ class Vocabulary:
         chosen = torch.index_select(self._points, 0, torch.as_tensor(indices).cpu().int())
         return chosen.numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
-    def stored(self) -> "Symbols":
+    def stored(self) -> "StoredVocabulary":
         """The symbols and counts as a file's header keeps them."""
-        return Symbols("".join(self.symbols), self.counts)
+        return StoredVocabulary("".join(self.symbols), self.counts)
 
     @classmethod
-    def restore(cls, stored: "Symbols") -> "Vocabulary":
+    def restore(cls, stored: "StoredVocabulary") -> "Vocabulary":
         """The vocabulary of a file's header. Raises: CharRNNError if it is none."""
         return cls(tuple(stored.symbols), stored.counts)
 
 
 @dataclass(frozen=True)
-class Symbols:
+class StoredVocabulary:
     """A vocabulary in a file's header."""
 
     symbols: str

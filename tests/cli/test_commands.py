@@ -112,6 +112,16 @@ def test_many_lines_come_as_they_finish(charrnn: Command, trained_run: Run) -> N
     assert set(few) <= set(many)
 
 
+def test_samples_are_printed_in_the_order_of_their_numbers(charrnn: Command, trained_run: Run) -> None:
+    options = ["--num-samples", "40", "--stop", "at", "--seed", "1"]
+    records = charrnn("sample", trained_run.folder.path, "--json", *options).stdout.splitlines()
+    texts = [json.loads(record)["text"] for record in records]
+    assert [json.loads(record)["index"] for record in records] == list(range(40))
+    assert len({len(text) for text in texts}) > 5, "they end at different steps"
+    printed = charrnn("sample", trained_run.folder.path, *options).stdout
+    assert printed == "".join(f"{text}\n" for text in texts)
+
+
 def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
     run, options = trained_run.folder.path, ["--json", "-n", "150", "--seed", "1", "-t", "1.2"]
     assert json.loads(charrnn("sample", run, *options).stdout)["longest_copy"] is None

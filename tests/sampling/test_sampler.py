@@ -15,10 +15,10 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.runs.run import Run
-from charrnn.sampling.copies import Index
+from charrnn.sampling.copies import SuffixArray, pack
 from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k, top_p
 from charrnn.sampling.noise import gumbel
-from charrnn.sampling.sampler import Piece, Sampler, _Stream, choose, sample
+from charrnn.sampling.sampler import Piece, Sampler, _Rules, _Stream, choose, sample
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU, TEXT, needs_fbgemm
 
@@ -89,7 +89,13 @@ def test_unknown_symbol_and_banned_characters_never_pass() -> None:
 
 
 def pieces_of(
-    run: Run, prompt: str = "", seed: int = 1, *, runtime: Runtime = CPU, corpus: Index | None = None, **options: object
+    run: Run,
+    prompt: str = "",
+    seed: int = 1,
+    *,
+    runtime: Runtime = CPU,
+    corpus: SuffixArray | None = None,
+    **options: object,
 ) -> list[Piece]:
     config = SamplingConfig(**options)  # type: ignore[arg-type]
     sampler = Sampler(run.trainer.bptt.model, run.corpus.vocabulary, config, runtime, corpus)
@@ -143,7 +149,7 @@ def test_lines_may_take_a_thousand_symbols_each() -> None:
 
 
 def test_length_zero_samples_nothing(trained_run: Run) -> None:
-    assert pieces_of(trained_run, length=0) == [Piece(0, "", "length")]
+    assert pieces_of(trained_run, length=0) == [Piece(0, "", "", "length")]
 
 
 def test_several_samples_differ_and_end_on_their_own(trained_run: Run) -> None:
@@ -217,7 +223,7 @@ def test_recorded_steps_on_cuda_write_what_the_cpu_writes(
     monkeypatch.setattr(Runtime, "max_steps", 8)
     monkeypatch.setattr(Runtime, "max_streams", 3)
     cuda = open_runtime("cuda", "float32")
-    model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, Index(TEXT)
+    model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, own_corpus(trained_run)
     config = SamplingConfig(num_samples=7, length=120, temperature=1.2, **options)
     samplers = [
         Sampler(copy.deepcopy(model).to(runtime.device), vocabulary, config, runtime, index) for runtime in (CPU, cuda)
@@ -236,28 +242,29 @@ def test_stop_text_is_found_across_pieces(trained_run: Run) -> None:
 
 
 def test_copies_are_drawn_again(trained_run: Run) -> None:
-    index, size = Index(TEXT), 12
+    index, size = SuffixArray(TEXT), 12
     options: dict[str, Any] = {"length": 400, "temperature": 1.2}
     assert min(map(index.longest_copy, texts_of(pieces_of(trained_run, num_samples=4, **options)))) >= size
-    guarded = texts_of(pieces_of(trained_run, num_samples=4, corpus=index, avoid_copying=size, **options))
+    guarded = texts_of(
+        pieces_of(trained_run, num_samples=4, corpus=own_corpus(trained_run), avoid_copying=size, **options)
+    )
     assert [len(text) for text in guarded] == [400] * 4
     assert max(map(index.longest_copy, guarded)) < size
-    alone = pieces_of(trained_run, corpus=index, avoid_copying=size, **options)
+    alone = pieces_of(trained_run, corpus=own_corpus(trained_run), avoid_copying=size, **options)
     assert texts_of(alone) == guarded[:1]
 
 
 def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None:
-    stream = _Stream(0, 1, SamplingConfig(avoid_copying=4), Index("cdef bxyz"))
+    stream = _Stream(0, 1, _Rules((), None, None, 1000, 4, SuffixArray("cdef bxyz")))
     text = ""
     for symbols in ("abcde", "f", "xyzq", "rstuv"):
-        piece = stream.add(symbols, [1.0] * len(symbols))
-        text += "" if piece is None else piece.text
+        text += stream.add(symbols, [1.0] * len(symbols))
     assert text == "abrs"
-    assert (stream.text, stream.length, stream.rejections) == ("abrstuv", 7, 2)
+    assert (stream.symbols, stream.length, stream.rejections) == ("abrstuv", 7, 2)
 
 
 def test_only_rejections_without_progress_are_an_error() -> None:
-    stream = _Stream(0, 1, SamplingConfig(avoid_copying=2, length=10**6), Index("zz"))
+    stream = _Stream(0, 1, _Rules((), None, None, 10**6, 2, SuffixArray("zz")))
     for _ in range(300):
         stream.add("abcdef", [1.0] * 6)
         stream.add("zz", [1.0] * 2)
@@ -270,15 +277,24 @@ def test_only_rejections_without_progress_are_an_error() -> None:
 
 def test_copies_without_end_are_an_error(trained_run: Run) -> None:
     with pytest.raises(CharRNNError, match="without a copy of 4 characters of the corpus"):
-        pieces_of(trained_run, temperature=0, corpus=Index(TEXT), avoid_copying=4)
+        pieces_of(trained_run, temperature=0, corpus=own_corpus(trained_run), avoid_copying=4)
     with pytest.raises(OptionError, match="--corpus"):
         pieces_of(trained_run, avoid_copying=4)
 
 
 def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
-    options: dict[str, Any] = {"temperature": 1.2, "corpus": Index(TEXT), "avoid_copying": 12, "length": 150}
+    options: dict[str, Any] = {
+        "temperature": 1.2,
+        "corpus": own_corpus(trained_run),
+        "avoid_copying": 12,
+        "length": 150,
+    }
     pieces = pieces_of(trained_run, "the", **options)
     assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-3)
+
+
+def own_corpus(run: Run) -> SuffixArray:
+    return SuffixArray(pack(run.corpus.indices))
 
 
 def bits_of(run: Run, prompt: str, text: str) -> float:

@@ -1,4 +1,4 @@
-"""Symbols to indices and back."""
+"""StoredVocabulary to indices and back."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from charrnn.errors import CharRNNError
 from charrnn.files.schema import parse
-from charrnn.text.vocabulary import UNKNOWN_CHAR, Symbols, Vocabulary, code_points, count
+from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary, code_points, count
 
 
 def build(text: str, **options: int) -> Vocabulary:
@@ -67,7 +67,7 @@ def test_dtype_is_the_smallest_that_holds_the_vocabulary(size: int, dtype: torch
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        (None, "Symbols is no object"),
+        (None, "StoredVocabulary is no object"),
         ({}, "lacks fields"),
         ({"symbols": "ab"}, "lacks fields"),
         ({"symbols": "aa", "counts": [1, 1]}, "distinct"),
@@ -79,7 +79,7 @@ def test_dtype_is_the_smallest_that_holds_the_vocabulary(size: int, dtype: torch
 )
 def test_header_without_a_sound_vocabulary_is_refused(header: object, problem: str) -> None:
     with pytest.raises(CharRNNError, match=problem):
-        Vocabulary.restore(parse(Symbols, header))
+        Vocabulary.restore(parse(StoredVocabulary, header))
 
 
 def test_vocabulary_is_restored_from_what_is_stored() -> None:
@@ -90,4 +90,4 @@ def test_vocabulary_is_restored_from_what_is_stored() -> None:
 @pytest.mark.parametrize("symbols", ["a\ud800", "\udfff", "\ud83d\ude00"])
 def test_surrogates_are_refused_by_whoever_reads_a_vocabulary(symbols: str) -> None:
     with pytest.raises(CharRNNError, match="surrogates are none"):
-        Vocabulary.restore(Symbols(symbols, (1,) * len(symbols)))
+        Vocabulary.restore(StoredVocabulary(symbols, (1,) * len(symbols)))
