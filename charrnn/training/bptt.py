@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import TrainingConfig
+from charrnn.errors import CharRNNError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, carry, clear
 from charrnn.training.optimizer import load_moments, make_optimizer, moments
@@ -85,12 +86,10 @@ class TruncatedBPTT:
             self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # skips the step
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        carry(state, self._state, self._draw_streams_to_keep())  # here the state is detached
+        # A model that never began with an empty state can fail for good where it must.
+        keep = torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
+        carry(state, self._state, keep)  # here the state is detached
         self.loss.copy_(loss.detach())
-
-    def _draw_streams_to_keep(self) -> Tensor:
-        """(B,), bool: nearly all. A model that never began with an empty state can fail for good where it must."""
-        return torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
 
     def seconds_per_step(self) -> float:
         """Time a few steps, once, and go back to where the training stood."""
@@ -124,8 +123,15 @@ class TruncatedBPTT:
     def load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
         """Go back to where `tensors`, `cursor` and `gradient_scaler` were taken.
 
-        Raises: KeyError, ValueError, TypeError or RuntimeError where they do not fit this model and text.
+        Raises: CharRNNError where they do not fit this model and text.
         """
+        try:
+            self._load(tensors, cursor, gradient_scaler)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error
+        self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
+
+    def _load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
         self.layout.require(cursor)
         self.model.load_state_dict(select("model.", tensors))
         load_moments(self._optimizer, select("trainer.optimizer.", tensors))
@@ -137,7 +143,6 @@ class TruncatedBPTT:
         if gradient_scaler:  # empty after training in another precision than float16
             self._scaler.load_state_dict(dict(gradient_scaler))
         self.runtime.set_random_state(select("trainer.random.", tensors))
-        self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
 
     def _carried_state(self) -> dict[str, Tensor]:
         """The tensors of the state by name, "trainer.state.<layer>.<number of the tensor>"."""

@@ -32,6 +32,11 @@ class Clock:
         """Seconds since the first step."""
         return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
 
+    def rate(self, count: float) -> float:
+        """A count per second of the time with training."""
+        seconds = self.elapsed_s - self.paused_s
+        return count / seconds if seconds > 0 else 0.0
+
     @contextlib.contextmanager
     def paused(self, runtime: Runtime) -> Iterator[None]:
         """Count the enclosed work as time without training."""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from charrnn.config import MAX_EVALUATIONS, TrainingConfig
 from charrnn.model.scoring import Measured, Part, evaluate
@@ -26,7 +27,13 @@ class Result:
 
     part_loss: float
     figure: Measured
+    is_whole: bool
     improved: bool
+
+    def told(self) -> dict[str, Any]:
+        """The fields of the event that tells of it; without validation text no characters were predicted."""
+        val_chars = self.figure.num_predictions or None
+        return {"loss": self.figure.loss, "val_chars": val_chars, "is_whole": self.is_whole, "improved": self.improved}
 
 
 class Evaluations:
@@ -92,7 +99,8 @@ class Evaluations:
             more = self._read(self._final_part, should_stop, lambda: clock.elapsed_s > end)
             if more.num_predictions > figure.num_predictions:  # there was time for it
                 figure = more
-        return None if should_stop() else Result(part_loss, figure, improved)
+        is_whole = figure.num_predictions == self.num_predictions
+        return None if should_stop() else Result(part_loss, figure, is_whole, improved)
 
     def record(self, result: Result, now: Moment, history: History) -> None:
         """Remember the best loss, and count evaluations without progress."""

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from charrnn.config import TrainingConfig
-from charrnn.errors import CharRNNError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN
 from charrnn.training.bptt import TruncatedBPTT
@@ -62,7 +61,8 @@ class Trainer:
         if self.stop_requested and not self.is_sane:
             yield self._recover(self._guard.loss)
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
-        yield Finished(**self._where(), reason=reason, chars_per_second=self.chars_per_second)
+        where = self._where()
+        yield Finished(**where, reason=reason, chars_per_second=self.clock.rate(where["chars"]))
 
     def request_stop(self) -> None:
         """End the run after the step, or in the evaluation, that is under way."""
@@ -75,8 +75,8 @@ class Trainer:
 
     def load(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises: CharRNNError if it is not one of such a training."""
-        self._go_to(snapshot)
-        self.history = replace(snapshot.history)
+        self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
+        self.course, self.history = replace(snapshot.course), replace(snapshot.history)
         self.clock = Clock(self.history.elapsed_s, self.history.paused_seconds)
         if not self.evaluations.have_lost_patience(self.course):  # which may have grown
             self.course.patience_lost_at = None
@@ -88,8 +88,9 @@ class Trainer:
         learning_rate = self.budget.learning_rate(peak, self.config.warmup_steps, self.now)
         self.bptt.step(learning_rate)
         self.course.step += 1
-        loss, rate = self.bptt.mean_loss, self.chars_per_second
-        return Progress(**self._where(), train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
+        where = self._where()
+        rate = self.clock.rate(where["chars"])
+        return Progress(**where, train_loss=self.bptt.mean_loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
         """One evaluation; nothing where a stop is asked for in its midst."""
@@ -102,11 +103,8 @@ class Trainer:
             yield self._recover(result.part_loss)
             return
         self.evaluations.record(result, self.now, self.history)
-        told, figure = time.perf_counter(), result.figure
-        val_chars = figure.num_predictions if self.evaluations.are_validating else None
-        is_whole = figure.num_predictions == self.evaluations.num_predictions
-        improved = result.improved
-        yield Evaluated(**self._where(), loss=figure.loss, val_chars=val_chars, is_whole=is_whole, improved=improved)
+        told = time.perf_counter()
+        yield Evaluated(**self._where(), **result.told())
         ended = time.perf_counter() + self.saving_seconds
         is_final = self.budget.is_over(self.now)
         self.evaluations.record_duration(ended - begin, ended - told, self.history, is_final=is_final)
@@ -114,19 +112,13 @@ class Trainer:
 
     def _recover(self, loss: float) -> Recovered:
         """Go back to the trusted snapshot, and on with a lower learning rate. Raises: CharRNNError."""
-        self._go_to(self._guard.go_back(loss, self.course, self.history))
+        snapshot = self._guard.go_back(loss, self.course, self.history)
+        self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
+        self.course = replace(snapshot.course)
         return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
 
     def _copy(self) -> Snapshot:
         return self.snapshot().copy()
-
-    def _go_to(self, snapshot: Snapshot) -> None:
-        """Load all but the history. Raises: CharRNNError."""
-        try:
-            self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error
-        self.course = replace(snapshot.course)
 
     @property
     def now(self) -> Moment:
@@ -148,15 +140,8 @@ class Trainer:
         """True if the loss is as it may be, so that the model is worth saving."""
         return self._guard.is_sane(self.course)
 
-    @property
-    def chars_per_second(self) -> float:
-        """Characters per second of the training steps alone."""
-        seconds = self.clock.elapsed_s - self.clock.paused_s
-        return self.course.step * self.layout.chars_per_step / seconds if seconds > 0 else 0.0
-
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
-        step, layout = self.course.step, self.layout
-        chars, epoch = step * layout.chars_per_step, step / layout.num_chunks
-        elapsed_s = self.clock.elapsed_s
+        step, elapsed_s = self.course.step, self.clock.elapsed_s
+        epoch, chars = step / self.layout.num_chunks, step * self.layout.chars_per_step
         return {"step": step, "epoch": epoch, "chars": chars, "elapsed_s": elapsed_s, "fraction": self.fraction}
