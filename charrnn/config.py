@@ -82,7 +82,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Option:
-    """All that the command line has to know of a field but its type and default.
+    """The part of a field that its type and default do not tell the command line.
 
     `none` is the value that stands for None on the command line, where None is not the default.
     """
@@ -129,7 +129,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig(Config):
-    """How raw text becomes a corpus."""
+    """Options for turning raw text into a corpus."""
 
     encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", metavar="NAME")
     ascii: bool = option(False, "Transliterate to ASCII, here and in every prompt.")
@@ -193,7 +193,7 @@ def apply_size(options: ModelOptions, size: Size | None, given: Collection[str])
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
-    """How a model is trained. At most one of the BUDGETS is set.
+    """Options for training. At most one of the BUDGETS is set.
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
     evaluations are spaced evenly over the budget and each is followed by a sample, the learning rate follows
@@ -233,7 +233,7 @@ class TrainingConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
-    """How text is drawn from a model: lengths in symbols, filters off where unset.
+    """Options for sampling: lengths in symbols, filters off where unset.
 
     A sample ends after `length` symbols (unset, 1,000, or as many per line of `lines`), after any text in `stop` has
     appeared, or after `lines` whole lines. No run of `avoid_copying` characters of the corpus is reproduced.

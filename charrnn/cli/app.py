@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Where a caller closed one: or else the next file to be opened, say a checkpoint, would take its place."""
+    """Open those that the caller closed, lest the next file, say a checkpoint, take their place."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)

@@ -4,9 +4,7 @@ import json as json_module
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from charrnn.cli.options import Device, Json, Precision
+from charrnn.cli.options import Device, Json, Precision, declare
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import SIZES, Size
 from charrnn.config import TrainingConfig as Training
@@ -18,14 +16,11 @@ _COLUMNS = "{:32} {:>12} {:14} {:>12}  {:26} {:>7}"
 
 
 def bench(
-    size: Annotated[Size, typer.Option(metavar="|".join(SIZES), help="The preset of the model's shape.")] = "medium",
+    size: Annotated[Size, declare("The preset of the model's shape.", metavar="|".join(SIZES))] = "medium",
     batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Parallel streams in training; default: 16 in float32 on a CPU, else 32."),
+        int | None, declare("Parallel streams in training; default: 16 in float32 on a CPU, else 32.", metavar="N")
     ] = Training.batch_size,
-    seq_length: Annotated[
-        int, typer.Option(metavar="N", help="Characters of a chunk in training.")
-    ] = Training.seq_length,
+    seq_length: Annotated[int, declare("Characters of a chunk in training.", metavar="N")] = Training.seq_length,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",

@@ -17,61 +17,55 @@ from charrnn.terminal import escape_controls
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
+
+def declare(help: str, *names: str, metavar: str | None = None, panel: str | None = None, **more: Any) -> Any:  # noqa: A002
+    """An option of the command line; `more` are arguments of `typer.Option`."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
+
+
 Device = Annotated[
     str,
-    typer.Option(
-        envvar="CHARRNN_DEVICE",
+    declare(
+        "Where to compute; auto takes CUDA, else the faster of MPS and CPU by a short trial.",
         metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where to compute; auto takes CUDA, else the faster of MPS and CPU by a short trial.",
-        rich_help_panel=COMMON,
+        panel=COMMON,
+        envvar="CHARRNN_DEVICE",
     ),
 ]
 Precision = Annotated[
     str,
-    typer.Option(
-        envvar="CHARRNN_PRECISION",
+    declare(
+        "auto takes the fastest that loses no quality on this hardware.",
         metavar="auto|float32|bfloat16|float16",
-        help="auto takes the fastest that loses no quality on this hardware.",
-        rich_help_panel=COMMON,
+        panel=COMMON,
+        envvar="CHARRNN_PRECISION",
     ),
 ]
 SamplingPrecision = Annotated[
     str,
-    typer.Option(
-        envvar="CHARRNN_PRECISION",
+    declare(
+        "auto takes the fastest that loses no quality: int8 on an x86 CPU.",
         metavar="auto|float32|bfloat16|float16|int8",
-        help="auto takes the fastest that loses no quality: int8 on an x86 CPU.",
-        rich_help_panel=COMMON,
+        panel=COMMON,
+        envvar="CHARRNN_PRECISION",
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
+    declare(
+        "Everything random follows from it; drawn and reported if unset.",
+        metavar="N",
+        panel=COMMON,
         min=0,
         max=2**31 - 1,
-        metavar="N",
-        help="Everything random follows from it; drawn and reported if unset.",
-        rich_help_panel=COMMON,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=COMMON)]
+Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
 DataDir = Annotated[
-    Path,
-    typer.Option(
-        envvar="CHARRNN_DATA_DIR",
-        metavar="DIR",
-        help="Where prepared corpora lie by default.",
-        rich_help_panel=COMMON,
-    ),
+    Path, declare("Where prepared corpora lie by default.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR")
 ]
 CheckpointDir = Annotated[
-    Path,
-    typer.Option(
-        envvar="CHARRNN_CHECKPOINT_DIR",
-        metavar="DIR",
-        help="Where runs lie by default.",
-        rich_help_panel=COMMON,
-    ),
+    Path, declare("Where runs lie by default.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR")
 ]
 
 DATA_DIR = Path("data")

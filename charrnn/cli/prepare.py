@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli.options import DATA_DIR, DataDir, Json, takes_configs
+from charrnn.cli.options import DATA_DIR, DataDir, Json, declare, takes_configs
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import PreparationConfig
 from charrnn.terminal import escape_controls
@@ -28,15 +28,10 @@ def prepare(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Default: <stem of the first source>.safetensors in --data-dir.",
-        ),
+        declare("Default: <stem of the first source>.safetensors in --data-dir.", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    overwrite: Annotated[bool, declare("Replace an existing output.", "--overwrite")] = False,
     json: Json = False,
     data_dir: DataDir = DATA_DIR,
 ) -> None:

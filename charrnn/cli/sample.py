@@ -18,6 +18,7 @@ from charrnn.cli.options import (
     Json,
     SamplingPrecision,
     Seed,
+    declare,
     takes_configs,
     tell,
 )
@@ -45,22 +46,22 @@ def sample(
             show_default=False,
         ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to continue.")] = None,
+    prompt: Annotated[str | None, declare("What to continue.", "--prompt", "-p", metavar="TEXT")] = None,
     prompt_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Read the prompt from a file, or from - for stdin.")
+        str | None, declare("Read the prompt from a file, or from - for stdin.", metavar="FILE")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not make control characters visible on a terminal.")] = False,
-    no_echo: Annotated[bool, typer.Option("--no-echo", help="Do not repeat the prompt.")] = False,
+    raw: Annotated[bool, declare("Do not make control characters visible on a terminal.", "--raw")] = False,
+    no_echo: Annotated[bool, declare("Do not repeat the prompt.", "--no-echo")] = False,
     interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="Read a prompt a line from stdin, and continue each.")
+        bool, declare("Read a prompt a line from stdin, and continue each.", "--interactive", "-i")
     ] = False,
     config: SamplingConfig,
     corpus: Annotated[
         str | None,
-        typer.Option(
+        declare(
+            "The text that must not be copied, raw or prepared; default: what the model was trained on.",
             metavar="FILE",
-            help="The text that must not be copied, raw or prepared; default: what the model was trained on.",
-            rich_help_panel=FILTERS,
+            panel=FILTERS,
             show_default=False,
         ),
     ] = None,

@@ -19,6 +19,7 @@ from charrnn.cli.options import (
     Json,
     Precision,
     Seed,
+    declare,
     given,
     is_given,
     takes_configs,
@@ -58,58 +59,39 @@ def train(
     ],
     run: Annotated[
         Path | None,
-        typer.Option(
-            "--run",
-            "-o",
-            metavar="DIR",
-            help="Where the run lives; default: <corpus stem> in --checkpoint-dir.",
-            rich_help_panel=RUN,
+        declare(
+            "Where the run lives; default: <corpus stem> in --checkpoint-dir.", "--run", "-o", metavar="DIR", panel=RUN
         ),
     ] = None,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the run in DIR; start it if it is not there yet.",
-            rich_help_panel=RUN,
-        ),
+        bool, declare("Go on with the run in DIR; start it if it is not there yet.", "--resume", panel=RUN)
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start again in a DIR that holds a run.", rich_help_panel=RUN)
-    ] = False,
+    overwrite: Annotated[bool, declare("Start again in a DIR that holds a run.", "--overwrite", panel=RUN)] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(
-            metavar="CHECKPOINT",
-            help="Start from another run's weights, matched symbol by symbol.",
-            rich_help_panel=RUN,
-        ),
+        declare("Start from another run's weights, matched symbol by symbol.", metavar="CHECKPOINT", panel=RUN),
     ] = None,
     config: TrainingConfig,
     size: Annotated[
         Size | None,
-        typer.Option(
-            metavar="|".join(SIZES),
-            help=f"A preset of the shape, which single options override: {_describe_sizes()}; default: "
+        declare(
+            f"A preset of the shape, which single options override: {_describe_sizes()}; default: "
             "the shape is chosen from the budget, the text and this machine's speed.",
-            rich_help_panel=MODEL,
+            metavar="|".join(SIZES),
+            panel=MODEL,
         ),
     ] = None,
     model: ModelOptions,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Log curves to the run's folder.", rich_help_panel=REPORTS)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no samples.", rich_help_panel=REPORTS)
-    ] = False,
+    tensorboard: Annotated[bool, declare("Log curves to the run's folder.", "--tensorboard", panel=REPORTS)] = False,
+    quiet: Annotated[bool, declare("No progress, no samples.", "--quiet", "-q", panel=REPORTS)] = False,
     json: Json = False,
     seed: Seed = None,
     deterministic: Annotated[
         bool,
-        typer.Option(
+        declare(
+            "The same to the bit from the same seed on a GPU too, if slower; on a CPU it is so anyway.",
             "--deterministic",
-            help="The same to the bit from the same seed on a GPU too, if slower; on a CPU it is so anyway.",
-            rich_help_panel=COMMON,
+            panel=COMMON,
         ),
     ] = False,
     device: Device = "auto",
@@ -195,7 +177,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             if reporter is not None:
                 reporter.close()
     summary = run.summary(finished)
-    notify(_closing_lines(summary, finished.reason, run.trainer.evaluations.num_predictions))
+    notify(_closing_lines(summary, finished.reason, run))
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
@@ -204,12 +186,13 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             raise typer.Exit(128 + signals[0])
 
 
-def _closing_lines(summary: dict[str, Any], reason: str, num_predictions: int) -> str:
+def _closing_lines(summary: dict[str, Any], reason: str, run: "Run") -> str:
     how = {
         "budget": "done",
-        "patience": "stopped early: no improvement",
+        "patience": f"stopped early: no improvement in {run.trainer.config.patience} evaluations",
         "stopped": "stopped and saved; --resume goes on",
     }[reason]
+    num_predictions = run.trainer.evaluations.num_predictions
     line = f"{how}: {summary['steps']:,} steps, {summary['chars_per_second']:,} characters/s in training"
     if summary["best_val_loss"] is not None:
         line += (

@@ -93,7 +93,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Score:
     """A mean loss in nats per symbol, and the number of predictions that it averages."""
 
     loss: float
@@ -111,7 +111,7 @@ def evaluate(
     before_chunk: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
-) -> Measured:
+) -> Score:
     """Mean loss of predicting each of the N indices but the first, with carried state.
 
     At least one chunk is read, and none once `is_time_up`. Returns: a loss of NaN if `should_stop` interrupted it.
@@ -122,7 +122,7 @@ def evaluate(
         chunks = evaluation_chunks(indices, part.batch_size, seq_length, before_chunk)
         for x, y in itertools.islice(chunks, part.num_chunks):
             if should_stop():
-                return Measured(math.nan, count)
+                return Score(math.nan, count)
             if count > 0 and is_time_up():
                 break
             with runtime.autocast():
@@ -130,4 +130,4 @@ def evaluate(
             count += int((y != IGNORE).sum())
             targets = runtime.place(y).flatten()
             total += F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum").cpu()
-    return Measured(float(total) / count, count)
+    return Score(float(total) / count, count)

@@ -1,4 +1,4 @@
-"""A prepared corpus: the indices of a text, its vocabulary, and how it was made.
+"""A prepared corpus: the indices of a text, its vocabulary, and the options that it was made with.
 
 Letters in shapes: N characters.
 """
@@ -38,8 +38,8 @@ class _Header:
 class Corpus:
     """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
 
-    `sources` and `source_digest` tell where its raw text came from and what it was. `notes` tell what preparing
-    did, a line each; they are not stored.
+    `sources` are the origins of its raw text, `source_digest` that of its bytes. `notes` tell a line each of what was
+    done in preparing it; they are not stored.
     """
 
     path: Path
@@ -161,7 +161,7 @@ def _encode(blocks: list[Tensor], config: PreparationConfig, name: str) -> tuple
 
 
 def _origins(sources: Sequence[Source]) -> list[str]:
-    """What tells later whether a changed text is the same text: absolute paths as they were given."""
+    """Absolute paths as they were given, by which a text that has changed is known again."""
     return list(dict.fromkeys(source.origin for source in sources))
 
 
@@ -179,7 +179,7 @@ def _describe_folding(vocabulary: Vocabulary) -> list[str]:
 
 
 def default_stem(source: str) -> str:
-    """What a corpus made from this file, folder or - and a run on it are called; compression does not count."""
+    """The name of a corpus made from this file, folder or -, and of a run on it, without the suffixes."""
     if source == "-":
         return "stdin"
     path = Path(os.path.abspath(source))  # noqa: PTH100 (resolve() would follow links to other names)

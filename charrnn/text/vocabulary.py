@@ -24,7 +24,7 @@ def code_points(text: str) -> Tensor:
 
 
 def count(points: Tensor, totals: Tensor | None = None) -> Tensor:
-    """How often each code point occurs, added to the totals so far: (highest code point + 1,) int64."""
+    """Occurrences of each code point, added to the totals so far: (highest code point + 1,) int64."""
     counts = torch.bincount(points)
     if totals is None:
         return counts

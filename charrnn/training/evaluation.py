@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charrnn.config import MAX_EVALUATIONS, TrainingConfig
-from charrnn.model.scoring import Measured, Part, evaluate
+from charrnn.model.scoring import Part, Score, evaluate
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.budget import Budget, Clock, Moment
 from charrnn.training.snapshot import Course, History
@@ -26,11 +26,11 @@ class Result:
     """An evaluation: the loss of the part that each one reads, which decides, and the figure to report."""
 
     part_loss: float
-    figure: Measured
+    figure: Score
     is_whole: bool
     improved: bool
 
-    def told(self) -> dict[str, Any]:
+    def event_fields(self) -> dict[str, Any]:
         """The fields of the event that tells of it; without validation text no characters were predicted."""
         val_chars = self.figure.num_predictions or None
         return {"loss": self.figure.loss, "val_chars": val_chars, "is_whole": self.is_whole, "improved": self.improved}
@@ -117,10 +117,10 @@ class Evaluations:
     def record_duration(self, seconds: float, follow_up_seconds: float, history: History, *, is_final: bool) -> None:
         """Plan with the duration of the last evaluation, of which the sample and checkpoint behind it took a part."""
         history.evaluation_seconds, self._follow_up_seconds = seconds, follow_up_seconds
-        reserve_s = history.closing_seconds
+        reserve_s = history.final_evaluation_seconds
         self._reserve(history, self._seconds_per_char)
         if is_final:  # a budget that was spent stays spent
-            history.closing_seconds = max(history.closing_seconds, reserve_s)
+            history.final_evaluation_seconds = max(history.final_evaluation_seconds, reserve_s)
 
     def have_lost_patience(self, course: Course) -> bool:
         """True after as many evaluations without progress as the patience allows."""
@@ -132,7 +132,7 @@ class Evaluations:
             total = float(self._budget.steps * self._chars_per_step)
             cost = EVALUATION_COST * self._num_chars(history.part)
         else:
-            total, cost = self._budget.total(history.closing_seconds), history.evaluation_seconds
+            total, cost = self._budget.total(history.final_evaluation_seconds), history.evaluation_seconds
         return max(_MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * total / max(cost, 1e-9))))
 
     def _afford(self, share: float, seconds_per_char: float) -> Part:
@@ -150,14 +150,14 @@ class Evaluations:
         """Reserve for the final evaluation the duration of any other, and of the text that it reads beyond those."""
         self._final_part = self._afford(FINAL_SHARE, seconds_per_char)
         more = 0 if self._final_part == history.part else self._num_chars(self._final_part)
-        history.closing_seconds = history.evaluation_seconds + more * seconds_per_char
+        history.final_evaluation_seconds = history.evaluation_seconds + more * seconds_per_char
 
     def _read(
         self, part: Part | None, should_stop: Callable[[], bool], is_time_up: Callable[[], bool] = lambda: False
-    ) -> Measured:
+    ) -> Score:
         """The loss on a part of the validation text, or else the running training loss."""
         if not self.are_validating:
-            return Measured(float(self._bptt.mean_loss), 0)
+            return Score(float(self._bptt.mean_loss), 0)
         with self._text.watched():
             return evaluate(
                 self._bptt.model,

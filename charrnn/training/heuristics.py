@@ -98,7 +98,7 @@ def default_model(
     """
     for model in models:
         learns_by_heart = num_parameters(model) > MAX_PARAMETERS_PER_CHAR * num_chars
-        # Measured with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
+        # Score with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
         parameters = num_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
         if not learns_by_heart and num_chars_read(model) >= _CHARS_READ_PER_PARAMETER * parameters:
             return model

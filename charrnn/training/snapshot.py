@@ -1,7 +1,7 @@
-"""The state of a training between two steps: what a recovery takes back, what it never does, and copies of it all."""
+"""The state of a training between two steps: a part that a recovery takes back, and a part that it never does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from charrnn.training.streams import Cursor
 
 @dataclass(kw_only=True)
 class Course:
-    """How far the training has come. A recovery takes it back to an earlier moment."""
+    """Progress of the training. A recovery takes it back to an earlier moment."""
 
     lowest_loss: float
     """The least running mean of the training loss that was looked at, or at first the loss of guessing."""
@@ -36,7 +36,7 @@ class History:
     """Those of them in which nothing was trained."""
     evaluation_seconds: float = 0.0
     """Duration of one evaluation, with the sample and the checkpoint that follow it."""
-    closing_seconds: float = 0.0
+    final_evaluation_seconds: float = field(default=0.0, metadata={"key": "closing_seconds"})
     """Expected duration of the final one."""
     part: Part | None = None
     """The part of the validation text that each evaluation reads; None before the first step."""

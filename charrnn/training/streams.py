@@ -18,7 +18,7 @@ from charrnn.machine.runtime import Runtime
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the next chunk begins: its number within the epoch, and the epoch's shift of all streams."""
+    """Begin of the next chunk: its number within the epoch, and the epoch's shift of all streams."""
 
     epoch: int
     chunk: int
@@ -27,7 +27,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Layout:
-    """How N symbols are cut into B streams of `num_chunks` chunks of T symbols, with some symbols to spare.
+    """N symbols cut into B streams of `num_chunks` chunks of T symbols, with some symbols to spare.
 
     Each epoch shifts all streams by a random offset up to `slack`, so that the borders of the chunks move
     and every symbol gets its turn.

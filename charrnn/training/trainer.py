@@ -104,7 +104,7 @@ class Trainer:
             return
         self.evaluations.record(result, self.now, self.history)
         told = time.perf_counter()
-        yield Evaluated(**self._where(), **result.told())
+        yield Evaluated(**self._where(), **result.event_fields())
         ended = time.perf_counter() + self.saving_seconds
         is_final = self.budget.is_over(self.now)
         self.evaluations.record_duration(ended - begin, ended - told, self.history, is_final=is_final)
@@ -123,7 +123,7 @@ class Trainer:
     @property
     def now(self) -> Moment:
         """This moment, as the budget sees it."""
-        return Moment(self.course, self.clock.elapsed_s, self.history.closing_seconds)
+        return Moment(self.course, self.clock.elapsed_s, self.history.final_evaluation_seconds)
 
     @property
     def fraction(self) -> float:
