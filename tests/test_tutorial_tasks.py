@@ -1,4 +1,4 @@
-"""What the tutorials build, from the public parts of `model.py` and without special cases in the package."""
+"""What the tutorials build, from the public parts of `network.py` and without special cases in the package."""
 
 import math
 import random

@@ -45,11 +45,11 @@ def detach(state: State) -> State:
 
 
 def carry(state: State, into: State, keep: Tensor) -> None:
-    """Copy a state, detached, into the buffers that the next chunk reads.
+    """Copy a detached state into the buffers that the next chunk reads.
 
     Streams for which `keep` (B,), bool, is False start anew from zeros.
     """
-    for layer, buffers in zip(detach(state), into, strict=True):
+    for layer, buffers in zip(state, into, strict=True):
         for tensor, buffer in zip(layer, buffers, strict=True):
             buffer.copy_(torch.where(keep[:, None], tensor, 0))
 

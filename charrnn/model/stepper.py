@@ -47,7 +47,7 @@ class Stepper:
         self._model = model
         self._runtime = runtime
         self._is_exact = runtime.dtype == torch.int8
-        kind = _KINDS[model.config.cell]
+        kind = _LAYERS[model.config.cell]
         layers, is_large = list(model.stack.layers), count_multiplications(model.config) >= _LARGE
         with torch.no_grad():
             self._table = _input_table(model, kind, exact=self._is_exact)  # (V, G)
@@ -58,7 +58,7 @@ class Stepper:
         self._arrange_streams(products, num_streams)
 
     def _arrange_streams(self, products: "list[_Product]", num_streams: int) -> None:
-        kind = _KINDS[self._model.config.cell]
+        kind = _LAYERS[self._model.config.cell]
         self._gates = self._table.new_empty(num_streams, self._table.shape[1])
         self._layers = [kind(product, num_streams) for product in products]
         self.logits = self._layers[-1].downstream
@@ -361,7 +361,7 @@ class _RNN(_Layer):
         torch.add(self._recurrent, gates, out=self._h).tanh_()
 
 
-_KINDS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
+_LAYERS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
 
 
 def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:

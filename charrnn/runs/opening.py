@@ -17,7 +17,7 @@ from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.terminal import Notify, silence
 from charrnn.text.corpus import Corpus, default_stem, open_or_prepare
-from charrnn.training.heuristics import complete, default_epochs, default_learning_rate, require_memory
+from charrnn.training.heuristics import choose_shape, default_epochs, default_learning_rate, require_memory
 from charrnn.training.streams import TrainingText
 from charrnn.training.trainer import Trainer
 
@@ -79,7 +79,7 @@ def start(
     init_from: Checkpoint | None = None,
     notify: Notify = silence,
 ) -> Run:
-    """A new run. A shape that is open is that of `init_from`, or chosen from the budget. Raises: CharRNNError."""
+    """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
     seed = seed_everything(seed)
     batch_size = config.batch_size or runtime.training_streams
     text = TrainingText.split(corpus.indices, config, batch_size, corpus.check)
@@ -89,9 +89,9 @@ def start(
     if is_open and init_from is not None:
         shape = {each.name: getattr(init_from.model_config, each.name) for each in fields(ModelOptions)}
         options = ModelOptions(**{**shape, "dropout": options.dropout})
-    model_config = complete(options, corpus.vocabulary.size, config, text, runtime)
+    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime)
     if is_open:
-        notify(f"chose a layer of {model_config.hidden_size} units for this budget and machine; --size takes another")
+        notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
     learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.chars_per_step)
     config = replace(config, batch_size=batch_size, learning_rate=learning_rate)
     seed_everything(seed)  # trials have drawn

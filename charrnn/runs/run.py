@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from charrnn.config import SamplingConfig
@@ -84,7 +84,8 @@ class Run:
         for event in self.trainer.run():
             saver.check()
             if isinstance(event, Finished):
-                # Without the record of an end that a resumed run will not have had; no step replaces no other run.
+                # Saved before `Finished` is logged, since a resumed run drops that record. A run without a step must
+                # not overwrite another one.
                 if unsaved and (event.step > 0 or not self.folder.holds_run()):
                     self._save(saver, best=False)
                 saver.wait()
@@ -129,7 +130,7 @@ class Run:
         model, seed = self.trainer.bptt.model, self.seed + event.step
         pieces = sample(model, self.corpus.vocabulary, _SAMPLE, seed=seed, runtime=runtime)
         text = "".join(piece.text for piece in pieces)
-        return Sampled(event.step, event.epoch, event.chars, event.elapsed_s, event.fraction, text)
+        return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
     def summary(self, finished: Finished) -> dict[str, Any]:
         """The object that `--json` ends with."""

@@ -15,7 +15,10 @@ from charrnn.machine.runtime import Runtime
 from charrnn.text.vocabulary import Vocabulary
 
 Filter = Callable[[Tensor], Tensor]
-"""Log-probabilities (B, V), up to a constant, in; the same with those of excluded symbols at minus infinity out."""
+"""Log-probabilities (B, V), up to a constant, in; the same with those of excluded symbols at minus infinity out.
+
+A device may record them, so a filter asks for no number.
+"""
 
 
 def top_k(k: int) -> Filter:

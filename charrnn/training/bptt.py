@@ -1,14 +1,14 @@
 """Truncated backpropagation through time (BPTT): update after update along contiguous streams of a text.
 
-The text is cut into B streams that are read side by side. Each step reads the next T symbols of every stream, predicts
-each symbol from those before it, and updates the weights. The state of the network is carried from step to step, so it
-remembers what it read long ago; but it is detached, so gradients flow back through the T symbols of one chunk only.
-Without that cut the cost of a step would grow with all that was read before.
+B streams are read side by side. Each step reads the next chunk of T symbols x of every stream, predicts from each the
+next one, y, and updates the weights. The state behind a chunk begins the next one, so the network remembers text that
+it read long ago. But it is detached: gradients reach back through the T symbols of one chunk (`--seq-length`), or each
+step would cost more than the one before. A larger T learns longer relations, in fewer and dearer updates.
 
-        chunk 0         chunk 1         chunk 2
-    x   a b c d   ──▶   e f g h   ──▶   i j k l      one stream, T = 4
-    y   b c d e   state f g h i   state j k l m      ──▶ is detached
+    values     ────▶ a b c d ──state──▶ e f g h ──state──▶ i j k l      x of one stream, T = 4
+    gradients        ◀───────  detach   ◀───────  detach   ◀───────
 
+At each step 5 % of the streams, and at each epoch all, begin anew with an empty state, as sampling does.
 When to stop, the learning rate and evaluations are left to `trainer.py`, the layout of streams to `streams.py`.
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size.
@@ -25,17 +25,17 @@ from torch.nn import functional as F
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.machine.runtime import Runtime
-from charrnn.model.network import CharRNN, carry, clear
+from charrnn.model.network import CharRNN, carry, clear, detach
 from charrnn.training.optimizer import load_moments, make_optimizer, moments
 from charrnn.training.snapshot import require_like, select
 from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
 
 _LOSS_MEMORY = 0.98
-_RESET_PROBABILITY = 0.05  # at 0.01 a model of 18 seconds still failed at 18 of 2,000 cold starts, at 0.05 at none
+_RESET_PROBABILITY = 0.05  # at 0.01 a model trained for 18 seconds failed in 18 of 2,000 empty states, at 0.05 in none
 
 
 class TruncatedBPTT:
-    """The training of one model on one text, a step at a time.
+    """One model, its optimizer and its carried state; `step` is one update.
 
     `loss` is that of the last step, `mean_loss` a running mean, both in nats per symbol and on the device.
     """
@@ -51,7 +51,7 @@ class TruncatedBPTT:
         self._scaler = runtime.gradient_scaler()
         self._offsets = torch.Generator().manual_seed(torch.initial_seed())
         self.cursor = Cursor(0, 0, draw_offset(self.layout, self._offsets))
-        # What a step reads and writes stays where it is, so that a device can record and replay the step.
+        # These stay where they are, so that a device can record and replay the step.
         T, B = self.layout.seq_length, self.layout.batch_size
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._state = model.initial_state(B)
@@ -73,9 +73,9 @@ class TruncatedBPTT:
             clear(self._state)  # the streams begin anew, at other places of the text
 
     def _update_weights(self) -> None:
-        """Turn the chunk into new weights, a new state and a loss: the part of a step that a device can record."""
+        """Forward, loss, backward, clip, update, carry; the rest is float16 and what a device needs to record it."""
         self._optimizer.zero_grad()
-        x, y = self._chunk[:-1], self._chunk[1:]  # (T, B); each symbol is to predict the next one
+        x, y = self._chunk[:-1], self._chunk[1:]  # (T, B)
         with self.runtime.autocast():
             logits, state = self.model(x, self._state)  # (T, B, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
@@ -86,9 +86,8 @@ class TruncatedBPTT:
             self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # skips the step
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        # A model that never began with an empty state can fail for good where it must.
         keep = torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
-        carry(state, self._state, keep)  # here the state is detached
+        carry(detach(state), self._state, keep)
         self.loss.copy_(loss.detach())
 
     def seconds_per_step(self) -> float:
@@ -140,6 +139,7 @@ class TruncatedBPTT:
         self._offsets.set_state(tensors["trainer.offsets"])
         self.mean_loss = self.runtime.place(require_like(self.mean_loss, "trainer.train_loss", tensors).clone())
         self.cursor = cursor
+        self.loss.copy_(self.mean_loss)  # that of the step before is not kept
         if gradient_scaler:  # empty after training in another precision than float16
             self._scaler.load_state_dict(dict(gradient_scaler))
         self.runtime.set_random_state(select("trainer.random.", tensors))

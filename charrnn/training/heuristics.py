@@ -1,6 +1,7 @@
 """Values for options that were not set: epochs, the model's width, dropout, learning rate.
 
-What was measured for these choices is in `tests/benchmarks/README.md`.
+The number of streams follows from the machine, see `Runtime.training_streams`. Measurements behind these choices are in
+`tests/benchmarks/README.md`.
 """
 
 import functools
@@ -29,7 +30,7 @@ _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
 
 
-def complete(
+def choose_shape(
     options: ModelOptions, vocab_size: int, config: TrainingConfig, text: TrainingText, runtime: Runtime
 ) -> ModelConfig:
     """A model's shape, its width and dropout chosen where they are open. Raises: CharRNNError for lack of memory."""
@@ -68,7 +69,7 @@ def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingTe
 
 
 def default_epochs(num_chars: int) -> int:
-    """As many epochs as a model of the default size needs to be well trained on a corpus of this size."""
+    """As many epochs as a model of medium size needs to be well trained on a corpus of this size."""
     return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
 
 
@@ -90,7 +91,7 @@ def default_model(
     num_chars_read: Callable[[ModelConfig], float],
     num_parameters: Callable[[ModelConfig], int],
 ) -> ModelConfig:
-    """The widest model that a budget can train: it reads several characters for each parameter of its layer.
+    """The widest model that a budget can train: it reads five characters for each of its parameters.
 
     A layer of half the width reads three to four times as many characters in the same time, and learns less of each.
     `models` are in the order of their widths, the widest first; `num_chars` is the length of the text, and

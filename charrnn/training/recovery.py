@@ -1,4 +1,7 @@
-"""Judge the training loss, and keep snapshots to go back to where it explodes."""
+"""Judge the training loss, and keep snapshots to go back to where it explodes.
+
+What a snapshot takes back is `Course` in `snapshot.py`, what it does not is `History`.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,7 +16,7 @@ _MAX_RECOVERIES = 5
 _MANY_CHARS = 500  # in a step: its own loss tells something of the model, not only of these characters
 
 
-class Guard:
+class Recovery:
     """Two snapshots: one that is trusted, and a later one that will be once the loss is sane 100 steps after it.
 
     The loss of a step tells nothing of the update that follows it, so a snapshot proves sound only later.
@@ -34,20 +37,20 @@ class Guard:
     def is_sane(self, course: Course) -> bool:
         """True if the loss is a number, and not far beyond that of guessing; to look at it waits for the device.
 
-        Just so before anything is learned, far where a new kind of text may surprise. Of two symbols even a new model
-        may be wrong by more than a share of a bit, so there is a least margin, in nats.
+        At most a quarter beyond before anything is learned, twice that of guessing afterwards, where a new kind of text
+        may surprise; with a least margin in nats, since of two symbols even a new model may be far off.
         """
         guessing = self._guessing
         margin = max(4, guessing) if course.lowest_loss < guessing else max(1, guessing / 4)
         return self.loss < guessing + margin  # which NaN is not
 
-    def check_and_keep(self, course: Course, take: Callable[[], Snapshot], *, before_save: bool) -> bool:
-        """Return False if the loss is absurd, as far as it is looked at: now and then, and before any save.
+    def check_and_keep(self, course: Course, take: Callable[[], Snapshot], *, look_now: bool) -> bool:
+        """Return False if the loss is absurd, as far as it is looked at: every 100 steps, and before any save.
 
         If it is sane, take a snapshot every 100 steps, and trust the one before.
         """
         is_time = course.step % _WATCH_EVERY == 0 or course.step % self._config.checkpoint_every == 0
-        if not (is_time or before_save):
+        if not (is_time or look_now):
             return True
         if not self.is_sane(course):
             return False

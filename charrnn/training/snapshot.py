@@ -12,7 +12,10 @@ from charrnn.training.streams import Cursor
 
 @dataclass(kw_only=True)
 class Course:
-    """Progress of the training. A recovery takes it back to an earlier moment."""
+    """Progress of the training. A recovery takes it back to an earlier moment.
+
+    A new field needs a default, or older checkpoints do not open; values are immutable, since copies are shallow.
+    """
 
     lowest_loss: float
     """The least running mean of the training loss that was looked at, or at first the loss of guessing."""
@@ -28,7 +31,7 @@ class Course:
 
 @dataclass(kw_only=True)
 class History:
-    """Facts about the run that no recovery takes back."""
+    """Facts about the run that no recovery takes back. For new fields see `Course`."""
 
     elapsed_s: float = 0.0
     """Wall-clock seconds since the first step."""

@@ -19,13 +19,13 @@ from charrnn.training.budget import Budget, Clock, Moment
 from charrnn.training.evaluation import Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.training.heuristics import default_learning_rate
-from charrnn.training.recovery import Guard, lowered
+from charrnn.training.recovery import Recovery, lowered
 from charrnn.training.snapshot import Course, History, Snapshot
 from charrnn.training.streams import TrainingText
 
 
 class Trainer:
-    """One training of a model on a text. All that its further course depends on is in `snapshot`."""
+    """The training of a model on a text, from its budget's begin to its end; `snapshot` holds its whole state."""
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.config, self.layout = config, text.layout
@@ -38,7 +38,7 @@ class Trainer:
         self.saving_seconds = 0.0
         """Duration of the last save, which went on beside the training; told by the caller."""
         self.stop_requested = False
-        self._guard = Guard(self.bptt, config)
+        self._recovery = Recovery(self.bptt, config)
 
     def run(self) -> Iterator[Event]:
         """Train to the end of the budget; the run may be saved, reported and sampled between two events.
@@ -47,7 +47,7 @@ class Trainer:
         """
         self.evaluations.begin(self.history)
         self.clock.start()
-        self._guard.keep(self._copy)
+        self._recovery.keep(self._copy)
         self.bptt.model.train()
         while not self.stop_requested:
             if self.evaluation_is_due:
@@ -56,10 +56,10 @@ class Trainer:
                 break
             else:
                 progress = self._step()
-                is_sane = self._guard.check_and_keep(self.course, self._copy, before_save=self.evaluation_is_due)
-                yield progress if is_sane else self._recover(self._guard.loss)
+                is_sane = self._recovery.check_and_keep(self.course, self._copy, look_now=self.evaluation_is_due)
+                yield progress if is_sane else self._recover(self._recovery.loss)
         if self.stop_requested and not self.is_sane:
-            yield self._recover(self._guard.loss)
+            yield self._recover(self._recovery.loss)
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         where = self._where()
         yield Finished(**where, reason=reason, chars_per_second=self.clock.rate(where["chars"]))
@@ -112,7 +112,7 @@ class Trainer:
 
     def _recover(self, loss: float) -> Recovered:
         """Go back to the trusted snapshot, and on with a lower learning rate. Raises: CharRNNError."""
-        snapshot = self._guard.go_back(loss, self.course, self.history)
+        snapshot = self._recovery.go_back(loss, self.course, self.history)
         self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
         self.course = replace(snapshot.course)
         return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
@@ -138,7 +138,7 @@ class Trainer:
     @property
     def is_sane(self) -> bool:
         """True if the loss is as it may be, so that the model is worth saving."""
-        return self._guard.is_sane(self.course)
+        return self._recovery.is_sane(self.course)
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""

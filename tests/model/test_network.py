@@ -16,6 +16,7 @@ from charrnn.model.network import (
     carry,
     clear,
     count_parameters,
+    detach,
     evaluating,
     layer_weights,
 )
@@ -101,7 +102,7 @@ def test_gradient_stops_where_the_state_is_carried_and_nowhere_else(cell: Cell) 
     chunk = torch.randn(3, 1, 3, dtype=torch.float64, requires_grad=True)
     _, state = stack(before)
     carried = tuple(tuple(torch.zeros_like(tensor) for tensor in layer) for layer in state)
-    carry(state, carried, torch.tensor([True]))
+    carry(detach(state), carried, torch.tensor([True]))
     out, _ = stack(chunk, carried)
     out[-1].sum().backward()
     assert before.grad is None
@@ -142,7 +143,7 @@ def test_streams_that_are_not_kept_begin_anew_and_the_others_go_on(cell: Cell) -
     model, x = build(cell), torch.randint(V, (T, B))
     _, state = model(x)
     carried = model.initial_state(B)
-    carry(state, carried, torch.tensor([True, False, True]))
+    carry(detach(state), carried, torch.tensor([True, False, True]))
     logits = model(x, carried)[0]
     kept, fresh = model(x, state)[0], model(x)[0]
     torch.testing.assert_close(logits[:, [0, 2]], kept[:, [0, 2]])

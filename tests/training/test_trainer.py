@@ -253,6 +253,20 @@ def test_stop_does_not_leave_an_exploded_model() -> None:
     assert (event.step, event.reason) == (100, "stopped")
 
 
+def test_stop_while_a_recovery_is_told_recovers_no_second_time() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400, batch_size=32, seq_length=16))
+    recovered: list[Event] = []
+    for event in trainer.run():
+        if event.step == 220 and not recovered:
+            with torch.no_grad():
+                trainer.bptt.model.head.weight.fill_(math.nan)
+        if isinstance(event, Recovered):
+            recovered.append(event)
+            trainer.request_stop()
+    assert len(recovered) == 1
+    assert (event.step, trainer.is_sane) == (recovered[0].step, True)
+
+
 def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
     trainer = make_trainer()
     with torch.no_grad():
