@@ -4,11 +4,16 @@ Run by hand, from the project's root:
 
     python -m tests.benchmarks.crash [--kills 200] [--signal KILL|TERM|INT|USR1|HUP] [--seed N] [--damage]
     python -m tests.benchmarks.crash --takeovers 50
+    python -m tests.benchmarks.crash --starts 200
 
 After each kill the run must have a sound checkpoint that is no older than the one before; in the end weights and log
 must be those of a run that nobody killed. Of a signal that can be caught it must exit with 128 plus its number and
 leave nothing behind, even if another one follows, as it does every third time. With --damage the newest checkpoint is
 damaged after each kill, so that each kill comes after a fallback: there must still be a sound one.
+
+With --starts the command is started anew each time, and sent one of the four signals within its first two seconds, from
+before Python has imported anything: it must end with 128 plus the number, without a traceback and without leftovers,
+and what stands in the run's folder must be sound.
 
 With --takeovers a run's folder, or its lock alone, is removed under a trainer, and another one begins there: the first
 must end with an error, and never write what the other one has begun.
@@ -21,6 +26,8 @@ import random
 import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,7 +36,7 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimizer imports, here once and for all
 
-import charrnn.runs.run  # noqa: F401 (what the command imports)
+import charrnn.runs.opening  # noqa: F401 (what the command imports)
 from charrnn.cli.signals import exit_on_signals
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
@@ -37,6 +44,7 @@ from tests.conftest import TEXT, run_main
 
 _TRAIN = "--resume --steps 6000 --checkpoint-every 50 --eval-every 500 --hidden-size 24 --embedding-size 8 --seed 7"
 _LONGEST_LIFE = 0.8  # seconds
+_FIRST_SIGNAL = 0.06  # seconds after the start; before, Python itself has no handlers yet
 
 
 def train(run: Path, text: Path, *options: str) -> int:
@@ -138,6 +146,25 @@ def take_over(run: Path, text: Path, draw: random.Random, *, lock_alone: bool) -
     return code == 1
 
 
+def start_and_signal(run: Path, text: Path, draw: random.Random) -> bool:
+    """Start the command and send it a signal within two seconds; True if it had saved a checkpoint."""
+    number = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+    words = [sys.executable, "-m", "charrnn", "train", str(text), "--run", str(run), *_TRAIN.split(), "--quiet"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    time.sleep(draw.uniform(_FIRST_SIGNAL, 2))
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 128 + number, f"{number.name} ended it with {process.returncode}: {told}"
+    assert "Traceback" not in told, told
+    folder = RunFolder(run)
+    left = {path.name for path in run.glob("*")} if run.exists() else set()
+    assert not {name for name in left if name.startswith(".")}, left
+    assert not left or folder.holds_run(), left
+    if folder.holds_run():
+        assert not folder.load_last()[1], "a checkpoint is damaged"
+    return folder.holds_run()
+
+
 def main() -> None:
     """Kill, look, go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,6 +173,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--damage", action="store_true")
     parser.add_argument("--takeovers", type=int, default=0)
+    parser.add_argument("--starts", type=int, default=0)
     arguments = parser.parse_args()
     longest_life = _LONGEST_LIFE * (3 if arguments.damage else 1)
     draw, number = random.Random(arguments.seed), signal.Signals[f"SIG{arguments.signal}"]
@@ -155,6 +183,10 @@ def main() -> None:
         os.chdir(folder)
         text = folder / "tiny.txt"
         text.write_text(TEXT)
+        if arguments.starts:
+            saved = [start_and_signal(folder / f"run{i}", text, draw) for i in range(arguments.starts)]
+            print(f"{len(saved)} starts: each ended as its signal asks, {sum(saved)} of them with a sound checkpoint")
+            return
         assert finished(train(folder / "whole", text), 600, number)
         if arguments.takeovers:
             noticed = [take_over(folder / "run", text, draw, lock_alone=i % 2 == 1) for i in range(arguments.takeovers)]
