@@ -184,6 +184,7 @@ def main() -> None:
         text = folder / "tiny.txt"
         text.write_text(TEXT)
         if arguments.starts:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by children too
             saved = [start_and_signal(folder / f"run{i}", text, draw) for i in range(arguments.starts)]
             print(f"{len(saved)} starts: each ended as its signal asks, {sum(saved)} of them with a sound checkpoint")
             return
