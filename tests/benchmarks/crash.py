@@ -78,7 +78,7 @@ def finished(child: int, seconds: float, number: signal.Signals, again_after: fl
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     took = time.monotonic() - end
     assert took < 2, f"a child took {took:.1f} s to end with {code}"
-    if code == 0 and number != signal.SIGKILL:
+    if code == 0:
         return True  # it was about to end
     assert code == (-number if number == signal.SIGKILL else 128 + number), f"a child ended with {code}"
     return False
@@ -101,10 +101,7 @@ def same(ours: Path, theirs: Path) -> bool:
     pairs = [(Checkpoint.load(RunFolder(ours).last), Checkpoint.load(RunFolder(theirs).last))]
     pairs += [(Checkpoint.load(RunFolder(ours).best), Checkpoint.load(RunFolder(theirs).best))]
     tensors = all(
-        torch.equal(tensor, getattr(b, kind)[name])
-        for a, b in pairs
-        for kind in ("weights", "trainer_tensors")
-        for name, tensor in getattr(a, kind).items()
+        torch.equal(tensor, b.snapshot.tensors[name]) for a, b in pairs for name, tensor in a.snapshot.tensors.items()
     )
     return tensors and losses(ours) == losses(theirs)
 
