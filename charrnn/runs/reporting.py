@@ -5,8 +5,9 @@ import json
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -21,17 +22,18 @@ _BAR_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 
 
-class Reporter(Protocol):
+class Reporter(ABC):
     """A consumer of a run's events."""
 
+    @abstractmethod
     def report(self, event: Event) -> None:
         """Report an event."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most have nothing to clean up)
         """Clean up at the end of the run, for whatever reason it ends."""
 
 
-class ProgressBar:
+class ProgressBar(Reporter):
     """A bar with the loss, characters per second and the time left; evaluations and samples scroll above it."""
 
     def __init__(self, stream: TextIO, fraction: float = 0.0) -> None:
@@ -67,7 +69,7 @@ class ProgressBar:
         self._bar.close()
 
 
-class PlainLines:
+class PlainLines(Reporter):
     """A line per evaluation and sample, and now and then one between them, for logs and pipes."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -83,11 +85,8 @@ class PlainLines:
             self._shown = now
             print(_describe(event), file=self._stream, flush=True)
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class Warnings:
+class Warnings(Reporter):
     """Warnings only, for --quiet."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -99,11 +98,8 @@ class Warnings:
             with contextlib.suppress(OSError):
                 print(_describe(event), file=self._stream, flush=True)
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class MetricsLog:
+class MetricsLog(Reporter):
     """`metrics.jsonl`: one record per line, flushed at once.
 
     A resumed run drops the records after its checkpoint, so its log equals that of an uninterrupted run. A new run's
@@ -151,7 +147,7 @@ class MetricsLog:
                 self._file.close()
 
 
-class TensorBoard:
+class TensorBoard(Reporter):
     """Curves and samples for TensorBoard, in the run's folder.
 
     Raises: CharRNNError if it is not installed or cannot write to the folder.
@@ -183,7 +179,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Terminal:
+class Terminal(Reporter):
     """A bar on a terminal, plain lines elsewhere; a broken stream does not end the training."""
 
     def __init__(self, stream: TextIO = sys.stderr, fraction: float = 0.0) -> None:

@@ -21,6 +21,7 @@ from charrnn.machine.runtime import Runtime, compute_deterministically, open_run
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import resume, start
+from charrnn.runs.reporting import Reporter
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
@@ -31,7 +32,7 @@ OPEN = ModelOptions()
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
 
 
-class Recorder:
+class Recorder(Reporter):
     """A reporter that remembers, and may act."""
 
     def __init__(self) -> None:
@@ -39,9 +40,6 @@ class Recorder:
 
     def report(self, event: Event) -> None:
         self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
