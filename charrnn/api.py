@@ -88,9 +88,7 @@ class LanguageModel:
 
         Raises: CharRNNError if it is not there any more.
         """
-        if corpus is None:
-            return SuffixArray(pack(self._open_own_corpus().indices))
-        text = read_text(corpus, self.checkpoint.corpus.config)
+        text = self._open_own_corpus().text if corpus is None else read_text(corpus, self.checkpoint.corpus.config)
         if not text:
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
         return SuffixArray(pack(self.vocabulary.encode_any(text)))

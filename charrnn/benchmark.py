@@ -106,7 +106,7 @@ def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, p
     events = trainer.run()
 
     def steps() -> float:
-        return sum(text.layout.chars_per_step for _ in itertools.islice(events, 5))
+        return sum(text.layout.symbols_per_step for _ in itertools.islice(events, 5))
 
     works = {"ours": steps, "bare loop": _bare_training(config, text.layout, runtime)}
     name = f"training, {text.layout.batch_size} x {text.layout.seq_length}, {runtime.precision}"

@@ -6,8 +6,8 @@ The command line, the README's tables and the checks of a file's header follow f
 import math
 import types
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Literal, Protocol, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 from charrnn.errors import OptionError
 
@@ -34,12 +34,6 @@ MAX_EVALUATIONS = 10
 """Evaluations that are spaced over a budget at most, where `eval_every` is unset."""
 
 
-class Limits(Protocol):
-    """The values that an option may have; `str` describes them."""
-
-    def __contains__(self, value: Any) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Interval:
     """Numbers from `low` to `high`, without those themselves where they are open."""
@@ -54,7 +48,7 @@ class Interval:
         if not isinstance(value, int if self.is_whole else int | float) or isinstance(value, bool):
             return False
         above = value > self.low if self.open_low else value >= self.low
-        return above and (value < self.high if self.open_high else value <= self.high) and value != math.inf
+        return above and (value < self.high if self.open_high else value <= self.high) and math.isfinite(value)
 
     def __str__(self) -> str:
         if self.is_whole:
@@ -89,21 +83,26 @@ class Option:
 
     help: str
     panel: str | None = None
-    limits: Limits | None = None
+    limits: "Interval | Choice | None" = None
     flag: str | None = None
     metavar: str | None = None
     none: int | None = None
 
 
-def option(default: Any, help: str, panel: str | None = None, limits: Limits | None = None, **more: Any) -> Any:  # noqa: A002
+def option(
+    default: Any,
+    help: str,  # noqa: A002 (as argparse and Typer name it)
+    panel: str | None = None,
+    limits: Interval | Choice | None = None,
+    **more: Any,
+) -> Any:
     """A dataclass field for an option; `more` are fields of `Option`."""
     return field(default=default, metadata={"option": Option(help, panel, limits, **more)})
 
 
-def option_of(config: type, name: str) -> Option:
-    """The option of a config's field."""
-    found: Option = next(each.metadata["option"] for each in fields(config) if each.name == name)
-    return found
+def options_of(config: type) -> dict[str, Option]:
+    """The options of a config's fields, by name."""
+    return {each.name: each.metadata["option"] for each in fields(config) if each.metadata}
 
 
 def count(low: int = 1, high: int = 2**31 - 1) -> Interval:
@@ -116,13 +115,17 @@ def positive(high: float) -> Interval:
     return Interval(0, high, open_low=True)
 
 
+_HIDDEN_SIZE = 512
+_WIDTHS = count(1, 2**16)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Options whose values are within their limits, or unset. Raises: OptionError."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            name, limits, value = each.name, each.metadata["option"].limits, getattr(self, each.name)
+        for name, option in options_of(type(self)).items():
+            limits, value = option.limits, getattr(self, name)
             if limits is not None and value is not None and value not in limits:
                 raise OptionError(f"--{name.replace('_', '-')} is {value}: it must be {limits}")
 
@@ -148,10 +151,13 @@ class ModelOptions(Config):
 
     cell: Cell = option("lstm", "The kind of layers.", MODEL, Choice(get_args(Cell)))
     hidden_size: int | None = option(
-        None, "Units of a layer; default: 512 where another option of the shape is given.", MODEL, count(1, 2**16)
+        None,
+        f"Units of a layer; default: {_HIDDEN_SIZE} where another option of the shape is given.",
+        MODEL,
+        _WIDTHS,
     )
     num_layers: int = option(1, "Stacked layers.", MODEL, count(1, 64))
-    embedding_size: int | None = option(64, "Size of a symbol's vector; 0: one-hot.", MODEL, count(1, 2**16), none=0)
+    embedding_size: int | None = option(64, "Size of a symbol's vector; 0: one-hot.", MODEL, _WIDTHS, none=0)
     dropout: float | None = option(
         None,
         "Share of a layer's outputs dropped in training; default: chosen from the budget.",
@@ -164,11 +170,16 @@ class ModelOptions(Config):
 class ModelConfig(ModelOptions):
     """The shape of a model with nothing left open; `dropout=None` drops nothing."""
 
-    vocab_size: int = option(MISSING, "Symbols that the model knows.", MODEL, count())
-    hidden_size: int = option(512, "Units of a layer.", MODEL, count(1, 2**16))
+    vocab_size: int
+    hidden_size: int = option(_HIDDEN_SIZE, "Units of a layer.", MODEL, _WIDTHS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab_size not in count():
+            raise OptionError(f"the vocabulary has {self.vocab_size} symbols: it must have {count()}")
 
 
-_MEDIUM = {"hidden_size": 512, "num_layers": 1, "embedding_size": 64}
+_MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers", "embedding_size")}
 SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
     {
         "small": _MEDIUM | {"hidden_size": 256},

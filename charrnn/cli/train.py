@@ -113,29 +113,31 @@ def train(
 
     _yield_to_other_processes()
     from charrnn.machine.runtime import compute_deterministically
-    from charrnn.runs.opening import Request, opened
+    from charrnn.runs.folder import RunFolder
+    from charrnn.runs.opening import opened
     from charrnn.runs.preflight import describe
+    from charrnn.text.corpus import default_stem
 
     exit_on_signals()
 
     if deterministic:
         compute_deterministically()
-    request = Request(
-        corpus=corpus,
-        run=run,
-        model=shape,
-        config=config,
-        given=preset | asked,
-        resume=resume,
-        overwrite=overwrite,
+    begin = opened(
+        RunFolder(run or checkpoint_dir / default_stem(corpus)),
+        corpus,
+        shape,
+        config,
+        preset | asked,
+        resuming=resume,
+        overwriting=overwrite,
         init_from=init_from,
         seed=seed,
         device=device,
         precision=precision,
         data_dir=data_dir,
-        checkpoint_dir=checkpoint_dir,
+        notify=notify,
     )
-    with opened(request, notify) as begun:
+    with begin as begun:
         describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
         begun.open_log()

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from charrnn.errors import CharRNNError, OptionError
@@ -14,28 +14,29 @@ _MAX_NUMBER = 1e38  # which a float32 holds
 Parsed = TypeVar("Parsed")
 
 
-def parse(kind: type[Parsed], values: object, where: str = "the header") -> Parsed:
-    """Build a dataclass from a JSON object with exactly its fields; those that have a default may be missing.
+def parse(kind: type[Parsed], values: object, where: str = "the file", at: str = "") -> Parsed:
+    """Build a dataclass from a JSON object with exactly its fields.
 
-    Numbers are neither negative nor infinite. A field whose metadata has a "key" has that name in the file.
-    `where` is the file, for errors. Raises: CharRNNError that names the field.
+    Numbers are neither negative nor infinite. A field whose metadata has a "key" has that name in the file. `where` is
+    the file and `at` the object's place in it, for errors. Raises: CharRNNError.
     """
-    hints, known = typing.get_type_hints(kind), {_key(field): field for field in fields(kind)}  # type: ignore[arg-type]
+    hints, known = typing.get_type_hints(kind), {_key(field): field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(values, dict):
-        raise CharRNNError(f"{where}: {kind.__name__} is no object")
-    required = {key for key, field in known.items() if field.default is field.default_factory is MISSING}
-    if wrong := (required - values.keys()) | (values.keys() - known.keys()):
-        raise CharRNNError(f"{where}: {kind.__name__} lacks fields, or has unknown ones: {', '.join(sorted(wrong))}")
+        raise CharRNNError(f"{where} has no object in its header{at and ' at ' + at}")
+    if wrong := values.keys() ^ known.keys():
+        names = ", ".join(sorted(wrong))
+        raise CharRNNError(f"{where} lacks or has unknown fields in its header{at and ' at ' + at}: {names:.200}")
     parsed = {}
-    for key, value in values.items():
+    for key, name in known.items():
+        place = f"{at}.{key}" if at else key
         try:
-            parsed[known[key].name] = _convert(value, hints[known[key].name], where)
+            parsed[name] = _convert(values[key], hints[name], where, place)
         except TypeError:
-            raise CharRNNError(f"{where}: {kind.__name__}.{key} is of the wrong type or out of range") from None
+            raise CharRNNError(f"{where} has a header in which {place} is of the wrong type or out of range") from None
     try:
         return kind(**parsed)
     except OptionError as error:
-        raise CharRNNError(f"{where}: {kind.__name__} is out of range: {error}") from None
+        raise CharRNNError(f"{where} has a header that is out of range{at and ' at ' + at}: {error}") from None
 
 
 def dump(record: Any) -> Any:
@@ -51,19 +52,19 @@ def _key(field: "Field[Any]") -> str:
     return str(field.metadata.get("key", field.name))
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str, at: str) -> Any:
     """A JSON value as one of an annotated type. Raises: TypeError if it is none; CharRNNError."""
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None and type(None) in members else _convert(value, members[0], where)
+        return None if value is None and type(None) in members else _convert(value, members[0], where, at)
     if is_dataclass(hint):
-        return parse(typing.cast(type, hint), value, where)
+        return parse(typing.cast(type, hint), value, where, at)
     if origin is tuple and isinstance(value, list):
-        return tuple(_convert(each, members[0], where) for each in value)
+        return tuple(_convert(each, members[0], where, at) for each in value)
     if origin is Literal and value in members:
         return value
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {name: _convert(each, members[1], where) for name, each in value.items()}
+        return {name: _convert(each, members[1], where, at) for name, each in value.items()}
     if hint is float and type(value) in (int, float) and 0 <= value <= _MAX_NUMBER:
         return value
     if hint is int and type(value) is int and 0 <= value <= _MAX_WHOLE:

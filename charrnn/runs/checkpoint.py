@@ -26,6 +26,7 @@ from charrnn.model.network import CharRNN, count_parameters
 from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
 from charrnn.text.vocabulary import StoredVocabulary, Vocabulary
+from charrnn.training.recovery import MAX_RECOVERIES
 from charrnn.training.snapshot import Course, History, Snapshot, select
 from charrnn.training.streams import Cursor
 from charrnn.version import __version__
@@ -140,6 +141,8 @@ class Checkpoint:
         """Read and verify a file. Raises: CharRNNError if it is not a sound checkpoint."""
         stored = container.read(path, KIND)
         header = parse(_Header, _upgraded(stored.header), str(path))
+        if header.counters.recoveries > MAX_RECOVERIES:
+            raise CharRNNError(f"{path} has {header.counters.recoveries} recoveries: at most {MAX_RECOVERIES} are made")
         if header.seed >= 2**31 or header.precision not in PRECISIONS:
             raise CharRNNError(f"{path} has an impossible seed or precision")
         if not _VERSION.fullmatch(header.charrnn + header.torch):
@@ -208,10 +211,13 @@ def _is_sound_generator(state: Tensor) -> bool:
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
-    """The header of a checkpoint from before evaluations read a part, as if they read the whole."""
+    """The header of a checkpoint from before evaluations read a part, as if they read the whole.
+
+    A field that older files lack is added here.
+    """
     counters = header.get("counters")
     if not isinstance(counters, dict) or "part" in counters:
         return header
     best, seconds = counters.get("best_val_loss"), counters.get("closing_seconds")
-    missing = {"part": dump(Part()), "best_part_loss": best, "evaluation_seconds": seconds}
+    missing = {"part": dump(Part()), "best_part_loss": best, "best_val_chars": None, "evaluation_seconds": seconds}
     return header | {"counters": counters | missing}

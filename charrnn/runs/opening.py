@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.terminal import Notify, silence
-from charrnn.text.corpus import Corpus, default_stem, open_or_prepare
+from charrnn.text.corpus import Corpus, open_or_prepare
 from charrnn.training.heuristics import choose_shape, default_epochs, default_learning_rate, require_memory
 from charrnn.training.streams import TrainingText
 from charrnn.training.trainer import Trainer
@@ -25,47 +25,44 @@ _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "samp
 """Options that a resumed run may be given anew; all others are those it began with."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """All that is asked of a training. `given` are the options that were set explicitly, by their names."""
-
-    corpus: str
-    run: Path | None = None
-    model: ModelOptions = ModelOptions()
-    config: TrainingConfig = TrainingConfig()
-    given: Mapping[str, Any] = field(default_factory=dict)
-    resume: bool = False
-    overwrite: bool = False
-    init_from: Path | None = None
-    seed: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    data_dir: Path = Path("data")
-    checkpoint_dir: Path = Path("checkpoints")
-
-
 @contextlib.contextmanager
-def opened(request: Request, notify: Notify = silence) -> Iterator[Run]:
-    """Start or resume a run, and hold the lock of its folder. Raises: CharRNNError."""
-    with RunFolder(request.run or request.checkpoint_dir / default_stem(request.corpus)).locked() as folder:
+def opened(
+    folder: RunFolder,
+    text: str,
+    options: ModelOptions,
+    config: TrainingConfig,
+    given: Mapping[str, Any],
+    *,
+    resuming: bool,
+    overwriting: bool,
+    init_from: Path | None,
+    seed: int | None,
+    device: str,
+    precision: str,
+    data_dir: Path,
+    notify: Notify = silence,
+) -> Iterator[Run]:
+    """Start or resume a run on a text, raw or prepared, and hold the lock of its folder.
+
+    `given` are the options that were set explicitly, by their names. Raises: CharRNNError.
+    """
+    with folder.locked() as folder:
         remove_leftovers(folder.path)
-        if folder.holds_run() and not (request.resume or request.overwrite):
+        if folder.holds_run() and not (resuming or overwriting):
             raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
-        resuming = request.resume and folder.holds_run()
         runtime = source = None
-        if not resuming:  # errors come before the text is read
-            runtime = open_runtime(request.device, request.precision)
-            source = None if request.init_from is None else Checkpoint.load(request.init_from)
-        corpus = open_or_prepare(request.corpus, request.data_dir, may_replace=not resuming)
+        if is_new := not (resuming and folder.holds_run()):  # errors come before the text is read
+            runtime = open_runtime(device, precision)
+            source = None if init_from is None else Checkpoint.load(init_from)
+        corpus = open_or_prepare(text, data_dir, may_replace=is_new)
         for note in corpus.notes:
             notify(note)
         if runtime is not None:
-            model, config = request.model, request.config
-            yield start(folder, corpus, model, config, runtime, seed=request.seed, init_from=source, notify=notify)
+            yield start(folder, corpus, options, config, runtime, seed=seed, init_from=source, notify=notify)
             return
-        if request.init_from is not None:
+        if init_from is not None:
             notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
-        yield resume(folder, corpus, request.given, request.device, notify=notify)
+        yield resume(folder, corpus, given, device, notify=notify)
 
 
 def start(
@@ -82,17 +79,17 @@ def start(
     """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
     seed = seed_everything(seed)
     batch_size = config.batch_size or runtime.training_streams
-    text = TrainingText.split(corpus.indices, config, batch_size, corpus.check)
+    text = TrainingText.split(corpus.indices, config, batch_size, corpus.check).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train)))
-    is_open = options.hidden_size is None
-    if is_open and init_from is not None:
+    if options.hidden_size is None and init_from is not None:
         shape = {each.name: getattr(init_from.model_config, each.name) for each in fields(ModelOptions)}
         options = ModelOptions(**{**shape, "dropout": options.dropout})
+    is_open = options.hidden_size is None
     model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime)
     if is_open:
         notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
-    learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.chars_per_step)
+    learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.symbols_per_step)
     config = replace(config, batch_size=batch_size, learning_rate=learning_rate)
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
@@ -128,7 +125,7 @@ def resume(
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):
-        checkpoint.snapshot.course.patience_lost_at = None  # which was counted in steps, or in seconds
+        checkpoint.snapshot.course.patience_lost_at = None  # it was counted in the other unit
     trainer.load(checkpoint.snapshot)
     for aside in folder.set_aside(unsound):
         notify(f"the unsound checkpoint is kept as {aside}")

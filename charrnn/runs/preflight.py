@@ -1,8 +1,13 @@
 """Describe a training before it begins: the model, the machine, the budget, and what else is worth a line."""
 
+import math
+
 from charrnn.terminal import Notify, format_seconds
-from charrnn.training.heuristics import advise
+from charrnn.training.heuristics import MAX_PARAMETERS_PER_CHAR
+from charrnn.training.timing import seconds_per_step
 from charrnn.training.trainer import Trainer
+
+_MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
 
 
 def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> None:
@@ -15,10 +20,10 @@ def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> N
         f"to train, {len(text.val):,} to validate, {num_symbols:,} symbols"
     )
     notify(f"device: {runtime.device}, {runtime.precision}; learning rate {trainer.learning_rate:.3g}, seed {seed}")
-    seconds = trainer.bptt.seconds_per_step()
+    seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
     notify(_describe_budget(trainer, epochs, seconds))
-    if (advice := advise(model.num_parameters, model.config.hidden_size, len(text.train), epochs)) is not None:
+    if (advice := _advise(model.num_parameters, model.config.hidden_size, len(text.train), epochs)) is not None:
         notify(advice, warning=True)
     if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
         notify(
@@ -31,7 +36,7 @@ def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> N
 
 def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     steps, config = trainer.budget.steps, trainer.config
-    rate = f"about {trainer.layout.chars_per_step / seconds:,.0f} characters/s"
+    rate = f"about {trainer.layout.symbols_per_step / seconds:,.0f} characters/s"
     if steps is None:
         steps_at_rate = f"{epochs * trainer.layout.num_chunks:,.0f} steps at {rate}"
         return f"budget: {config.minutes:g} minutes; {epochs:,.3g} epochs, {steps_at_rate}"
@@ -40,3 +45,20 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
         f"budget: {epochs:,.3g} epochs, {steps:,} steps; {left:,} to go, "
         f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"
     )
+
+
+def _advise(num_parameters: int, hidden_size: int, num_chars: int, epochs: float) -> str | None:
+    """A warning where a model is far too large for its text, or too small for the part of it that is read."""
+    if num_parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
+        fitting = _fitting_hidden_size(num_chars)
+        way_out = f"try --hidden-size {fitting} or find more text" if fitting < hidden_size else "find more text"
+        return f"{num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"
+    if num_parameters < _MIN_PARAMETERS_PER_CHAR * num_chars * min(epochs, 1.0):
+        way_out = "try --size large or a larger --hidden-size"
+        return f"{num_parameters:,} parameters are far too few for {num_chars:,} characters: {way_out}"
+    return None
+
+
+def _fitting_hidden_size(num_chars: int) -> int:
+    """One layer of an LSTM with some parameters for each character, of at least 32 units."""
+    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_chars / 4)) // 32 * 32)

@@ -23,7 +23,7 @@ _SAMPLE = SamplingConfig(length=200, temperature=0.7)
 
 @dataclass
 class Run:
-    """A trainer with all that its checkpoints need to be told."""
+    """A training run: its trainer, corpus and folder."""
 
     folder: RunFolder
     corpus: Corpus
@@ -93,7 +93,7 @@ class Run:
                 return event
             _tell(reporters, event)
             unsaved = True
-            # What is saved knows of all that was told, so that a resumed run tells nothing twice.
+            # The checkpoint counts all records reported so far, so a resumed run repeats none.
             if self._sample_is_due(event):
                 with self.trainer.clock.paused(self.runtime):
                     _tell(reporters, self._sample(event))

@@ -205,7 +205,7 @@ class Sampler:
         self._config = config
         self._runtime = runtime
         self._rules = _make_rules(config, vocabulary, corpus)
-        self._text_of = dict(enumerate(vocabulary.decode(torch.arange(vocabulary.size))))
+        self._text_of = dict(enumerate(vocabulary.texts))
         self._filters = make_filters(config, vocabulary, runtime)
         V = vocabulary.size
         B = min(config.num_samples, runtime.max_streams, max(_MAX_VALUES // (_STEPS_TO_AN_END * V), 1))

@@ -5,7 +5,7 @@ Letters in shapes: N characters.
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class _Header:
 class Corpus:
     """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
 
-    `sources` are the origins of its raw text, `source_digest` that of its bytes. `notes` tell a line each of what was
-    done in preparing it; they are not stored.
+    `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. `notes` has a line per change
+    that preparing made; it is not stored.
     """
 
     path: Path
@@ -70,10 +70,10 @@ class Corpus:
         corpus._check_indices()
         return corpus
 
-    @property
-    def check(self) -> Callable[[], None] | None:
-        """Raises CorpusChangedError once the mapped file is too short to be read; None if all is in memory."""
-        return None if self.mapping is None else self._require_length
+    def check(self) -> None:
+        """Raises: CorpusChangedError once the mapped file is shorter, so that to read it would be fatal."""
+        if self.mapping is not None and self.mapping.size() < len(self.mapping):
+            raise CorpusChangedError(f"{self.path} was truncated while it was read: prepare the same text again")
 
     @property
     def text(self) -> str:
@@ -84,10 +84,6 @@ class Corpus:
         """Write the file that `open` reads. Raises: CharRNNError."""
         header = _Header(self.vocabulary.stored(), self.config, self.sources, self.source_digest)
         container.write(self.path, KIND, dump(header), {"indices": self.indices})
-
-    def _require_length(self) -> None:
-        if self.mapping is not None and self.mapping.size() < len(self.mapping):
-            raise CorpusChangedError(f"{self.path} has become shorter while it was read")
 
     def _check_indices(self) -> None:
         indices, size = self.indices, self.vocabulary.size

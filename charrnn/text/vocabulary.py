@@ -60,7 +60,8 @@ class Vocabulary:
         if len(self.counts) - len(self.symbols) not in (0, 1) or min(self.counts) < 0:
             raise CharRNNError("a vocabulary needs one count for each symbol")
         points = code_points("".join(self.symbols)).int()
-        table = torch.full((int(points.max()) + 1,), self.unknown or 0, dtype=torch.int32)
+        # One entry past the last symbol's, and all up to a byte's range, stand for every other code point.
+        table = torch.full((max(int(points.max()) + 1, 2**8) + 1,), len(self.symbols), dtype=torch.int32)
         table[points] = torch.arange(len(points), dtype=torch.int32)
         object.__setattr__(self, "_table", table)
         object.__setattr__(self, "_points", code_points("".join(self.symbols) + UNKNOWN_CHAR).int())
@@ -94,6 +95,11 @@ class Vocabulary:
         return len(self.symbols) if len(self.counts) > len(self.symbols) else None
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The text of each index; U+FFFD for the unknown symbol."""
+        return self.symbols if self.unknown is None else (*self.symbols, UNKNOWN_CHAR)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The smallest dtype that holds every index."""
         return torch.uint8 if self.size <= 2**8 else torch.int16 if self.size <= 2**15 else torch.int32
@@ -112,23 +118,18 @@ class Vocabulary:
         return self.encode_points(code_points(text))
 
     def require(self, text: str) -> None:
-        """Raises: CharRNNError that lists the characters that have no index of their own, if there are any."""
+        """Check that each character has an index of its own. Raises: CharRNNError that lists those that have none."""
         if missing := self.missing(text):
             listed = " ".join(map(repr, missing[:20])) + (" ..." if len(missing) > 20 else "")
             raise CharRNNError(f"characters outside the vocabulary of {self.size} symbols: {listed}; leave them out")
 
     def encode_any(self, text: str) -> Tensor:
         """The indices of a text: (N,) int32. Characters outside the vocabulary become `len(symbols)`, never sampled."""
-        table = torch.full((len(self._table) + 1,), len(self.symbols), dtype=torch.int32)
-        table[code_points("".join(self.symbols)).int()] = torch.arange(len(self.symbols), dtype=torch.int32)
-        return torch.index_select(table, 0, code_points(text).int().clamp(max=len(self._table)))
+        return torch.index_select(self._table, 0, code_points(text).int().clamp(max=len(self._table) - 1))
 
     def encode_points(self, points: Tensor) -> Tensor:
         """The indices of code points that are known to fit: (N,) uint8 or int32 to (N,) in `dtype`."""
-        # One entry past the last symbol's, and all up to a byte's range, stand for every other code point.
-        table = torch.zeros(max(len(self._table), 2**8) + 1, dtype=self.dtype)
-        table[: len(self._table)] = self._table
-        table[len(self._table) :] = self.unknown or 0
+        table = self._table.to(self.dtype)
         if points.dtype == table.dtype == torch.uint8:  # twice as fast as the general way
             translated = points.numpy().tobytes().translate(table[: 2**8].numpy().tobytes())
             return torch.frombuffer(bytearray(translated), dtype=torch.uint8)

@@ -14,8 +14,6 @@ When to stop, the learning rate and evaluations are left to `trainer.py`, the la
 Letters in shapes: T time steps, B parallel streams, V vocabulary size.
 """
 
-import statistics
-import time
 from collections.abc import Mapping
 
 import torch
@@ -56,7 +54,12 @@ class TruncatedBPTT:
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._state = model.initial_state(B)
         self._update = runtime.capture(self._update_weights)
-        self._seconds_per_step: float | None = None
+        self.seconds_per_step: float | None = None
+        """As `timing.py` has measured it."""
+
+    def zero_grad(self) -> None:
+        """Drop the gradients, which take as much memory as the weights."""
+        self._optimizer.zero_grad()
 
     def step(self, learning_rate: float) -> None:
         """Read the next chunk, update the weights, advance. Raises: CorpusChangedError."""
@@ -65,8 +68,8 @@ class TruncatedBPTT:
         with self.text.watched():
             self._chunk.copy_(chunk_at(self.text.train, self.layout, self.cursor))
             self._update()
-        number = self.cursor.epoch * self.layout.num_chunks + self.cursor.chunk + 1
-        weight = max(1 - _LOSS_MEMORY, 1 / number)  # a plain mean at first
+        step = self.cursor.epoch * self.layout.num_chunks + self.cursor.chunk + 1
+        weight = max(1 - _LOSS_MEMORY, 1 / step)  # a plain mean at first
         self.mean_loss = self.mean_loss.lerp(self.loss, weight)
         epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._offsets)
         if self.cursor.epoch > epoch:
@@ -90,24 +93,7 @@ class TruncatedBPTT:
         carry(detach(state), self._state, keep)
         self.loss.copy_(loss.detach())
 
-    def seconds_per_step(self) -> float:
-        """Time a few steps, once, and go back to where the training stood."""
-        if self._seconds_per_step is not None:
-            return self._seconds_per_step
-        tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
-        cursor, scaler, seconds = self.cursor, self.gradient_scaler(), []
-        self.model.train()
-        for _ in range(10 if self.runtime.captures else 5):  # recording takes some
-            begin = time.perf_counter()
-            self.step(learning_rate=0.0)
-            self.runtime.synchronize()
-            seconds.append(time.perf_counter() - begin)
-        self._optimizer.zero_grad()
-        self.load(tensors, cursor, scaler)
-        self._seconds_per_step = statistics.median(seconds[-4:])
-        return self._seconds_per_step
-
-    def gradient_scaler(self) -> dict[str, float]:
+    def scaler_state(self) -> dict[str, float]:
         """The state of the scaler of float16 gradients; empty in other precisions."""
         return dict(self._scaler.state_dict())
 

@@ -1,58 +1,23 @@
 """The share of a run that is spent, its end, and the learning rate that follows from both."""
 
-import contextlib
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError
-from charrnn.machine.runtime import Runtime
-from charrnn.training.snapshot import Course
 
 _COOL_DOWN = 0.1  # of the run so far: duration of the fall of the learning rate where patience ends it early
 _MAX_RESERVE = 0.9  # of a budget of time
-
-
-class Clock:
-    """Wall-clock seconds of a run, those of its earlier parts included; `paused_s` are those without training."""
-
-    def __init__(self, elapsed_s: float = 0.0, paused_s: float = 0.0) -> None:
-        self.paused_s = paused_s
-        self._before = elapsed_s
-        self._started: float | None = None
-
-    def start(self) -> None:
-        """Begin to count."""
-        self._started = time.perf_counter()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the first step."""
-        return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
-
-    def rate(self, count: float) -> float:
-        """A count per second of the time with training."""
-        seconds = self.elapsed_s - self.paused_s
-        return count / seconds if seconds > 0 else 0.0
-
-    @contextlib.contextmanager
-    def paused(self, runtime: Runtime) -> Iterator[None]:
-        """Count the enclosed work as time without training."""
-        runtime.synchronize()
-        begin = time.perf_counter()
-        yield
-        self.paused_s += time.perf_counter() - begin
 
 
 @dataclass(frozen=True)
 class Moment:
     """A moment of a run, as a budget sees it. `reserve_s` are the seconds kept for the final evaluation."""
 
-    course: Course
+    step: int
     elapsed_s: float
     reserve_s: float
+    patience_lost_at: float | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +50,7 @@ class Budget:
 
     def spent(self, now: Moment) -> float:
         """Steps taken, or seconds elapsed."""
-        return now.course.step if self.steps is not None else now.elapsed_s
+        return now.step if self.steps is not None else now.elapsed_s
 
     def fraction(self, now: Moment) -> float:
         """The share that is spent, from 0 to 1."""
@@ -105,11 +70,11 @@ class Budget:
         Where patience was lost, a straight line leads to zero earlier.
         """
         fraction, end, cool_from = self.fraction(now), self.end(now), self._cool_down_from(now)
-        warmup = min(1.0, max((now.course.step + 1) / (warmup_steps + 1), 10 * fraction))
+        warmup = min(1.0, max((now.step + 1) / (warmup_steps + 1), 10 * fraction))
         cool_down = 1.0 if cool_from >= end else min(1.0, (end - fraction) / (end - cool_from))
         return peak * warmup * cool_down * 0.5 * (1 + math.cos(math.pi * fraction))
 
     def _cool_down_from(self, now: Moment) -> float:
         """The fraction at which patience was lost, or 1."""
-        lost_at = now.course.patience_lost_at
+        lost_at = now.patience_lost_at
         return 1.0 if lost_at is None else min(1.0, lost_at / self.total(now.reserve_s))

@@ -4,13 +4,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from charrnn.config import MAX_EVALUATIONS, TrainingConfig
 from charrnn.model.scoring import Part, Score, evaluate
 from charrnn.training.bptt import TruncatedBPTT
-from charrnn.training.budget import Budget, Clock, Moment
+from charrnn.training.budget import Budget, Moment
 from charrnn.training.snapshot import Course, History
+from charrnn.training.timing import Clock, seconds_per_step
 
 EVALUATION_SHARE = 0.04
 """Max share of a run for all evaluations but the final one."""
@@ -23,17 +23,12 @@ _MIN_EVALUATIONS = 4  # that are spaced over a budget
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation: the loss of the part that each one reads, which decides, and the figure to report."""
+    """An evaluation: the loss of the part that each one reads, which decides, and the score to report."""
 
     part_loss: float
-    figure: Score
+    score: Score
     is_whole: bool
     improved: bool
-
-    def event_fields(self) -> dict[str, Any]:
-        """The fields of the event that tells of it; without validation text no characters were predicted."""
-        val_chars = self.figure.num_predictions or None
-        return {"loss": self.figure.loss, "val_chars": val_chars, "is_whole": self.is_whole, "improved": self.improved}
 
 
 class Evaluations:
@@ -44,7 +39,7 @@ class Evaluations:
 
     def __init__(self, bptt: TruncatedBPTT, config: TrainingConfig, budget: Budget) -> None:
         self._bptt, self._text, self._config, self._budget = bptt, bptt.text, config, budget
-        self._chars_per_step = bptt.layout.chars_per_step
+        self._chars_per_step = bptt.layout.symbols_per_step
         self._final_part = Part()
         self._seconds_per_char = 0.0
         self._follow_up_seconds = 0.0
@@ -63,7 +58,7 @@ class Evaluations:
         """Choose the part that each evaluation reads, unless the run has one, and reserve time for the final one."""
         seconds_per_char = 0.0
         if self._budget.steps is None and self.are_validating:
-            seconds_per_char = EVALUATION_COST * self._bptt.seconds_per_step() / self._chars_per_step
+            seconds_per_char = EVALUATION_COST * seconds_per_step(self._bptt) / self._chars_per_step
         if history.part is None:
             history.part = self._afford(EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_char)
             history.evaluation_seconds = self._num_chars(history.part) * seconds_per_char
@@ -72,9 +67,8 @@ class Evaluations:
             history.part = history.part.bounded(self._bptt.model.config.vocab_size)
             self._final_part = self._afford(FINAL_SHARE, seconds_per_char)
 
-    def are_due(self, now: Moment, history: History) -> bool:
+    def are_due(self, course: Course, history: History, now: Moment) -> bool:
         """True if the next event is an evaluation."""
-        course = now.course
         if course.evaluated_step == course.step:
             return False
         if self._budget.is_over(now):
@@ -86,28 +80,27 @@ class Evaluations:
         return is_apart and int(fraction * count) > int(before * count)
 
     def measure(
-        self, history: History, clock: Clock, should_stop: Callable[[], bool], *, is_final: bool
+        self, history: History, clock: Clock, should_stop: Callable[[], bool], is_over: Callable[[], bool]
     ) -> Result | None:
         """Evaluate the model as it is. Returns: None where `should_stop` cut it short. Raises: CorpusChangedError."""
         begin = time.perf_counter()
-        figure = self._read(history.part, should_stop)
+        score = self._read(history.part, should_stop)
         self._seconds_per_char = (time.perf_counter() - begin) / max(self._num_chars(history.part), 1)
-        part_loss, best = figure.loss, history.best_part_loss
+        part_loss, best = score.loss, history.best_part_loss
         improved = math.isfinite(part_loss) and (best is None or part_loss < best)
-        if improved and is_final and self._final_part != history.part:
+        if improved and self._final_part != history.part and is_over():
             end = self._budget.seconds - self._follow_up_seconds
             more = self._read(self._final_part, should_stop, lambda: clock.elapsed_s > end)
-            if more.num_predictions > figure.num_predictions:  # there was time for it
-                figure = more
-        is_whole = figure.num_predictions == self.num_predictions
-        return None if should_stop() else Result(part_loss, figure, is_whole, improved)
+            if more.num_predictions > score.num_predictions:  # there was time for it
+                score = more
+        is_whole = score.num_predictions == self.num_predictions
+        return None if should_stop() else Result(part_loss, score, is_whole, improved)
 
-    def record(self, result: Result, now: Moment, history: History) -> None:
+    def record(self, result: Result, course: Course, history: History, now: Moment) -> None:
         """Remember the best loss, and count evaluations without progress."""
-        course = now.course
         if result.improved:
             history.best_part_loss = result.part_loss
-            history.best_val_loss, history.best_val_chars = result.figure.loss, result.figure.num_predictions
+            history.best_val_loss, history.best_val_chars = result.score.loss, result.score.num_predictions
         if course.patience_lost_at is None:
             course.stale_evaluations = 0 if result.improved else course.stale_evaluations + 1
             if self.have_lost_patience(course):
@@ -115,7 +108,7 @@ class Evaluations:
         course.evaluated_step, course.evaluated_fraction = course.step, self._budget.fraction(now)
 
     def record_duration(self, seconds: float, follow_up_seconds: float, history: History, *, is_final: bool) -> None:
-        """Plan with the duration of the last evaluation, of which the sample and checkpoint behind it took a part."""
+        """Plan with the measured duration; `follow_up_seconds` of it went to the sample and the checkpoint."""
         history.evaluation_seconds, self._follow_up_seconds = seconds, follow_up_seconds
         reserve_s = history.final_evaluation_seconds
         self._reserve(history, self._seconds_per_char)
@@ -164,7 +157,7 @@ class Evaluations:
                 self._text.val,
                 self._bptt.runtime,
                 part,
-                before_chunk=self._text.check or (lambda: None),
+                before_chunk=self._text.check,
                 should_stop=should_stop,
                 is_time_up=is_time_up,
             )

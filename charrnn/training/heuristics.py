@@ -1,6 +1,6 @@
 """Values for options that were not set: epochs, the model's width, dropout, learning rate.
 
-The number of streams follows from the machine, see `Runtime.training_streams`. Measurements behind these choices are in
+The number of streams follows from the machine, see `Runtime.training_streams`. The measurements are in
 `tests/benchmarks/README.md`.
 """
 
@@ -17,6 +17,7 @@ from charrnn.model.scoring import max_logits
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.budget import Budget
 from charrnn.training.streams import Layout, TrainingText
+from charrnn.training.timing import seconds_per_step
 
 MAX_PARAMETERS_PER_CHAR = 20
 """Of a text; a model with more learns it by heart."""
@@ -25,7 +26,6 @@ HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
 _CHARS_READ_PER_PARAMETER = 5  # of the layer
-_MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
 
@@ -63,7 +63,7 @@ def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingTe
         return config.epochs
     budget = Budget.of(config, text.layout.num_chunks)
     seconds = (
-        1.0 if budget.steps is not None else TruncatedBPTT(CharRNN(model), config, text, runtime).seconds_per_step()
+        1.0 if budget.steps is not None else seconds_per_step(TruncatedBPTT(CharRNN(model), config, text, runtime))
     )
     return budget.expected_steps(seconds) / text.layout.num_chunks
 
@@ -99,7 +99,7 @@ def default_model(
     """
     for model in models:
         learns_by_heart = num_parameters(model) > MAX_PARAMETERS_PER_CHAR * num_chars
-        # Score with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
+        # Measured with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
         parameters = num_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
         if not learns_by_heart and num_chars_read(model) >= _CHARS_READ_PER_PARAMETER * parameters:
             return model
@@ -115,7 +115,7 @@ def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
 
 
 def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
-    """Raises: CharRNNError where training cannot fit, before the system ends the process for it."""
+    """Check that training fits into memory, before the system ends the process for it. Raises: CharRNNError."""
     if (lacking := lacking_memory(model, layout, runtime)) is not None:
         raise CharRNNError(f"{lacking}: lower --batch-size, --seq-length, --hidden-size or --num-layers")
 
@@ -126,7 +126,7 @@ def lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str 
     # gradients; two outputs of each layer, and the logits of a step, or in float32 those of an evaluation, three times.
     copies = 4 + 3 * (2 + runtime.shares_host_memory)
     outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
-    activations = max(layout.chars_per_step * outputs, 12 * max_logits(model.vocab_size))
+    activations = max(layout.symbols_per_step * outputs, 12 * max_logits(model.vocab_size))
     needed, free = 4 * copies * count_parameters(model) + activations, runtime.free_memory()
     if free is None or needed <= free:
         return None
@@ -134,20 +134,3 @@ def lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str 
         f"out of memory: the training needs at least {needed / 1e9:,.1f} GB, and {runtime.device} has "
         f"{free / 1e9:,.1f} GB left"
     )
-
-
-def advise(num_parameters: int, hidden_size: int, num_chars: int, epochs: float) -> str | None:
-    """A warning where a model is far too large for its text, or too small for the part of it that is read."""
-    if num_parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
-        fitting = _fitting_hidden_size(num_chars)
-        way_out = f"try --hidden-size {fitting} or find more text" if fitting < hidden_size else "find more text"
-        return f"{num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"
-    if num_parameters < _MIN_PARAMETERS_PER_CHAR * num_chars * min(epochs, 1.0):
-        way_out = "try --size large or a larger --hidden-size"
-        return f"{num_parameters:,} parameters are far too few for {num_chars:,} characters: {way_out}"
-    return None
-
-
-def _fitting_hidden_size(num_chars: int) -> int:
-    """One layer of an LSTM with some parameters for each character, of at least 32 units."""
-    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_chars / 4)) // 32 * 32)

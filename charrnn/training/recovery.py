@@ -12,7 +12,7 @@ from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.snapshot import Course, History, Snapshot
 
 _WATCH_EVERY = 100  # steps between two looks at the loss, each of which waits for the device
-_MAX_RECOVERIES = 5
+MAX_RECOVERIES = 5
 _MANY_CHARS = 500  # in a step: its own loss tells something of the model, not only of these characters
 
 
@@ -22,8 +22,8 @@ class Recovery:
     The loss of a step tells nothing of the update that follows it, so a snapshot proves sound only later.
     """
 
-    def __init__(self, bptt: TruncatedBPTT, config: TrainingConfig) -> None:
-        self._bptt, self._config = bptt, config
+    def __init__(self, bptt: TruncatedBPTT, config: TrainingConfig, learning_rate: float) -> None:
+        self._bptt, self._config, self._learning_rate = bptt, config, learning_rate
         self._guessing = math.log(bptt.model.config.vocab_size)
         self._trusted: Snapshot | None = None
         self._candidate: Snapshot | None = None
@@ -32,7 +32,7 @@ class Recovery:
     def loss(self) -> float:
         """The running mean, or the last step's loss where that is worse and rests on many characters."""
         mean, last = float(self._bptt.mean_loss), float(self._bptt.loss)
-        return last if self._bptt.layout.chars_per_step >= _MANY_CHARS and not last < mean else mean
+        return last if self._bptt.layout.symbols_per_step >= _MANY_CHARS and not last < mean else mean
 
     def is_sane(self, course: Course) -> bool:
         """True if the loss is a number, and not far beyond that of guessing; to look at it waits for the device.
@@ -44,13 +44,13 @@ class Recovery:
         margin = max(4, guessing) if course.lowest_loss < guessing else max(1, guessing / 4)
         return self.loss < guessing + margin  # which NaN is not
 
-    def check_and_keep(self, course: Course, take: Callable[[], Snapshot], *, look_now: bool) -> bool:
-        """Return False if the loss is absurd, as far as it is looked at: every 100 steps, and before any save.
+    def check_and_keep(self, course: Course, take: Callable[[], Snapshot], *, before_evaluation: bool) -> bool:
+        """Return False if the loss is absurd. It is looked at every 100 steps, and before checkpoints and evaluations.
 
         If it is sane, take a snapshot every 100 steps, and trust the one before.
         """
         is_time = course.step % _WATCH_EVERY == 0 or course.step % self._config.checkpoint_every == 0
-        if not (is_time or look_now):
+        if not (is_time or before_evaluation):
             return True
         if not self.is_sane(course):
             return False
@@ -67,10 +67,11 @@ class Recovery:
 
     def go_back(self, loss: float, course: Course, history: History) -> Snapshot:
         """Give up the candidate and return the trusted snapshot. Raises: CharRNNError if that was done too often."""
-        if history.recoveries == _MAX_RECOVERIES:
+        if history.recoveries >= MAX_RECOVERIES:
             raise CharRNNError(
-                f"the loss is {loss:.4g} after {course.step} steps, and {_MAX_RECOVERIES} attempts with ever lower "
-                f"learning rates ended no better: lower --learning-rate, or --grad-clip, now {self._config.grad_clip}"
+                f"the loss is {loss:.4g} after {course.step} steps, and {MAX_RECOVERIES} attempts with ever lower "
+                f"learning rates ended no better: lower --learning-rate, now {self._learning_rate:.3g}, or "
+                f"--grad-clip, now {self._config.grad_clip}"
             )
         history.recoveries += 1
         self._candidate = None

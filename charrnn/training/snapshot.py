@@ -14,7 +14,7 @@ from charrnn.training.streams import Cursor
 class Course:
     """Progress of the training. A recovery takes it back to an earlier moment.
 
-    A new field needs a default, or older checkpoints do not open; values are immutable, since copies are shallow.
+    Older checkpoints lack a new field, see `_upgraded` in `checkpoint.py`. Values are immutable: copies are shallow.
     """
 
     lowest_loss: float

@@ -1,7 +1,6 @@
 """A long sequence of indices as parallel streams, read in chunks with a cursor that can be saved.
 
-Letters in shapes: N symbols, B parallel streams, T time steps
-of a chunk, S time steps of a whole stream.
+Letters in shapes: N symbols, B parallel streams, T time steps of a chunk.
 """
 
 import contextlib
@@ -14,6 +13,10 @@ from torch import Tensor
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime
+
+
+def _trust() -> None:
+    """No check, of indices that nobody else can change."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +57,31 @@ class Layout:
         return cls(B, T, num_chunks, targets - B * T * num_chunks)
 
     @property
-    def chars_per_step(self) -> int:
+    def symbols_per_step(self) -> int:
         """Symbols of a chunk: B x T."""
         return self.batch_size * self.seq_length
 
     def require(self, cursor: Cursor) -> None:
-        """Raises: ValueError for a cursor that is beyond the streams."""
+        """Check that a cursor lies within the streams. Raises: ValueError."""
         if cursor.chunk >= self.num_chunks or cursor.offset > self.slack:
             raise ValueError(f"chunk {cursor.chunk} at offset {cursor.offset} is beyond the streams")
 
 
 @dataclass(frozen=True)
 class TrainingText:
-    """A text to train on: indices (N,) to learn from, others to validate on, and the streams of the former.
+    """Training indices (N,), validation indices, and the streams of the former.
 
-    `check` raises CorpusChangedError where the indices lie in a file that another program has made shorter. None for
-    indices that nobody else can change.
+    `check` raises CorpusChangedError where the indices lie in a file that another program has made shorter.
     """
 
     train: Tensor
     val: Tensor
     layout: Layout
-    check: Callable[[], None] | None = None
+    check: Callable[[], None] = _trust
 
     @classmethod
     def split(
-        cls, indices: Tensor, config: TrainingConfig, batch_size: int, check: Callable[[], None] | None = None
+        cls, indices: Tensor, config: TrainingConfig, batch_size: int, check: Callable[[], None] = _trust
     ) -> "TrainingText":
         """Hold out the last part for validation, and lay the rest out in streams.
 
@@ -95,23 +97,22 @@ class TrainingText:
     def placed(self, runtime: Runtime) -> "TrainingText":
         """The same text on a device. A copy there is nobody else's."""
         train, val = runtime.place(self.train), runtime.place(self.val)
-        return replace(self, train=train, val=val, check=self.check if train is self.train else None)
+        return replace(self, train=train, val=val, check=self.check if train is self.train else _trust)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Read indices herein. Raises: CorpusChangedError where their file was changed."""
-        if self.check is None:
-            yield
-            return
+        """Check the indices' file around the enclosed reads. Raises: CorpusChangedError where it was changed."""
         self.check()
         try:
             yield
         except IndexError as error:
-            raise CorpusChangedError("the indices hold a symbol that the vocabulary does not have") from error
+            raise CorpusChangedError(
+                "the corpus was overwritten while it was read: prepare the same text again"
+            ) from error
 
 
 def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> Tensor:
-    """A view of the chunk at a cursor and of the symbols behind it: (T + 1, B).
+    """A view of the chunk at a cursor and of the symbols after it: (T + 1, B).
 
     All but the last row are a step's inputs, all but the first its targets.
 

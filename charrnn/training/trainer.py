@@ -15,13 +15,14 @@ from charrnn.config import TrainingConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN
 from charrnn.training.bptt import TruncatedBPTT
-from charrnn.training.budget import Budget, Clock, Moment
+from charrnn.training.budget import Budget, Moment
 from charrnn.training.evaluation import Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.recovery import Recovery, lowered
 from charrnn.training.snapshot import Course, History, Snapshot
 from charrnn.training.streams import TrainingText
+from charrnn.training.timing import Clock
 
 
 class Trainer:
@@ -29,16 +30,16 @@ class Trainer:
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.config, self.layout = config, text.layout
-        self.learning_rate = config.learning_rate or default_learning_rate(model.config, self.layout.chars_per_step)
+        self.learning_rate = config.learning_rate or default_learning_rate(model.config, self.layout.symbols_per_step)
         self.bptt = TruncatedBPTT(model, config, text, runtime)
         self.budget = Budget.of(config, self.layout.num_chunks)
         self.evaluations = Evaluations(self.bptt, config, self.budget)
         self.course, self.history = Course(lowest_loss=math.log(model.config.vocab_size)), History()
         self.clock = Clock()
         self.saving_seconds = 0.0
-        """Duration of the last save, which went on beside the training; told by the caller."""
+        """Duration of the last save, which went on beside the training; set by the caller."""
         self.stop_requested = False
-        self._recovery = Recovery(self.bptt, config)
+        self._recovery = Recovery(self.bptt, config, self.learning_rate)
 
     def run(self) -> Iterator[Event]:
         """Train to the end of the budget; the run may be saved, reported and sampled between two events.
@@ -52,11 +53,13 @@ class Trainer:
         while not self.stop_requested:
             if self.evaluation_is_due:
                 yield from self._evaluate()
-            elif self.budget.is_over(self.now):
+            elif self._is_over():
                 break
             else:
                 progress = self._step()
-                is_sane = self._recovery.check_and_keep(self.course, self._copy, look_now=self.evaluation_is_due)
+                is_sane = self._recovery.check_and_keep(
+                    self.course, self._copy, before_evaluation=self.evaluation_is_due
+                )
                 yield progress if is_sane else self._recover(self._recovery.loss)
         if self.stop_requested and not self.is_sane:
             yield self._recover(self._recovery.loss)
@@ -71,7 +74,7 @@ class Trainer:
     def snapshot(self) -> Snapshot:
         """The training as it stands between two events. Its tensors are in use: copy them before the next step."""
         history = replace(self.history, elapsed_s=self.clock.elapsed_s, paused_seconds=self.clock.paused_s)
-        return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.gradient_scaler(), self.course, history)
+        return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.course, history)
 
     def load(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises: CharRNNError if it is not one of such a training."""
@@ -93,21 +96,22 @@ class Trainer:
         return Progress(**where, train_loss=self.bptt.mean_loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
-        """One evaluation; nothing where a stop is asked for in its midst."""
-        begin, is_final = time.perf_counter(), self.budget.is_over(self.now)
+        """Evaluate once; yields nothing if a stop is requested meanwhile."""
+        begin = time.perf_counter()
         with self.clock.paused(self.bptt.runtime):
-            result = self.evaluations.measure(self.history, self.clock, lambda: self.stop_requested, is_final=is_final)
+            result = self.evaluations.measure(self.history, self.clock, lambda: self.stop_requested, self._is_over)
         if result is None:
             return
         if not math.isfinite(result.part_loss):
             yield self._recover(result.part_loss)
             return
-        self.evaluations.record(result, self.now, self.history)
-        told = time.perf_counter()
-        yield Evaluated(**self._where(), **result.event_fields())
+        self.evaluations.record(result, self.course, self.history, self.now)
+        reported = time.perf_counter()
+        loss, val_chars = result.score.loss, result.score.num_predictions or None
+        improved, is_whole = result.improved, result.is_whole
+        yield Evaluated(**self._where(), loss=loss, val_chars=val_chars, is_whole=is_whole, improved=improved)
         ended = time.perf_counter() + self.saving_seconds
-        is_final = self.budget.is_over(self.now)
-        self.evaluations.record_duration(ended - begin, ended - told, self.history, is_final=is_final)
+        self.evaluations.record_duration(ended - begin, ended - reported, self.history, is_final=self._is_over())
         self.course.evaluated_fraction = self.fraction  # of a budget that now reserves another part
 
     def _recover(self, loss: float) -> Recovered:
@@ -123,25 +127,29 @@ class Trainer:
     @property
     def now(self) -> Moment:
         """This moment, as the budget sees it."""
-        return Moment(self.course, self.clock.elapsed_s, self.history.final_evaluation_seconds)
+        reserve_s = self.history.final_evaluation_seconds
+        return Moment(self.course.step, self.clock.elapsed_s, reserve_s, self.course.patience_lost_at)
 
     @property
     def fraction(self) -> float:
         """The share of the budget that is spent, from 0 to 1."""
         return self.budget.fraction(self.now)
 
+    def _is_over(self) -> bool:
+        return self.budget.is_over(self.now)
+
     @property
     def evaluation_is_due(self) -> bool:
         """True if the next event will be an evaluation, unless a stop is asked for."""
-        return self.evaluations.are_due(self.now, self.history)
+        return self.evaluations.are_due(self.course, self.history, self.now)
 
     @property
     def is_sane(self) -> bool:
-        """True if the loss is as it may be, so that the model is worth saving."""
+        """True if the loss is a number and not far above that of guessing."""
         return self._recovery.is_sane(self.course)
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
         step, elapsed_s = self.course.step, self.clock.elapsed_s
-        epoch, chars = step / self.layout.num_chunks, step * self.layout.chars_per_step
+        epoch, chars = step / self.layout.num_chunks, step * self.layout.symbols_per_step
         return {"step": step, "epoch": epoch, "chars": chars, "elapsed_s": elapsed_s, "fraction": self.fraction}

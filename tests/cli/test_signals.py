@@ -84,9 +84,7 @@ def test_writing_a_corpus_ends_at_once_without_leftovers(folder: Path) -> None:
     assert [path for path in folder.rglob("*") if path.is_file()] == [folder / "tiny.txt"]
 
 
-@pytest.mark.parametrize(
-    "place", ["charrnn.runs.preflight.describe", "charrnn.training.bptt.TruncatedBPTT.seconds_per_step"]
-)
+@pytest.mark.parametrize("place", ["charrnn.runs.preflight.describe", "charrnn.runs.preflight.seconds_per_step"])
 def test_signal_before_the_first_step_leaves_no_run(folder: Path, place: str) -> None:
     assert signal_at(place, ["SIGUSR1"], TRAIN.split(), folder) == 138
     assert not (folder / "checkpoints").exists()

@@ -50,14 +50,10 @@ def test_records_survive_json() -> None:
         assert parse(type(config), dump(config)) == config
 
 
-def test_fields_with_a_default_may_be_missing() -> None:
-    assert parse(Inner, {"name": "x"}) == Inner("x")
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        {"inner": {"name": 1}},
+        {"inner": {"name": 1, "numbers": []}},
         {"inner": {"name": "x", "numbers": [1, "2"]}},
         {"inner": {"name": "x", "numbers": [1.0]}},
         {"inner": {"name": "x", "numbers": [True]}},
@@ -85,28 +81,28 @@ def test_value_of_another_type_or_range_is_refused(change: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("change", [{"more": 1}, {"digest": "ab"}, {"inner": {"numbers": []}}])
-def test_fields_that_lack_or_are_unknown_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(CharRNNError, match="lacks fields, or has unknown ones"):
+def test_missing_and_unknown_fields_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CharRNNError, match="lacks or has unknown fields in its header"):
         parse(Outer, JSON | change)
-    with pytest.raises(CharRNNError, match="lacks fields, or has unknown ones: inner"):
+    with pytest.raises(CharRNNError, match="lacks or has unknown fields in its header: inner"):
         parse(Outer, {name: value for name, value in JSON.items() if name != "inner"})
 
 
 @pytest.mark.parametrize("values", [None, [], "x", 1])
 def test_other_json_than_an_object_is_refused(values: object) -> None:
-    with pytest.raises(CharRNNError, match=r"x\.safetensors: Outer is no object"):
+    with pytest.raises(CharRNNError, match=r"x\.safetensors has no object in its header$"):
         parse(Outer, values, "x.safetensors")
-    with pytest.raises(CharRNNError, match="Inner is no object"):
+    with pytest.raises(CharRNNError, match="has no object in its header at inner"):
         parse(Outer, JSON | {"inner": values})
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": "512"}, {"hidden_size": True}, {"hidden_size": None}])
 def test_config_of_a_hostile_header_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(CharRNNError, match=r"ModelConfig\.hidden_size is of the wrong type"):
+    with pytest.raises(CharRNNError, match="hidden_size is of the wrong type"):
         parse(ModelConfig, dump(ModelConfig(vocab_size=5)) | change)
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": 0}, {"dropout": 1.0}, {"num_layers": 65}])
 def test_config_out_of_range_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(CharRNNError, match="ModelConfig is out of range"):
+    with pytest.raises(CharRNNError, match="is out of range: --"):
         parse(ModelConfig, dump(ModelConfig(vocab_size=5)) | change)

@@ -60,7 +60,7 @@ def test_weights_of_other_names_are_refused(trained_run: Run) -> None:
 
 def test_header_without_its_parts_is_refused(tmp_path: Path) -> None:
     container.write(tmp_path / "c.safetensors", "checkpoint", {"seed": 1}, {})
-    with pytest.raises(CharRNNError, match="lacks fields"):
+    with pytest.raises(CharRNNError, match="lacks or has unknown fields"):
         Checkpoint.load(tmp_path / "c.safetensors")
 
 

@@ -422,6 +422,8 @@ def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: P
     best = Checkpoint.load(run.folder.best)
     folder = RunFolder(tmp_path / "next")
     fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=best, notify=messages)
+    start(folder, corpus, OPEN, CONFIG, CPU, init_from=best, notify=messages)
+    assert not any("chose a layer" in message for message in messages), "the shape is that of the other model"
     assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
     assert torch.equal(fresh.trainer.bptt.model.state_dict()["head.weight"], best.weights["head.weight"])
 

@@ -67,9 +67,9 @@ def test_dtype_is_the_smallest_that_holds_the_vocabulary(size: int, dtype: torch
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        (None, "StoredVocabulary is no object"),
-        ({}, "lacks fields"),
-        ({"symbols": "ab"}, "lacks fields"),
+        (None, "has no object in its header"),
+        ({}, "lacks or has unknown fields"),
+        ({"symbols": "ab"}, "lacks or has unknown fields"),
         ({"symbols": "aa", "counts": [1, 1]}, "distinct"),
         ({"symbols": "ab", "counts": [1]}, "one count for each symbol"),
         ({"symbols": "ab", "counts": [1, -1]}, "out of range"),

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
-from charrnn.training.budget import Budget, Clock
+from charrnn.training.budget import Budget
 from charrnn.training.evaluation import EVALUATION_COST, EVALUATION_SHARE, FINAL_SHARE, Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.optimizer import make_optimizer
 from charrnn.training.snapshot import History
 from charrnn.training.streams import Cursor, Layout, TrainingText
+from charrnn.training.timing import Clock, seconds_per_step
 from charrnn.training.trainer import Trainer
 from tests.conftest import CPU, needs_bfloat16
 
@@ -370,7 +371,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
 def test_estimating_the_time_changes_nothing() -> None:
     plain = [float(event.train_loss) for event in progress(list(make_trainer().run()))]
     timed = make_trainer()
-    assert timed.bptt.seconds_per_step() > 0
+    assert seconds_per_step(timed.bptt) > 0
     assert [float(event.train_loss) for event in progress(list(timed.run()))] == plain
 
 
@@ -413,15 +414,43 @@ def test_figure_at_the_end_is_over_the_whole_text_where_that_costs_little() -> N
     assert last.val_chars == len(VAL) - 1
 
 
+def test_evaluation_during_which_the_time_ends_is_the_final_one() -> None:
+    trainer, history = make_trainer(replace(CONFIG, steps=1000), val=PERIODIC.repeat(50)), History()
+    trainer.evaluations.begin(history)
+    answers = iter([False, True])
+    assert history.part is not None
+    is_over = itertools.chain(answers, itertools.repeat(True)).__next__
+    assert not is_over(), "before it the run is not over"
+    result = trainer.evaluations.measure(history, Clock(), lambda: False, is_over)
+    assert result is not None
+    assert result.score.num_predictions > history.part.count(len(PERIODIC) * 50)
+
+
+def test_trial_that_meets_a_changed_corpus_leaves_the_training_as_it_was() -> None:
+    trainer = make_trainer()
+    before, reads = trainer.snapshot().copy(), iter([True, True])
+
+    def check() -> None:
+        if not next(reads, False):
+            raise CorpusChangedError("truncated")
+
+    trainer.bptt.text = replace(trainer.bptt.text, check=check)
+    with pytest.raises(CorpusChangedError):
+        seconds_per_step(trainer.bptt)
+    after = trainer.snapshot()
+    assert (after.cursor, after.tensors.keys()) == (before.cursor, before.tensors.keys())
+    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
+
+
 def test_last_evaluation_without_time_for_more_keeps_what_it_has_measured() -> None:
     trainer, history = make_trainer(replace(CONFIG, steps=1000), val=PERIODIC.repeat(50)), History()
     evaluations = Evaluations(trainer.bptt, trainer.config, Budget(steps=1000, seconds=60.0))
     evaluations.begin(history)
 
     def num_chars(elapsed_s: float) -> int:
-        result = evaluations.measure(history, Clock(elapsed_s), lambda: False, is_final=True)
+        result = evaluations.measure(history, Clock(elapsed_s), lambda: False, lambda: True)
         assert result is not None
-        return result.figure.num_predictions
+        return result.score.num_predictions
 
     assert history.part is not None
     assert num_chars(60.1) <= history.part.count(len(PERIODIC) * 50) < num_chars(0.0)
