@@ -232,7 +232,9 @@ class TrainingConfig(Config):
         None, f"Steps between evaluations; default: at most {MAX_EVALUATIONS} in a run.", EVALUATION, count()
     )
     patience: int | None = option(None, "Stop after N evaluations without progress.", EVALUATION, count())
-    checkpoint_every: int = option(1000, "Steps between checkpoints.", EVALUATION, count())
+    checkpoint_every: int | None = option(
+        None, "Steps between checkpoints; default: one per minute.", EVALUATION, count()
+    )
     sample_every: int | None = option(None, "Steps between samples; default: one at each evaluation.", REPORTS, count())
 
     def __post_init__(self) -> None:

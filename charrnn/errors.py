@@ -17,5 +17,9 @@ class CorpusChangedError(CharRNNError):
     """A corpus file that was truncated while it was in use."""
 
 
+class CharRNNWarning(UserWarning):
+    """A machine that does less than it should; the command line prints it as one line."""
+
+
 class PrecisionError(CharRNNError):
     """A precision that the device cannot compute in."""

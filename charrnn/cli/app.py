@@ -3,13 +3,15 @@
 import io
 import os
 import sys
-from typing import Annotated, Any
+import warnings
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from charrnn.cli import bench, prepare, sample, train
-from charrnn.errors import CharRNNError
+from charrnn.cli.options import tell
+from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.terminal import escape_controls
 from charrnn.version import __version__
 
@@ -40,8 +42,11 @@ def _exit(message: str, code: int = 1) -> typer.Exit:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """PyTorch raises RuntimeErrors of several wordings, on a CPU without a class of their own."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in told or "can't allocate memory" in told
+    if isinstance(error, MemoryError):
+        return True
+    causes = [error, error.__context__]  # a failed clean-up may mask the cause
+    told = " ".join(str(cause).lower() for cause in causes if cause is not None)
+    return any(sign in told for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
 
 
 app = typer.Typer(
@@ -77,6 +82,7 @@ def charrnn_command(
 def main() -> None:
     """Run the command line."""
     _open_standard_streams()
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a sample
@@ -86,6 +92,21 @@ def main() -> None:
         sys.exit(_exit(str(error.strerror)).exit_code)
     finally:
         _flush()
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as the command line prints its errors, and others as Python does."""
+    if issubclass(category, CharRNNWarning):
+        tell(f"warning: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _open_standard_streams() -> None:

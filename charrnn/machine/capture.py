@@ -1,33 +1,75 @@
-"""A training step recorded once as a CUDA graph and then launched as a whole."""
+"""A step recorded once as a CUDA graph and then launched as a whole, or run as it is where that fails."""
 
+import contextlib
+import functools
+import gc
+import warnings
 from collections.abc import Callable
 
 import torch
 
+from charrnn.errors import CharRNNWarning
+
 
 class CapturedStep:
-    """A step as one CUDA graph."""
+    """A step as one CUDA graph.
+
+    Where it cannot be recorded, `reset` undoes what the attempt has left behind, and the step is run uncaptured from
+    then on, with a warning.
+    """
 
     _WARM_UP_CALLS = 3
 
-    def __init__(self, step: Callable[[], None], device: torch.device) -> None:
-        self._step = step
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, step: Callable[[], None], device: torch.device, reset: Callable[[], None]) -> None:
+        self._step, self._reset = step, reset
+        self._stream = _side_stream(device)
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._has_failed = False
 
     def __call__(self) -> None:
         """Run one step: the first calls warm up, the next one records, and the recording is replayed."""
-        if self._graph is None and self._calls == self._WARM_UP_CALLS:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=self._stream):
-                self._step()
-        if self._graph is None:
-            self._calls += 1
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(self._stream):
-                self._step()
-            torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        else:
+        if self._graph is None and self._calls >= self._WARM_UP_CALLS and not self._has_failed:
+            self._try_to_record()
+        if self._graph is not None:
             self._graph.replay()
+            return
+        self._calls += 1
+        current = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            self._step()
+        current.wait_stream(self._stream)
+
+    def _try_to_record(self) -> None:
+        try:
+            self._graph = record(self._step, self._stream)
+        except RuntimeError as error:
+            self._has_failed = True
+            self._reset()
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"steps are not recorded, so they are slower: {reason}", CharRNNWarning, stacklevel=2)
+
+
+def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda.CUDAGraph":
+    """Record a step without running it, and leave the current stream as it was. Raises: RuntimeError, the first one."""
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(stream.device)
+    gc.collect()
+    torch.cuda.empty_cache()
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
+        try:
+            step()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # which would mask the cause
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    return graph
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> "torch.cuda.Stream":
+    """One stream per device for all recordings, since cuBLAS keeps a workspace for each."""
+    return torch.cuda.Stream(device)

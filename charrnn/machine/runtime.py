@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError, OptionError, PrecisionError
+from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError
 from charrnn.machine.capture import CapturedStep
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,8 +95,25 @@ class Runtime:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def gradient_scaler(self) -> torch.amp.GradScaler:
-        """The scaler that keeps float16 gradients from vanishing; a pass-through in other precisions."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        """The scaler that keeps float16 gradients from vanishing; a pass-through in other precisions.
+
+        On CUDA autocast runs cuDNN's recurrent layers in float16 whichever half precision is asked for.
+        """
+        is_half = self.dtype == torch.float16 or (self.device.type == "cuda" and self.dtype == torch.bfloat16)
+        return torch.amp.GradScaler(self.device.type, enabled=is_half)
+
+    @contextlib.contextmanager
+    def exact_float32(self) -> Iterator[None]:
+        """Compute in float32 as it is: cuDNN's recurrent layers would round their inputs to TensorFloat-32."""
+        if self.device.type != "cuda":
+            yield
+            return
+        before = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.rnn.fp32_precision = before  # type: ignore[attr-defined]
 
     @property
     def shares_host_memory(self) -> bool:
@@ -106,14 +123,15 @@ class Runtime:
     @property
     def captures(self) -> bool:
         """True if `capture` records; a recorded step must not read a number from the device."""
-        return self.device.type == "cuda"
+        return self.device.type == "cuda" and os.environ.get("CHARRNN_CAPTURE") != "0"
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], None], reset: Callable[[], None] = lambda: None) -> Callable[[], None]:
         """Record a step that works in place, where possible, and launch it as a whole from then on.
 
-        For a small recurrent network on a GPU, launching single operations takes longer than running them.
+        For a small recurrent network on a GPU, launching single operations takes longer than running them. `reset`
+        puts in order what a step leaves behind that was broken off.
         """
-        return CapturedStep(step, self.device) if self.captures else step
+        return CapturedStep(step, self.device, reset) if self.captures else step
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device; None if unknown."""
@@ -125,6 +143,8 @@ class Runtime:
         """Wait until the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def random_state(self) -> dict[str, Tensor]:
         """States of the random generators that this device uses."""
@@ -230,7 +250,7 @@ def compute_deterministically() -> None:
     Call it before the device is first used, since cuBLAS allocates its workspace then. PyTorch warns of operations
     without a deterministic version.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the one value that nn.LSTM and PyTorch both name
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is never read
     torch.backends.cudnn.benchmark = False
@@ -248,17 +268,48 @@ def _free_host_memory() -> int | None:
 
 
 def _find_device(name: str) -> torch.device:
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if has_cuda else _faster("mps", "cpu") if has_mps else "cpu"
+        return torch.device(_choose_kind())
     kind, _, index = name.partition(":")
-    known = name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())
-    if not known:
+    if not (name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())):
         raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count() if has_cuda else 0, "mps": int(has_mps)}[kind]
-    if count == 0 or int(index or 0) >= count:
-        raise CharRNNError(f"device {name} is not available: this machine has {count} of its kind; try --device auto")
+    if kind == "cuda" and torch.cuda.is_available() and int(index or 0) >= torch.cuda.device_count():
+        raise CharRNNError(f"device {name} is not available: this machine has {torch.cuda.device_count()} of its kind")
+    if (reason := failure(torch.device(name))) is not None:
+        raise CharRNNError(f"device {name} is not available: {reason}; try --device auto")
     return torch.device(name)
+
+
+def _choose_kind() -> str:
+    """CUDA if it works, else the faster of MPS and CPU."""
+    if torch.cuda.is_available():
+        if (reason := failure(torch.device("cuda"))) is None:
+            return "cuda"
+        warnings.warn(f"the GPU is not used: {reason}", CharRNNWarning, stacklevel=2)
+    return _faster("mps", "cpu") if torch.backends.mps.is_available() else "cpu"
+
+
+@functools.cache
+def failure(device: torch.device) -> str | None:
+    """The reason why a device does not run one small kernel, or None if it does.
+
+    A driver may be too old, or a GPU one for which this build of PyTorch has no kernels, of which it only warns.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            float(torch.ones(2, device=device).sum())  # which waits for the result
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        return reason if device.type != "cuda" else f"{reason} ({_cuda_versions()})"
+    return None
+
+
+def _cuda_versions() -> str:
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    has = f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}" if driver else "there is no driver"
+    return f"{has}, this PyTorch is built for {torch.version.cuda}"
 
 
 @functools.cache
@@ -326,8 +377,8 @@ def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
         return Runtime(device, dtype).has_fbgemm
     if dtype == torch.float32:
         return True
-    if device.type == "cpu" and dtype == torch.float16:
-        return False  # few CPUs support it, and none was tested
+    if device.type != "cuda" and dtype == torch.float16:
+        return False  # few CPUs support it, and on MPS a step with an infinite gradient would be taken
     try:
         with torch.autocast(device.type, dtype):
             _train_lstm(*_make_lstm(2, 8, 8, device))

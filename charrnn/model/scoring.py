@@ -48,6 +48,7 @@ def evaluation_chunks(
 _MAX_STREAMS = 128
 _SEQ_LENGTH = 64
 _MAX_LOGITS = 2**24  # of a chunk, T x B x V
+_CHUNKS_AHEAD = 16  # that are asked of a device before it is waited for
 _MIN_CHUNKS = 4  # of a part; the first one warms up the states
 
 
@@ -117,17 +118,22 @@ def evaluate(
     At least one chunk is read, and none once `is_time_up`. Returns: a loss of NaN if `should_stop` interrupted it.
     """
     part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
-    total, count, state = torch.zeros((), dtype=torch.float64), 0, None
+    losses: list[Tensor] = []  # on the device, which is waited for now and then only
+    counts: list[Tensor] = []
+    state = None
     with evaluating(model):
         chunks = evaluation_chunks(indices, part.batch_size, seq_length, before_chunk)
         for x, y in itertools.islice(chunks, part.num_chunks):
             if should_stop():
-                return Score(math.nan, count)
-            if count > 0 and is_time_up():
+                return Score(math.nan, 0)
+            if losses and len(losses) % _CHUNKS_AHEAD == 0:
+                runtime.synchronize()
+            if losses and is_time_up():
                 break
             with runtime.autocast():
                 logits, state = model(runtime.place(x), state)
-            count += int((y != IGNORE).sum())
             targets = runtime.place(y).flatten()
-            total += F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum").cpu()
-    return Score(float(total) / count, count)
+            losses.append(F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum"))
+            counts.append((y != IGNORE).sum())
+    count = sum(torch.stack(counts).tolist())
+    return Score(sum(torch.stack(losses).tolist()) / count, count)

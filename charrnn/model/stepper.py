@@ -88,7 +88,7 @@ class Stepper:
         if self._is_exact:
             return self._read_by_steps(text, before)
         model, state = self._model, None if before is None else before.state
-        with evaluating(model), self._runtime.autocast():
+        with evaluating(model), self._runtime.autocast(), self._runtime.exact_float32():
             for part in text.split(chunk):
                 _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
         assert state is not None, "a text has at least one symbol"

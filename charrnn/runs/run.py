@@ -2,8 +2,9 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from charrnn.config import SamplingConfig
@@ -18,6 +19,7 @@ from charrnn.text.corpus import Corpus
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.training.trainer import Trainer
 
+_CHECKPOINT_SECONDS = 60.0
 _SAMPLE = SamplingConfig(length=200, temperature=0.7)
 
 
@@ -34,6 +36,7 @@ class Run:
     num_records: int | None = 0
     """Records of the log up to the moment at which the run begins or goes on; None for all of it."""
     log: MetricsLog | None = None
+    _saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def runtime(self) -> Runtime:
@@ -105,6 +108,7 @@ class Run:
         raise AssertionError("a run ends with Finished")
 
     def _save(self, saver: Saver, *, best: bool) -> None:
+        self._saved_at = time.monotonic()
         if not self.is_new:
             saver.save(self.checkpoint(), best=best)
             return
@@ -112,12 +116,16 @@ class Run:
         self.is_new = False
 
     def _save_is_due(self, event: Event) -> bool:
-        """True at regular steps, for the best model so far, and before the first evaluation, which takes memory."""
+        """True at regular steps or times, for the best model so far, and before an evaluation takes memory."""
         if isinstance(event, Evaluated):
             return event.improved
         if self.is_new and self.trainer.evaluation_is_due:
             return self.trainer.is_sane
-        return isinstance(event, Progress) and event.step % self.trainer.config.checkpoint_every == 0
+        if not isinstance(event, Progress):
+            return False
+        if (every := self.trainer.config.checkpoint_every) is not None:
+            return event.step % every == 0
+        return time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS and self.trainer.is_sane
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every

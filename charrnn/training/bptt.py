@@ -53,13 +53,15 @@ class TruncatedBPTT:
         T, B = self.layout.seq_length, self.layout.batch_size
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._state = model.initial_state(B)
-        self._update = runtime.capture(self._update_weights)
+        self._update = runtime.capture(self._update_weights, self.reset)
         self.seconds_per_step: float | None = None
         """As `timing.py` has measured it."""
 
-    def zero_grad(self) -> None:
-        """Drop the gradients, which take as much memory as the weights."""
+    def reset(self) -> None:
+        """Drop the gradients, and what else an update leaves behind that was broken off."""
         self._optimizer.zero_grad()
+        state, self._scaler = self.scaler_state(), self.runtime.gradient_scaler()
+        self._scaler.load_state_dict(state)
 
     def step(self, learning_rate: float) -> None:
         """Read the next chunk, update the weights, advance. Raises: CorpusChangedError."""
@@ -114,7 +116,7 @@ class TruncatedBPTT:
             self._load(tensors, cursor, gradient_scaler)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error
-        self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
+        self._update = self.runtime.capture(self._update_weights, self.reset)  # a recorded step knows the old tensors
 
     def _load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
         self.layout.require(cursor)

@@ -49,7 +49,7 @@ class Recovery:
 
         If it is sane, take a snapshot every 100 steps, and trust the one before.
         """
-        is_time = course.step % _WATCH_EVERY == 0 or course.step % self._config.checkpoint_every == 0
+        is_time = any(course.step % every == 0 for every in (_WATCH_EVERY, self._config.checkpoint_every) if every)
         if not (is_time or before_evaluation):
             return True
         if not self.is_sane(course):

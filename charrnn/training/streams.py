@@ -95,7 +95,10 @@ class TrainingText:
         return cls(indices[:num_train], indices[num_train:], layout, check)
 
     def placed(self, runtime: Runtime) -> "TrainingText":
-        """The same text on a device. A copy there is nobody else's."""
+        """The same text on a device, in a copy that is nobody else's, if it takes less than half of the free memory."""
+        size, free = self.train.nbytes + self.val.nbytes, runtime.free_memory()
+        if free is not None and 2 * size > free:
+            return self
         train, val = runtime.place(self.train), runtime.place(self.val)
         return replace(self, train=train, val=val, check=self.check if train is self.train else _trust)
 

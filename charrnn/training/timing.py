@@ -54,7 +54,7 @@ def seconds_per_step(bptt: TruncatedBPTT) -> float:
             bptt.runtime.synchronize()
             seconds.append(time.perf_counter() - begin)
     finally:
-        bptt.zero_grad()
+        bptt.reset()
         bptt.load(tensors, cursor, scaler)
     bptt.seconds_per_step = statistics.median(seconds[-4:])
     return bptt.seconds_per_step

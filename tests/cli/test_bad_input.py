@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from charrnn.cli.app import app
 from charrnn.config import PreparationConfig
 from charrnn.files import container
 from charrnn.runs.run import Run
@@ -146,3 +148,27 @@ def test_bad_input_is_one_line_and_changes_nothing(
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
     assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_lack_of_memory_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, message: str, masked: bool) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        try:
+            raise RuntimeError(message)
+        except RuntimeError:
+            if masked:
+                raise RuntimeError("the clean-up failed")  # noqa: B904 (so that the first one is only its context)
+            raise
+
+    monkeypatch.setattr("charrnn.text.corpus.prepare", fail)
+    done = CliRunner().invoke(app, ["prepare", __file__])
+    assert done.exit_code == 1
+    assert done.output == "error: out of memory: lower --batch-size, --seq-length, --hidden-size or --num-samples\n"

@@ -45,7 +45,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "val_fraction": 0.1,
         "eval_every": None,
         "patience": None,
-        "checkpoint_every": 1000,
+        "checkpoint_every": None,
         "sample_every": None,
     },
     SamplingConfig: {

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.runtime import Threads, can_compute, fbgemm, open_runtime, seed_everything
 from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
@@ -45,6 +45,50 @@ def test_auto_takes_the_faster_of_mps_and_cpu_by_a_trial(monkeypatch: pytest.Mon
         monkeypatch.setattr(runtime_module, "_try_out", lambda device, rates=rates: rates[device.type])
         assert open_runtime().device.type == max(rates, key=rates.__getitem__)
     runtime_module._faster.cache_clear()
+
+
+@pytest.fixture
+def broken_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that PyTorch lists, and for which it has no kernels."""
+    kernels = {"cuda": "no kernel image is available for execution on the device", "cpu": None}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(runtime_module, "failure", lambda device: kernels[device.type])
+
+
+@pytest.mark.usefixtures("broken_gpu")
+def test_gpu_that_runs_no_kernel_is_left_for_the_cpu_with_a_warning() -> None:
+    with pytest.warns(CharRNNWarning, match="the GPU is not used: no kernel image"):
+        assert open_runtime().device.type == "cpu"
+
+
+@pytest.mark.usefixtures("broken_gpu")
+def test_gpu_that_runs_no_kernel_is_an_error_where_it_is_named() -> None:
+    with pytest.raises(CharRNNError, match=r"device cuda is not available: no kernel image .*; try --device auto"):
+        open_runtime("cuda")
+    with pytest.raises(CharRNNError, match="device cuda:1 is not available: this machine has 1 of its kind"):
+        open_runtime("cuda:1")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_reason_for_the_lack_of_cuda_names_the_versions() -> None:
+    reason = runtime_module.failure(torch.device("cuda"))
+    assert reason is not None
+    assert "built" in reason
+    assert "\n" not in reason
+    assert runtime_module.failure(CPU.device) is None
+
+
+def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: enabled)
+    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    for kind, scaled in (("cuda", {"bfloat16", "float16"}), ("cpu", {"float16"})):
+        device = torch.device(kind)
+        assert {
+            name for name, dtype in halves.items() if runtime_module.Runtime(device, dtype).gradient_scaler()
+        } == scaled
+        assert not runtime_module.Runtime(device, torch.float32).gradient_scaler()
 
 
 def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:

@@ -18,6 +18,7 @@ from charrnn.config import Cell, ModelOptions, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.machine.runtime import Runtime, compute_deterministically, open_runtime
+from charrnn.runs import run as run_module
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import resume, start
@@ -25,7 +26,7 @@ from charrnn.runs.reporting import Reporter
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
-from charrnn.training.events import Evaluated, Event, Finished, Sampled
+from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from tests.conftest import CPU, TINY, Told, described, needs_bfloat16
 
 OPEN = ModelOptions()
@@ -188,6 +189,20 @@ def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_pat
     run.drive([])
     assert Checkpoint.load(run.folder.best).snapshot.history.best_val_loss == run.trainer.history.best_val_loss
     assert Checkpoint.load(run.folder.last).snapshot.course.evaluated_step == 20
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, list(range(1, 21))), (60.0, [])])
+def test_checkpoints_are_made_by_the_clock_unless_by_steps(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, saved: list[int]
+) -> None:
+    monkeypatch.setattr(run_module, "_CHECKPOINT_SECONDS", seconds)
+    config = replace(CONFIG, checkpoint_every=None, eval_every=100)
+    run, steps = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3), list[int]()
+    run.is_new = False
+    for event in run.trainer.run():
+        if isinstance(event, Progress) and run._save_is_due(event):
+            steps.append(event.step)
+    assert steps == saved
 
 
 @pytest.mark.parametrize("have_links", [True, False])

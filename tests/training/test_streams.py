@@ -10,6 +10,7 @@ from torch import Tensor
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError
+from charrnn.machine.runtime import Runtime
 from charrnn.training.streams import Cursor, Layout, TrainingText, advance, chunk_at, draw_offset
 
 sizes = st.tuples(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
@@ -103,3 +104,11 @@ def test_validation_takes_the_last_part_or_nothing() -> None:
     assert lengths(100, 0.1) == (90, 10)
     assert lengths(100, 0.0) == (100, 0)
     assert lengths(2, 0.5) == (2, 0)
+
+
+def test_text_that_would_take_half_of_a_devices_memory_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TrainingText.split(torch.arange(1000, dtype=torch.uint8), TrainingConfig(), batch_size=4)
+    meta = Runtime(torch.device("meta"), torch.float32)
+    for free, kind in ((None, "meta"), (2000, "meta"), (1999, "cpu")):
+        monkeypatch.setattr(Runtime, "free_memory", lambda self, free=free: free)
+        assert {part.device.type for part in (text.placed(meta).train, text.placed(meta).val)} == {kind}

@@ -3,11 +3,12 @@
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
@@ -366,6 +367,36 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         without = {other: tensor for other, tensor in snapshot.tensors.items() if other != name}
         with pytest.raises(CharRNNError, match="does not fit this training"):
             make_trainer().load(replace(snapshot, tensors=without))
+
+
+class BrokenOff:
+    """An update that is broken off once in its midst, as a failed recording is."""
+
+    def __init__(self, update: Callable[[], None], reset: Callable[[], None], at_call: int) -> None:
+        self.update, self.reset, self.calls_left = update, reset, at_call
+
+    def __call__(self) -> None:
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(nn.utils, "clip_grad_norm_", self.fail)
+                with pytest.raises(RuntimeError, match="not permitted"):
+                    self.update()
+            self.reset()
+        self.update()
+
+    def fail(self, *arguments: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_update_that_was_broken_off_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "gradient_scaler", lambda self: torch.amp.GradScaler("cpu", init_scale=8.0))
+    expected = [float(event.train_loss) for event in progress(list(make_trainer().run()))]
+    trainer = make_trainer()
+    trainer.bptt._update = BrokenOff(trainer.bptt._update, trainer.bptt.reset, at_call=7)
+    found = [float(event.train_loss) for event in progress(list(trainer.run()))]
+    assert found[:6] == expected[:6]
+    assert found[-1] == pytest.approx(expected[-1], abs=0.3), "the masks of dropout are other ones"
 
 
 def test_estimating_the_time_changes_nothing() -> None:
