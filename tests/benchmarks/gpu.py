@@ -1,107 +1,300 @@
-"""All that is to be measured on a GPU: its tests, training and sampling beside bare loops, a profile, quality.
+"""The first half hour on a GPU: does it work, how fast is it, what does it learn. JSON lines, in this order.
 
-Run by hand, from the project's root; a part takes at most ten minutes:
+Run by hand, from the project's root; each part takes less than ten minutes, and needs nothing but the repository (and
+pytest and hypothesis for the tests, which are left out without them):
 
-    python -m tests.benchmarks.gpu TEXT --baselines FOLDER
-        [--part tests|saving|speed|sampling|profile|minute|five-minutes]
+    python -m tests.benchmarks.gpu --part 1|2|3|4 [--text FILE]
+    python -m tests.benchmarks.gpu --device cpu      all parts, shrunk: to find the faults of this file itself
+
+1. Versions; the tests for GPUs; cells, precisions, embeddings, layouts, each recorded and not; determinism; resume.
+2. The time of a step by streams and chunk, with one-hot and wider inputs, and two profiles.
+3. Sampling one and many streams beside the usual loop, by steps between two looks.
+4. A minute of training, by layout and learning rate, for two sizes.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import itertools
+import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.machine.runtime import open_runtime
+from charrnn.config import SIZES, Cell, ModelConfig, SamplingConfig, TrainingConfig
+from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
+from charrnn.model.stepper import fastest_runtime
+from charrnn.sampling.sampler import sample
+from charrnn.text.vocabulary import Vocabulary
+from charrnn.training.events import Progress
 from charrnn.training.streams import TrainingText
 from charrnn.training.trainer import Trainer
-from tests.benchmarks import sampling
-from tests.benchmarks.foundation import ROOT, measure, training
 
-SHAPES = [(2, 512, 128, 64), (3, 1024, 128, 64)]
-"""Layers, hidden size, batch size, sequence length."""
-
-_LIBRARY_KERNELS = ("cudnn", "cublas", "gemm", "cutlass", "rnn", "lstm", "nvjet", "splitk")
-"""Parts of the names of cuDNN's and cuBLAS's kernels."""
+ROOT = Path(__file__).parent.parent.parent
+V = 65
+_VOCABULARY = Vocabulary(tuple(map(chr, range(40, 40 + V))), (1,) * V)
+_CELLS: tuple[Cell, ...] = ("lstm", "gru", "rnn")
 
 
-def profile_steps(num_layers: int, hidden_size: int, batch_size: int, seq_length: int) -> None:
-    """The share of the device's time that is spent outside cuDNN and cuBLAS, and the kernels that take it."""
-    config = ModelConfig(vocab_size=65, hidden_size=hidden_size, num_layers=num_layers, dropout=0.1)
-    indices = torch.randint(65, (1_000_000,), dtype=torch.uint8)
-    endless = TrainingConfig(steps=10**9, eval_every=10**9, batch_size=batch_size, seq_length=seq_length)
-    text = TrainingText.split(indices, endless, endless.batch_size or 32)
-    trainer = Trainer(CharRNN(config), endless, text, open_runtime("cuda"))
-    run = trainer.run()
+@dataclass(frozen=True)
+class Scale:
+    """The sizes and times of a full run on a GPU, or of a shrunk one on a CPU."""
+
+    hidden_size: int = 512
+    smoke_layouts: tuple[tuple[int, int], ...] = ((32, 32), (128, 64))
+    batch_sizes: tuple[int, ...] = (32, 64, 128, 256)
+    seq_lengths: tuple[int, ...] = (32, 64, 128)
+    sizes: tuple[str, ...] = ("medium", "large")
+    num_samples: tuple[int, ...] = (1, 64, 1024)
+    max_steps: tuple[int, ...] = (16, 32, 128)
+    seconds: float = 3.0
+    minutes: float = 1.0
+    train_layouts: tuple[tuple[int, int], ...] = ((32, 32), (64, 64), (128, 64))
+
+
+SHRUNK = Scale(32, ((4, 8),), (4, 8), (8,), ("small",), (1, 8), (16,), 0.2, 0.03, ((4, 8),))
+
+
+def tell(part: str, **figures: Any) -> None:
+    """Print one line of JSON."""
+    print(json.dumps({"part": part, **figures}), flush=True)
+
+
+@contextlib.contextmanager
+def attempt(part: str, **case: Any) -> Iterator[None]:
+    """Tell of an error in one case, and go on to the next."""
+    try:
+        yield
+    except Exception as error:
+        tell(part, **case, error=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def make_trainer(config: ModelConfig, layout: tuple[int, int], runtime: Runtime, steps: int = 10**9) -> Trainer:
+    """A trainer on random symbols, which never evaluates on its way."""
+    torch.manual_seed(0)
+    indices = torch.randint(V, (1_000_000,), dtype=torch.uint8)
+    B, T = layout
+    training = TrainingConfig(steps=steps, eval_every=10**9, batch_size=B, seq_length=T, val_fraction=0.0)
+    return Trainer(CharRNN(config), training, TrainingText.split(indices, training, B), runtime)
+
+
+def losses(config: ModelConfig, layout: tuple[int, int], runtime: Runtime, *, captured: bool) -> list[float]:
+    """The running losses of twenty steps."""
+    os.environ["CHARRNN_CAPTURE"] = "1" if captured else "0"
+    try:
+        steps = itertools.islice(make_trainer(config, layout, runtime).run(), 20)
+        return [float(event.train_loss) for event in steps if isinstance(event, Progress)]
+    finally:
+        del os.environ["CHARRNN_CAPTURE"]
+
+
+def command(*words: object, device: str) -> dict[str, Any]:
+    """The object that the command ends with."""
+    line = [sys.executable, "-m", "charrnn", *map(str, words), "--device", device, "--json", "--quiet"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def works(device: str, text: Path, scale: Scale) -> None:
+    """Part 1."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    tell("versions", device=name, python=sys.version.split()[0], **versions)
+    if device == "cuda" and all(importlib.util.find_spec(name) for name in ("pytest", "hypothesis")):
+        folders = [f"tests/{folder}" for folder in ("machine", "model", "training", "sampling", "runs")]
+        line = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", *folders]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+        tell("tests", outcome=done.stdout.strip().splitlines()[-12:])
+    layouts, precisions = (
+        scale.smoke_layouts,
+        [name for name in PRECISIONS if can_compute(torch.device(device), PRECISIONS[name])],
+    )
+    for cell, precision, E, layout in itertools.product(_CELLS, precisions, (64, 128), layouts):
+        case = {"cell": cell, "precision": precision, "embedding_size": E, "layout": layout}
+        with attempt("smoke", **case):
+            config = ModelConfig(vocab_size=V, cell=cell, hidden_size=scale.hidden_size, embedding_size=E, dropout=0.1)
+            runtime = open_runtime(device, precision)
+            recorded, plain = (losses(config, layout, runtime, captured=captured) for captured in (True, False))
+            apart = max(abs(a - b) for a, b in zip(recorded, plain, strict=True))
+            tell("smoke", **case, first=plain[0], last=plain[-1], recorded_apart=apart)
+    with attempt("determinism"), tempfile.TemporaryDirectory() as folder:
+        train = ["train", text, "--data-dir", folder, "--steps", 40, "--hidden-size", scale.hidden_size, "--seed", 1]
+        ends = [command(*train, "--run", f"{folder}/{i}", "--deterministic", device=device) for i in range(2)]
+        tell("determinism", losses=[end["best_val_loss"] for end in ends])
+    with attempt("resume"):
+        tell("resume", losses_apart=resume_apart(device, layouts[0], scale))
+
+
+def resume_apart(device: str, layout: tuple[int, int], scale: Scale) -> float:
+    """The largest difference between the losses of twenty steps, and of the same ones from a snapshot before them."""
+    config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size, dropout=0.1)
+    whole, resumed = (make_trainer(config, layout, open_runtime(device), steps=40) for _ in range(2))
+    run = whole.run()
     for _ in itertools.islice(run, 20):
         pass
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in itertools.islice(run, 50):
+    snapshot = whole.snapshot().copy()
+    expected = [float(event.train_loss) for event in run if isinstance(event, Progress)]
+    resumed.load(snapshot)
+    found = [float(event.train_loss) for event in resumed.run() if isinstance(event, Progress)]
+    return max(abs(a - b) for a, b in zip(expected, found, strict=True))
+
+
+def seconds_per_step(trainer: Trainer, seconds: float) -> float:
+    """Median of five rounds of steps, each waited for at its end."""
+    run, rounds = trainer.run(), []
+    for _ in itertools.islice(run, 10):
+        pass
+    for _ in range(5):
+        trainer.bptt.runtime.synchronize()
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds / 5:
+            count += sum(1 for _ in itertools.islice(run, 10))
+            trainer.bptt.runtime.synchronize()
+        rounds.append((time.perf_counter() - begin) / count)
+    return statistics.median(rounds)
+
+
+def step_times(device: str, text: Path, scale: Scale) -> None:
+    """Part 2."""
+    runtime = open_runtime(device)
+    for size, B, T in itertools.product(scale.sizes, scale.batch_sizes, scale.seq_lengths):
+        for E in (64, 128, None) if (scale.batch_sizes[-1], scale.seq_lengths[-1]) == (B, T) else (64, 128):
+            case = {"size": size, "layout": (B, T), "embedding_size": E, "precision": runtime.precision}
+            with attempt("step", **case):
+                shape: dict[str, Any] = {**SIZES[size], "embedding_size": E}  # type: ignore[index]
+                trainer = make_trainer(ModelConfig(vocab_size=V, dropout=0.1, **shape), (B, T), runtime)
+                step = seconds_per_step(trainer, scale.seconds)
+                tell("step", **case, microseconds=1e6 * step, chars_per_second=B * T / step)
+    bare = bare_step_time(runtime, scale)
+    tell("bare loop", layout=(scale.batch_sizes[0], scale.seq_lengths[0]), microseconds=1e6 * bare)
+    for layout in scale.smoke_layouts:
+        with attempt("profile", layout=layout):
+            tell("profile", layout=layout, kernels=largest_kernels(device, layout, runtime, scale))
+
+
+def bare_step_time(runtime: Runtime, scale: Scale) -> float:
+    """Seconds of a step of nn.LSTM and AdamW as a tutorial writes them, for the first layout of a medium model."""
+    B, T, H = scale.batch_sizes[0], scale.seq_lengths[0], scale.hidden_size
+    model = nn.ModuleDict({"embed": nn.Embedding(V, 64), "lstm": nn.LSTM(64, H), "head": nn.Linear(H, V)})
+    model.to(runtime.device)
+    optimizer, scaler = torch.optim.AdamW(model.parameters()), runtime.gradient_scaler()
+    text, rounds = torch.randint(V, (T + 1, B), device=runtime.device), []
+    for _ in range(3):
+        runtime.synchronize()
+        begin = time.perf_counter()
+        for _ in range(20):
+            optimizer.zero_grad()
+            with runtime.autocast():
+                logits = model["head"](model["lstm"](model["embed"](text[:-1]))[0])
+            loss = F.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten())
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        runtime.synchronize()
+        rounds.append((time.perf_counter() - begin) / 20)
+    return min(rounds)
+
+
+def largest_kernels(device: str, layout: tuple[int, int], runtime: Runtime, scale: Scale) -> dict[str, float]:
+    """Shares of the device's time of the twelve kernels that take most of it."""
+    config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size, dropout=0.1)
+    run = make_trainer(config, layout, runtime).run()
+    for _ in itertools.islice(run, 20):
+        pass
+    with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as profiler:
+        for _ in itertools.islice(run, 20):
             pass
-        torch.cuda.synchronize()
-    kernels = {row.key: row.self_device_time_total for row in profiler.key_averages()}
-    total = sum(kernels.values())
-    rest = {k: t for k, t in kernels.items() if not any(part in k.lower() for part in _LIBRARY_KERNELS)}
-    print(f"profile {num_layers}x{hidden_size} B {batch_size} T {seq_length}: {sum(rest.values()) / total:.1%} of the ")
-    print(f"  device's {total / 50:,.0f} us a step outside cuDNN and cuBLAS; the largest kernels of all:")
-    for name, microseconds in sorted(kernels.items(), key=lambda item: -item[1])[:12]:
-        print(f"  {microseconds / total:6.1%} {name[:100]}", flush=True)
+        runtime.synchronize()
+    times = {row.key: row.self_device_time_total or row.self_cpu_time_total for row in profiler.key_averages()}
+    largest = sorted(times.items(), key=lambda item: -item[1])[:12]
+    return {name[:80]: round(spent / sum(times.values()), 4) for name, spent in largest}
 
 
-def quality(corpus: Path, minutes: float) -> None:
-    """Both protocols after so many minutes; see quality.py."""
-    for size in ("medium", "large"):
-        print(f"{minutes:g} minutes, --size {size}")
-        print(measure([sys.executable, "-m", "tests.benchmarks.quality", corpus, "--minutes", minutes, "--size", size]))
+def sampling(device: str, text: Path, scale: Scale) -> None:
+    """Part 3."""
+    for size in scale.sizes:
+        config = ModelConfig(vocab_size=V, **SIZES[size])  # type: ignore[index]
+        runtime = fastest_runtime(open_runtime(device), config)
+        loop = usual_loop(config, runtime, scale)
+        tell("usual loop", size=size, chars_per_second=loop)
+        for num_samples, steps in itertools.product(scale.num_samples, scale.max_steps):
+            case = {"size": size, "num_samples": num_samples, "steps": steps, "precision": runtime.precision}
+            with attempt("sampling", **case):
+                rate = sampling_rate(config, replace(runtime), num_samples, steps, scale.seconds)
+                tell("sampling", **case, chars_per_second=rate, times_the_loop=rate / loop)
+
+
+def sampling_rate(config: ModelConfig, runtime: Runtime, num_samples: int, steps: int, seconds: float) -> float:
+    """Characters per second of all samples together."""
+    before, Runtime.max_steps = Runtime.max_steps, property(lambda self: steps)  # type: ignore[assignment]
+    try:
+        endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples, temperature=0.8)
+        pieces = sample(CharRNN(config).to(runtime.device), _VOCABULARY, endless, seed=0, runtime=runtime)
+        for _ in range(6 * num_samples):
+            next(pieces)
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            count += sum(len(next(pieces).text) for _ in range(num_samples))
+        return count / (time.perf_counter() - begin)
+    finally:
+        Runtime.max_steps = before  # type: ignore[method-assign]
+
+
+@torch.inference_mode()
+def usual_loop(config: ModelConfig, runtime: Runtime, scale: Scale) -> float:
+    """Characters per second of the model called for one symbol at a time, with `multinomial` and `item`."""
+    model, state, symbol, count = CharRNN(config).to(runtime.device).eval(), None, 0, 0
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < scale.seconds:
+        logits, state = model(torch.tensor([[symbol]], device=runtime.device), state)
+        symbol = int(torch.multinomial((logits[0, 0] / 0.8).softmax(-1), 1).item())
+        count += 1
+    return count / (time.perf_counter() - begin)
+
+
+def learns(device: str, text: Path, scale: Scale) -> None:
+    """Part 4."""
+    for size in scale.sizes:
+        layouts = scale.train_layouts if size == scale.sizes[0] else scale.train_layouts[-1:]
+        for (B, T), factor in itertools.product(layouts, (1.0, 0.5)):
+            with attempt("minute", size=size, layout=(B, T), factor=factor), tempfile.TemporaryDirectory() as folder:
+                peak = factor * 0.03 * min(1.0, 512 / SIZES[size]["hidden_size"]) ** 2  # type: ignore[index]
+                shape = ["--size", size, "--batch-size", B, "--seq-length", T, "--learning-rate", peak]
+                where = ["--data-dir", folder, "--run", f"{folder}/run", "--minutes", scale.minutes, "--seed", 1]
+                end = command("train", text, *where, *shape, device=device)
+                keys = ("best_val_loss", "val_chars", "elapsed_s", "epochs", "chars_per_second", "precision")
+                tell("minute", size=size, layout=(B, T), learning_rate=peak, **{key: end[key] for key in keys})
 
 
 def main() -> None:
-    """Measure one part, or all."""
+    """Run one part, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--baselines", type=Path, default=ROOT.parent / "shared" / "baselines")
-    parser.add_argument("--part")
+    parser.add_argument("--part", type=int, choices=[1, 2, 3, 4])
+    parser.add_argument("--text", type=Path, default=ROOT / "data" / "tales.txt")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     arguments = parser.parse_args()
-    corpus, baselines = arguments.corpus.resolve(), arguments.baselines.resolve()
-
-    def tests() -> None:
-        # What the tests of --deterministic need, set before the device is first used.
-        environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-k", "cuda"]
-        subprocess.run(command, cwd=ROOT, env=environment, check=False)
-
-    def save() -> None:
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.saving", "--device", "cuda"], cwd=ROOT, check=False)
-
-    def speed() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            training(corpus, baselines, "cuda", Path(folder), SHAPES)
-
-    def profiles() -> None:
-        for shape in SHAPES:
-            profile_steps(*shape)
-
-    parts: dict[str, Callable[[], None]] = {
-        "tests": tests,
-        "saving": save,
-        "speed": speed,
-        "sampling": lambda: sampling.speed(baselines, "cuda"),
-        "profile": profiles,
-        "minute": lambda: quality(corpus, 1),
-        "five-minutes": lambda: quality(corpus, 5),
-    }
-    for name, part in parts.items():
-        if arguments.part in (None, name):
-            print(f"== {name}", flush=True)
-            part()
+    scale = Scale() if arguments.device == "cuda" else SHRUNK
+    for number, part in enumerate((works, step_times, sampling, learns), 1):
+        if arguments.part in (None, number):
+            begin = time.perf_counter()
+            part(arguments.device, arguments.text.resolve(), scale)
+            tell("end", number=number, seconds=round(time.perf_counter() - begin, 1))
 
 
 if __name__ == "__main__":
