@@ -94,15 +94,11 @@ def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def given(ctx: typer.Context, *configs: Config) -> dict[str, Any]:
-    """The fields that were set on the command line or in the environment."""
-    values = {field.name: getattr(config, field.name) for config in configs for field in fields(config)}
-    return {name: value for name, value in values.items() if is_given(ctx, name)}
-
-
-def is_given(ctx: typer.Context, name: str) -> bool:
-    """True if an option was set on the command line or in the environment."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+    """The options that were set on the command line or in the environment, those of configs as their fields."""
+    values = ctx.params | {field.name: getattr(config, field.name) for config in configs for field in fields(config)}
+    sources = {name: ctx.get_parameter_source(name) for name in values}
+    is_set = {name for name, source in sources.items() if source and source.name not in ("DEFAULT", "DEFAULT_MAP")}
+    return {name: values[name] for name in is_set}
 
 
 def tell(message: str) -> None:

@@ -1,6 +1,7 @@
 """`charrnn sample`: text from a trained model."""
 
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from charrnn.api import LanguageModel
     from charrnn.sampling.copies import SuffixArray
     from charrnn.sampling.sampler import Piece
+
+Write = Callable[[Iterable["Piece"], str, int], None]
+"""Write the samples of one prompt: their pieces, what to repeat before each, the seed."""
 
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
 
@@ -84,31 +88,26 @@ def sample(
 
     exit_on_signals()
 
-    # A stranger's vocabulary may hold what would steer the terminal.
-    show = escape_controls if sys.stdout.isatty() and not raw else str
-    path = find_checkpoint(checkpoint, checkpoint_dir)
-    model = load(path, device=device, precision=precision, data_dir=data_dir)
+    model = load(find_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision, data_dir=data_dir)
     is_required = config.avoid_copying is not None or corpus is not None
-    index = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
-    sampler = model.sampler(config, index)
-    announce_seed = seed is None and not json
-    seed = seed_everything(seed)
-    if not json:
+    copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
+    if json:
+        write: Write = functools.partial(_print_json, corpus=copies)
+    else:
         _warn_of_what_cannot_be_printed(model.vocabulary.symbols)
+        # A stranger's vocabulary may hold what would steer the terminal.
+        show = escape_controls if sys.stdout.isatty() and not raw else str
+        write = functools.partial(_stream if config.num_samples == 1 else _print_whole, show=show)
+    announce_seed = seed is None and not json
+    sampler, seed = model.sampler(config, copies), seed_everything(seed)
     failed = False
-    for number, prompt in enumerate(map(model.normalise, prompts)):
+    for number, each in enumerate(map(model.normalise, prompts)):
         try:
-            pieces = sampler.sample(prompt, seed=seed + number)
+            pieces = sampler.sample(each, seed=seed + number)
             if announce_seed:
                 tell(f"seed {seed}")
                 announce_seed = False
-            echo = "" if no_echo else prompt
-            if json:
-                _print_json(pieces, echo, seed + number, index)
-            elif config.num_samples == 1:
-                _stream(pieces, echo, show)
-            else:
-                _print_whole(pieces, echo, show)
+            write(pieces, "" if no_echo else each, seed + number)
         except CharRNNError as error:
             if not interactive:
                 raise
@@ -171,7 +170,7 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
 
 
-def _stream(pieces: Iterable["Piece"], echo: str, show: Callable[[str], str]) -> None:
+def _stream(pieces: Iterable["Piece"], echo: str, seed: int, *, show: Callable[[str], str]) -> None:
     """Write a single sample as it is made; a final line's end is added if it has none."""
     last = echo
     print(show(echo), end="", flush=True)
@@ -192,13 +191,13 @@ def _collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
             number += 1
 
 
-def _print_whole(pieces: Iterable["Piece"], echo: str, show: Callable[[str], str]) -> None:
+def _print_whole(pieces: Iterable["Piece"], echo: str, seed: int, *, show: Callable[[str], str]) -> None:
     for sample in _collect(pieces):
         whole = show(echo + "".join(piece.text for piece in sample))
         print(whole, end="" if whole.endswith("\n") else "\n", flush=True)
 
 
-def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, corpus: "SuffixArray | None") -> None:
+def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, *, corpus: "SuffixArray | None") -> None:
     for sample in _collect(pieces):
         symbols = "".join(piece.symbols for piece in sample)
         record = {

@@ -21,7 +21,6 @@ from charrnn.cli.options import (
     Seed,
     declare,
     given,
-    is_given,
     takes_configs,
     tell,
 )
@@ -104,9 +103,7 @@ def train(
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
     if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):
         raise CharRNNError("this version trains in one process: start it without torchrun")
-    asked = given(ctx, config, model) | {
-        name: ctx.params[name] for name in ("seed", "precision") if is_given(ctx, name)
-    }
+    asked = given(ctx, config, model)
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
     notify = _notifier(quiet=quiet)
@@ -122,7 +119,7 @@ def train(
 
     if deterministic:
         compute_deterministically()
-    begin = opened(
+    with opened(
         RunFolder(run or checkpoint_dir / default_stem(corpus)),
         corpus,
         shape,
@@ -136,8 +133,7 @@ def train(
         precision=precision,
         data_dir=data_dir,
         notify=notify,
-    )
-    with begin as begun:
+    ) as begun:
         describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
         begun.open_log()
