@@ -120,12 +120,14 @@ class Run:
         if isinstance(event, Evaluated):
             return event.improved
         if self.is_new and self.trainer.evaluation_is_due:
-            return self.trainer.is_sane
+            return self.trainer.recovery.is_sane(self.trainer.course)
         if not isinstance(event, Progress):
             return False
         if (every := self.trainer.config.checkpoint_every) is not None:
             return event.step % every == 0
-        return time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS and self.trainer.is_sane
+        return time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS and self.trainer.recovery.is_sane(
+            self.trainer.course
+        )
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every

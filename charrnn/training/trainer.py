@@ -39,7 +39,7 @@ class Trainer:
         self.saving_seconds = 0.0
         """Duration of the last save, which went on beside the training; set by the caller."""
         self.stop_requested = False
-        self._recovery = Recovery(self.bptt, config, self.learning_rate)
+        self.recovery = Recovery(self.bptt, config, self.learning_rate)
 
     def run(self) -> Iterator[Event]:
         """Train to the end of the budget; the run may be saved, reported and sampled between two events.
@@ -48,7 +48,7 @@ class Trainer:
         """
         self.evaluations.begin(self.history)
         self.clock.start()
-        self._recovery.keep(self._copy)
+        self.recovery.keep(self._copy)
         self.bptt.model.train()
         while not self.stop_requested:
             if self.evaluation_is_due:
@@ -57,12 +57,12 @@ class Trainer:
                 break
             else:
                 progress = self._step()
-                is_sane = self._recovery.check_and_keep(
+                is_sane = self.recovery.check_and_keep(
                     self.course, self._copy, before_evaluation=self.evaluation_is_due
                 )
-                yield progress if is_sane else self._recover(self._recovery.loss)
-        if self.stop_requested and not self.is_sane:
-            yield self._recover(self._recovery.loss)
+                yield progress if is_sane else self._recover(self.recovery.loss)
+        if self.stop_requested and not self.recovery.is_sane(self.course):
+            yield self._recover(self.recovery.loss)
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         where = self._where()
         yield Finished(**where, reason=reason, chars_per_second=self.clock.rate(where["chars"]))
@@ -116,7 +116,7 @@ class Trainer:
 
     def _recover(self, loss: float) -> Recovered:
         """Go back to the trusted snapshot, and on with a lower learning rate. Raises: CharRNNError."""
-        snapshot = self._recovery.go_back(loss, self.course, self.history)
+        snapshot = self.recovery.go_back(loss, self.course, self.history)
         self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
         self.course = replace(snapshot.course)
         return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
@@ -142,11 +142,6 @@ class Trainer:
     def evaluation_is_due(self) -> bool:
         """True if the next event will be an evaluation, unless a stop is asked for."""
         return self.evaluations.are_due(self.course, self.history, self.now)
-
-    @property
-    def is_sane(self) -> bool:
-        """True if the loss is a number and not far above that of guessing."""
-        return self._recovery.is_sane(self.course)
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""

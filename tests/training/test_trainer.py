@@ -266,7 +266,7 @@ def test_stop_while_a_recovery_is_told_recovers_no_second_time() -> None:
             recovered.append(event)
             trainer.request_stop()
     assert len(recovered) == 1
-    assert (event.step, trainer.is_sane) == (recovered[0].step, True)
+    assert (event.step, trainer.recovery.is_sane(trainer.course)) == (recovered[0].step, True)
 
 
 def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
