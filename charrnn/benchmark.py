@@ -25,6 +25,7 @@ from charrnn.sampling.sampler import sample
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import Vocabulary
+from charrnn.training.heuristics import choose_layout
 from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
 
@@ -101,7 +102,8 @@ def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, p
     """Training without dropout. A step has three times the multiplications of a forward pass."""
     indices = torch.randint(config.vocab_size, (1_000_000,), dtype=torch.uint8)
     endless = replace(training, epochs=None, minutes=None, steps=10**9, eval_every=10**9, val_fraction=0.0)
-    text = TrainingText.split(indices, endless, training.batch_size or runtime.training_streams)
+    endless = choose_layout(endless, len(indices), runtime)
+    text = TrainingText.split(indices, endless)
     trainer = Trainer(CharRNN(config), endless, text, runtime)
     events = trainer.run()
 

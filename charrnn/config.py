@@ -208,16 +208,21 @@ class TrainingConfig(Config):
 
     `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
     evaluations are spaced evenly over the budget and each is followed by a sample, the learning rate follows
-    from the shapes of the model and of a chunk, and the batch size from the device and its precision.
+    from the shapes of the model and of a chunk, and those of a chunk from the device and its precision.
     """
 
     epochs: float | None = option(None, "Passes over the text; default: chosen from its size.", BUDGET, positive(1e6))
     steps: int | None = option(None, "Updates of the weights.", BUDGET, count())
     minutes: float | None = option(None, "Wall-clock time, evaluations included.", BUDGET, positive(1e7))
     batch_size: int | None = option(
-        None, "Parallel streams of text; default: 16 in float32 on a CPU, else 32.", OPTIMISATION, count()
+        None,
+        "Parallel streams of text; default: 32, 16 in float32 on a CPU, up to 128 on a GPU.",
+        OPTIMISATION,
+        count(),
     )
-    seq_length: int = option(32, "Characters that gradients reach back through.", OPTIMISATION, count())
+    seq_length: int | None = option(
+        None, "Characters that gradients reach back through; default: 32, on a GPU 64.", OPTIMISATION, count()
+    )
     learning_rate: float | None = option(
         None,
         "AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes.",

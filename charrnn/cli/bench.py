@@ -6,27 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 
 from charrnn.cli.options import Device, Json, Precision, declare
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import SIZES, Size
-from charrnn.config import TrainingConfig as Training
+from charrnn.config import SIZES, Size, TrainingConfig, options_of
 
 if TYPE_CHECKING:
     from charrnn.benchmark import Measurement
 
 _COLUMNS = "{:32} {:>12} {:14} {:>12}  {:26} {:>7}"
+_OPTIONS = options_of(TrainingConfig)
 
 
 def bench(
     size: Annotated[Size, declare("The preset of the model's shape.", metavar="|".join(SIZES))] = "medium",
-    batch_size: Annotated[
-        int | None, declare("Parallel streams in training; default: 16 in float32 on a CPU, else 32.", metavar="N")
-    ] = Training.batch_size,
-    seq_length: Annotated[int, declare("Characters of a chunk in training.", metavar="N")] = Training.seq_length,
+    batch_size: Annotated[int | None, declare(_OPTIONS["batch_size"].help, metavar="N")] = None,
+    seq_length: Annotated[int | None, declare(_OPTIONS["seq_length"].help, metavar="N")] = None,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Measure training, sampling and preparing on this machine, each beside reference rates; takes a minute."""
-    config = Training(batch_size=batch_size, seq_length=seq_length)
+    config = TrainingConfig(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
     from charrnn.machine.runtime import open_runtime
 

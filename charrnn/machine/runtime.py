@@ -42,13 +42,23 @@ class Runtime:
         return tensor.to(self.device)
 
     @property
-    def training_streams(self) -> int:
-        """The number of parallel streams that trains best in a given time.
+    def training_layout(self) -> tuple[int, int]:
+        """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
 
-        Half as many streams mean twice as many updates, which pays if each takes little more than half the time:
-        in float32 on a CPU.
+        Half as many streams mean twice as many updates, which pays if each takes little more than half the time: in
+        float32 on a CPU. On a GPU a small step waits for its launch, so that larger ones cost little more.
         """
-        return 16 if self.device.type == "cpu" and self.dtype == torch.float32 else 32
+        if self.device.type == "cuda":
+            return 128, 64
+        return (16 if self.device.type == "cpu" and self.dtype == torch.float32 else 32), 32
+
+    @property
+    def multiplies_one_hot(self) -> bool:
+        """True if rows of a small table are better had by a product than looked up.
+
+        The gradient of a look-up of more than 3,072 symbols could not be recorded (pytorch#82886), and is slow below.
+        """
+        return self.device.type == "cuda"
 
     @property
     def max_streams(self) -> int:

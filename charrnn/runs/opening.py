@@ -17,7 +17,13 @@ from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.terminal import Notify, silence
 from charrnn.text.corpus import Corpus, open_or_prepare
-from charrnn.training.heuristics import choose_shape, default_epochs, default_learning_rate, require_memory
+from charrnn.training.heuristics import (
+    choose_layout,
+    choose_shape,
+    default_epochs,
+    default_learning_rate,
+    require_memory,
+)
 from charrnn.training.streams import TrainingText
 from charrnn.training.trainer import Trainer
 
@@ -78,8 +84,8 @@ def start(
 ) -> Run:
     """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
     seed = seed_everything(seed)
-    batch_size = config.batch_size or runtime.training_streams
-    text = TrainingText.split(corpus.indices, config, batch_size, corpus.check).placed(runtime)
+    config = choose_layout(config, len(corpus.indices), runtime)
+    text = TrainingText.split(corpus.indices, config, corpus.check).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train)))
     if options.hidden_size is None and init_from is not None:
@@ -90,7 +96,7 @@ def start(
     if is_open:
         notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
     learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.symbols_per_step)
-    config = replace(config, batch_size=batch_size, learning_rate=learning_rate)
+    config = replace(config, learning_rate=learning_rate)
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
     if init_from is not None:
@@ -121,7 +127,7 @@ def resume(
     config = _changed(checkpoint, given, folder)
     runtime = _reopen_runtime(device, given.get("precision", checkpoint.precision), notify)
     seed_everything(checkpoint.seed)
-    text = TrainingText.split(corpus.indices, config, config.batch_size or runtime.training_streams, corpus.check)
+    text = TrainingText.split(corpus.indices, choose_layout(config, len(corpus.indices), runtime), corpus.check)
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):

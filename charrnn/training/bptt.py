@@ -29,6 +29,7 @@ from charrnn.training.snapshot import require_like, select
 from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
 
 _LOSS_MEMORY = 0.98
+_MAX_ONE_HOT = 512  # symbols
 _RESET_PROBABILITY = 0.05  # at 0.01 a model trained for 18 seconds failed in 18 of 2,000 empty states, at 0.05 in none
 
 
@@ -40,6 +41,7 @@ class TruncatedBPTT:
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.model = model.to(runtime.device)
+        model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
         self.layout = text.layout
         self.loss, self.mean_loss = (runtime.place(torch.zeros(())) for _ in range(2))
         self.text = text.placed(runtime)

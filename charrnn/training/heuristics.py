@@ -1,6 +1,6 @@
 """Values for options that were not set: epochs, the model's width, dropout, learning rate.
 
-The number of streams follows from the machine, see `Runtime.training_streams`. The measurements are in
+The shape of a chunk follows from the machine, see `Runtime.training_layout`. The measurements are in
 `tests/benchmarks/README.md`.
 """
 
@@ -25,9 +25,19 @@ HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
 """Widths of a single layer that are chosen from."""
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
+_MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
 _CHARS_READ_PER_PARAMETER = 5  # of the layer
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
+
+
+def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> TrainingConfig:
+    """The config with streams and chunks chosen where they are open: fewer streams where an epoch would be short."""
+    B, T = runtime.training_layout
+    T = config.seq_length or T
+    while B > _MIN_STREAMS and num_chars < _MIN_STEPS_PER_EPOCH * B * T:
+        B //= 2
+    return replace(config, batch_size=config.batch_size or B, seq_length=T)
 
 
 def choose_shape(

@@ -80,10 +80,8 @@ class TrainingText:
     check: Callable[[], None] = _trust
 
     @classmethod
-    def split(
-        cls, indices: Tensor, config: TrainingConfig, batch_size: int, check: Callable[[], None] = _trust
-    ) -> "TrainingText":
-        """Hold out the last part for validation, and lay the rest out in streams.
+    def split(cls, indices: Tensor, config: TrainingConfig, check: Callable[[], None] = _trust) -> "TrainingText":
+        """Hold out the last part for validation, and lay the rest out in the config's streams and chunks.
 
         A text whose last part would be shorter than two symbols is not split: there is nothing to predict.
         Raises: CharRNNError for fewer than two symbols.
@@ -91,7 +89,10 @@ class TrainingText:
         num_train = int((1 - config.val_fraction) * len(indices))
         if num_train < 2 or len(indices) - num_train < 2:
             num_train = len(indices)
-        layout = Layout.fit(num_train, batch_size, config.seq_length)
+        B, T = config.batch_size, config.seq_length
+        if B is None or T is None:
+            raise ValueError("streams and chunks are open: `heuristics.choose_layout` chooses them")
+        layout = Layout.fit(num_train, B, T)
         return cls(indices[:num_train], indices[num_train:], layout, check)
 
     def placed(self, runtime: Runtime) -> "TrainingText":

@@ -88,7 +88,7 @@ def make_trainer(config: ModelConfig, layout: tuple[int, int], runtime: Runtime,
     indices = torch.randint(V, (1_000_000,), dtype=torch.uint8)
     B, T = layout
     training = TrainingConfig(steps=steps, eval_every=10**9, batch_size=B, seq_length=T, val_fraction=0.0)
-    return Trainer(CharRNN(config), training, TrainingText.split(indices, training, B), runtime)
+    return Trainer(CharRNN(config), training, TrainingText.split(indices, training), runtime)
 
 
 def losses(config: ModelConfig, layout: tuple[int, int], runtime: Runtime, *, captured: bool) -> list[float]:

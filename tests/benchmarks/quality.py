@@ -64,7 +64,7 @@ def main() -> None:
             total = time.perf_counter() - begin
             checkpoint = Checkpoint.load(Path(folder, summary["checkpoint"]))
             corpus = Corpus.open(Path(folder, "data", f"{arguments.corpus.stem}.safetensors"))
-            val = TrainingText.split(corpus.indices, checkpoint.training_config, batch_size=1).val
+            val = TrainingText.split(corpus.indices, checkpoint.training_config).val
             model = checkpoint.build_model()
             elapsed = summary["elapsed_s"]
             columns["carried"].append(carried_loss(model, val))

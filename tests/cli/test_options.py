@@ -37,7 +37,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "steps": None,
         "minutes": None,
         "batch_size": None,
-        "seq_length": 32,
+        "seq_length": None,
         "learning_rate": None,
         "weight_decay": 0.05,
         "grad_clip": 1.0,

@@ -190,3 +190,18 @@ def test_evaluating_restores_the_mode_even_after_an_error() -> None:
         modes.append(model.training)
         raise ZeroDivisionError
     assert (modes, model.training) == ([False], True)
+
+
+def test_embedding_by_a_product_is_that_by_a_look_up() -> None:
+    x = torch.randint(V, (6, 4))
+    outputs, gradients = [], []
+    for multiplies in (False, True):
+        torch.manual_seed(0)
+        model = CharRNN(ModelConfig(vocab_size=V, hidden_size=8, embedding_size=4))
+        model.multiplies_one_hot = multiplies
+        logits = model(x)[0]
+        logits.square().sum().backward()
+        outputs.append(logits)
+        gradients.append(model.embedding.weight.grad)  # type: ignore[union-attr]
+    assert torch.equal(*outputs)
+    torch.testing.assert_close(*gradients)

@@ -1,10 +1,15 @@
-"""What is chosen where the user leaves it open."""
+"""Values for options that were not set."""
 
 from dataclasses import replace
 
-from charrnn.config import ModelConfig
+import pytest
+import torch
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.machine.runtime import Runtime
 from charrnn.training.heuristics import (
     HIDDEN_SIZES,
+    choose_layout,
     default_dropout,
     default_epochs,
     default_learning_rate,
@@ -58,3 +63,21 @@ def test_learning_rate_suits_cell_width_and_step() -> None:
     assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
     assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
     assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
+
+
+@pytest.mark.parametrize(
+    ("num_chars", "batch_size"), [(10**7, 128), (128 * 64 * 200, 128), (128 * 64 * 200 - 1, 64), (10**5, 32), (10, 32)]
+)
+def test_gpu_trains_large_steps_unless_an_epoch_has_few(num_chars: int, batch_size: int) -> None:
+    gpu = Runtime(torch.device("cuda"), torch.float16)
+    chosen = choose_layout(TrainingConfig(), num_chars, gpu)
+    assert (chosen.batch_size, chosen.seq_length) == (batch_size, 64)
+
+
+def test_layout_is_the_given_one_or_suits_the_machine() -> None:
+    float32, bfloat16 = (Runtime(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16))
+    for runtime, expected in ((float32, (16, 32)), (bfloat16, (32, 32))):
+        chosen = choose_layout(TrainingConfig(), 100, runtime)
+        assert (chosen.batch_size, chosen.seq_length) == expected
+    given = TrainingConfig(batch_size=5, seq_length=7)
+    assert choose_layout(given, 100, float32) == given

@@ -96,8 +96,8 @@ def test_one_symbol_cannot_be_trained_on() -> None:
 
 def test_validation_takes_the_last_part_or_nothing() -> None:
     def lengths(num_symbols: int, val_fraction: float) -> tuple[int, int]:
-        config = TrainingConfig(val_fraction=val_fraction)
-        text = TrainingText.split(torch.arange(num_symbols), config, batch_size=4)
+        config = TrainingConfig(val_fraction=val_fraction, batch_size=4, seq_length=8)
+        text = TrainingText.split(torch.arange(num_symbols), config)
         assert torch.equal(torch.cat([text.train, text.val]), torch.arange(num_symbols))
         return len(text.train), len(text.val)
 
@@ -107,7 +107,7 @@ def test_validation_takes_the_last_part_or_nothing() -> None:
 
 
 def test_text_that_would_take_half_of_a_devices_memory_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = TrainingText.split(torch.arange(1000, dtype=torch.uint8), TrainingConfig(), batch_size=4)
+    text = TrainingText.split(torch.arange(1000, dtype=torch.uint8), TrainingConfig(batch_size=4, seq_length=8))
     meta = Runtime(torch.device("meta"), torch.float32)
     for free, kind in ((None, "meta"), (2000, "meta"), (1999, "cpu")):
         monkeypatch.setattr(Runtime, "free_memory", lambda self, free=free: free)

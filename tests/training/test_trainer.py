@@ -41,7 +41,7 @@ def make_trainer(
     runtime: Runtime = CPU,
 ) -> Trainer:
     seed_everything(seed)
-    layout = Layout.fit(len(train), config.batch_size or 32, config.seq_length)
+    layout = Layout.fit(len(train), config.batch_size or 32, config.seq_length or 32)
     return Trainer(CharRNN(model), config, TrainingText(train, val, layout), runtime)
 
 
