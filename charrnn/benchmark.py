@@ -32,7 +32,6 @@ from charrnn.training.trainer import Trainer
 _SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as in Shakespeare
 _ROUNDS = 5
 _SECONDS = 0.7
-_MATRIX_SIZE = 2048
 _MANY_STREAMS = 64
 _TEXT_BYTES = 2**25
 _COPIED_BYTES = 2**28  # larger than any cache
@@ -88,12 +87,13 @@ def _compare(name: str, unit: str, works: Mapping[str, Work], runtime: Runtime, 
 
 def _matrix_products(runtime: Runtime) -> Work:
     """Floating-point operations of large matrix products in the precision of the run."""
-    a, b = (torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=runtime.device, dtype=runtime.dtype) for _ in range(2))
+    size = runtime.large_matrix_size
+    a, b = (torch.randn(size, size, device=runtime.device, dtype=runtime.dtype) for _ in range(2))
 
     def work() -> float:
         for _ in range(5):
             torch.mm(a, b)
-        return 5 * 2.0 * _MATRIX_SIZE**3
+        return 5 * 2.0 * size**3
 
     return work
 

@@ -7,13 +7,14 @@ from typer.testing import CliRunner
 
 from charrnn import benchmark
 from charrnn.cli.app import app
+from charrnn.machine.runtime import Runtime
 from tests.conftest import CPU
 
 
 @pytest.fixture(autouse=True)
 def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_SECONDS", 0.01)
-    monkeypatch.setattr(benchmark, "_MATRIX_SIZE", 64)
+    monkeypatch.setattr(Runtime, "large_matrix_size", 64)
     monkeypatch.setattr(benchmark, "_MANY_STREAMS", 4)
     monkeypatch.setattr(benchmark, "_TEXT_BYTES", 2**16)
     monkeypatch.setattr(benchmark, "_COPIED_BYTES", 2**16)

@@ -77,6 +77,11 @@ class Runtime:
         return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     @property
+    def large_matrix_size(self) -> int:
+        """Rows of square matrices whose product keeps the whole device busy."""
+        return 8192 if self.device.type == "cuda" else 2048
+
+    @property
     def is_memory_bound(self) -> bool:
         """True if reading a large matrix takes longer than multiplying a vector by it."""
         return self.device.type == "cpu"
