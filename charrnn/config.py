@@ -3,7 +3,6 @@
 The command line, the README's tables and the checks of a file's header follow from the fields of these dataclasses.
 """
 
-import math
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -39,7 +38,7 @@ class Interval:
     """Numbers from `low` to `high`, without those themselves where they are open."""
 
     low: float
-    high: float = math.inf
+    high: float
     is_whole: bool = False
     open_low: bool = False
     open_high: bool = False
@@ -48,14 +47,12 @@ class Interval:
         if not isinstance(value, int if self.is_whole else int | float) or isinstance(value, bool):
             return False
         above = value > self.low if self.open_low else value >= self.low
-        return above and (value < self.high if self.open_high else value <= self.high) and math.isfinite(value)
+        return above and (value < self.high if self.open_high else value <= self.high)
 
     def __str__(self) -> str:
         if self.is_whole:
             return f"a whole number from {self.low} to {self.high}"
         low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
-        if self.high == math.inf:
-            return low
         if not (self.open_low or self.open_high):
             return f"from {self.low:g} to {self.high:g}"
         return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
@@ -229,7 +226,7 @@ class TrainingConfig(Config):
         OPTIMISATION,
         positive(1e3),
     )
-    weight_decay: float = option(0.05, "AdamW's, on matrices only.", OPTIMISATION, Interval(0))
+    weight_decay: float = option(0.05, "AdamW's, on matrices only.", OPTIMISATION, Interval(0, 1000))
     grad_clip: float = option(1.0, "The gradients' largest norm.", OPTIMISATION, positive(1e9))
     warmup_steps: int = option(100, "Steps in which the learning rate rises.", OPTIMISATION, count(0))
     val_fraction: float = option(0.1, "The last part of the text, which validates.", EVALUATION, Interval(0, 0.9))

@@ -187,7 +187,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
 def _closing_lines(summary: dict[str, Any], reason: str, run: "Run") -> str:
     how = {
         "budget": "done",
-        "patience": f"stopped early: no improvement in {run.trainer.config.patience} evaluations",
+        "patience": f"stopped early: no improvement in {run.trainer.config.patience} evaluation(s)",
         "stopped": "stopped and saved; --resume goes on",
     }[reason]
     num_predictions = run.trainer.evaluations.num_predictions

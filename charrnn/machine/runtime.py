@@ -5,6 +5,7 @@ import functools
 import math
 import mmap
 import os
+import re
 import secrets
 import time
 import warnings
@@ -285,9 +286,9 @@ def _free_host_memory() -> int | None:
 def _find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(_choose_kind())
-    kind, _, index = name.partition(":")
-    if not (name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())):
+    if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):
         raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
+    kind, _, index = name.partition(":")
     if kind == "cuda" and torch.cuda.is_available() and int(index or 0) >= torch.cuda.device_count():
         raise CharRNNError(f"device {name} is not available: this machine has {torch.cuda.device_count()} of its kind")
     if (reason := failure(torch.device(name))) is not None:

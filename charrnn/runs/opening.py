@@ -12,7 +12,7 @@ from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint
-from charrnn.runs.folder import RunFolder
+from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.terminal import Notify, silence
@@ -59,7 +59,7 @@ def opened(
         runtime = source = None
         if is_new := not (resuming and folder.holds_run()):  # errors come before the text is read
             runtime = open_runtime(device, precision)
-            source = None if init_from is None else Checkpoint.load(init_from)
+            source = None if init_from is None else Checkpoint.load(find_checkpoint(init_from, Path()))
         corpus = open_or_prepare(text, data_dir, may_replace=is_new)
         for note in corpus.notes:
             notify(note)
@@ -161,8 +161,11 @@ def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder
     own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
     for name, value in given.items():
         if name in own and name not in _FREE_TO_CHANGE and value != own[name]:
+            asked, found = (
+                0 if each is None else each for each in (value, own[name])
+            )  # one-hot is `--embedding-size 0`
             raise CharRNNError(
-                f"--{name.replace('_', '-')} is {value}, but the run in {folder.path} has {own[name]}: "
+                f"--{name.replace('_', '-')} is {asked}, but the run in {folder.path} has {found}: "
                 "leave the option out, or start another run with --run DIR"
             )
     changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}

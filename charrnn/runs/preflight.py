@@ -40,7 +40,7 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     if steps is None:
         steps_at_rate = f"{epochs * trainer.layout.num_chunks:,.0f} steps at {rate}"
         return f"budget: {config.minutes:g} minutes; {epochs:,.3g} epochs, {steps_at_rate}"
-    left = steps - trainer.course.step
+    left = max(steps - trainer.course.step, 0)
     return (
         f"budget: {epochs:,.3g} epochs, {steps:,} steps; {left:,} to go, "
         f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"

@@ -88,8 +88,9 @@ class Run:
             saver.check()
             if isinstance(event, Finished):
                 # Saved before `Finished` is logged, since a resumed run drops that record. A run without a step must
-                # not overwrite another one.
-                if unsaved and (event.step > 0 or not self.folder.holds_run()):
+                # not overwrite another one, nor one that went back a newer checkpoint of its own.
+                is_newest = event.step > 0 and (self.is_new or not self.trainer.is_behind)
+                if unsaved and (is_newest or not self.folder.holds_run()):
                     self._save(saver, best=False)
                 saver.wait()
                 _tell(reporters, event)

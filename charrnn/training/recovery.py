@@ -13,6 +13,7 @@ from charrnn.training.snapshot import Course, History, Snapshot
 
 _WATCH_EVERY = 100  # steps between two looks at the loss, each of which waits for the device
 MAX_RECOVERIES = 5
+_ABSURD_LOSS = 100.0  # nats
 _MANY_CHARS = 500  # in a step: its own loss tells something of the model, not only of these characters
 
 
@@ -65,6 +66,16 @@ class Recovery:
         self._candidate = take()
         self._trusted = self._trusted or self._candidate
 
+    def is_absurd(self, validation_loss: float) -> bool:
+        """True if no text, however foreign, explains such a loss."""
+        return not validation_loss < _ABSURD_LOSS
+
+    @property
+    def trusted(self) -> Snapshot:
+        """The snapshot that is trusted."""
+        assert self._trusted is not None, "the first snapshot comes before the first step"
+        return self._trusted
+
     def go_back(self, loss: float, course: Course, history: History) -> Snapshot:
         """Give up the candidate and return the trusted snapshot. Raises: CharRNNError if that was done too often."""
         if history.recoveries >= MAX_RECOVERIES:
@@ -75,8 +86,7 @@ class Recovery:
             )
         history.recoveries += 1
         self._candidate = None
-        assert self._trusted is not None, "the first snapshot comes before the first step"
-        return self._trusted
+        return self.trusted
 
 
 def lowered(learning_rate: float, recoveries: int) -> float:

@@ -1,8 +1,7 @@
 """Train a model to the end of a budget, as a stream of events.
 
-The trainer knows neither files nor terminals: between two events its caller may save, report and sample. A step is the
-work of `bptt.py`, the end of the run of `budget.py`, validation of `evaluation.py`, and the way back from an exploding
-loss of `recovery.py`; this loop joins them.
+The trainer knows neither files nor terminals: between two events its caller may save, report and sample. It joins the
+steps of `bptt.py`, the end by `budget.py`, validation by `evaluation.py` and the way back by `recovery.py`.
 """
 
 import math
@@ -36,9 +35,9 @@ class Trainer:
         self.evaluations = Evaluations(self.bptt, config, self.budget)
         self.course, self.history = Course(lowest_loss=math.log(model.config.vocab_size)), History()
         self.clock = Clock()
-        self.saving_seconds = 0.0
-        """Duration of the last save, which went on beside the training; set by the caller."""
+        self.saving_seconds = 0.0  # of the last save, which went on beside the training; set by the caller
         self.stop_requested = False
+        self.is_behind = False  # once a stop met an exploded loss, and went back to the trusted snapshot
         self.recovery = Recovery(self.bptt, config, self.learning_rate)
 
     def run(self) -> Iterator[Event]:
@@ -56,13 +55,13 @@ class Trainer:
             elif self._is_over():
                 break
             else:
-                progress = self._step()
-                is_sane = self.recovery.check_and_keep(
-                    self.course, self._copy, before_evaluation=self.evaluation_is_due
-                )
+                progress, due = self._step(), self.evaluation_is_due
+                is_sane = self.recovery.check_and_keep(self.course, self._copy, before_evaluation=due)
                 yield progress if is_sane else self._recover(self.recovery.loss)
         if self.stop_requested and not self.recovery.is_sane(self.course):
-            yield self._recover(self.recovery.loss)
+            # A run that goes on from there takes the steps in between again, and ends as if it had not been stopped.
+            self._go_to(self.recovery.trusted)
+            self.is_behind = True
         reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
         where = self._where()
         yield Finished(**where, reason=reason, chars_per_second=self.clock.rate(where["chars"]))
@@ -77,13 +76,12 @@ class Trainer:
         return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.course, history)
 
     def load(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot. Raises: CharRNNError if it is not one of such a training."""
-        self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
-        self.course, self.history = replace(snapshot.course), replace(snapshot.history)
+        """Go on from a snapshot; patience and budget may have grown. Raises: CharRNNError if it does not fit."""
+        self._go_to(snapshot)
+        self.history = replace(snapshot.history)
         self.clock = Clock(self.history.elapsed_s, self.history.paused_seconds)
-        if not self.evaluations.have_lost_patience(self.course):  # which may have grown
+        if not self.evaluations.have_lost_patience(self.course):
             self.course.patience_lost_at = None
-        # Of a budget that may have grown.
         self.course.evaluated_fraction = min(self.course.evaluated_fraction, self.fraction)
 
     def _step(self) -> Progress:
@@ -102,7 +100,7 @@ class Trainer:
             result = self.evaluations.measure(self.history, self.clock, lambda: self.stop_requested, self._is_over)
         if result is None:
             return
-        if not math.isfinite(result.part_loss):
+        if self.recovery.is_absurd(result.part_loss):
             yield self._recover(result.part_loss)
             return
         self.evaluations.record(result, self.course, self.history, self.now)
@@ -116,10 +114,12 @@ class Trainer:
 
     def _recover(self, loss: float) -> Recovered:
         """Go back to the trusted snapshot, and on with a lower learning rate. Raises: CharRNNError."""
-        snapshot = self.recovery.go_back(loss, self.course, self.history)
+        self._go_to(self.recovery.go_back(loss, self.course, self.history))
+        return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
+
+    def _go_to(self, snapshot: Snapshot) -> None:
         self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
         self.course = replace(snapshot.course)
-        return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
 
     def _copy(self) -> Snapshot:
         return self.snapshot().copy()

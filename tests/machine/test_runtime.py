@@ -117,6 +117,9 @@ def test_trial_of_a_precision_draws_no_random_number() -> None:
     [
         ("tpu", "auto", "unknown"),
         ("cuda:x", "auto", "unknown"),
+        ("cuda:007", "auto", "unknown"),
+        ("cuda:\N{ARABIC-INDIC DIGIT THREE}", "auto", "unknown"),
+        ("cuda:99999999999999999999", "auto", "unknown"),
         ("cpu:1", "auto", "unknown"),
         ("cuda:99", "auto", "not available"),
         ("cpu", "float16", "choose float32"),

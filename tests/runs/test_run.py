@@ -345,6 +345,26 @@ def test_run_that_lost_patience_is_told_of_it_and_counts_anew_in_another_unit(co
     assert not timed.budget.is_over(timed.now)
 
 
+@pytest.mark.parametrize("checkpoint_every", [7, 1000])
+def test_stop_amid_an_explosion_leaves_the_newest_sound_checkpoint(
+    corpus: Corpus, tmp_path: Path, checkpoint_every: int
+) -> None:
+    config = replace(CONFIG, steps=400, eval_every=1000, checkpoint_every=checkpoint_every)
+    run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
+
+    class Ruin(Recorder):
+        def report(self, event: Event) -> None:
+            if event.step == 150 and isinstance(event, Progress):
+                with torch.no_grad():
+                    run.trainer.bptt.model.head.weight.normal_(std=100)
+            if event.step == 153:
+                run.trainer.request_stop()
+
+    run.drive([Ruin()])
+    assert run.trainer.is_behind
+    assert Checkpoint.load(run.folder.last).snapshot.course.step == (147 if checkpoint_every == 7 else 0)
+
+
 def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
     run.drive([])
     before = {path: path.read_bytes() for path in run.folder.path.iterdir()}

@@ -19,6 +19,7 @@ from charrnn.training.evaluation import EVALUATION_COST, EVALUATION_SHARE, FINAL
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.optimizer import make_optimizer
+from charrnn.training.recovery import MAX_RECOVERIES
 from charrnn.training.snapshot import History
 from charrnn.training.streams import Cursor, Layout, TrainingText
 from charrnn.training.timing import Clock, seconds_per_step
@@ -240,19 +241,45 @@ def test_moments_one_step_apart_do_not_drive_out_a_sound_one() -> None:
     assert float(trainer.bptt.mean_loss) < math.log(7)
 
 
-def test_stop_does_not_leave_an_exploded_model() -> None:
+@pytest.mark.parametrize("recoveries", [0, MAX_RECOVERIES])
+def test_stop_leaves_the_trusted_snapshot_of_an_exploded_model_and_no_recovery(recoveries: int) -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400))
-    recovered: list[Event] = []
+    trainer.history.recoveries = recoveries
     for event in trainer.run():
-        if event.step == 220 and not recovered:
+        if event.step == 220:
             with torch.no_grad():
                 trainer.bptt.model.head.weight.normal_(std=100)
         if event.step == 260:
             trainer.request_stop()
-        recovered += [event] if isinstance(event, Recovered) else []
-    assert [event.step for event in recovered] == [100]
     assert isinstance(event, Finished)
     assert (event.step, event.reason) == (100, "stopped")
+    assert (trainer.is_behind, trainer.history.recoveries) == (True, recoveries)
+    snapshot = trainer.snapshot().copy()
+    whole, resumed = make_trainer(trainer.config), make_trainer(trainer.config)
+    list(whole.run())
+    resumed.load(snapshot)
+    list(resumed.run())
+    if recoveries == 0:
+        for name, weight in whole.bptt.model.state_dict().items():
+            assert torch.equal(weight, resumed.bptt.model.state_dict()[name]), "as if it had not been stopped"
+
+
+def test_absurd_validation_loss_is_no_best_one() -> None:
+    trainer = make_trainer(replace(CONFIG, steps=150, eval_every=150, learning_rate=1e-3))
+    ruined: list[int] = []
+
+    def ruin(*arguments: object) -> None:
+        """One bad update, behind the last loss that is looked at before the evaluation."""
+        if trainer.course.step == 149 and not ruined:
+            ruined.append(trainer.course.step)
+            with torch.no_grad():
+                trainer.bptt.model.head.weight.mul_(1e6)
+
+    trainer.bptt._optimizer.register_step_post_hook(ruin)
+    events = list(trainer.run())
+    assert [type(event) for event in events if not isinstance(event, Progress)] == [Recovered, Evaluated, Finished]
+    assert trainer.history.best_val_loss is not None
+    assert trainer.history.best_val_loss < 100
 
 
 def test_stop_while_a_recovery_is_told_recovers_no_second_time() -> None:
