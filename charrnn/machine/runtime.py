@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,8 +46,8 @@ class Runtime:
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
 
-        Half as many streams mean twice as many updates, which pays if each takes little more than half the time: in
-        float32 on a CPU. On a GPU a small step waits for its launch, so that larger ones cost little more.
+        Half as many streams mean twice as many updates, which pays in float32 on a CPU, whose steps take little more
+        than half the time. On a GPU a small step waits for its launch.
         """
         if self.device.type == "cuda":
             return 128, 64
@@ -57,7 +57,7 @@ class Runtime:
     def multiplies_one_hot(self) -> bool:
         """True if rows of a small table are better had by a product than looked up.
 
-        The gradient of a look-up of more than 3,072 symbols could not be recorded (pytorch#82886), and is slow below.
+        The gradient of a look-up of more than 3,072 symbols could not be recorded (pytorch#82886).
         """
         return self.device.type == "cuda"
 
@@ -118,19 +118,6 @@ class Runtime:
         is_half = self.dtype == torch.float16 or (self.device.type == "cuda" and self.dtype == torch.bfloat16)
         return torch.amp.GradScaler(self.device.type, enabled=is_half)
 
-    @contextlib.contextmanager
-    def exact_float32(self) -> Iterator[None]:
-        """Compute in float32 as it is: cuDNN's recurrent layers would round their inputs to TensorFloat-32."""
-        if self.device.type != "cuda":
-            yield
-            return
-        before = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
-        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.rnn.fp32_precision = before  # type: ignore[attr-defined]
-
     @property
     def shares_host_memory(self) -> bool:
         """True if the device has no memory of its own."""
@@ -144,8 +131,8 @@ class Runtime:
     def capture(self, step: Callable[[], None], reset: Callable[[], None] = lambda: None) -> Callable[[], None]:
         """Record a step that works in place, where possible, and launch it as a whole from then on.
 
-        For a small recurrent network on a GPU, launching single operations takes longer than running them. `reset`
-        puts in order what a step leaves behind that was broken off.
+        On a GPU launching the operations of a small network takes longer than running them. `reset` puts in order what
+        a step leaves behind that was broken off.
         """
         return CapturedStep(step, self.device, reset) if self.captures else step
 
@@ -178,6 +165,20 @@ class Runtime:
             torch.cuda.set_rng_state(states["cuda"], self.device)
         elif self.device.type == "mps" and "mps" in states:
             torch.mps.set_rng_state(states["mps"])
+
+
+@contextlib.contextmanager
+def exact_float32(runtime: Runtime) -> Iterator[None]:
+    """Compute in float32 as it is: cuDNN's recurrent layers would round their inputs to TensorFloat-32."""
+    if runtime.device.type != "cuda":
+        yield
+        return
+    layers: Any = torch.backends.cudnn.rnn
+    before, layers.fp32_precision = layers.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        layers.fp32_precision = before
 
 
 class Threads:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn.config import Cell, ModelConfig
-from charrnn.machine.runtime import Runtime, fbgemm, num_threads
+from charrnn.machine.runtime import Runtime, exact_float32, fbgemm, num_threads
 from charrnn.model.network import CharRNN, State, count_multiplications, evaluating, layer_weights
 
 Position: TypeAlias = tuple[Tensor, ...]
@@ -88,7 +88,7 @@ class Stepper:
         if self._is_exact:
             return self._read_by_steps(text, before)
         model, state = self._model, None if before is None else before.state
-        with evaluating(model), self._runtime.autocast(), self._runtime.exact_float32():
+        with evaluating(model), self._runtime.autocast(), exact_float32(self._runtime):
             for part in text.split(chunk):
                 _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
         assert state is not None, "a text has at least one symbol"

@@ -4,12 +4,16 @@ Run by hand, from the project's root:
 
     python -m tests.benchmarks.crash [--kills 200] [--signal KILL|TERM|INT|USR1|HUP] [--seed N] [--damage]
     python -m tests.benchmarks.crash --takeovers 50
+    python -m tests.benchmarks.crash --trainers 60
     python -m tests.benchmarks.crash --starts 200
 
 After each kill the run must have a sound checkpoint that is no older than the one before; in the end weights and log
 must be those of a run that nobody killed. Of a signal that can be caught it must exit with 128 plus its number and
 leave nothing behind, even if another one follows, as it does every third time. With --damage the newest checkpoint is
 damaged after each kill, so that each kill comes after a fallback: there must still be a sound one.
+
+With --trainers up to three of them are started in one folder at random for so many seconds, each with its own seed, and
+the folder or its lock is removed at random: whatever checkpoints stand there at any time must be of one seed.
 
 With --starts the command is started anew each time, and sent one of the four signals within its first two seconds, from
 before Python has imported anything: it must end with 128 plus the number, without a traceback and without leftovers,
@@ -20,6 +24,7 @@ must end with an error, and never write what the other one has begun.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -38,6 +43,7 @@ import torch._dynamo  # what the first optimizer imports, here once and for all
 
 import charrnn.runs.opening  # noqa: F401 (what the command imports)
 from charrnn.cli.signals import exit_on_signals
+from charrnn.errors import CharRNNError
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from tests.conftest import TEXT, run_main
@@ -47,13 +53,13 @@ _LONGEST_LIFE = 0.8  # seconds
 _FIRST_SIGNAL = 0.06  # seconds after the start; before, Python itself has no handlers yet
 
 
-def train(run: Path, text: Path, *options: str) -> int:
+def train(run: Path, text: Path, *options: str, resume: bool = True) -> int:
     """Begin or go on with a run in a child process; returns its id. The parent itself never computes, so may fork."""
     child = os.fork()
     if child == 0:
         code: Any = 1
         try:
-            words = ["train", str(text), "--run", str(run), *_TRAIN.split(), *options]
+            words = ["train", str(text), "--run", str(run), *_TRAIN.split()[not resume :], *options]
             run_main(words, text.parent, {"OMP_NUM_THREADS": "1"}, [os.devnull] * 3)
         except SystemExit as ended:
             code = ended.code
@@ -162,6 +168,46 @@ def start_and_signal(run: Path, text: Path, draw: random.Random) -> bool:
     return folder.holds_run()
 
 
+def seeds_in(run: Path) -> set[int]:
+    """The seeds of a run's checkpoints; a file that goes away meanwhile is none."""
+    seeds = set()
+    for path in run.glob("*.safetensors"):
+        with contextlib.suppress(CharRNNError):
+            seeds.add(Checkpoint.load(path).seed)
+    return seeds
+
+
+def crowd(run: Path, text: Path, draw: random.Random, seconds: float) -> tuple[int, int, int]:
+    """Start up to three trainers at random, remove their folder at random; how many began, removals, and looks."""
+    trainers: list[int] = []
+    seed = removals = looks = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        trainers = [child for child in trainers if os.waitpid(child, os.WNOHANG) == (0, 0)]
+        if len(trainers) < 3:
+            seed += 1
+            options = ["--seed", str(seed), "--checkpoint-every", "10", "--overwrite"]
+            trainers.append(train(run, text, *options, resume=False))
+        time.sleep(draw.uniform(0, 0.5))
+        if draw.randrange(3) == 0:
+            removals += 1
+            if draw.randrange(2):
+                shutil.rmtree(run, ignore_errors=True)
+            else:
+                (run / ".lock").unlink(missing_ok=True)
+        # While a run replaces another's files both stand there for a moment: what lasts counts.
+        found = [seeds_in(run)]
+        while len(found[-1]) > 1 and len(found) < 20:
+            time.sleep(0.05)
+            found.append(seeds_in(run))
+        assert len(found[-1]) <= 1, f"two trainers write one run: seeds {found[-1]}"
+        looks += 1
+    for child in trainers:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return seed, removals, looks
+
+
 def main() -> None:
     """Kill, look, go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,6 +217,7 @@ def main() -> None:
     parser.add_argument("--damage", action="store_true")
     parser.add_argument("--takeovers", type=int, default=0)
     parser.add_argument("--starts", type=int, default=0)
+    parser.add_argument("--trainers", type=float, default=0)
     arguments = parser.parse_args()
     longest_life = _LONGEST_LIFE * (3 if arguments.damage else 1)
     draw, number = random.Random(arguments.seed), signal.Signals[f"SIG{arguments.signal}"]
@@ -184,6 +231,10 @@ def main() -> None:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by children too
             saved = [start_and_signal(folder / f"run{i}", text, draw) for i in range(arguments.starts)]
             print(f"{len(saved)} starts: each ended as its signal asks, {sum(saved)} of them with a sound checkpoint")
+            return
+        if arguments.trainers:
+            begun, removals, looks = crowd(folder / "run", text, draw, arguments.trainers)
+            print(f"{begun} trainers, {removals} removals: at each of {looks} looks the run was of one trainer")
             return
         assert finished(train(folder / "whole", text), 600, number)
         if arguments.takeovers:
