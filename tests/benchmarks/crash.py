@@ -38,6 +38,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a forked child would wait for threads that it does not have
+
 import torch
 import torch._dynamo  # what the first optimizer imports, here once and for all
 
