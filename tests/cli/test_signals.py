@@ -183,3 +183,31 @@ def test_handlers_are_put_back() -> None:
     assert received == [signal.SIGTERM]
     assert asked == [1]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+SIGNALLED_IMPORT = """
+import builtins, os, signal, sys
+from_import, number = builtins.__import__, signal.Signals[sys.argv[1]]
+def signalled(name, *arguments, **options):
+    if name == "torch":
+        os.kill(os.getpid(), number)
+    return from_import(name, *arguments, **options)
+builtins.__import__ = signalled
+import charrnn.__main__
+sys.argv = ["charrnn", "train", "tiny.txt", "--steps", "5"]
+charrnn.__main__.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_signal_amid_the_import_of_pytorch_ends_the_command_at_once(folder: Path, name: str) -> None:
+    command = [sys.executable, "-c", SIGNALLED_IMPORT, name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, preexec_fn=default_hangup)
+    assert done.returncode == 128 + getattr(signal, name)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [path.name for path in folder.iterdir()] == ["tiny.txt"]
+
+
+def default_hangup() -> None:
+    """Undo what `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
