@@ -1,6 +1,7 @@
 """Device, precision, threads, random generators and memory of this machine."""
 
 import contextlib
+import ctypes
 import functools
 import math
 import mmap
@@ -324,9 +325,13 @@ def failure(device: torch.device) -> str | None:
 def _cuda_versions() -> str:
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
-    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
-    has = f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}" if driver else "there is no driver"
-    return f"{has}, this PyTorch is built for {torch.version.cuda}"
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return f"there is no driver; this PyTorch is built for CUDA {torch.version.cuda}"
+    supported = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return f"the driver supports CUDA {supported}, this PyTorch is built for {torch.version.cuda}"
 
 
 @functools.cache
