@@ -161,9 +161,8 @@ def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder
     own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
     for name, value in given.items():
         if name in own and name not in _FREE_TO_CHANGE and value != own[name]:
-            asked, found = (
-                0 if each is None else each for each in (value, own[name])
-            )  # one-hot is `--embedding-size 0`
+            # None of one-hot inputs is given as 0.
+            asked, found = (0 if each is None else each for each in (value, own[name]))
             raise CharRNNError(
                 f"--{name.replace('_', '-')} is {asked}, but the run in {folder.path} has {found}: "
                 "leave the option out, or start another run with --run DIR"

@@ -126,9 +126,8 @@ class Run:
             return False
         if (every := self.trainer.config.checkpoint_every) is not None:
             return event.step % every == 0
-        return time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS and self.trainer.recovery.is_sane(
-            self.trainer.course
-        )
+        is_time = time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS
+        return is_time and self.trainer.recovery.is_sane(self.trainer.course)
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every

@@ -72,10 +72,10 @@ def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingTe
     if config.epochs is not None:
         return config.epochs
     budget = Budget.of(config, text.layout.num_chunks)
-    seconds = (
-        1.0 if budget.steps is not None else seconds_per_step(TruncatedBPTT(CharRNN(model), config, text, runtime))
-    )
-    return budget.expected_steps(seconds) / text.layout.num_chunks
+    if budget.steps is not None:
+        return budget.steps / text.layout.num_chunks
+    trial = TruncatedBPTT(CharRNN(model), config, text, runtime)
+    return budget.expected_steps(seconds_per_step(trial)) / text.layout.num_chunks
 
 
 def default_epochs(num_chars: int) -> int:

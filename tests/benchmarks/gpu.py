@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from charrnn.config import SIZES, Cell, ModelConfig, SamplingConfig, TrainingConfig
+from charrnn.config import SIZES, Cell, ModelConfig, TrainingConfig
 from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
-from charrnn.sampling.sampler import sample
-from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.events import Progress
 from charrnn.training.streams import TrainingText
 from charrnn.training.trainer import Trainer
+from tests.benchmarks.sampling import rate_of
 
 ROOT = Path(__file__).parent.parent.parent
 V = 65
-_VOCABULARY = Vocabulary(tuple(map(chr, range(40, 40 + V))), (1,) * V)
 _CELLS: tuple[Cell, ...] = ("lstm", "gru", "rnn")
 
 
@@ -236,22 +234,15 @@ def sampling(device: str, text: Path, scale: Scale) -> None:
         for num_samples, steps in itertools.product(scale.num_samples, scale.max_steps):
             case = {"size": size, "num_samples": num_samples, "steps": steps, "precision": runtime.precision}
             with attempt("sampling", **case):
-                rate = sampling_rate(config, replace(runtime), num_samples, steps, scale.seconds)
+                rate = sampling_rate(config, runtime, num_samples, steps, scale.seconds)
                 tell("sampling", **case, chars_per_second=rate, times_the_loop=rate / loop)
 
 
 def sampling_rate(config: ModelConfig, runtime: Runtime, num_samples: int, steps: int, seconds: float) -> float:
-    """Characters per second of all samples together."""
+    """The same as `rate_of`, with this number of steps between two looks."""
     before, Runtime.max_steps = Runtime.max_steps, property(lambda self: steps)  # type: ignore[assignment]
     try:
-        endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples, temperature=0.8)
-        pieces = sample(CharRNN(config).to(runtime.device), _VOCABULARY, endless, seed=0, runtime=runtime)
-        for _ in range(6 * num_samples):
-            next(pieces)
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
-            count += sum(len(next(pieces).text) for _ in range(num_samples))
-        return count / (time.perf_counter() - begin)
+        return rate_of(config, runtime, num_samples, seconds)
     finally:
         Runtime.max_steps = before  # type: ignore[method-assign]
 

@@ -50,13 +50,17 @@ CASES = {
 def rate(num_layers: int, hidden_size: int, num_samples: int, precision: str, device: str) -> float:
     """Characters per second of all samples together, as `charrnn sample` draws them, at temperature 0.8."""
     config = ModelConfig(vocab_size=65, hidden_size=hidden_size, num_layers=num_layers, embedding_size=64)
-    runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
+    return rate_of(config, open_runtime(device, precision, SAMPLING_PRECISIONS), num_samples, _SECONDS)
+
+
+def rate_of(config: ModelConfig, runtime: Runtime, num_samples: int, seconds: float) -> float:
+    """Characters per second of all samples together, of a new model of this shape."""
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples, temperature=0.8)
     pieces = sample(CharRNN(config).to(runtime.device), _VOCABULARY, endless, seed=0, runtime=runtime)
     for _ in range(6 * num_samples):
         next(pieces)
     begin, num_chars = time.perf_counter(), 0
-    while time.perf_counter() - begin < _SECONDS:
+    while time.perf_counter() - begin < seconds:
         num_chars += sum(len(next(pieces).text) for _ in range(num_samples))
     return num_chars / (time.perf_counter() - begin)
 
