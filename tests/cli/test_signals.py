@@ -142,6 +142,14 @@ def test_second_signal_ends_the_training_at_once(folder: Path, phase: str) -> No
     assert Checkpoint.load(run.last).snapshot.course.step == 60
 
 
+def test_training_that_was_stopped_before_its_first_evaluation_says_so(folder: Path) -> None:
+    place, at_call = "charrnn.training.bptt.TruncatedBPTT.step", 15  # some of them to time a step
+    assert signal_at(place, ["SIGTERM"], TRAIN.split(), folder, at_call=at_call) == 143
+    told = (folder.parent / "folder.out.err").read_text()
+    assert "it was not evaluated yet" in told
+    assert "no validation text" not in told
+
+
 def test_sampling_ends_at_once(folder: Path, trained_run: Run) -> None:
     words = ["sample", str(trained_run.folder.path), "--seed", "1", "-n", "100000"]
     assert signal_at("charrnn.model.stepper.Stepper.step", ["SIGTERM"], words, folder, at_call=9) == 143
