@@ -27,6 +27,7 @@ from charrnn.cli.options import (
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
 from charrnn.config import COMMON, MODEL, REPORTS, RUN, SIZES, ModelOptions, Size, TrainingConfig, apply_size
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.machine.neighbours import choose_spinning, sharing_cores
 from charrnn.terminal import Notify
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def train(
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
     notify = _notifier(quiet=quiet)
 
-    _yield_to_other_processes()
+    choose_spinning()
     from charrnn.machine.runtime import compute_deterministically
     from charrnn.runs.folder import RunFolder
     from charrnn.runs.opening import opened
@@ -119,34 +120,28 @@ def train(
 
     if deterministic:
         compute_deterministically()
-    with opened(
-        RunFolder(run or checkpoint_dir / default_stem(corpus)),
-        corpus,
-        shape,
-        config,
-        preset | asked,
-        resuming=resume,
-        overwriting=overwrite,
-        init_from=init_from,
-        seed=seed,
-        device=device,
-        precision=precision,
-        data_dir=data_dir,
-        notify=notify,
-    ) as begun:
+    with (
+        sharing_cores(),
+        opened(
+            RunFolder(run or checkpoint_dir / default_stem(corpus)),
+            corpus,
+            shape,
+            config,
+            preset | asked,
+            resuming=resume,
+            overwriting=overwrite,
+            init_from=init_from,
+            seed=seed,
+            device=device,
+            precision=precision,
+            data_dir=data_dir,
+            notify=notify,
+        ) as begun,
+    ):
         describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
         begun.open_log()
         _train(begun, reporters, json=json, notify=notify)
-
-
-def _yield_to_other_processes() -> None:
-    """Let OpenMP's threads sleep soon while they wait: two trainings on the same cores would starve each other.
-
-    The library reads this as torch is imported; whoever has set something of the kind knows better.
-    """
-    if os.environ.keys().isdisjoint(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")):
-        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _notifier(*, quiet: bool) -> Notify:

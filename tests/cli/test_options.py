@@ -1,6 +1,5 @@
 """Options: each reaches the config of its command, with the default that the README tells."""
 
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -12,7 +11,6 @@ import typer
 from typer.testing import CliRunner
 
 from charrnn.cli.app import app
-from charrnn.cli.train import _yield_to_other_processes
 from charrnn.config import ModelOptions, PreparationConfig, SamplingConfig, TrainingConfig
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -166,21 +164,3 @@ def test_every_option_has_help() -> None:
         assert len(command.params) > 2
         for parameter in command.params:
             assert parameter.help, f"{command.name} {parameter.name}"
-
-
-def test_training_lets_waiting_threads_sleep_unless_the_environment_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    _yield_to_other_processes()
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    _yield_to_other_processes()
-    assert "GOMP_SPINCOUNT" not in os.environ
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    _yield_to_other_processes()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
