@@ -5,6 +5,8 @@ class CharRNNError(Exception):
     """Base class of these errors; the message states the value, the limit and the remedy."""
 
     exit_code = 1
+    is_claimed = False
+    """True where this one of several processes has to tell of it."""
 
 
 class OptionError(CharRNNError):

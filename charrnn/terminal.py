@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from typing import Protocol
 
@@ -15,6 +16,11 @@ class Notify(Protocol):
 
 def silence(message: str, *, warning: bool = False) -> None:
     """Tell nobody."""
+
+
+def speaks() -> bool:
+    """False in the processes of a training (see `machine/distributed.py`) that leave it to the first one to report."""
+    return os.environ.get("RANK", "").strip() in ("", "0")
 
 
 def format_seconds(seconds: float) -> str:

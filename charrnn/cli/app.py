@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from charrnn.cli import bench, prepare, sample, train
 from charrnn.cli.options import tell
 from charrnn.errors import CharRNNError, CharRNNWarning
-from charrnn.terminal import escape_controls
+from charrnn.terminal import escape_controls, speaks
 from charrnn.version import __version__
 
 
@@ -23,6 +23,8 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except CharRNNError as error:
+            if not (speaks() or error.is_claimed):  # another process tells the same
+                raise typer.Exit(error.exit_code) from error
             raise _exit(str(error), error.exit_code) from error
         except BrokenPipeError:
             raise typer.Exit(0) from None  # the reader, say `head`, has had enough

@@ -1,7 +1,6 @@
 """`charrnn train`: a model from a prepared corpus or raw text."""
 
 import json as json_module
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -26,9 +25,9 @@ from charrnn.cli.options import (
 )
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
 from charrnn.config import COMMON, MODEL, REPORTS, RUN, SIZES, ModelOptions, Size, TrainingConfig, apply_size
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import Notify
+from charrnn.terminal import Notify, silence, speaks
 
 if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
@@ -102,12 +101,10 @@ def train(
     """Train a model on a text, and keep its best and its last state."""
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
-    if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):
-        raise CharRNNError("this version trains in one process: start it without torchrun")
     asked = given(ctx, config, model)
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
-    notify = _notifier(quiet=quiet)
+    notify = _notifier(quiet=quiet) if speaks() else silence
 
     choose_spinning()
     from charrnn.machine.runtime import compute_deterministically
@@ -139,9 +136,11 @@ def train(
         ) as begun,
     ):
         describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
-        reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
-        begun.open_log()
-        _train(begun, reporters, json=json, notify=notify)
+        reporters: list[Reporter] = []
+        if speaks():
+            reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
+            begun.open_log()
+        _train(begun, reporters, json=json and speaks(), notify=notify)
 
 
 def _notifier(*, quiet: bool) -> Notify:

@@ -5,6 +5,7 @@ import functools
 import gc
 import warnings
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 
@@ -26,6 +27,7 @@ class CapturedStep:
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._has_failed = False
+        _steps.add(self)
 
     def __call__(self) -> None:
         """Run one step: the first calls warm up, the next one records, and the recording is replayed."""
@@ -40,6 +42,10 @@ class CapturedStep:
         with torch.cuda.stream(self._stream):
             self._step()
         current.wait_stream(self._stream)
+
+    def release(self) -> None:
+        """Forget the recording."""
+        self._graph = None
 
     def _try_to_record(self) -> None:
         try:
@@ -58,7 +64,7 @@ def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda
     gc.collect()
     torch.cuda.empty_cache()
     with torch.cuda.stream(stream):
-        graph.capture_begin()
+        graph.capture_begin(capture_error_mode="thread_local")  # other threads may go on to use the device
         try:
             step()
         except BaseException:
@@ -67,6 +73,15 @@ def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda
             raise
         graph.capture_end()
     return graph
+
+
+_steps: "WeakSet[CapturedStep]" = WeakSet()
+
+
+def release_recordings() -> None:
+    """Forget all recordings, before something ends that they refer to."""
+    for step in _steps:
+        step.release()
 
 
 @functools.cache

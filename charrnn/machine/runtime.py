@@ -20,6 +20,7 @@ from torch import Tensor
 
 from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError
 from charrnn.machine.capture import CapturedStep
+from charrnn.machine.distributed import ALONE, Ranks, local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
@@ -33,6 +34,7 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype
+    ranks: Ranks = ALONE
 
     @property
     def precision(self) -> str:
@@ -138,10 +140,8 @@ class Runtime:
         return CapturedStep(step, self.device, reset) if self.captures else step
 
     def free_memory(self) -> int | None:
-        """Bytes of free memory on the device; None if unknown."""
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return _free_host_memory() if self.device.type == "cpu" else None
+        """Bytes of free memory on the device, in rank 0; None if unknown."""
+        return self.ranks.share(lambda: _free_memory(self.device))
 
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work."""
@@ -151,21 +151,29 @@ class Runtime:
             torch.mps.synchronize()
 
     def random_state(self) -> dict[str, Tensor]:
-        """States of the random generators that this device uses."""
+        """States of the random generators that this device uses, in all processes: those of rank 1 end with ".1"."""
         states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         elif self.device.type == "mps":
             states["mps"] = torch.mps.get_rng_state()
-        return states
+        gathered = {kind: self.ranks.gather(state[None], dim=0) for kind, state in states.items()}
+        return {_of_rank(kind, rank): state for kind, rows in gathered.items() for rank, state in enumerate(rows)}
 
-    def set_random_state(self, states: dict[str, Tensor]) -> None:
-        """Restore saved states of the generators; those of other kinds of device are ignored."""
-        torch.set_rng_state(states["cpu"])
-        if self.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.device)
-        elif self.device.type == "mps" and "mps" in states:
-            torch.mps.set_rng_state(states["mps"])
+    def set_random_state(self, states: Mapping[str, Tensor]) -> None:
+        """Restore saved states of this process; those of other kinds of device, and of more processes, are ignored."""
+        names = {kind: _of_rank(kind, self.ranks.rank) for kind in ("cpu", "cuda", "mps")}
+        own = {kind: states[name] for kind, name in names.items() if name in states}
+        if "cpu" in own or self.ranks.is_first:
+            torch.set_rng_state(own["cpu"])
+        if self.device.type == "cuda" and "cuda" in own:
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+        elif self.device.type == "mps" and "mps" in own:
+            torch.mps.set_rng_state(own["mps"])
+
+
+def _of_rank(kind: str, rank: int) -> str:
+    return f"{kind}.{rank}" if rank else kind
 
 
 @contextlib.contextmanager
@@ -242,24 +250,27 @@ def fbgemm() -> Iterator[None]:
 
 
 def open_runtime(
-    device: str = "auto", precision: str = "auto", precisions: Mapping[str, torch.dtype] = PRECISIONS
+    device: str = "auto",
+    precision: str = "auto",
+    precisions: Mapping[str, torch.dtype] = PRECISIONS,
+    ranks: Ranks = ALONE,
 ) -> Runtime:
     """Open the device in the precision of these options, to train or, with SAMPLING_PRECISIONS, to sample.
 
     Raises: OptionError for an unknown name, CharRNNError for an unavailable device, PrecisionError for a precision
     that the device cannot compute in.
     """
-    chosen = _find_device(device)
+    chosen = find_device(device)
     # Weights with dropped columns are a copy, which cuDNN rearranges at each call anyway.
     warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
     if precision == "auto":
-        return Runtime(chosen, _fastest_dtype(chosen))
+        return Runtime(chosen, _fastest_dtype(chosen), ranks)
     if precision not in precisions:
         raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
     if not can_compute(chosen, precisions[precision]):
         names = [name for name, dtype in precisions.items() if can_compute(chosen, dtype)]
         raise PrecisionError(f"--precision {precision} is not available on this {chosen.type}: choose {_either(names)}")
-    return Runtime(chosen, precisions[precision])
+    return Runtime(chosen, precisions[precision], ranks)
 
 
 def compute_deterministically() -> None:
@@ -274,6 +285,12 @@ def compute_deterministically() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def _free_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _free_host_memory() if device.type == "cpu" else None
+
+
 def _free_host_memory() -> int | None:
     """Bytes that Linux has available, at most the container's limit."""
     limits = []
@@ -285,9 +302,17 @@ def _free_host_memory() -> int | None:
     return min(limits, default=None)
 
 
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device(_choose_kind())
+def find_device(name: str) -> torch.device:
+    """The device of a name, as in `--device`; of several processes on a machine each has a GPU of its own.
+
+    Raises: OptionError for an unknown name, CharRNNError for an unavailable device.
+    """
+    device = torch.device(_choose_kind()) if name == "auto" else _find_named(name)
+    place = local_rank()
+    return device if place is None or device != torch.device("cuda") else _find_named(f"cuda:{place}")
+
+
+def _find_named(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):
         raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
     kind, _, index = name.partition(":")

@@ -115,7 +115,8 @@ def evaluate(
 ) -> Score:
     """Mean loss of predicting each of the N indices but the first, with carried state.
 
-    At least one chunk is read, and none once `is_time_up`. Returns: a loss of NaN if `should_stop` interrupted it.
+    Each process of a training reads its part of the streams. At least one chunk is read, and none once `is_time_up`.
+    Returns: a loss of NaN if `should_stop` interrupted it.
     """
     part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
     losses: list[Tensor] = []  # on the device, which is waited for now and then only
@@ -123,17 +124,21 @@ def evaluate(
     state = None
     with evaluating(model):
         chunks = evaluation_chunks(indices, part.batch_size, seq_length, before_chunk)
-        for x, y in itertools.islice(chunks, part.num_chunks):
+        for i, (x, y) in enumerate(itertools.islice(chunks, part.num_chunks)):
             if should_stop():
                 return Score(math.nan, 0)
-            if losses and len(losses) % _CHUNKS_AHEAD == 0:
+            if i and i % _CHUNKS_AHEAD == 0:
                 runtime.synchronize()
-            if losses and is_time_up():
+            if i and is_time_up():
                 break
+            mine = runtime.ranks.part(x.shape[1])
+            x, y = x[:, mine], y[:, mine]
+            if not y.numel():  # fewer streams than processes
+                continue
             with runtime.autocast():
                 logits, state = model(runtime.place(x), state)
             targets = runtime.place(y).flatten()
             losses.append(F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum"))
             counts.append((y != IGNORE).sum())
-    count = sum(torch.stack(counts).tolist())
-    return Score(sum(torch.stack(losses).tolist()) / count, count)
+    total, count = runtime.ranks.sum([sum(torch.stack(each).tolist()) if each else 0 for each in (losses, counts)])
+    return Score(total / count, int(count))

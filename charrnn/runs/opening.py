@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
-from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.errors import CharRNNError, OptionError, PrecisionError
 from charrnn.files.atomic import remove_leftovers
-from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
+from charrnn.machine.distributed import ALONE, Ranks, joined
+from charrnn.machine.runtime import Runtime, find_device, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
-from charrnn.runs.checkpoint import VERSIONS, Checkpoint
+from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
@@ -52,15 +53,19 @@ def opened(
 
     `given` are the options that were set explicitly, by their names. Raises: CharRNNError.
     """
-    with folder.locked() as folder:
-        remove_leftovers(folder.path)
-        if folder.holds_run() and not (resuming or overwriting):
-            raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
+    with joined(find_device(device)) as ranks, _held(folder, ranks) as folder:
+        if ranks.size > 1 and ":" in device:
+            raise OptionError(f"--device {device} is one GPU for {ranks.size} processes: say --device cuda")
+        if ranks.is_first:
+            remove_leftovers(folder.path)
+            if folder.holds_run() and not (resuming or overwriting):
+                raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
         runtime = source = None
-        if is_new := not (resuming and folder.holds_run()):  # errors come before the text is read
-            runtime = open_runtime(device, precision)
-            source = None if init_from is None else Checkpoint.load(find_checkpoint(init_from, Path()))
-        corpus = open_or_prepare(text, data_dir, may_replace=is_new)
+        if is_new := ranks.share(lambda: not (resuming and folder.holds_run())):  # errors come before the text is read
+            runtime = _open_runtime(device, precision, ranks)
+            if init_from is not None:
+                source = ranks.share(lambda: Checkpoint.load(find_checkpoint(init_from, Path())))
+        corpus = _open_corpus(text, data_dir, ranks, may_replace=is_new)
         for note in corpus.notes:
             notify(note)
         if runtime is not None:
@@ -68,7 +73,52 @@ def opened(
             return
         if init_from is not None:
             notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
-        yield resume(folder, corpus, given, device, notify=notify)
+        yield resume(folder, corpus, given, device, ranks, notify=notify)
+
+
+def _held(folder: RunFolder, ranks: Ranks) -> contextlib.AbstractContextManager[RunFolder]:
+    """The folder, locked by the one process that writes to it."""
+    return folder.locked() if ranks.is_first else contextlib.nullcontext(folder)
+
+
+def _open_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | None = None) -> Runtime:
+    """The machine in the precision that rank 0 can have: with `notify`, the best there is in place of another.
+
+    Raises: PrecisionError.
+    """
+
+    def find_precision() -> str:
+        try:
+            return open_runtime(device, precision).precision
+        except PrecisionError:
+            if notify is None:
+                raise
+        best = open_runtime(device).precision
+        notify(f"{precision} is not available here: going on in {best}, maybe a little differently", warning=True)
+        return best
+
+    return open_runtime(device, ranks.share(find_precision), ranks=ranks)
+
+
+def _open_corpus(text: str, data_dir: Path, ranks: Ranks, *, may_replace: bool) -> Corpus:
+    """The corpus, prepared once on each machine. Raises: CharRNNError where machines have different texts."""
+    opened: list[Corpus] = []
+
+    def open_first() -> str:
+        opened.append(open_or_prepare(text, data_dir, may_replace=may_replace))
+        return str(opened[0].path)
+
+    path = Path(ranks.share_on_machine("corpus", open_first))
+    corpus = opened[0] if opened else Corpus.open(path)
+    if not ranks.share(lambda: CorpusIdentity.of(corpus)).fits(corpus):
+        raise CharRNNError(f"{path} of process {ranks.rank} is another text than that of the first: copy that one")
+    return corpus
+
+
+def _diverge(ranks: Ranks, seed: int) -> None:
+    """Let each process draw its own dropout from now on."""
+    if not ranks.is_first:
+        seed_everything(ranks.seed(seed))
 
 
 def start(
@@ -83,9 +133,10 @@ def start(
     notify: Notify = silence,
 ) -> Run:
     """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
-    seed = seed_everything(seed)
+    ranks = runtime.ranks
+    seed = seed_everything(ranks.share(lambda: seed_everything(seed)))
     config = choose_layout(config, len(corpus.indices), runtime)
-    text = TrainingText.split(corpus.indices, config, corpus.check).placed(runtime)
+    text = TrainingText.split(corpus.indices, config, corpus.check, ranks.size).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train)))
     if options.hidden_size is None and init_from is not None:
@@ -102,18 +153,26 @@ def start(
     if init_from is not None:
         matched = transfer(init_from, model, corpus.vocabulary)
         notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
-    return Run(folder, corpus, Trainer(model, config, text, runtime), seed)
+    trainer = Trainer(model, config, text, runtime)
+    _diverge(ranks, seed)
+    return Run(folder, corpus, trainer, seed)
 
 
 def resume(
-    folder: RunFolder, corpus: Corpus, given: Mapping[str, Any], device: str, *, notify: Notify = silence
+    folder: RunFolder,
+    corpus: Corpus,
+    given: Mapping[str, Any],
+    device: str,
+    ranks: Ranks = ALONE,
+    *,
+    notify: Notify = silence,
 ) -> Run:
     """The run in a folder, at its newest sound checkpoint.
 
     `given` are the options that were set explicitly: a budget and the like may differ from the run's own.
     Raises: CharRNNError for another corpus or another model.
     """
-    checkpoint, unsound = folder.load_last()
+    checkpoint, unsound = ranks.share(folder.load_last)
     for reason in unsound.values():
         notify(f"{reason}; going back to the checkpoint before it", warning=True)
     if checkpoint.versions != VERSIONS:
@@ -125,15 +184,22 @@ def resume(
             f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
         )
     config = _changed(checkpoint, given, folder)
-    runtime = _reopen_runtime(device, given.get("precision", checkpoint.precision), notify)
+    runtime = _open_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
     seed_everything(checkpoint.seed)
-    text = TrainingText.split(corpus.indices, choose_layout(config, len(corpus.indices), runtime), corpus.check)
+    layout = choose_layout(config, len(corpus.indices), runtime)
+    text = TrainingText.split(corpus.indices, layout, corpus.check, ranks.size)
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):
         checkpoint.snapshot.course.patience_lost_at = None  # it was counted in the other unit
+    _diverge(ranks, checkpoint.seed)
     trainer.load(checkpoint.snapshot)
-    for aside in folder.set_aside(unsound):
+    if checkpoint.snapshot.num_ranks != ranks.size:
+        notify(
+            f"this run was trained in {checkpoint.snapshot.num_ranks} processes and goes on in {ranks.size}: "
+            "dropout will be drawn differently"
+        )
+    for aside in folder.set_aside(unsound if ranks.is_first else ()):
         notify(f"the unsound checkpoint is kept as {aside}")
     notify(f"resuming {folder.path} at step {trainer.course.step:,}")
     if trainer.budget.is_over(trainer.now):
@@ -141,19 +207,6 @@ def resume(
         ways = "--patience" if lost else "--epochs, --steps or --minutes"
         notify(f"this run is over: a larger {ways} would go on with it")
     return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
-
-
-def _reopen_runtime(device: str, precision: str, notify: Notify) -> Runtime:
-    """The machine in a run's own precision, or in the best that this one has, with a warning."""
-    try:
-        return open_runtime(device, precision)
-    except PrecisionError:
-        runtime = open_runtime(device)
-        notify(
-            f"{precision} is not available here: going on in {runtime.precision}, maybe a little differently",
-            warning=True,
-        )
-        return runtime
 
 
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:

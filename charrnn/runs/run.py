@@ -2,9 +2,8 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from charrnn.config import SamplingConfig
@@ -36,7 +35,9 @@ class Run:
     num_records: int | None = 0
     """Records of the log up to the moment at which the run begins or goes on; None for all of it."""
     log: MetricsLog | None = None
-    _saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._saved_at = self.trainer.clock.elapsed_s
 
     @property
     def runtime(self) -> Runtime:
@@ -75,6 +76,8 @@ class Run:
             try:
                 return self._drive(reporters, saver)
             except CorpusChangedError as error:
+                if self.runtime.ranks.size > 1:
+                    raise  # to save takes all processes, and the others may go on
                 self._save(saver, best=False)
                 saver.wait()
                 raise CharRNNError(
@@ -90,7 +93,7 @@ class Run:
                 # Saved before `Finished` is logged, since a resumed run drops that record. A run without a step must
                 # not overwrite another one, nor one that went back a newer checkpoint of its own.
                 is_newest = event.step > 0 and (self.is_new or not self.trainer.is_behind)
-                if unsaved and (is_newest or not self.folder.holds_run()):
+                if unsaved and (is_newest or not self.runtime.ranks.share(self.folder.holds_run)):
                     self._save(saver, best=False)
                 saver.wait()
                 _tell(reporters, event)
@@ -98,7 +101,7 @@ class Run:
             _tell(reporters, event)
             unsaved = True
             # The checkpoint counts all records reported so far, so a resumed run repeats none.
-            if self._sample_is_due(event):
+            if self._sample_is_due(event) and self.runtime.ranks.is_first:
                 with self.trainer.clock.paused(self.runtime):
                     _tell(reporters, self._sample(event))
             if self._save_is_due(event):
@@ -109,12 +112,14 @@ class Run:
         raise AssertionError("a run ends with Finished")
 
     def _save(self, saver: Saver, *, best: bool) -> None:
-        self._saved_at = time.monotonic()
-        if not self.is_new:
-            saver.save(self.checkpoint(), best=best)
+        self._saved_at = self.trainer.clock.elapsed_s
+        checkpoint, is_first_save, self.is_new = self.checkpoint(), self.is_new, False  # which all processes give to
+        if not self.runtime.ranks.is_first:
             return
-        saver.begin(self.checkpoint(), best=best, begin_log=None if self.log is None else self.log.begin)
-        self.is_new = False
+        if is_first_save:
+            saver.begin(checkpoint, best=best, begin_log=None if self.log is None else self.log.begin)
+        else:
+            saver.save(checkpoint, best=best)
 
     def _save_is_due(self, event: Event) -> bool:
         """True at regular steps or times, for the best model so far, and before an evaluation takes memory."""
@@ -126,7 +131,7 @@ class Run:
             return False
         if (every := self.trainer.config.checkpoint_every) is not None:
             return event.step % every == 0
-        is_time = time.monotonic() - self._saved_at >= _CHECKPOINT_SECONDS
+        is_time = event.elapsed_s - self._saved_at >= _CHECKPOINT_SECONDS
         return is_time and self.trainer.recovery.is_sane(self.trainer.course)
 
     def _sample_is_due(self, event: Event) -> bool:

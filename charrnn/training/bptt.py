@@ -9,9 +9,10 @@ step would cost more than the one before. A larger T learns longer relations, in
     gradients        ◀───────  detach   ◀───────  detach   ◀───────
 
 At each step 5 % of the streams, and at each epoch all, begin anew with an empty state, as sampling does.
+Of several processes (`machine/distributed.py`) each has a part of the streams, and the mean of all gradients.
 When to stop, the learning rate and evaluations are left to `trainer.py`, the layout of streams to `streams.py`.
 
-Letters in shapes: T time steps, B parallel streams, V vocabulary size.
+Letters in shapes: T time steps, B parallel streams of this process, V vocabulary size.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import TrainingConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, carry, clear, detach
 from charrnn.training.optimizer import load_moments, make_optimizer, moments
@@ -49,11 +50,14 @@ class TruncatedBPTT:
         self._grad_clip = config.grad_clip
         self._optimizer = make_optimizer(model, config, runtime)
         self._scaler = runtime.gradient_scaler()
-        self._offsets = torch.Generator().manual_seed(torch.initial_seed())
-        self.cursor = Cursor(0, 0, draw_offset(self.layout, self._offsets))
+        self._generator = torch.Generator().manual_seed(torch.initial_seed())
+        """Of what concerns all streams: the same in all processes."""
+        self.cursor = Cursor(0, 0, draw_offset(self.layout, self._generator))
+        self._streams = runtime.ranks.part(self.layout.batch_size)
         # These stay where they are, so that a device can record and replay the step.
-        T, B = self.layout.seq_length, self.layout.batch_size
+        T, B = self.layout.seq_length, self._streams.stop - self._streams.start
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
+        self._keep = torch.ones(B, dtype=torch.bool, device=runtime.device)
         self._state = model.initial_state(B)
         self._update = runtime.capture(self._update_weights, self.reset)
         self.seconds_per_step: float | None = None
@@ -69,13 +73,19 @@ class TruncatedBPTT:
         """Read the next chunk, update the weights, advance. Raises: CorpusChangedError."""
         for group in self._optimizer.param_groups:
             group["lr"].fill_(learning_rate)
-        with self.text.watched():
-            self._chunk.copy_(chunk_at(self.text.train, self.layout, self.cursor))
-            self._update()
+        before = self._generator.get_state()
+        try:
+            with self.text.watched():
+                self._chunk.copy_(chunk_at(self.text.train, self.layout, self.cursor)[:, self._streams])
+                self._keep.copy_(self._draw_keep())
+                self._update()
+        except CorpusChangedError:
+            self._generator.set_state(before)  # for the same step, once the corpus is whole again
+            raise
         step = self.cursor.epoch * self.layout.num_chunks + self.cursor.chunk + 1
         weight = max(1 - _LOSS_MEMORY, 1 / step)  # a plain mean at first
         self.mean_loss = self.mean_loss.lerp(self.loss, weight)
-        epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._offsets)
+        epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._generator)
         if self.cursor.epoch > epoch:
             clear(self._state)  # the streams begin anew, at other places of the text
 
@@ -87,27 +97,32 @@ class TruncatedBPTT:
             logits, state = self.model(x, self._state)  # (T, B, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
         self._scaler.scale(loss).backward()
+        loss = self.runtime.ranks.average(self.model.parameters(), loss.detach())
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
         if not self._scaler.is_enabled():  # else the scaler sets it
             self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # skips the step
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        keep = torch.rand(self.layout.batch_size, device=self.runtime.device) >= _RESET_PROBABILITY
-        carry(detach(state), self._state, keep)
-        self.loss.copy_(loss.detach())
+        carry(detach(state), self._state, self._keep)
+        self.loss.copy_(loss)
+
+    def _draw_keep(self) -> Tensor:
+        """True for each stream of this process that does not begin anew."""
+        return (torch.rand(self.layout.batch_size, generator=self._generator) >= _RESET_PROBABILITY)[self._streams]
 
     def scaler_state(self) -> dict[str, float]:
         """The state of the scaler of float16 gradients; empty in other precisions."""
         return dict(self._scaler.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that the next step depends on, as they lie: copy them before it is taken."""
+        """All tensors that the next step depends on, of all processes, as they lie: copy them before it is taken."""
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
-        tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._offsets.get_state()}
-        tensors |= {f"trainer.random.{kind}": state for kind, state in self.runtime.random_state().items()}
+        tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._generator.get_state()}
+        tensors |= {f"trainer.random.{name}": state for name, state in self.runtime.random_state().items()}
         tensors |= {f"trainer.optimizer.{name}": moment for name, moment in moments(self._optimizer).items()}
-        return tensors | self._carried_state()
+        gather = self.runtime.ranks.gather
+        return tensors | {name: gather(tensor, dim=1) for name, tensor in self._carried_state().items()}
 
     def load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
         """Go back to where `tensors`, `cursor` and `gradient_scaler` were taken.
@@ -125,8 +140,9 @@ class TruncatedBPTT:
         self.model.load_state_dict(select("model.", tensors))
         load_moments(self._optimizer, select("trainer.optimizer.", tensors))
         for name, buffer in self._carried_state().items():
-            buffer.copy_(require_like(buffer, name, tensors))
-        self._offsets.set_state(tensors["trainer.offsets"])
+            like = buffer.new_empty(1, self.layout.batch_size, buffer.shape[2], device="meta")
+            buffer.copy_(require_like(like, name, tensors)[:, self._streams])
+        self._generator.set_state(tensors["trainer.offsets"])
         self.mean_loss = self.runtime.place(require_like(self.mean_loss, "trainer.train_loss", tensors).clone())
         self.cursor = cursor
         self.loss.copy_(self.mean_loss)  # that of the step before is not kept

@@ -85,7 +85,8 @@ class Evaluations:
         """Evaluate the model as it is. Returns: None where `should_stop` cut it short. Raises: CorpusChangedError."""
         begin = time.perf_counter()
         score = self._read(history.part, should_stop)
-        self._seconds_per_char = (time.perf_counter() - begin) / max(self._num_chars(history.part), 1)
+        seconds = self._bptt.runtime.ranks.share(lambda: time.perf_counter() - begin)
+        self._seconds_per_char = seconds / max(self._num_chars(history.part), 1)
         part_loss, best = score.loss, history.best_part_loss
         improved = math.isfinite(part_loss) and (best is None or part_loss < best)
         if improved and self._final_part != history.part and is_over():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from charrnn.config import Cell, ModelConfig, ModelOptions, TrainingConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, count_parameters
 from charrnn.model.scoring import max_logits
@@ -32,12 +32,19 @@ _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 
 
 def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> TrainingConfig:
-    """The config with streams and chunks chosen where they are open: fewer streams where an epoch would be short."""
+    """The config with streams and chunks chosen where they are open: fewer streams where an epoch would be short.
+
+    Raises: OptionError for streams that the processes cannot share evenly.
+    """
     B, T = runtime.training_layout
-    T = config.seq_length or T
+    T, num_ranks = config.seq_length or T, runtime.ranks.size
     while B > _MIN_STREAMS and num_chars < _MIN_STEPS_PER_EPOCH * B * T:
         B //= 2
-    return replace(config, batch_size=config.batch_size or B, seq_length=T)
+    if (given := config.batch_size) is not None and given % num_ranks:
+        lower, upper = given // num_ranks * num_ranks, -(-given // num_ranks) * num_ranks
+        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        raise OptionError(f"{num_ranks} processes cannot share --batch-size {given} evenly: choose {nearest}")
+    return replace(config, batch_size=given or -(-B // num_ranks) * num_ranks, seq_length=T)
 
 
 def choose_shape(

@@ -63,6 +63,11 @@ class Snapshot:
     course: Course
     history: History
 
+    @property
+    def num_ranks(self) -> int:
+        """The number of processes that took it, each with a generator of its own."""
+        return sum(name.startswith("trainer.random.cpu") for name in self.tensors)
+
     def copy(self, device: torch.device | None = None) -> "Snapshot":
         """The same moment in memory of its own, on another device if one is named."""
         tensors = {

@@ -42,16 +42,16 @@ class Layout:
     slack: int
 
     @classmethod
-    def fit(cls, num_symbols: int, batch_size: int, seq_length: int) -> "Layout":
+    def fit(cls, num_symbols: int, batch_size: int, seq_length: int, num_ranks: int = 1) -> "Layout":
         """The layout of N symbols, with fewer and shorter streams where there are too few for those asked.
 
-        Raises: CharRNNError for fewer than two symbols.
+        Each of several processes has as many streams. Raises: CharRNNError for too few symbols.
         """
-        if num_symbols < 2:
-            raise CharRNNError(f"{num_symbols} symbols to train on: at least 2 are needed")
+        if num_symbols < num_ranks + 1:
+            raise CharRNNError(f"{num_symbols} symbols to train on: at least {num_ranks + 1} are needed")
         targets = num_symbols - 1
-        T = min(seq_length, targets)
-        B = min(batch_size, targets // T)
+        T = min(seq_length, targets // num_ranks)
+        B = min(batch_size, targets // T) // num_ranks * num_ranks
         # T - 1 symbols are set aside for the shift, unless that leaves no chunk.
         num_chunks = max(1, (targets - (T - 1)) // (B * T))
         return cls(B, T, num_chunks, targets - B * T * num_chunks)
@@ -80,11 +80,13 @@ class TrainingText:
     check: Callable[[], None] = _trust
 
     @classmethod
-    def split(cls, indices: Tensor, config: TrainingConfig, check: Callable[[], None] = _trust) -> "TrainingText":
+    def split(
+        cls, indices: Tensor, config: TrainingConfig, check: Callable[[], None] = _trust, num_ranks: int = 1
+    ) -> "TrainingText":
         """Hold out the last part for validation, and lay the rest out in the config's streams and chunks.
 
         A text whose last part would be shorter than two symbols is not split: there is nothing to predict.
-        Raises: CharRNNError for fewer than two symbols.
+        Raises: CharRNNError for too few symbols.
         """
         num_train = int((1 - config.val_fraction) * len(indices))
         if num_train < 2 or len(indices) - num_train < 2:
@@ -92,7 +94,7 @@ class TrainingText:
         B, T = config.batch_size, config.seq_length
         if B is None or T is None:
             raise ValueError("streams and chunks are open: `heuristics.choose_layout` chooses them")
-        layout = Layout.fit(num_train, B, T)
+        layout = Layout.fit(num_train, B, T, num_ranks)
         return cls(indices[:num_train], indices[num_train:], layout, check)
 
     def placed(self, runtime: Runtime) -> "TrainingText":

@@ -5,17 +5,22 @@ import statistics
 import time
 from collections.abc import Iterator
 
+from charrnn.machine.distributed import Ranks
 from charrnn.machine.runtime import Runtime
 from charrnn.training.bptt import TruncatedBPTT
 
 
 class Clock:
-    """Wall-clock seconds of a run, those of its earlier parts included; `paused_s` are those without training."""
+    """Wall-clock seconds of a run, those of its earlier parts included; `paused_s` are those without training.
+
+    Where several processes train together, it shows what they agreed on last.
+    """
 
     def __init__(self, elapsed_s: float = 0.0, paused_s: float = 0.0) -> None:
         self.paused_s = paused_s
         self._before = elapsed_s
         self._started: float | None = None
+        self._agreed: float | None = None
 
     def start(self) -> None:
         """Begin to count."""
@@ -24,6 +29,16 @@ class Clock:
     @property
     def elapsed_s(self) -> float:
         """Seconds since the first step."""
+        return self._read() if self._agreed is None else self._agreed
+
+    def agree(self, ranks: Ranks, *, stop: bool) -> bool:
+        """Take the time of rank 0; returns True if any process wants to stop. Raises: CharRNNError if one is lost."""
+        if ranks.size == 1:
+            return stop
+        self._agreed, stop = ranks.agree(self._read(), stop=stop)
+        return stop
+
+    def _read(self) -> float:
         return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     def rate(self, count: float) -> float:
@@ -41,7 +56,10 @@ class Clock:
 
 
 def seconds_per_step(bptt: TruncatedBPTT) -> float:
-    """Median duration of a step, from a few that are then undone; measured once. Raises: CorpusChangedError."""
+    """Median duration of a step in rank 0, from a few that are then undone; measured once.
+
+    Raises: CorpusChangedError.
+    """
     if bptt.seconds_per_step is not None:
         return bptt.seconds_per_step
     tensors = {name: tensor.clone() for name, tensor in bptt.tensors().items()}
@@ -56,5 +74,5 @@ def seconds_per_step(bptt: TruncatedBPTT) -> float:
     finally:
         bptt.reset()
         bptt.load(tensors, cursor, scaler)
-    bptt.seconds_per_step = statistics.median(seconds[-4:])
+    bptt.seconds_per_step = bptt.runtime.ranks.share(lambda: statistics.median(seconds[-4:]))
     return bptt.seconds_per_step

@@ -36,7 +36,7 @@ class Trainer:
         self.course, self.history = Course(lowest_loss=math.log(model.config.vocab_size)), History()
         self.clock = Clock()
         self.saving_seconds = 0.0  # of the last save, which went on beside the training; set by the caller
-        self.stop_requested = False
+        self.stop_requested = False  # of this process
         self.is_behind = False  # once a stop met an exploded loss, and went back to the trusted snapshot
         self.recovery = Recovery(self.bptt, config, self.learning_rate)
 
@@ -49,7 +49,7 @@ class Trainer:
         self.clock.start()
         self.recovery.keep(self._copy)
         self.bptt.model.train()
-        while not self.stop_requested:
+        while not self._should_stop():
             if self.evaluation_is_due:
                 yield from self._evaluate()
             elif self._is_over():
@@ -58,17 +58,22 @@ class Trainer:
                 progress, due = self._step(), self.evaluation_is_due
                 is_sane = self.recovery.check_and_keep(self.course, self._copy, before_evaluation=due)
                 yield progress if is_sane else self._recover(self.recovery.loss)
-        if self.stop_requested and not self.recovery.is_sane(self.course):
+        is_stopped = self._should_stop()
+        if is_stopped and not self.recovery.is_sane(self.course):
             # A run that goes on from there takes the steps in between again, and ends as if it had not been stopped.
             self._go_to(self.recovery.trusted)
             self.is_behind = True
-        reason = "stopped" if self.stop_requested else "budget" if self.fraction == 1 else "patience"
+        reason = "stopped" if is_stopped else "budget" if self.fraction == 1 else "patience"
         where = self._where()
         yield Finished(**where, reason=reason, chars_per_second=self.clock.rate(where["chars"]))
 
     def request_stop(self) -> None:
         """End the run after the step, or in the evaluation, that is under way."""
         self.stop_requested = True
+
+    def _should_stop(self) -> bool:
+        """True if a stop is requested, in whichever process; all take the same time from now on."""
+        return self.clock.agree(self.bptt.runtime.ranks, stop=self.stop_requested)
 
     def snapshot(self) -> Snapshot:
         """The training as it stands between two events. Its tensors are in use: copy them before the next step."""
@@ -97,7 +102,7 @@ class Trainer:
         """Evaluate once; yields nothing if a stop is requested meanwhile."""
         begin = time.perf_counter()
         with self.clock.paused(self.bptt.runtime):
-            result = self.evaluations.measure(self.history, self.clock, lambda: self.stop_requested, self._is_over)
+            result = self.evaluations.measure(self.history, self.clock, self._should_stop, self._is_over)
         if result is None:
             return
         if self.recovery.is_absurd(result.part_loss):
@@ -109,7 +114,8 @@ class Trainer:
         improved, is_whole = result.improved, result.is_whole
         yield Evaluated(**self._where(), loss=loss, val_chars=val_chars, is_whole=is_whole, improved=improved)
         ended = time.perf_counter() + self.saving_seconds
-        self.evaluations.record_duration(ended - begin, ended - reported, self.history, is_final=self._is_over())
+        durations = self.bptt.runtime.ranks.share(lambda: (ended - begin, ended - reported))
+        self.evaluations.record_duration(*durations, self.history, is_final=self._is_over())
         self.course.evaluated_fraction = self.fraction  # of a budget that now reserves another part
 
     def _recover(self, loss: float) -> Recovered:

@@ -457,7 +457,7 @@ def test_runs_evaluate_ten_times_and_less_often_where_it_would_cost_too_much() -
 
 
 def test_evaluations_read_the_same_bounded_part_of_a_long_text_and_the_last_one_more() -> None:
-    val, steps = PERIODIC.repeat(50), 1000
+    val, steps = PERIODIC.repeat(50), 900
     *between, last = evaluations(steps, val)
     (chars,) = {event.val_chars for event in between}
     assert chars is not None
