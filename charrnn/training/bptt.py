@@ -41,8 +41,10 @@ class TruncatedBPTT:
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.model = model.to(runtime.device)
-        model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
         self.layout = text.layout
+        T, B = self.layout.seq_length, self.layout.batch_size
+        model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
+        model.stack.input_multiple = runtime.input_multiple(model.config.cell, model.config.hidden_size, T, B)
         self.loss, self.mean_loss = (runtime.place(torch.zeros(())) for _ in range(2))
         self.text = text.placed(runtime)
         self.runtime = runtime
@@ -52,7 +54,6 @@ class TruncatedBPTT:
         self._offsets = torch.Generator().manual_seed(torch.initial_seed())
         self.cursor = Cursor(0, 0, draw_offset(self.layout, self._offsets))
         # These stay where they are, so that a device can record and replay the step.
-        T, B = self.layout.seq_length, self.layout.batch_size
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._state = model.initial_state(B)
         self._update = runtime.capture(self._update_weights, self.reset)

@@ -5,16 +5,24 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
 from charrnn.machine import runtime as runtime_module
-from charrnn.machine.runtime import Threads, can_compute, fbgemm, open_runtime, seed_everything
-from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+from charrnn.machine.runtime import (
+    PRECISIONS,
+    Runtime,
+    Threads,
+    can_compute,
+    fbgemm,
+    open_runtime,
+    seed_everything,
+)
+from tests.conftest import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
 
 
 def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,15 +88,68 @@ def test_reason_for_the_lack_of_cuda_names_the_versions() -> None:
     assert runtime_module.failure(CPU.device) is None
 
 
+GPUS = {
+    "H200": (9, 0, 132),
+    "A40": (8, 6, 84),
+    "L4": (8, 9, 58),
+    "T4": (7, 5, 40),
+    "V100": (7, 0, 80),
+    "GTX 1080": (6, 1, 20),
+}
+"""Compute capability, multiprocessors."""
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cell", "hidden_size", "precision", "T", "B", "multiple"),
+    [
+        ("H200", "lstm", 512, "float16", 64, 128, 128),
+        ("H200", "lstm", 1024, "bfloat16", 1, 8, 128),
+        ("H200", "lstm", 512, "float32", 64, 128, 1),
+        ("H200", "gru", 512, "float16", 64, 128, 1),
+        ("H200", "lstm", 500, "float16", 64, 128, 1),
+        ("H200", "lstm", 1152, "float16", 64, 128, 1),
+        ("H200", "lstm", 128, "float16", 64, 128, 1),
+        ("H200", "lstm", 512, "float16", 64, 136, 1),
+        ("H200", "lstm", 512, "float16", 64, 12, 1),
+        ("A40", "lstm", 512, "float16", 64, 128, 1),
+        ("L4", "lstm", 512, "float16", 64, 128, 1),
+        ("T4", "lstm", 512, "float16", 64, 128, 1),
+        ("V100", "lstm", 512, "float16", 40, 128, 128),
+        ("V100", "lstm", 512, "float16", 39, 128, 1),
+        ("V100", "lstm", 512, "float16", 20, 96, 128),
+        ("V100", "lstm", 512, "float16", 40, 112, 1),
+        ("V100", "lstm", 512, "float16", 10, 8, 128),
+        ("V100", "lstm", 512, "float16", 9, 8, 1),
+        ("GTX 1080", "lstm", 512, "float16", 64, 128, 1),
+    ],
+)
+def test_inputs_are_padded_where_pytorch_takes_a_persistent_kernel_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: str,
+    cell: Cell,
+    hidden_size: int,
+    precision: str,
+    T: int,
+    B: int,
+    multiple: int,
+) -> None:
+    major, minor, processors = GPUS[gpu]
+    properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=processors)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    runtime = Runtime(torch.device("cuda"), PRECISIONS[precision])
+    for works in (True, False):
+        monkeypatch.setattr(runtime_module, "_can_train_lstm", lambda *arguments, works=works: works)
+        assert runtime.input_multiple(cell, hidden_size, T, B) == (multiple if works else 1)
+    assert CPU.input_multiple(cell, hidden_size, T, B) == 1
+
+
 def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: enabled)
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
     for kind, scaled in (("cuda", {"bfloat16", "float16"}), ("cpu", {"float16"})):
         device = torch.device(kind)
-        assert {
-            name for name, dtype in halves.items() if runtime_module.Runtime(device, dtype).gradient_scaler()
-        } == scaled
-        assert not runtime_module.Runtime(device, torch.float32).gradient_scaler()
+        assert {name for name, dtype in halves.items() if Runtime(device, dtype).gradient_scaler()} == scaled
+        assert not Runtime(device, torch.float32).gradient_scaler()
 
 
 def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:
