@@ -155,7 +155,8 @@ class Runtime:
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device; None if unknown."""
         if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
+            kept_for_reuse = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + kept_for_reuse
         return _free_host_memory() if self.device.type == "cpu" else None
 
     def synchronize(self) -> None:
@@ -324,15 +325,18 @@ def _choose_kind() -> str:
 
 @functools.cache
 def failure(device: torch.device) -> str | None:
-    """The reason why a device does not run one small kernel, or None if it does.
+    """The reason why a device does not train a tiny LSTM, or None if it does.
 
-    A driver may be too old, or a GPU one for which this build of PyTorch has no kernels, of which it only warns.
+    A driver may be too old, or a GPU one for which this build of PyTorch has no kernels, of which it only warns, or
+    its cuDNN none.
     """
+    if device.type == "cpu":
+        return None
     try:
         with warnings.catch_warnings(action="ignore"):
-            float(torch.ones(2, device=device).sum())  # which waits for the result
-    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
-        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+            _train_lstm(*_make_lstm(2, 8, 8, device))
+    except Exception as error:  # of several classes: a build without CUDA, say, raises an AssertionError
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         return reason if device.type != "cuda" else f"{reason} ({_cuda_versions()})"
     return None
 

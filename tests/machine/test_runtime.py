@@ -88,6 +88,16 @@ def test_reason_for_the_lack_of_cuda_names_the_versions() -> None:
     assert runtime_module.failure(CPU.device) is None
 
 
+def test_gpu_whose_library_has_no_lstm_for_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ARCH_MISMATCH\nmore")
+
+    monkeypatch.setattr(torch, "lstm", refuse)
+    runtime_module.failure.cache_clear()
+    assert runtime_module.failure(torch.device("meta")) == "cuDNN error: CUDNN_STATUS_ARCH_MISMATCH"
+    runtime_module.failure.cache_clear()
+
+
 GPUS = {
     "H200": (9, 0, 132),
     "A40": (8, 6, 84),
@@ -141,6 +151,13 @@ def test_inputs_are_padded_where_pytorch_takes_a_persistent_kernel_for_it(
         monkeypatch.setattr(runtime_module, "_can_train_lstm", lambda *arguments, works=works: works)
         assert runtime.input_multiple(cell, hidden_size, T, B) == (multiple if works else 1)
     assert CPU.input_multiple(cell, hidden_size, T, B) == 1
+
+
+def test_memory_that_pytorch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert Runtime(torch.device("cuda"), torch.float16).free_memory() == 1300
 
 
 def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
