@@ -10,12 +10,11 @@ from charrnn.errors import CharRNNWarning
 from charrnn.machine import capture
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.runtime import Runtime, open_runtime
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+from tests.conftest import needs_cuda
 
 
 @needs_cuda
-def test_recorded_step_computes_what_the_step_itself_does() -> None:
+def test_recorded_step_computes_on_cuda_what_the_step_itself_does() -> None:
     runtime = open_runtime("cuda", "float32")
     total, given = (torch.zeros((), device="cuda") for _ in range(2))
     step = runtime.capture(lambda: total.add_(given * 2))  # type: ignore[arg-type]
@@ -25,16 +24,41 @@ def test_recorded_step_computes_what_the_step_itself_does() -> None:
     assert float(total) == 90
 
 
-@needs_cuda
-def test_recorded_step_draws_new_random_numbers_each_time() -> None:
-    runtime = open_runtime("cuda", "float32")
-    drawn = torch.zeros(8, device="cuda")
-    step = runtime.capture(lambda: drawn.copy_(torch.rand(8, device="cuda")))  # type: ignore[arg-type]
+def draws(step: Callable[[], None], into: torch.Tensor) -> set[tuple[float, ...]]:
+    """The numbers of eight steps."""
     seen = set()
     for _ in range(8):
         step()
-        seen.add(tuple(drawn.tolist()))
-    assert len(seen) == 8
+        seen.add(tuple(into.tolist()))
+    return seen
+
+
+@needs_cuda
+def test_recorded_step_on_cuda_draws_new_random_numbers_each_time() -> None:
+    runtime = open_runtime("cuda", "float32")
+    drawn = torch.zeros(8, device="cuda")
+    step = runtime.capture(lambda: drawn.copy_(torch.rand(8, device="cuda")))  # type: ignore[arg-type]
+    assert len(draws(step, drawn)) == 8
+
+
+@needs_cuda
+def test_step_that_waits_for_cuda_is_run_as_it_is_and_the_next_one_is_recorded() -> None:
+    runtime = open_runtime("cuda", "float32")
+    drawn = torch.zeros(8, device="cuda")
+
+    def draw() -> None:
+        drawn.copy_(torch.rand(8, device="cuda"))
+
+    def draw_and_wait() -> None:
+        draw()
+        float(drawn.sum())
+
+    with pytest.warns(CharRNNWarning, match="steps are not recorded"):
+        before = draws(runtime.capture(draw_and_wait), drawn)
+    torch.cuda.empty_cache()
+    recorded = CapturedStep(draw, runtime.device, lambda: None)
+    assert len(before | draws(recorded, drawn)) == 16
+    assert recorded._graph is not None
 
 
 class FakeStream:

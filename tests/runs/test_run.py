@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from charrnn.config import Cell, ModelOptions, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
-from charrnn.machine.runtime import Runtime, compute_deterministically, open_runtime
+from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs import run as run_module
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
@@ -27,7 +27,7 @@ from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
-from tests.conftest import CPU, TINY, Told, described, needs_bfloat16
+from tests.conftest import CPU, TINY, Told, described, needs_bfloat16, needs_cuda
 
 OPEN = ModelOptions()
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
@@ -83,17 +83,7 @@ class Interrupt(Recorder):
             self._run.trainer.request_stop()
 
 
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    compute_deterministically()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 SHORT_EPOCHS = replace(CONFIG, batch_size=16, seq_length=16, steps=27, eval_every=6)
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 Begin = Callable[..., Run]
