@@ -127,7 +127,8 @@ def resume(
     config = _changed(checkpoint, given, folder)
     runtime = _reopen_runtime(device, given.get("precision", checkpoint.precision), notify)
     seed_everything(checkpoint.seed)
-    text = TrainingText.split(corpus.indices, choose_layout(config, len(corpus.indices), runtime), corpus.check)
+    layout = choose_layout(config, len(corpus.indices), runtime)
+    text = TrainingText.split(corpus.indices, layout, corpus.check).placed(runtime)
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from charrnn.config import Cell, ModelOptions, TrainingConfig
 from charrnn.errors import CharRNNError
@@ -27,6 +28,7 @@ from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
+from charrnn.training.heuristics import lacking_memory
 from tests.conftest import CPU, TINY, Told, described, needs_bfloat16, needs_cuda
 
 OPEN = ModelOptions()
@@ -426,6 +428,34 @@ def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
         start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
     with pytest.raises(CharRNNError, match=r"out of memory"):
         resume(run.folder, corpus, {}, "cpu")
+
+
+def test_text_on_the_device_leaves_less_memory_to_the_training(
+    corpus: Corpus, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.drive([])
+    free = 0
+
+    def place(runtime: Runtime, tensor: Tensor) -> Tensor:
+        nonlocal free
+        free -= tensor.nbytes
+        return tensor
+
+    monkeypatch.setattr(Runtime, "place", place)
+    monkeypatch.setattr(Runtime, "free_memory", lambda runtime: free)
+    while lacking_memory(run.trainer.bptt.model.config, run.trainer.layout, CPU) is not None:
+        free += 1000
+    needed = free
+    other = RunFolder(tmp_path / "other")
+    for begin in (
+        functools.partial(start, other, corpus, TINY, CONFIG, CPU),
+        functools.partial(resume, run.folder, corpus, {}, "cpu"),
+    ):
+        free = needed + corpus.indices.nbytes
+        begin()
+        free = needed
+        with pytest.raises(CharRNNError, match="out of memory"):
+            begin()
 
 
 @needs_cuda
