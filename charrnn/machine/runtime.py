@@ -44,6 +44,17 @@ class Runtime:
         """Move a tensor to the device."""
         return tensor.to(self.device)
 
+    def send(self, tensor: Tensor) -> Tensor:
+        """Move a small tensor to the device; a GPU is not waited for, so that it works while the next one is read.
+
+        The tensor passes through pinned memory, which PyTorch keeps for the next ones, and does not fill again before
+        an event has told that it was read.
+        """
+        if self.device.type != "cuda" or tensor.device.type != "cpu":
+            return self.place(tensor)
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor).to(self.device, non_blocking=True)
+
     @property
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.

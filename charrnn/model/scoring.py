@@ -131,8 +131,8 @@ def evaluate(
             if losses and is_time_up():
                 break
             with runtime.autocast():
-                logits, state = model(runtime.place(x), state)
-            targets = runtime.place(y).flatten()
+                logits, state = model(runtime.send(x), state)
+            targets = runtime.send(y).flatten()
             losses.append(F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum"))
             counts.append((y != IGNORE).sum())
     count = sum(torch.stack(counts).tolist())

@@ -71,7 +71,7 @@ class TruncatedBPTT:
         for group in self._optimizer.param_groups:
             group["lr"].fill_(learning_rate)
         with self.text.watched():
-            self._chunk.copy_(chunk_at(self.text.train, self.layout, self.cursor))
+            self._chunk.copy_(self.runtime.send(chunk_at(self.text.train, self.layout, self.cursor)))
             self._update()
         step = self.cursor.epoch * self.layout.num_chunks + self.cursor.chunk + 1
         weight = max(1 - _LOSS_MEMORY, 1 / step)  # a plain mean at first

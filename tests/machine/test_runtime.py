@@ -160,6 +160,28 @@ def test_memory_that_pytorch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch: pytes
     assert Runtime(torch.device("cuda"), torch.float16).free_memory() == 1300
 
 
+def test_tensor_is_sent_to_a_gpu_through_pinned_memory_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[torch.Tensor, bool]] = []
+
+    class Pinned(torch.Tensor):
+        def to(self, device: torch.device, *, non_blocking: bool) -> torch.Tensor:  # type: ignore[override]
+            assert device.type == "cuda"
+            sent.append((self.as_subclass(torch.Tensor), non_blocking))
+            return sent[-1][0]
+
+    def empty(shape: torch.Size, *, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        return torch.zeros(shape, dtype=dtype).as_subclass(Pinned)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    text = torch.arange(100, dtype=torch.uint8)
+    chunk = text.as_strided((2, 3), (50, 1)).t()
+    assert torch.equal(Runtime(torch.device("cuda"), torch.float16).send(chunk), chunk)
+    ((pinned, non_blocking),) = sent
+    assert (pinned.untyped_storage().nbytes(), non_blocking) == (6, True)
+    assert CPU.send(chunk) is chunk
+
+
 def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: enabled)
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
