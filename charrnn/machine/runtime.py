@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from charrnn.machine.capture import CapturedStep
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
 _HUGE_PAGE = 2**21
+_STEPS_AHEAD = 16  # of the host before a GPU: enough to keep it busy
 _Result = TypeVar("_Result")
 
 
@@ -176,6 +178,22 @@ class Runtime:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+    def pace(self) -> Callable[[], None]:
+        """A call for the end of each step: it keeps the host a few steps ahead of a GPU, and no more.
+
+        The host looks at the clock and for signals, and a GPU takes hundreds of steps before it is waited for.
+        """
+        if self.device.type != "cuda":
+            return lambda: None
+        ends: deque[torch.cuda.Event] = deque()
+
+        def wait() -> None:
+            ends.append(torch.cuda.current_stream(self.device).record_event())
+            if len(ends) > _STEPS_AHEAD:
+                ends.popleft().synchronize()
+
+        return wait
 
     def random_state(self) -> dict[str, Tensor]:
         """States of the random generators that this device uses."""

@@ -57,6 +57,7 @@ class TruncatedBPTT:
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._state = model.initial_state(B)
         self._update = runtime.capture(self._update_weights, self.reset)
+        self._pace = runtime.pace()
         self.seconds_per_step: float | None = None
         """As `timing.py` has measured it."""
 
@@ -79,6 +80,7 @@ class TruncatedBPTT:
         epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._offsets)
         if self.cursor.epoch > epoch:
             clear(self._state)  # the streams begin anew, at other places of the text
+        self._pace()
 
     def _update_weights(self) -> None:
         """Forward, loss, backward, clip, update, carry; the rest is float16 and what a device needs to record it."""
