@@ -156,3 +156,11 @@ def test_recording_that_fails_leaves_the_allocator_and_the_random_generator_as_t
     with failing if fails or is_refused else contextlib.nullcontext():
         capture.record(step, FakeStream())  # type: ignore[arg-type]
     assert calls == [("begin", (0, 7)), "step", "end", *after]
+
+
+def test_all_recordings_on_a_device_share_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    capture._side_stream.cache_clear()
+    steps = [CapturedStep(list[int]().clear, torch.device("cuda", i), lambda: None) for i in (0, 0, 1)]
+    capture._side_stream.cache_clear()
+    assert steps[0]._stream is steps[1]._stream is not steps[2]._stream

@@ -1,5 +1,6 @@
 """Devices and precisions."""
 
+import contextlib
 import gc
 import sys
 import time
@@ -18,6 +19,7 @@ from charrnn.machine.runtime import (
     Runtime,
     Threads,
     can_compute,
+    exact_float32,
     fbgemm,
     open_runtime,
     seed_everything,
@@ -180,6 +182,45 @@ def test_tensor_is_sent_to_a_gpu_through_pinned_memory_of_its_own_size(monkeypat
     ((pinned, non_blocking),) = sent
     assert (pinned.untyped_storage().nbytes(), non_blocking) == (6, True)
     assert CPU.send(chunk) is chunk
+
+
+def test_host_runs_no_more_than_a_few_steps_ahead_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Stream:
+        def record_event(self) -> SimpleNamespace:
+            name = f"end {len(calls)}"
+            calls.append(name)
+            return SimpleNamespace(synchronize=lambda: calls.append(f"wait for {name}"))
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    pace = Runtime(torch.device("cuda"), torch.float16).pace()
+    for _ in range(17):
+        pace()
+    assert calls == [*(f"end {i}" for i in range(17)), "wait for end 0"]
+    pace()
+    assert calls[-1] == "wait for end 1"
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_gpus_are_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *device: waited.append(device))
+    Runtime(torch.device(kind), torch.float32).synchronize()
+    assert len(waited) == 1
+
+
+def test_prompts_are_read_in_exact_float32_on_a_gpu() -> None:
+    layers, gpu = torch.backends.cudnn.rnn, Runtime(torch.device("cuda"), torch.float32)
+    before = layers.fp32_precision  # type: ignore[attr-defined]
+    with contextlib.suppress(ZeroDivisionError), exact_float32(gpu):
+        assert layers.fp32_precision == "ieee"  # type: ignore[attr-defined]
+        raise ZeroDivisionError
+    assert layers.fp32_precision == before != "ieee"  # type: ignore[attr-defined]
+
+
+def test_mps_has_no_float16_whose_infinite_gradients_it_would_take() -> None:
+    assert not can_compute(torch.device("mps"), torch.float16)
 
 
 def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
