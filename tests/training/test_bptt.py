@@ -77,7 +77,7 @@ def test_recorded_steps_are_those_that_they_record(
 ) -> None:
     recorded = make(case, open_runtime(device, precision))
     found = take_steps(recorded, 10)
-    if isinstance(recorded._update, CapturedStep) and case.vocab_size < 600:  # the last gradient is that of a look-up
+    if isinstance(recorded._update, CapturedStep) and case.vocab_size <= 512:  # more are looked up
         assert recorded._update._graph is not None
     monkeypatch.setenv("CHARRNN_CAPTURE", "0")
     expected = take_steps(make(case, open_runtime(device, precision)), 10)
