@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from charrnn.cli.app import main
 from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
-from charrnn.machine.runtime import Runtime, can_compute
+from charrnn.machine.runtime import Runtime, can_compute, compute_deterministically
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
@@ -34,6 +34,7 @@ settings.load_profile("ci")
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\na hen ran to the den.\n" * 40
 CPU = Runtime(torch.device("cpu"), torch.float32)
 needs_fbgemm = pytest.mark.skipif(not CPU.has_fbgemm, reason="needs FBGEMM")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_bfloat16 = pytest.mark.skipif(
     not can_compute(CPU.device, torch.bfloat16), reason="needs a CPU that computes an LSTM in bfloat16"
 )
@@ -149,6 +150,13 @@ def charrnn(request: pytest.FixtureRequest) -> Command:
         return done
 
     return run
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    compute_deterministically()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 class Told(list[str]):

@@ -1,12 +1,15 @@
 """Measuring this machine."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from typer.testing import CliRunner
 
 from charrnn import benchmark
+from charrnn.benchmark import run_benchmark
 from charrnn.cli.app import app
+from charrnn.config import Cell, TrainingConfig
 from charrnn.machine.runtime import Runtime
 from tests.conftest import CPU
 
@@ -46,3 +49,23 @@ def test_table_has_a_line_for_each_reference() -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 1 + 2 + 2 * NUM_PRECISIONS + 1 + 1
     assert all(line.endswith("x") for line in lines[1:])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_training_that_is_recorded_is_held_against_a_loop_that_is_recorded_too(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+
+    def capture(runtime: Runtime, step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(step)
+        reset()  # as after a recording that fails
+        return step
+
+    monkeypatch.setattr(Runtime, "captures", True)
+    monkeypatch.setattr(Runtime, "capture", capture)
+    shape = {"cell": cell, "hidden_size": 16, "num_layers": 2}
+    training = next(run_benchmark(shape, TrainingConfig(batch_size=2, seq_length=3), CPU))
+    assert list(training.references) == ["bare loop", "bare loop, recorded", "matrix products alone"]
+    assert all(rate > 0 for rate in training.references.values())
+    assert len(recorded) == 2

@@ -48,7 +48,7 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     causes = [error, error.__context__]  # a failed clean-up may mask the cause
     told = " ".join(str(cause).lower() for cause in causes if cause is not None)
-    return any(sign in told for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
+    return any(sign in told for sign in ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed"))
 
 
 app = typer.Typer(

@@ -5,6 +5,7 @@ import functools
 import gc
 import warnings
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -53,26 +54,43 @@ class CapturedStep:
         except RuntimeError as error:
             self._has_failed = True
             self._reset()
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             warnings.warn(f"steps are not recorded, so they are slower: {reason}", CharRNNWarning, stacklevel=2)
 
 
 def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda.CUDAGraph":
     """Record a step without running it, and leave the current stream as it was. Raises: RuntimeError, the first one."""
-    graph = torch.cuda.CUDAGraph()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    generator = torch.cuda.default_generators[stream.device.index]
+    random_state = generator.clone_state()
     torch.cuda.synchronize(stream.device)
     gc.collect()
     torch.cuda.empty_cache()
     with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")  # other threads may go on to use the device
         try:
+            # Other threads may go on to use the device.
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             step()
+            graph.capture_end()
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # which would mask the cause
-                graph.capture_end()
+            _break_off(graph, pool, stream.device)
+            generator.graphsafe_set_state(random_state)
             raise
-        graph.capture_end()
     return graph
+
+
+def _break_off(graph: "torch.cuda.CUDAGraph", pool: Any, device: torch.device) -> None:
+    """End a failed recording without masking its error.
+
+    CUDA may refuse to end it. PyTorch's allocator then takes it for being under way, and fails once it has to free
+    memory; in PyTorch before 2.13 the random generator does so too, and refuses to draw.
+    """
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        with contextlib.suppress(AttributeError, RuntimeError):  # private functions; or the recording never began
+            torch._C._cuda_endAllocateToPool(device.index, pool)
+            torch._C._cuda_releasePool(device.index, pool)
 
 
 _steps: "WeakSet[CapturedStep]" = WeakSet()

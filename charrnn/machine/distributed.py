@@ -16,8 +16,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from charrnn.errors import CharRNNError
 from charrnn.machine.capture import release_recordings
@@ -150,12 +150,13 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if (place := local_rank()) is None:
         yield ALONE
         return
-    from torch.distributed.rendezvous import rendezvous  # which not every build has
+    from torch._C._distributed_c10d import PrefixStore  # which not every build has
+    from torch.distributed.rendezvous import rendezvous
 
     with _noticing_losses():
         store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
         # Of the attempt before, which left its addresses, torchrun may hand on the store.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(device)

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.distributed import ALONE, Ranks, local_rank
@@ -25,6 +27,7 @@ from charrnn.machine.distributed import ALONE, Ranks, local_rank
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
 _HUGE_PAGE = 2**21
+_STEPS_AHEAD = 16  # of the host before a GPU: enough to keep it busy
 _Result = TypeVar("_Result")
 
 
@@ -45,6 +48,17 @@ class Runtime:
         """Move a tensor to the device."""
         return tensor.to(self.device)
 
+    def send(self, tensor: Tensor) -> Tensor:
+        """Move a small tensor to the device; a GPU is not waited for, so that it works while the next one is read.
+
+        The tensor passes through pinned memory, which PyTorch keeps for the next ones, and does not fill again before
+        an event has told that it was read.
+        """
+        if self.device.type != "cuda" or tensor.device.type != "cpu":
+            return self.place(tensor)
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor).to(self.device, non_blocking=True)
+
     @property
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
@@ -63,6 +77,20 @@ class Runtime:
         The gradient of a look-up of more than 3,072 symbols could not be recorded (pytorch#82886).
         """
         return self.device.type == "cuda"
+
+    def input_multiple(self, cell: Cell, hidden_size: int, T: int, B: int) -> int:
+        """The number whose multiples suit the width of a layer's inputs (T, B, I) in training; 1 if any width does.
+
+        cuDNN's persistent kernels keep the weights of an LSTM on the chip from step to step. In half precision PyTorch
+        takes them where the inputs, too, are a multiple of 128 wide. Below 256 units it takes another kernel.
+        Source: `get_algo` in PyTorch's aten/src/ATen/native/cudnn/RNN.cpp.
+        """
+        if self.device.type != "cuda" or self.dtype == torch.float32:
+            return 1
+        if cell != "lstm" or hidden_size not in range(256, 1025, 128):
+            return 1
+        is_there = _has_persistent_lstm(torch.cuda.get_device_properties(self.device), T, B)
+        return 128 if is_there and _can_train_lstm(self.device, self.dtype, T, B, hidden_size) else 1
 
     @property
     def max_streams(self) -> int:
@@ -149,6 +177,22 @@ class Runtime:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+    def pace(self) -> Callable[[], None]:
+        """A call for the end of each step: it keeps the host a few steps ahead of a GPU, and no more.
+
+        The host looks at the clock and for signals, and a GPU takes hundreds of steps before it is waited for.
+        """
+        if self.device.type != "cuda":
+            return lambda: None
+        ends: deque[torch.cuda.Event] = deque()
+
+        def wait() -> None:
+            ends.append(torch.cuda.current_stream(self.device).record_event())
+            if len(ends) > _STEPS_AHEAD:
+                ends.popleft().synchronize()
+
+        return wait
 
     def random_state(self) -> dict[str, Tensor]:
         """States of the random generators that this device uses, in all processes: those of rank 1 end with ".1"."""
@@ -287,7 +331,8 @@ def compute_deterministically() -> None:
 
 def _free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept_for_reuse = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept_for_reuse
     return _free_host_memory() if device.type == "cpu" else None
 
 
@@ -334,15 +379,18 @@ def _choose_kind() -> str:
 
 @functools.cache
 def failure(device: torch.device) -> str | None:
-    """The reason why a device does not run one small kernel, or None if it does.
+    """The reason why a device does not train a tiny LSTM, or None if it does.
 
-    A driver may be too old, or a GPU one for which this build of PyTorch has no kernels, of which it only warns.
+    A driver may be too old, or a GPU one for which this build of PyTorch has no kernels, of which it only warns, or
+    its cuDNN none.
     """
+    if device.type == "cpu":
+        return None
     try:
         with warnings.catch_warnings(action="ignore"):
-            float(torch.ones(2, device=device).sum())  # which waits for the result
-    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
-        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+            _train_lstm(*_make_lstm(2, 8, 8, device))
+    except Exception as error:  # of several classes: a build without CUDA, say, raises an AssertionError
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         return reason if device.type != "cuda" else f"{reason} ({_cuda_versions()})"
     return None
 
@@ -426,12 +474,30 @@ def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
         return True
     if device.type != "cuda" and dtype == torch.float16:
         return False  # few CPUs support it, and on MPS a step with an infinite gradient would be taken
+    return _can_train_lstm(device, dtype, T=2, B=8, H=8)
+
+
+def _can_train_lstm(device: torch.device, dtype: torch.dtype, T: int, B: int, H: int) -> bool:
+    """True if a training step of an LSTM on inputs (T, B, H) works in half precision."""
     try:
         with torch.autocast(device.type, dtype):
-            _train_lstm(*_make_lstm(2, 8, 8, device))
+            _train_lstm(*_make_lstm(T, B, H, device))
     except RuntimeError:
         return False
     return True
+
+
+def _has_persistent_lstm(gpu: Any, T: int, B: int) -> bool:
+    """True if PyTorch takes cuDNN's persistent kernel on this GPU for chunks (T, B).
+
+    Source: `use_persist_device_heuristics` in PyTorch's aten/src/ATen/native/cudnn/RNN.cpp.
+    """
+    if gpu.major == 7:
+        max_streams = 128 if T >= 40 else 96 if T >= 20 else 32 if T >= 10 else 0
+        is_fast = B == 8 or (B % 16 == 0 and B not in (80, 112))
+        return gpu.minor != 5 and is_fast and max_streams >= B
+    is_large = gpu.major >= 8 and gpu.minor != 6 and gpu.multi_processor_count >= 98
+    return is_large and B % 8 == 0 and B <= 128
 
 
 def _either(names: list[str]) -> str:

@@ -136,8 +136,8 @@ def evaluate(
             if not y.numel():  # fewer streams than processes
                 continue
             with runtime.autocast():
-                logits, state = model(runtime.place(x), state)
-            targets = runtime.place(y).flatten()
+                logits, state = model(runtime.send(x), state)
+            targets = runtime.send(y).flatten()
             losses.append(F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum"))
             counts.append((y != IGNORE).sum())
     total, count = runtime.ranks.sum([sum(torch.stack(each).tolist()) if each else 0 for each in (losses, counts)])

@@ -187,7 +187,7 @@ def resume(
     runtime = _open_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
     seed_everything(checkpoint.seed)
     layout = choose_layout(config, len(corpus.indices), runtime)
-    text = TrainingText.split(corpus.indices, layout, corpus.check, ranks.size)
+    text = TrainingText.split(corpus.indices, layout, corpus.check, ranks.size).placed(runtime)
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):

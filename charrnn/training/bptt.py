@@ -42,8 +42,11 @@ class TruncatedBPTT:
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.model = model.to(runtime.device)
-        model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
         self.layout = text.layout
+        self._streams = runtime.ranks.part(self.layout.batch_size)
+        T, B = self.layout.seq_length, self._streams.stop - self._streams.start
+        model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
+        model.stack.input_multiple = runtime.input_multiple(model.config.cell, model.config.hidden_size, T, B)
         self.loss, self.mean_loss = (runtime.place(torch.zeros(())) for _ in range(2))
         self.text = text.placed(runtime)
         self.runtime = runtime
@@ -53,13 +56,12 @@ class TruncatedBPTT:
         self._generator = torch.Generator().manual_seed(torch.initial_seed())
         """Of what concerns all streams: the same in all processes."""
         self.cursor = Cursor(0, 0, draw_offset(self.layout, self._generator))
-        self._streams = runtime.ranks.part(self.layout.batch_size)
         # These stay where they are, so that a device can record and replay the step.
-        T, B = self.layout.seq_length, self._streams.stop - self._streams.start
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._keep = torch.ones(B, dtype=torch.bool, device=runtime.device)
         self._state = model.initial_state(B)
         self._update = runtime.capture(self._update_weights, self.reset)
+        self._pace = runtime.pace()
         self.seconds_per_step: float | None = None
         """As `timing.py` has measured it."""
 
@@ -76,8 +78,9 @@ class TruncatedBPTT:
         before = self._generator.get_state()
         try:
             with self.text.watched():
-                self._chunk.copy_(chunk_at(self.text.train, self.layout, self.cursor)[:, self._streams])
-                self._keep.copy_(self._draw_keep())
+                chunk = chunk_at(self.text.train, self.layout, self.cursor)[:, self._streams]
+                self._chunk.copy_(self.runtime.send(chunk))
+                self._keep.copy_(self.runtime.send(self._draw_keep()))
                 self._update()
         except CorpusChangedError:
             self._generator.set_state(before)  # for the same step, once the corpus is whole again
@@ -88,6 +91,7 @@ class TruncatedBPTT:
         epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._generator)
         if self.cursor.epoch > epoch:
             clear(self._state)  # the streams begin anew, at other places of the text
+        self._pace()
 
     def _update_weights(self) -> None:
         """Forward, loss, backward, clip, update, carry; the rest is float16 and what a device needs to record it."""

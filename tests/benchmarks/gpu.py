@@ -7,7 +7,7 @@ pytest and hypothesis for the tests, which are left out without them):
     python -m tests.benchmarks.gpu --device cpu      all parts, shrunk: to find the faults of this file itself
 
 1. Versions; the tests for GPUs; cells, precisions, embeddings, layouts, each recorded and not; determinism; resume.
-2. The time of a step by streams and chunk, with one-hot and wider inputs, and two profiles.
+2. The time of a step by streams and chunk, with inputs padded, looked up, wider, one-hot; bare loops; two profiles.
 3. Sampling one and many streams beside the usual loop, by steps between two looks.
 4. A minute of training, by layout and learning rate, for two sizes.
 """
@@ -18,27 +18,27 @@ import importlib.util
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from charrnn import benchmark
+from charrnn.benchmark import Work
 from charrnn.config import SIZES, Cell, ModelConfig, TrainingConfig
 from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
 from charrnn.training.events import Progress
-from charrnn.training.streams import TrainingText
+from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
 from tests.benchmarks.sampling import rate_of
 
@@ -58,7 +58,7 @@ class Scale:
     sizes: tuple[str, ...] = ("medium", "large")
     num_samples: tuple[int, ...] = (1, 64, 1024)
     max_steps: tuple[int, ...] = (16, 32, 128)
-    seconds: float = 3.0
+    seconds: float = 2.0
     minutes: float = 1.0
     train_layouts: tuple[tuple[int, int], ...] = ((32, 32), (64, 64), (128, 64))
 
@@ -116,7 +116,7 @@ def works(device: str, text: Path, scale: Scale) -> None:
     tell("versions", device=name, python=sys.version.split()[0], **versions)
     if device == "cuda" and all(importlib.util.find_spec(name) for name in ("pytest", "hypothesis")):
         folders = [f"tests/{folder}" for folder in ("machine", "model", "training", "sampling", "runs")]
-        line = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", *folders]
+        line = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "--continue-on-collection-errors", *folders]
         done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
         tell("tests", outcome=done.stdout.strip().splitlines()[-12:])
     layouts, precisions = (
@@ -144,8 +144,7 @@ def resume_apart(device: str, layout: tuple[int, int], scale: Scale) -> float:
     config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size, dropout=0.1)
     whole, resumed = (make_trainer(config, layout, open_runtime(device), steps=40) for _ in range(2))
     run = whole.run()
-    for _ in itertools.islice(run, 20):
-        pass
+    take_steps(run, 20)
     snapshot = whole.snapshot().copy()
     expected = [float(event.train_loss) for event in run if isinstance(event, Progress)]
     resumed.load(snapshot)
@@ -153,71 +152,59 @@ def resume_apart(device: str, layout: tuple[int, int], scale: Scale) -> float:
     return max(abs(a - b) for a, b in zip(expected, found, strict=True))
 
 
-def seconds_per_step(trainer: Trainer, seconds: float) -> float:
-    """Median of five rounds of steps, each waited for at its end."""
-    run, rounds = trainer.run(), []
-    for _ in itertools.islice(run, 10):
-        pass
-    for _ in range(5):
-        trainer.bptt.runtime.synchronize()
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds / 5:
-            count += sum(1 for _ in itertools.islice(run, 10))
-            trainer.bptt.runtime.synchronize()
-        rounds.append((time.perf_counter() - begin) / count)
-    return statistics.median(rounds)
+def work_rate(work: Work, runtime: Runtime, seconds: float) -> float:
+    """Units per second of a work: the median of five rounds."""
+    benchmark._SECONDS = seconds / benchmark._ROUNDS
+    return benchmark._measure({"": work}, runtime)[""]
+
+
+VARIANTS: dict[str, tuple[int | None, int, bool]] = {
+    "padded": (64, 128, True),
+    "not padded": (64, 1, True),
+    "padded, looked up": (64, 128, False),
+    "wide": (128, 128, True),
+    "one-hot": (None, 128, True),
+}
+"""The embedding's size, what its width is padded to a multiple of, and whether it is multiplied or looked up."""
 
 
 def step_times(device: str, text: Path, scale: Scale) -> None:
     """Part 2."""
     runtime = open_runtime(device)
-    for size, B, T in itertools.product(scale.sizes, scale.batch_sizes, scale.seq_lengths):
-        for E in (64, 128, None) if (scale.batch_sizes[-1], scale.seq_lengths[-1]) == (B, T) else (64, 128):
-            case = {"size": size, "layout": (B, T), "embedding_size": E, "precision": runtime.precision}
-            with attempt("step", **case):
-                shape: dict[str, Any] = {**SIZES[size], "embedding_size": E}  # type: ignore[index]
-                trainer = make_trainer(ModelConfig(vocab_size=V, dropout=0.1, **shape), (B, T), runtime)
-                step = seconds_per_step(trainer, scale.seconds)
-                tell("step", **case, microseconds=1e6 * step, chars_per_second=B * T / step)
-    bare = bare_step_time(runtime, scale)
-    tell("bare loop", layout=(scale.batch_sizes[0], scale.seq_lengths[0]), microseconds=1e6 * bare)
+    for size, B, T, variant in itertools.product(scale.sizes, scale.batch_sizes, scale.seq_lengths, VARIANTS):
+        E, multiple, multiplies = VARIANTS[variant]
+        case = {"size": size, "layout": (B, T), "variant": variant, "precision": runtime.precision}
+        with attempt("step", **case):
+            config = ModelConfig(vocab_size=V, dropout=0.1, **{**SIZES[size], "embedding_size": E})  # type: ignore[index]
+            trainer = make_trainer(config, (B, T), runtime)
+            model = trainer.bptt.model
+            by_default = model.stack.input_multiple
+            model.stack.input_multiple, model.multiplies_one_hot = multiple, multiplies
+            steps = work_rate(partial(take_steps, trainer.run(), 10), runtime, scale.seconds)
+            tell("step", **case, microseconds=1e6 / steps, chars_per_second=B * T * steps, multiple=by_default)
+    for layout, records in itertools.product(scale.smoke_layouts, (False, True)):
+        with attempt("bare loop", layout=layout, records=records):
+            config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size)
+            bare = benchmark._bare_training(config, Layout(*layout, 1, 0), runtime, records=records)
+            found = work_rate(bare, runtime, scale.seconds)
+            tell("bare loop", layout=layout, records=records, chars_per_second=found)
     for layout in scale.smoke_layouts:
         with attempt("profile", layout=layout):
             tell("profile", layout=layout, kernels=largest_kernels(device, layout, runtime, scale))
 
 
-def bare_step_time(runtime: Runtime, scale: Scale) -> float:
-    """Seconds of a step of nn.LSTM and AdamW as a tutorial writes them, for the first layout of a medium model."""
-    B, T, H = scale.batch_sizes[0], scale.seq_lengths[0], scale.hidden_size
-    model = nn.ModuleDict({"embed": nn.Embedding(V, 64), "lstm": nn.LSTM(64, H), "head": nn.Linear(H, V)})
-    model.to(runtime.device)
-    optimizer, scaler = torch.optim.AdamW(model.parameters()), runtime.gradient_scaler()
-    text, rounds = torch.randint(V, (T + 1, B), device=runtime.device), []
-    for _ in range(3):
-        runtime.synchronize()
-        begin = time.perf_counter()
-        for _ in range(20):
-            optimizer.zero_grad()
-            with runtime.autocast():
-                logits = model["head"](model["lstm"](model["embed"](text[:-1]))[0])
-            loss = F.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten())
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-        runtime.synchronize()
-        rounds.append((time.perf_counter() - begin) / 20)
-    return min(rounds)
+def take_steps(run: Iterator[object], num_steps: int) -> float:
+    """Take steps of a training; returns their number."""
+    return float(sum(1 for _ in itertools.islice(run, num_steps)))
 
 
 def largest_kernels(device: str, layout: tuple[int, int], runtime: Runtime, scale: Scale) -> dict[str, float]:
     """Shares of the device's time of the twelve kernels that take most of it."""
     config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size, dropout=0.1)
     run = make_trainer(config, layout, runtime).run()
-    for _ in itertools.islice(run, 20):
-        pass
+    take_steps(run, 20)
     with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as profiler:
-        for _ in itertools.islice(run, 20):
-            pass
+        take_steps(run, 20)
         runtime.synchronize()
     times = {row.key: row.self_device_time_total or row.self_cpu_time_total for row in profiler.key_averages()}
     largest = sorted(times.items(), key=lambda item: -item[1])[:12]

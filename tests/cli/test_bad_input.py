@@ -156,6 +156,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
         "CUDA out of memory. Tried to allocate 2 GiB",
         "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])

@@ -10,12 +10,11 @@ from charrnn.errors import CharRNNWarning
 from charrnn.machine import capture
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.runtime import Runtime, open_runtime
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+from tests.conftest import needs_cuda
 
 
 @needs_cuda
-def test_recorded_step_computes_what_the_step_itself_does() -> None:
+def test_recorded_step_computes_on_cuda_what_the_step_itself_does() -> None:
     runtime = open_runtime("cuda", "float32")
     total, given = (torch.zeros((), device="cuda") for _ in range(2))
     step = runtime.capture(lambda: total.add_(given * 2))  # type: ignore[arg-type]
@@ -25,35 +24,65 @@ def test_recorded_step_computes_what_the_step_itself_does() -> None:
     assert float(total) == 90
 
 
-@needs_cuda
-def test_recorded_step_draws_new_random_numbers_each_time() -> None:
-    runtime = open_runtime("cuda", "float32")
-    drawn = torch.zeros(8, device="cuda")
-    step = runtime.capture(lambda: drawn.copy_(torch.rand(8, device="cuda")))  # type: ignore[arg-type]
+def draws(step: Callable[[], None], into: torch.Tensor) -> set[tuple[float, ...]]:
+    """The numbers of eight steps."""
     seen = set()
     for _ in range(8):
         step()
-        seen.add(tuple(drawn.tolist()))
-    assert len(seen) == 8
+        seen.add(tuple(into.tolist()))
+    return seen
+
+
+@needs_cuda
+def test_recorded_step_on_cuda_draws_new_random_numbers_each_time() -> None:
+    runtime = open_runtime("cuda", "float32")
+    drawn = torch.zeros(8, device="cuda")
+    step = runtime.capture(lambda: drawn.copy_(torch.rand(8, device="cuda")))  # type: ignore[arg-type]
+    assert len(draws(step, drawn)) == 8
+
+
+@needs_cuda
+def test_step_that_waits_for_cuda_is_run_as_it_is_and_the_next_one_is_recorded() -> None:
+    runtime = open_runtime("cuda", "float32")
+    drawn = torch.zeros(8, device="cuda")
+
+    def draw() -> None:
+        drawn.copy_(torch.rand(8, device="cuda"))
+
+    def draw_and_wait() -> None:
+        draw()
+        float(drawn.sum())
+
+    with pytest.warns(CharRNNWarning, match="steps are not recorded"):
+        before = draws(runtime.capture(draw_and_wait), drawn)
+    torch.cuda.empty_cache()
+    recorded = CapturedStep(draw, runtime.device, lambda: None)
+    assert len(before | draws(recorded, drawn)) == 16
+    assert recorded._graph is not None
 
 
 class FakeStream:
     """A stream of a machine without a GPU."""
 
-    device = torch.device("cpu")
+    device = torch.device("cuda", 0)
 
     def wait_stream(self, other: object) -> None:
         pass
 
 
+@pytest.fixture
+def fake_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_side_stream", lambda device: FakeStream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("fake_streams")
 def test_step_that_cannot_be_recorded_is_run_as_it_is_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(capture, "record", fail)
-    monkeypatch.setattr(capture, "_side_stream", lambda device: FakeStream())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     calls: list[str] = []
     step = CapturedStep(lambda: calls.append("step"), torch.device("cuda"), lambda: calls.append("reset"))
     with pytest.warns(CharRNNWarning, match="steps are not recorded.*: CUDA error: operation") as told:
@@ -72,3 +101,66 @@ def test_environment_turns_recording_off(monkeypatch: pytest.MonkeyPatch) -> Non
     assert runtime.captures
     monkeypatch.setenv("CHARRNN_CAPTURE", "0")
     assert not runtime.captures
+
+
+class FakeGraph:
+    """A recording that ends, or that CUDA refuses to end, as it does after an operation that waits for the device."""
+
+    def __init__(self, calls: list[object], *, is_refused: bool) -> None:
+        self.calls, self.is_refused = calls, is_refused
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        self.calls.append(("begin", pool))
+
+    def capture_end(self) -> None:
+        self.calls.append("end")
+        if self.is_refused:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+@pytest.mark.usefixtures("fake_streams")
+@pytest.mark.parametrize(
+    ("is_refused", "fails", "after"),
+    [
+        (False, False, []),
+        (False, True, ["random state"]),
+        (True, True, ["allocator", "pool", "random state"]),
+        (True, False, ["end", "allocator", "pool", "random state"]),
+    ],
+)
+def test_recording_that_fails_leaves_the_allocator_and_the_random_generator_as_they_were(
+    monkeypatch: pytest.MonkeyPatch, is_refused: bool, fails: bool, after: list[str]
+) -> None:
+    calls: list[object] = []
+
+    class FakeGenerator:
+        def clone_state(self) -> str:
+            return "random state"
+
+        def graphsafe_set_state(self, state: str) -> None:
+            calls.append(state)
+
+    def step() -> None:
+        calls.append("step")
+        if fails:
+            raise RuntimeError("the cause")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(calls, is_refused=is_refused))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch.cuda, "default_generators", (FakeGenerator(),))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for name, call in (("_cuda_endAllocateToPool", "allocator"), ("_cuda_releasePool", "pool")):
+        monkeypatch.setattr(torch._C, name, lambda device, pool, call=call: calls.append(call), raising=False)
+    failing = pytest.raises(RuntimeError, match="the cause" if fails else "CUDA error")
+    with failing if fails or is_refused else contextlib.nullcontext():
+        capture.record(step, FakeStream())  # type: ignore[arg-type]
+    assert calls == [("begin", (0, 7)), "step", "end", *after]
+
+
+def test_all_recordings_on_a_device_share_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    capture._side_stream.cache_clear()
+    steps = [CapturedStep(list[int]().clear, torch.device("cuda", i), lambda: None) for i in (0, 0, 1)]
+    capture._side_stream.cache_clear()
+    assert steps[0]._stream is steps[1]._stream is not steps[2]._stream

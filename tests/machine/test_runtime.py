@@ -1,20 +1,30 @@
 """Devices and precisions."""
 
+import contextlib
 import gc
 import sys
 import time
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
 from charrnn.machine import runtime as runtime_module
-from charrnn.machine.runtime import Threads, can_compute, fbgemm, open_runtime, seed_everything
-from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+from charrnn.machine.runtime import (
+    PRECISIONS,
+    Runtime,
+    Threads,
+    can_compute,
+    exact_float32,
+    fbgemm,
+    open_runtime,
+    seed_everything,
+)
+from tests.conftest import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
 
 
 def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,15 +90,146 @@ def test_reason_for_the_lack_of_cuda_names_the_versions() -> None:
     assert runtime_module.failure(CPU.device) is None
 
 
+def test_gpu_whose_library_has_no_lstm_for_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ARCH_MISMATCH\nmore")
+
+    monkeypatch.setattr(torch, "lstm", refuse)
+    runtime_module.failure.cache_clear()
+    assert runtime_module.failure(torch.device("meta")) == "cuDNN error: CUDNN_STATUS_ARCH_MISMATCH"
+    runtime_module.failure.cache_clear()
+
+
+GPUS = {
+    "H200": (9, 0, 132),
+    "A40": (8, 6, 84),
+    "L4": (8, 9, 58),
+    "T4": (7, 5, 40),
+    "V100": (7, 0, 80),
+    "GTX 1080": (6, 1, 20),
+}
+"""Compute capability, multiprocessors."""
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cell", "hidden_size", "precision", "T", "B", "multiple"),
+    [
+        ("H200", "lstm", 512, "float16", 64, 128, 128),
+        ("H200", "lstm", 1024, "bfloat16", 1, 8, 128),
+        ("H200", "lstm", 512, "float32", 64, 128, 1),
+        ("H200", "gru", 512, "float16", 64, 128, 1),
+        ("H200", "lstm", 500, "float16", 64, 128, 1),
+        ("H200", "lstm", 1152, "float16", 64, 128, 1),
+        ("H200", "lstm", 128, "float16", 64, 128, 1),
+        ("H200", "lstm", 512, "float16", 64, 136, 1),
+        ("H200", "lstm", 512, "float16", 64, 12, 1),
+        ("A40", "lstm", 512, "float16", 64, 128, 1),
+        ("L4", "lstm", 512, "float16", 64, 128, 1),
+        ("T4", "lstm", 512, "float16", 64, 128, 1),
+        ("V100", "lstm", 512, "float16", 40, 128, 128),
+        ("V100", "lstm", 512, "float16", 39, 128, 1),
+        ("V100", "lstm", 512, "float16", 20, 96, 128),
+        ("V100", "lstm", 512, "float16", 40, 112, 1),
+        ("V100", "lstm", 512, "float16", 10, 8, 128),
+        ("V100", "lstm", 512, "float16", 9, 8, 1),
+        ("GTX 1080", "lstm", 512, "float16", 64, 128, 1),
+    ],
+)
+def test_inputs_are_padded_where_pytorch_takes_a_persistent_kernel_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: str,
+    cell: Cell,
+    hidden_size: int,
+    precision: str,
+    T: int,
+    B: int,
+    multiple: int,
+) -> None:
+    major, minor, processors = GPUS[gpu]
+    properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=processors)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    runtime = Runtime(torch.device("cuda"), PRECISIONS[precision])
+    for works in (True, False):
+        monkeypatch.setattr(runtime_module, "_can_train_lstm", lambda *arguments, works=works: works)
+        assert runtime.input_multiple(cell, hidden_size, T, B) == (multiple if works else 1)
+    assert CPU.input_multiple(cell, hidden_size, T, B) == 1
+
+
+def test_memory_that_pytorch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert Runtime(torch.device("cuda"), torch.float16).free_memory() == 1300
+
+
+def test_tensor_is_sent_to_a_gpu_through_pinned_memory_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[torch.Tensor, bool]] = []
+
+    class Pinned(torch.Tensor):
+        def to(self, device: torch.device, *, non_blocking: bool) -> torch.Tensor:  # type: ignore[override]
+            assert device.type == "cuda"
+            sent.append((self.as_subclass(torch.Tensor), non_blocking))
+            return sent[-1][0]
+
+    def empty(shape: torch.Size, *, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        return torch.zeros(shape, dtype=dtype).as_subclass(Pinned)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    text = torch.arange(100, dtype=torch.uint8)
+    chunk = text.as_strided((2, 3), (50, 1)).t()
+    assert torch.equal(Runtime(torch.device("cuda"), torch.float16).send(chunk), chunk)
+    ((pinned, non_blocking),) = sent
+    assert (pinned.untyped_storage().nbytes(), non_blocking) == (6, True)
+    assert CPU.send(chunk) is chunk
+
+
+def test_host_runs_no_more_than_a_few_steps_ahead_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Stream:
+        def record_event(self) -> SimpleNamespace:
+            name = f"end {len(calls)}"
+            calls.append(name)
+            return SimpleNamespace(synchronize=lambda: calls.append(f"wait for {name}"))
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    pace = Runtime(torch.device("cuda"), torch.float16).pace()
+    for _ in range(17):
+        pace()
+    assert calls == [*(f"end {i}" for i in range(17)), "wait for end 0"]
+    pace()
+    assert calls[-1] == "wait for end 1"
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_gpus_are_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *device: waited.append(device))
+    Runtime(torch.device(kind), torch.float32).synchronize()
+    assert len(waited) == 1
+
+
+def test_prompts_are_read_in_exact_float32_on_a_gpu() -> None:
+    layers, gpu = torch.backends.cudnn.rnn, Runtime(torch.device("cuda"), torch.float32)
+    before = layers.fp32_precision  # type: ignore[attr-defined]
+    with contextlib.suppress(ZeroDivisionError), exact_float32(gpu):
+        assert layers.fp32_precision == "ieee"  # type: ignore[attr-defined]
+        raise ZeroDivisionError
+    assert layers.fp32_precision == before != "ieee"  # type: ignore[attr-defined]
+
+
+def test_mps_has_no_float16_whose_infinite_gradients_it_would_take() -> None:
+    assert not can_compute(torch.device("mps"), torch.float16)
+
+
 def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: enabled)
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
     for kind, scaled in (("cuda", {"bfloat16", "float16"}), ("cpu", {"float16"})):
         device = torch.device(kind)
-        assert {
-            name for name, dtype in halves.items() if runtime_module.Runtime(device, dtype).gradient_scaler()
-        } == scaled
-        assert not runtime_module.Runtime(device, torch.float32).gradient_scaler()
+        assert {name for name, dtype in halves.items() if Runtime(device, dtype).gradient_scaler()} == scaled
+        assert not Runtime(device, torch.float32).gradient_scaler()
 
 
 def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from charrnn.config import Cell, ModelConfig
+from charrnn.model import network
 from charrnn.model.network import (
     CharRNN,
     RecurrentStack,
@@ -192,16 +194,33 @@ def test_evaluating_restores_the_mode_even_after_an_error() -> None:
     assert (modes, model.training) == ([False], True)
 
 
+def logits_and_gradients(model: CharRNN) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    logits, _ = model(torch.arange(T * B).view(T, B) % V)
+    logits.square().sum().backward()
+    return logits, {name: weight.grad for name, weight in model.named_parameters()}
+
+
 def test_embedding_by_a_product_is_that_by_a_look_up() -> None:
-    x = torch.randint(V, (6, 4))
-    outputs, gradients = [], []
-    for multiplies in (False, True):
-        torch.manual_seed(0)
-        model = CharRNN(ModelConfig(vocab_size=V, hidden_size=8, embedding_size=4))
-        model.multiplies_one_hot = multiplies
-        logits = model(x)[0]
-        logits.square().sum().backward()
-        outputs.append(logits)
-        gradients.append(model.embedding.weight.grad)  # type: ignore[union-attr]
-    assert torch.equal(*outputs)
-    torch.testing.assert_close(*gradients)
+    plain, multiplying = build(), build()
+    multiplying.multiplies_one_hot = True
+    expected, found = logits_and_gradients(plain), logits_and_gradients(multiplying)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("embedding_size", [None, 5])
+def test_padded_inputs_change_neither_outputs_nor_gradients(
+    cell: Cell, embedding_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, widths = network._KINDS[cell], list[int]()
+
+    def sequence(x: torch.Tensor, *arguments: object) -> tuple[torch.Tensor, ...]:
+        widths.append(x.shape[2])
+        return kind.sequence(x, *arguments)
+
+    monkeypatch.setitem(network._KINDS, cell, replace(kind, sequence=sequence))
+    plain, padded = build(cell, embedding_size), build(cell, embedding_size)
+    padded.stack.input_multiple = H
+    torch.testing.assert_close(logits_and_gradients(padded), logits_and_gradients(plain))
+    assert widths == [16 if embedding_size is None else H, H, embedding_size or V, H]

@@ -1,6 +1,7 @@
 """The loss on held-out text."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from charrnn.config import ModelConfig
+from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import IGNORE, Part, evaluate, evaluation_chunks
 from tests.conftest import CPU
@@ -65,6 +67,21 @@ def test_evaluation_ends_with_its_time_and_says_how_far_it_came() -> None:
 
 def test_stop_ends_an_evaluation() -> None:
     assert math.isnan(evaluate(CharRNN(MODEL), TEXT, CPU, should_stop=lambda: True).loss)
+
+
+def test_evaluation_waits_for_the_device_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    monkeypatch.setattr(Runtime, "synchronize", lambda runtime: waits.append("synchronize"))
+    for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
+        method = getattr(torch.Tensor, name)
+
+        def wait(tensor: torch.Tensor, name: str = name, method: Callable[[torch.Tensor], object] = method) -> object:
+            waits.append(name)
+            return method(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, wait)
+    evaluate(CharRNN(MODEL), TEXT[:2561], CPU, Part(1))  # 40 chunks
+    assert waits == ["synchronize", "synchronize", "tolist", "tolist"]
 
 
 @given(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from charrnn.config import Cell, ModelOptions, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
-from charrnn.machine.runtime import Runtime, compute_deterministically, open_runtime
+from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs import run as run_module
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
@@ -27,7 +28,8 @@ from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
-from tests.conftest import CPU, TINY, Told, described, needs_bfloat16
+from charrnn.training.heuristics import lacking_memory
+from tests.conftest import CPU, TINY, Told, described, needs_bfloat16, needs_cuda
 
 OPEN = ModelOptions()
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
@@ -83,17 +85,7 @@ class Interrupt(Recorder):
             self._run.trainer.request_stop()
 
 
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    compute_deterministically()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 SHORT_EPOCHS = replace(CONFIG, batch_size=16, seq_length=16, steps=27, eval_every=6)
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 Begin = Callable[..., Run]
@@ -436,6 +428,34 @@ def test_training_that_cannot_fit_is_refused_before_it_takes_the_memory(
         start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
     with pytest.raises(CharRNNError, match=r"out of memory"):
         resume(run.folder, corpus, {}, "cpu")
+
+
+def test_text_on_the_device_leaves_less_memory_to_the_training(
+    corpus: Corpus, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.drive([])
+    free = 0
+
+    def place(runtime: Runtime, tensor: Tensor) -> Tensor:
+        nonlocal free
+        free -= tensor.nbytes
+        return tensor
+
+    monkeypatch.setattr(Runtime, "place", place)
+    monkeypatch.setattr(Runtime, "free_memory", lambda runtime: free)
+    while lacking_memory(run.trainer.bptt.model.config, run.trainer.layout, CPU) is not None:
+        free += 1000
+    needed = free
+    other = RunFolder(tmp_path / "other")
+    for begin in (
+        functools.partial(start, other, corpus, TINY, CONFIG, CPU),
+        functools.partial(resume, run.folder, corpus, {}, "cpu"),
+    ):
+        free = needed + corpus.indices.nbytes
+        begin()
+        free = needed
+        with pytest.raises(CharRNNError, match="out of memory"):
+            begin()
 
 
 @needs_cuda

@@ -24,7 +24,7 @@ from charrnn.training.snapshot import History
 from charrnn.training.streams import Cursor, Layout, TrainingText
 from charrnn.training.timing import Clock, seconds_per_step
 from charrnn.training.trainer import Trainer
-from tests.conftest import CPU, needs_bfloat16
+from tests.conftest import CPU, needs_bfloat16, needs_cuda
 
 PERIODIC = torch.arange(600, dtype=torch.uint8) % 7
 VAL = PERIODIC[:10]
@@ -512,9 +512,6 @@ def test_last_evaluation_without_time_for_more_keeps_what_it_has_measured() -> N
 
     assert history.part is not None
     assert num_chars(60.1) <= history.part.count(len(PERIODIC) * 50) < num_chars(0.0)
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize(
