@@ -8,6 +8,7 @@ import mmap
 import os
 import re
 import secrets
+import subprocess
 import time
 import warnings
 from collections import deque
@@ -27,6 +28,7 @@ from charrnn.machine.distributed import ALONE, Ranks, local_rank
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
 _HUGE_PAGE = 2**21
+_IDLE_MIB = 1024  # of a GPU's memory: this process takes some too
 _STEPS_AHEAD = 16  # of the host before a GPU: enough to keep it busy
 _Result = TypeVar("_Result")
 
@@ -166,6 +168,18 @@ class Runtime:
         a step leaves behind that was broken off.
         """
         return CapturedStep(step, self.device, reset) if self.captures else step
+
+    def count_idle(self) -> int:
+        """The number of devices of this kind on which hardly any memory is taken, if there is a choice; else 0."""
+        if self.device.type != "cuda" or torch.cuda.device_count() < 2:
+            return 0
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]  # in MiB
+        try:
+            told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            return 0
+        num_idle = sum(int(used) < _IDLE_MIB for used in told.split() if used.isdigit())
+        return min(num_idle, torch.cuda.device_count())
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device, in rank 0; None if unknown."""

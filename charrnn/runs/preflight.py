@@ -19,7 +19,15 @@ def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> N
         f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; corpus: {len(text.train):,} characters "
         f"to train, {len(text.val):,} to validate, {num_symbols:,} symbols"
     )
-    notify(f"device: {runtime.device}, {runtime.precision}; learning rate {trainer.learning_rate:.3g}, seed {seed}")
+    processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
+    notify(
+        f"device: {runtime.device}{processes}, {runtime.precision}; learning rate {trainer.learning_rate:.3g}, seed {seed}"
+    )
+    if runtime.ranks.size == 1 and (num_idle := runtime.count_idle()) > 1:
+        notify(
+            f"{num_idle} GPUs are idle: torchrun --standalone --nproc-per-node {num_idle} -m charrnn train ... takes "
+            "them all, which pays for models of --size large and above"
+        )
     seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
     notify(_describe_budget(trainer, epochs, seconds))

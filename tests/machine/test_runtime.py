@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import subprocess
 import sys
 import time
 import warnings
@@ -353,3 +354,21 @@ def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch
         assert set(used) == {3}, "the sum of float32 products may depend on the number of threads"
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("told", "num_gpus", "expected"),
+    [("3\n450\n40000\n0\n", 4, 3), ("3\n4\n5\n", 2, 2), ("[N/A]\n", 2, 0), (None, 2, 0)],
+)
+def test_idle_gpus_are_those_whose_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, num_gpus: int, expected: int
+) -> None:
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        if told is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, stdout=told)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert Runtime(torch.device("cuda"), torch.float32).count_idle() == expected
+    assert CPU.count_idle() == 0

@@ -498,3 +498,11 @@ def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
         assert any("small" in line for line in described(run)), size
         assert run.drive([]).step == run.trainer.budget.steps
         assert Checkpoint.load(run.folder.best).snapshot.course.step > 0
+
+
+def test_idle_gpus_are_told_of_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
+    assert not any("torchrun" in line for line in described(run))
+    monkeypatch.setattr(Runtime, "count_idle", lambda self: 8)
+    (line,) = (line for line in described(run) if "torchrun" in line)
+    assert line.startswith("8 GPUs are idle: torchrun --standalone --nproc-per-node 8 -m charrnn train")

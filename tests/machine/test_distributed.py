@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from charrnn.errors import CharRNNError
+from charrnn.machine.distributed import ALONE, Ranks, joined, local_rank
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(8, 1), (8, 2), (8, 8), (9, 4), (3, 4)])
+def test_processes_have_all_streams_between_them_and_none_twice(batch_size: int, size: int) -> None:
+    streams = list(range(batch_size))
+    parts = [streams[Ranks(rank, size).part(batch_size)] for rank in range(size)]
+    assert [stream for part in parts for stream in part] == streams
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_seeds_of_processes_differ_and_the_first_has_that_of_the_training() -> None:
+    seeds = [Ranks(rank, 8).seed(seed) for seed in range(8) for rank in range(8)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert [Ranks(0, 8).seed(seed) for seed in (0, 5, 2**31 - 1)] == [0, 5, 2**31 - 1]
+
+
+def test_process_that_is_alone_communicates_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "distributed", None)
+    loss, tensor = torch.tensor(2.0), torch.ones(3)
+    with joined(torch.device("cpu")) as ranks:
+        assert ranks is ALONE
+        assert ranks.is_first
+        assert ranks.average([], loss) is loss
+        assert ranks.gather(tensor, dim=0) is tensor
+        assert ranks.share(lambda: "value") == "value"
+        assert ranks.share_on_machine("name", lambda: "value") == "value"
+        assert ranks.agree(3.0, stop=True) == (3.0, True)
+        assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("size", "place", "expected"), [("", "", None), ("1", "0", None), ("2", "1", 1)])
+def test_place_on_the_machine_is_as_torchrun_says(
+    monkeypatch: pytest.MonkeyPatch, size: str, place: str, expected: int | None
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("LOCAL_RANK", place)
+    assert local_rank() == expected
+
+
+def test_environment_that_torchrun_would_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(CharRNNError, match="WORLD_SIZE is 'many'"):
+        local_rank()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(CharRNNError, match="LOCAL_RANK is None"):
+        local_rank()

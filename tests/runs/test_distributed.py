@@ -1,0 +1,221 @@
+"""Trainings in several processes: the same model and files, whatever happens to one of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.runs.checkpoint import Checkpoint
+from tests.conftest import TEXT, Command, Forked
+
+OPTIONS = "--hidden-size 16 --batch-size 8 --seq-length 16 --precision float32 --seed 3 --learning-rate 0.01 --quiet"
+SHORT = "--steps 60 --eval-every 20"
+LONG = "--steps 500 --eval-every 250 --checkpoint-every 25"
+
+Start = Callable[..., list[Forked]]
+
+
+@pytest.fixture(autouse=True)
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def start(forked: Callable[..., Forked]) -> Iterator[Start]:
+    """Start a training in several processes, as torchrun would: `start(2, "out", "--dropout 0")`.
+
+    The last process may have other variables in its environment.
+    """
+    processes = []
+
+    def begin(size: int, run: str, options: str, last: Mapping[str, str] | None = None) -> list[Forked]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        words = ["train", "tiny.txt", "-o", run, *OPTIONS.split(), *options.split()]
+        own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        for rank in range(size):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"} if size > 1 else {}
+            more = last if last and rank == size - 1 else {}
+            processes.append(forked(*words, environment={**own, **place, **more}))
+        return processes[-size:]
+
+    yield begin
+    for process in processes:
+        process.process.kill()
+
+
+def wait(processes: list[Forked]) -> list[int]:
+    """Exit codes; what went wrong is shown."""
+    done = [process.wait() for process in processes]
+    for each in done:
+        sys.stderr.write(each.stderr)
+    return [each.returncode for each in done]
+
+
+def losses(folder: Path) -> list[float]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record["val_loss"] for record in records if "val_loss" in record]
+
+
+def are_equal(a: Path, b: Path) -> bool:
+    """True if two runs have come to the same state, in every process, and have the same log."""
+    states = [Checkpoint.load(folder / "last.safetensors").snapshot for folder in (a, b)]
+    assert states[0].tensors.keys() == states[1].tensors.keys()
+    same = all(torch.equal(tensor, states[1].tensors[name]) for name, tensor in states[0].tensors.items())
+    return same and states[0].course == states[1].course and losses(a) == losses(b)
+
+
+def wait_for_checkpoints(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (folder / "last-1.safetensors").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_learning_curves_of_1_2_and_4_processes_agree_within_rounding(start: Start, tmp_path: Path) -> None:
+    curves = []
+    for size in (1, 2, 4):
+        assert wait(start(size, f"of-{size}", f"{SHORT} --dropout 0")) == [0] * size
+        curves.append(losses(tmp_path / f"of-{size}"))
+        state = Checkpoint.load(tmp_path / f"of-{size}" / "last.safetensors").snapshot.tensors["trainer.state.0.0"]
+        assert state.shape == (1, 8, 16)
+    assert len(curves[0]) == 3
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_each_process_draws_its_own_dropout(start: Start, tmp_path: Path) -> None:
+    for size in (1, 2):
+        assert wait(start(size, f"of-{size}", f"{SHORT} --dropout 0.5")) == [0] * size
+    one, two = (losses(tmp_path / f"of-{size}") for size in (1, 2))
+    assert one != pytest.approx(two, rel=1e-4)
+    assert one == pytest.approx(two, rel=0.1)
+    tensors = Checkpoint.load(tmp_path / "of-2" / "last.safetensors").snapshot.tensors
+    assert not torch.equal(tensors["trainer.random.cpu"], tensors["trainer.random.cpu.1"])
+
+
+def test_one_process_reports(start: Start, tmp_path: Path) -> None:
+    first, second = (process.wait() for process in start(2, "out", f"{SHORT} --json"))
+    assert json.loads(first.stdout)["steps"] == 60
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "best.safetensors", "last-1.safetensors", "last.safetensors", "metrics.jsonl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_signal_to_any_process_stops_all_and_the_run_goes_on_exactly(
+    start: Start, tmp_path: Path, rank: int, number: signal.Signals
+) -> None:
+    processes = start(2, "out", LONG)
+    wait_for_checkpoints(tmp_path / "out")
+    pid = processes[rank].process.pid
+    assert pid is not None
+    os.kill(pid, number)
+    codes = wait(processes)
+    assert codes[rank] == 128 + number
+    assert codes[1 - rank] == 0
+    assert Checkpoint.load(tmp_path / "out/last.safetensors").snapshot.course.step < 500
+    assert wait(start(2, "out", f"{LONG} --resume")) == [0, 0]
+    assert wait(start(2, "whole", LONG)) == [0, 0]
+    assert are_equal(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_process_ends_all_with_one_line_and_the_run_goes_on_exactly(
+    start: Start, tmp_path: Path, rank: int
+) -> None:
+    processes = start(2, "out", LONG)
+    wait_for_checkpoints(tmp_path / "out")
+    processes[rank].process.kill()
+    begin = time.monotonic()
+    done = processes[1 - rank].wait()
+    assert time.monotonic() - begin < 60
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith(("error", "warning", "Traceback"))]
+    assert len(told) == 1  # PyTorch itself may log the loss of the store, which with torchrun is the agent's
+    assert told[0].startswith("error: another process of this training has ended")
+    assert wait(start(2, "out", f"{LONG} --resume")) == [0, 0]
+    assert wait(start(2, "whole", LONG)) == [0, 0]
+    assert are_equal(tmp_path / "out", tmp_path / "whole")
+
+
+def test_run_of_two_processes_goes_on_in_one(start: Start, tmp_path: Path) -> None:
+    options = f"{LONG} --dropout 0"
+    assert wait(start(2, "out", options.replace("500", "300"))) == [0, 0]
+    (alone,) = start(1, "out", f"{options.replace('500', '400')} --resume".replace("--quiet", ""))
+    assert alone.wait().returncode == 0
+    assert wait(start(2, "two", options.replace("500", "300"))) == [0, 0]
+    assert wait(start(2, "two", f"{options.replace('500', '400')} --resume")) == [0, 0]
+    ends = [Checkpoint.load(tmp_path / name / "last.safetensors").snapshot for name in ("out", "two")]
+    assert [end.course.step for end in ends] == [400, 400]
+    assert [end.num_ranks for end in ends] == [1, 2]
+    for name, tensor in ends[0].tensors.items():
+        if name.startswith("model."):
+            torch.testing.assert_close(tensor, ends[1].tensors[name], rtol=1e-2, atol=1e-3)
+
+
+def test_streams_that_cannot_be_shared_are_an_error_that_names_the_nearest(start: Start) -> None:
+    done = [process.wait() for process in start(2, "out", f"{SHORT} --batch-size 9")]
+    assert [each.returncode for each in done] == [2, 2]
+    told = "".join(each.stderr for each in done)
+    assert told == "error: 2 processes cannot share --batch-size 9 evenly: choose 8 or 10\n"
+
+
+def test_error_before_the_processes_meet_is_told_once(start: Start) -> None:
+    done = [process.wait() for process in start(2, "out", f"{SHORT} --resume --overwrite")]
+    assert [each.returncode for each in done] == [2, 2]
+    assert sum(each.stderr.count("\n") for each in done) == 1
+
+
+def test_error_of_one_process_ends_all_and_is_told_once(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    done = [process.wait() for process in start(2, "out", SHORT)]
+    assert [each.returncode for each in done] == [1, 1]
+    told = "".join(each.stderr for each in done)
+    assert told.count("\n") == 1
+    assert "out is a file" in told
+
+
+def test_each_machine_prepares_the_text_for_itself(start: Start, tmp_path: Path) -> None:
+    elsewhere = {"LOCAL_RANK": "0", "GROUP_RANK": "1", "CHARRNN_DATA_DIR": "there"}
+    assert wait(start(2, "out", SHORT, elsewhere)) == [0, 0]
+    assert (tmp_path / "there" / "tiny.safetensors").read_bytes() == (tmp_path / "data/tiny.safetensors").read_bytes()
+
+
+def test_error_on_one_machine_while_the_others_wait_is_told_once(
+    start: Start, tmp_path: Path, charrnn: Command
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "other.txt").write_text(TEXT[::-1])
+    charrnn("prepare", "other.txt", "-o", "there/tiny.safetensors")
+    elsewhere = {"LOCAL_RANK": "0", "GROUP_RANK": "1", "CHARRNN_DATA_DIR": "there"}
+    done = [process.wait() for process in start(2, "out", SHORT, elsewhere)]
+    assert [each.returncode for each in done] == [1, 1]
+    told = "".join(each.stderr for each in done)
+    assert told.count("\n") == 1
+    assert "there/tiny.safetensors was made from another text" in told
+
+
+def test_torchrun_restarts_a_run_that_lost_a_process(start: Start, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    words = ["-m", "charrnn", "train", "tiny.txt", "-o", "out", *OPTIONS.split(), *LONG.split(), "--resume"]
+    agent = subprocess.Popen([*torchrun, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoints(tmp_path / "out")
+    os.kill(int((tmp_path / "out/.lock").read_text()), signal.SIGKILL)
+    assert agent.stderr is not None
+    told = agent.communicate(timeout=120)[1]
+    assert agent.returncode == 0, told
+    assert wait(start(2, "whole", LONG)) == [0, 0]
+    assert are_equal(tmp_path / "out", tmp_path / "whole")
