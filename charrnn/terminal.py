@@ -20,7 +20,8 @@ def silence(message: str, *, warning: bool = False) -> None:
 
 def speaks() -> bool:
     """False in the processes of a training (see `machine/distributed.py`) that leave it to the first one to report."""
-    return os.environ.get("RANK", "").strip() in ("", "0")
+    is_alone = os.environ.get("WORLD_SIZE", "").strip() in ("", "0", "1")
+    return is_alone or os.environ.get("RANK", "").strip() in ("", "0")
 
 
 def format_seconds(seconds: float) -> str:

@@ -109,36 +109,41 @@ class Ranks:
         return torch.cat(tensors, dim)
 
     def share_on_machine(self, name: str, make: Callable[[], str]) -> str:
-        """The result of a call in the first process on each machine, however long it takes; all wait for all.
+        """The result of a call in the first process on each machine, for which the others wait, however long it takes.
 
         Raises: CharRNNError if a process is lost.
         """
         if self.store is None:
             return make()
-        store, key, met = self.store, f"{name} on {os.environ.get('GROUP_RANK', '0')}", f"{name} on all"
+        store, key = self.store, f"{name} on {os.environ.get('GROUP_RANK', '0')}"
         if self.local_rank == 0:
             store.set(key, make())
         with _noticing_losses():
             _await(lambda: store.check([key]), store)
-            store.add(met, 1)
-            _await(lambda: store.add(met, 0) == self.size, store)
             return str(store.get(key), "utf-8")
+
+    def meet(self, name: str) -> None:
+        """Wait until all processes have come here, however long it takes. Raises: CharRNNError if one is lost."""
+        if self.store is None:
+            return
+        store = self.store
+        with _noticing_losses():
+            store.add(name, 1)
+            _await(lambda: store.add(name, 0) == self.size, store)
 
 
 ALONE = Ranks()
 
 
 def local_rank() -> int | None:
-    """The number of this process on its machine, or None if it is alone. Raises: CharRNNError."""
-    return _number("LOCAL_RANK") if _number("WORLD_SIZE", 1) > 1 else None
-
-
-def _number(name: str, default: int | None = None) -> int:
-    value = os.environ.get(name, "").strip() or default
-    try:
-        return int(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise CharRNNError(f"{name} is {value!r} in the environment, which torchrun sets to a number") from None
+    """The number of this process on its machine, or None if torchrun has not started several. Raises: CharRNNError."""
+    values = {name: os.environ.get(name, "").strip() for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if not values["RANK"] or values["WORLD_SIZE"] in ("", "0", "1"):
+        return None
+    for name, value in values.items():
+        if not value.isdecimal():
+            raise CharRNNError(f"{name} is {value!r} in the environment, which torchrun sets to a number")
+    return int(values["LOCAL_RANK"])
 
 
 @contextlib.contextmanager

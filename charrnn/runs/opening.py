@@ -110,6 +110,7 @@ def _open_corpus(text: str, data_dir: Path, ranks: Ranks, *, may_replace: bool) 
 
     path = Path(ranks.share_on_machine("corpus", open_first))
     corpus = opened[0] if opened else Corpus.open(path)
+    ranks.meet("corpus")
     if not ranks.share(lambda: CorpusIdentity.of(corpus)).fits(corpus):
         raise CharRNNError(f"{path} of process {ranks.rank} is another text than that of the first: copy that one")
     return corpus

@@ -21,7 +21,8 @@ def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> N
     )
     processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
     notify(
-        f"device: {runtime.device}{processes}, {runtime.precision}; learning rate {trainer.learning_rate:.3g}, seed {seed}"
+        f"device: {runtime.device}{processes}, {runtime.precision}; "
+        f"learning rate {trainer.learning_rate:.3g}, seed {seed}"
     )
     if runtime.ranks.size == 1 and (num_idle := runtime.count_idle()) > 1:
         notify(

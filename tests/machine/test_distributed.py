@@ -3,6 +3,7 @@ import torch
 
 from charrnn.errors import CharRNNError
 from charrnn.machine.distributed import ALONE, Ranks, joined, local_rank
+from charrnn.terminal import speaks
 
 
 @pytest.mark.parametrize(("batch_size", "size"), [(8, 1), (8, 2), (8, 8), (9, 4), (3, 4)])
@@ -31,23 +32,36 @@ def test_process_that_is_alone_communicates_with_nobody(monkeypatch: pytest.Monk
         assert ranks.share(lambda: "value") == "value"
         assert ranks.share_on_machine("name", lambda: "value") == "value"
         assert ranks.agree(3.0, stop=True) == (3.0, True)
+        ranks.meet("name")
         assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
 
 
-@pytest.mark.parametrize(("size", "place", "expected"), [("", "", None), ("1", "0", None), ("2", "1", 1)])
+@pytest.mark.parametrize(
+    ("rank", "size", "place", "expected", "speaking"),
+    [
+        ("", "", "", None, True),
+        ("0", "1", "0", None, True),
+        ("1", "1", "1", None, True),  # no training has such a process
+        ("", "2", "", None, True),
+        ("0", "2", "0", 0, True),
+        ("3", "4", "1", 1, False),
+    ],
+)
 def test_place_on_the_machine_is_as_torchrun_says(
-    monkeypatch: pytest.MonkeyPatch, size: str, place: str, expected: int | None
+    monkeypatch: pytest.MonkeyPatch, rank: str, size: str, place: str, expected: int | None, *, speaking: bool
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", size)
-    monkeypatch.setenv("LOCAL_RANK", place)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", place)):
+        monkeypatch.setenv(name, value)
     assert local_rank() == expected
+    assert speaks() == speaking
 
 
 def test_environment_that_torchrun_would_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(CharRNNError, match="WORLD_SIZE is 'many'"):
         local_rank()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(CharRNNError, match="LOCAL_RANK is None"):
+    with pytest.raises(CharRNNError, match="LOCAL_RANK is ''"):
         local_rank()
