@@ -20,8 +20,12 @@ def silence(message: str, *, warning: bool = False) -> None:
 
 def speaks() -> bool:
     """False in the processes of a training (see `machine/distributed.py`) that leave it to the first one to report."""
-    is_alone = os.environ.get("WORLD_SIZE", "").strip() in ("", "0", "1")
-    return is_alone or os.environ.get("RANK", "").strip() in ("", "0")
+    return is_alone() or os.environ["RANK"].strip() == "0"
+
+
+def is_alone() -> bool:
+    """False in a process that torchrun has started beside others."""
+    return not os.environ.get("RANK", "").strip() or os.environ.get("WORLD_SIZE", "").strip() in ("", "0", "1")
 
 
 def format_seconds(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from charrnn.cli import bench, prepare, sample, train
 from charrnn.cli.options import tell
 from charrnn.errors import CharRNNError, CharRNNWarning
-from charrnn.terminal import escape_controls, speaks
+from charrnn.terminal import escape_controls, is_alone, speaks
 from charrnn.version import __version__
 
 
@@ -92,6 +92,11 @@ def main() -> None:
         app()
     except OSError as error:  # of what is printed before a command begins
         sys.exit(_exit(str(error.strerror)).exit_code)
+    except SystemExit as end:
+        if is_alone() or not isinstance(end.code, int):
+            raise
+        _flush()
+        os._exit(end.code)  # threads of the collectives have aborted processes that went on to tear down
     finally:
         _flush()
 

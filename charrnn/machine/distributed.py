@@ -21,6 +21,7 @@ from torch import distributed as dist
 
 from charrnn.errors import CharRNNError
 from charrnn.machine.capture import release_recordings
+from charrnn.terminal import is_alone
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -137,13 +138,12 @@ ALONE = Ranks()
 
 def local_rank() -> int | None:
     """The number of this process on its machine, or None if torchrun has not started several. Raises: CharRNNError."""
-    values = {name: os.environ.get(name, "").strip() for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    if not values["RANK"] or values["WORLD_SIZE"] in ("", "0", "1"):
+    if is_alone():
         return None
-    for name, value in values.items():
-        if not value.isdecimal():
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        if not (value := os.environ.get(name, "")).isdecimal():
             raise CharRNNError(f"{name} is {value!r} in the environment, which torchrun sets to a number")
-    return int(values["LOCAL_RANK"])
+    return int(os.environ["LOCAL_RANK"])
 
 
 @contextlib.contextmanager
