@@ -19,13 +19,17 @@ def silence(message: str, *, warning: bool = False) -> None:
 
 
 def speaks() -> bool:
-    """False in the processes of a training (see `machine/distributed.py`) that leave it to the first one to report."""
-    return is_alone() or os.environ["RANK"].strip() == "0"
+    """True in the process that reports: of several, the first one."""
+    return is_alone() or _variable("RANK") == "0"
 
 
 def is_alone() -> bool:
     """False in a process that torchrun has started beside others."""
-    return not os.environ.get("RANK", "").strip() or os.environ.get("WORLD_SIZE", "").strip() in ("", "0", "1")
+    return not (_variable("RANK") and _variable("LOCAL_RANK")) or _variable("WORLD_SIZE") in ("", "0", "1")
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
 
 
 def format_seconds(seconds: float) -> str:

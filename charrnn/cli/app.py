@@ -96,7 +96,7 @@ def main() -> None:
         if is_alone() or not isinstance(end.code, int):
             raise
         _flush()
-        os._exit(end.code)  # threads of the collectives have aborted processes that went on to tear down
+        os._exit(end.code)  # a thread of gloo that wants the interpreter while that is torn down aborts the process
     finally:
         _flush()
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from charrnn.terminal import is_alone
+
 
 def _signals() -> list[signal.Signals]:
     """The signals to handle on this platform; SIGHUP is left out under `nohup`."""
@@ -35,12 +37,16 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
-    """Call `stop` on the first signal and append it to the list; a second signal exits at once."""
+    """Call `stop` on the first signal and append it to the list; a second signal exits at once.
+
+    Not in one of several processes: torchrun passes on signals that they may have got already, and kills in the end.
+    """
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        exit_on_signals()
+        if is_alone():
+            exit_on_signals()
         stop()
 
     before = {number: signal.signal(number, handle) for number in _signals()}

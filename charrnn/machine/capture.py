@@ -17,13 +17,19 @@ class CapturedStep:
     """A step as one CUDA graph.
 
     Where it cannot be recorded, `reset` undoes what the attempt has left behind, and the step is run uncaptured from
-    then on, with a warning.
+    then on, with a warning: in all processes of a training, where `any_fails` is true if its argument is so in any.
     """
 
     _WARM_UP_CALLS = 3
 
-    def __init__(self, step: Callable[[], None], device: torch.device, reset: Callable[[], None]) -> None:
-        self._step, self._reset = step, reset
+    def __init__(
+        self,
+        step: Callable[[], None],
+        device: torch.device,
+        reset: Callable[[], None],
+        any_fails: Callable[[bool], bool] = bool,
+    ) -> None:
+        self._step, self._reset, self._any_fails = step, reset, any_fails
         self._stream = _side_stream(device)
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -49,12 +55,15 @@ class CapturedStep:
         self._graph = None
 
     def _try_to_record(self) -> None:
+        reason = "another process could not"
         try:
             self._graph = record(self._step, self._stream)
         except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+        if self._any_fails(self._graph is None):
+            self.release()
             self._has_failed = True
             self._reset()
-            reason = str(error).partition("\n")[0]
             warnings.warn(f"steps are not recorded, so they are slower: {reason}", CharRNNWarning, stacklevel=2)
 
 

@@ -1,8 +1,8 @@
 """The processes of one training, as `torchrun` starts them: each reads its own streams, and all take the same steps.
 
-PyTorch's own collectives do the work, NCCL between GPUs and gloo between CPUs. Every process runs the same program;
-what it reads from its own world (clock, signals, memory, files) it takes from rank 0. A process that is alone
-communicates with nobody.
+PyTorch's own collectives do the work, NCCL between GPUs and gloo between CPUs. Every process runs the same program,
+and takes from rank 0 whatever it would read from its own world: the clock, signals, memory, files. All processes have
+to call the same methods of `Ranks` in the same order. A process that is alone communicates with nobody.
 
 Letters in shapes: B parallel streams of all processes.
 """
@@ -19,28 +19,32 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.capture import release_recordings
 from charrnn.terminal import is_alone
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-_TIMEOUT = timedelta(seconds=50)
-"""Patience with a process that is silent. One that dies is noticed at once, unless its whole machine does."""
-_POLL_SECONDS = 0.05
-_ENDED = "processes that ended before their time"
-_SEED_STRIDE = 0x9E3779B1  # so that the seeds of the ranks of one run are not those of the next seed's
+TIMEOUT_S = 50
+"""Seconds after which a silent process counts as lost. One that ends is noticed at once."""
+_POLL_SECONDS = 0.01
+_SEED_STRIDE = 0x9E3779B1  # keeps the seeds of a run's processes apart from those of the next seed
+_ENDED = "processes that ended early"
 _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a training, seen from one of them: number `rank` of `size`, `local_rank` on its machine."""
+    """The processes of a training, seen from one of them: number `rank` of `size`.
+
+    On its machine it is number `local_rank` of `local_size`.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     store: "Store | None" = field(default=None, repr=False, compare=False)
     """Values by name that all can read; None in a process that is alone."""
 
@@ -50,18 +54,19 @@ class Ranks:
         return self.rank == 0
 
     def part(self, batch_size: int) -> slice:
-        """The columns of B streams that are this process's."""
+        """The columns of B streams that this process reads."""
         return slice(batch_size * self.rank // self.size, batch_size * (self.rank + 1) // self.size)
 
     def seed(self, seed: int) -> int:
-        """A seed of this process's own, from that of the training; rank 0 has the training's."""
+        """The seed of this process in a training; rank 0 has the training's."""
         return (seed + _SEED_STRIDE * self.rank) % 2**31
 
     def share(self, make: Callable[[], _Value]) -> _Value:
-        """The result of a call in rank 0, or a copy of it. Raises: CharRNNError if a process is lost."""
+        """The result of a call in rank 0, however long that takes. Raises: CharRNNError if a process is lost."""
         if self.size == 1:
             return make()
         values = [make() if self.is_first else None]
+        self.meet("share")
         with _noticing_losses():
             dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]  # type: ignore[return-value]
@@ -72,6 +77,10 @@ class Ranks:
             return seconds, stop
         seconds, stops = self.sum([seconds if self.is_first else 0.0, float(stop)])
         return seconds, stops > 0
+
+    def any(self, flag: bool) -> bool:
+        """True if the flag is set in any process. Raises: CharRNNError if one is lost."""
+        return self.sum([float(flag)])[0] > 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes. Raises: CharRNNError if one is lost."""
@@ -89,16 +98,16 @@ class Ranks:
         """
         if self.size == 1:
             return loss
-        parameters = list(parameters)
-        tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
+        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        tensors = [*(parameter.grad for parameter in trained if parameter.grad is not None), loss]
         buffer = torch.cat([tensor.flatten() for tensor in tensors]).div_(self.size)
         # On a GPU the call only queues the work, and what it raises may be due to the recording.
         with _noticing_losses() if buffer.device.type == "cpu" else contextlib.nullcontext():
             dist.all_reduce(buffer)
         parts: list[Tensor] = list(buffer.split([tensor.numel() for tensor in tensors]))
-        for parameter, gradient in zip(parameters, parts[1:], strict=True):
+        for parameter, gradient in zip(trained, parts[:-1], strict=True):
             parameter.grad = gradient.view_as(parameter)
-        return parts[0].view(())
+        return parts[-1].view(())
 
     def gather(self, tensor: Tensor, dim: int) -> Tensor:
         """The tensors of all processes, of one shape, joined along a dimension. Raises: CharRNNError."""
@@ -110,7 +119,7 @@ class Ranks:
         return torch.cat(tensors, dim)
 
     def share_on_machine(self, name: str, make: Callable[[], str]) -> str:
-        """The result of a call in the first process on each machine, for which the others wait, however long it takes.
+        """The result of a call in the first process on each machine, however long it takes.
 
         Raises: CharRNNError if a process is lost.
         """
@@ -129,8 +138,8 @@ class Ranks:
             return
         store = self.store
         with _noticing_losses():
-            store.add(name, 1)
-            _await(lambda: store.add(name, 0) == self.size, store)
+            num_meetings = -(-store.add(name, 1) // self.size)
+            _await(lambda: store.add(name, 0) >= num_meetings * self.size, store)
 
 
 ALONE = Ranks()
@@ -138,36 +147,31 @@ ALONE = Ranks()
 
 def local_rank() -> int | None:
     """The number of this process on its machine, or None if torchrun has not started several. Raises: CharRNNError."""
-    if is_alone():
-        return None
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        if not (value := os.environ.get(name, "")).isdecimal():
-            raise CharRNNError(f"{name} is {value!r} in the environment, which torchrun sets to a number")
-    return int(os.environ["LOCAL_RANK"])
+    return None if is_alone() else _number("LOCAL_RANK")
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "").strip()
+    if not value.isdecimal():
+        raise CharRNNError(f"{name} is {value!r} in the environment, which torchrun sets to a number")
+    return int(value)
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: str) -> Iterator[Ranks]:
     """Join the training's other processes, if torchrun has started any, for the enclosed work.
 
-    Of an error that several processes meet, the first one tells; the others exit. Raises: CharRNNError.
+    `device` is a name as in `--device`. Of an error that several processes meet, the first one tells; the others exit.
+    Raises: CharRNNError.
     """
     if (place := local_rank()) is None:
         yield ALONE
         return
-    from torch._C._distributed_c10d import PrefixStore  # which not every build has
-    from torch.distributed.rendezvous import rendezvous
-
-    with _noticing_losses():
-        store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
-        # Of the attempt before, which left its addresses, torchrun may hand on the store.
-        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+    store, rank, size = _join(device, place)
     try:
-        yield Ranks(rank, size, place, store)
+        yield Ranks(rank, size, place, _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else 1, store)
+        release_recordings()  # NCCL does not end while a recorded step refers to it
+        dist.destroy_process_group()
     except BaseException as error:
         is_claimed = _claim(store)
         if isinstance(error, CharRNNError):
@@ -175,14 +179,48 @@ def joined(device: torch.device) -> Iterator[Ranks]:
                 raise SystemExit(error.exit_code) from error
             error.is_claimed = True
         raise
-    finally:
-        release_recordings()  # NCCL does not end while a recorded step refers to it
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+
+
+def _join(device: str, place: int) -> "tuple[Store, int, int]":
+    """Meet the other processes; returns a store for this attempt, the rank and the size. Raises: CharRNNError."""
+    if ":" in device or device == "mps":
+        raise OptionError(f"--device {device} is one device, and there are several processes: choose auto, cuda or cpu")
+    has_gpu = device != "cpu" and torch.cuda.is_available() and place < torch.cuda.device_count()
+    try:
+        from torch._C._distributed_c10d import PrefixStore  # which not every build has
+        from torch.distributed.rendezvous import rendezvous
+
+        timeout = timedelta(seconds=TIMEOUT_S)
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        store = PrefixStore(f"attempt {_number_attempt(store, rank)}", store)
+        if has_gpu:
+            torch.cuda.set_device(place)
+        backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except (RuntimeError, ValueError, ImportError) as error:
+        told = CharRNNError(f"the processes of this training did not meet: {_first_line(error)}")
+        told.is_claimed = True
+        raise told from error
+    return store, rank, size
+
+
+def _number_attempt(store: "Store", rank: int) -> int:
+    """The number of this attempt: torchrun may hand on the store of the one before, with its addresses.
+
+    Rank 0 counts; each other process takes its seat at the newest attempt in which it is free.
+    """
+    if rank == 0:
+        return int(store.add("attempts", 1))
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        if (attempt := int(store.add("attempts", 0))) and store.add(f"seat {rank} of attempt {attempt}", 1) == 1:
+            return attempt
+        time.sleep(_POLL_SECONDS)
+    raise RuntimeError("the first one did not come")
 
 
 def _claim(store: "Store") -> bool:
-    """True in the first process that ends before its time."""
+    """True in the first process that ends early."""
     try:
         return bool(store.add(_ENDED, 1) == 1)
     except RuntimeError:  # whoever held the store has ended too
@@ -190,7 +228,7 @@ def _claim(store: "Store") -> bool:
 
 
 def _await(condition: Callable[[], bool], store: "Store") -> None:
-    """Wait without a limit, yet as long as all processes live; unlike the store's own waiting it lets signals through.
+    """Wait without a limit, until a process tells that it ends early; unlike the store's own waiting it takes signals.
 
     Raises: RuntimeError.
     """
@@ -204,9 +242,15 @@ def _await(condition: Callable[[], bool], store: "Store") -> None:
 def _noticing_losses() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]  # after the place in the source
         raise CharRNNError(
-            f"another process of this training has ended or is out of reach ({reason}): "
+            f"another process of this training has ended or is out of reach ({_first_line(error)}): "
             "--resume goes on from the last checkpoint"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The reason that PyTorch tells, without the place in its source."""
+    return str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0]

@@ -23,7 +23,7 @@ from torch import Tensor
 from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError
 from charrnn.machine.capture import CapturedStep
-from charrnn.machine.distributed import ALONE, Ranks, local_rank
+from charrnn.machine.distributed import ALONE, TIMEOUT_S, Ranks, local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
@@ -167,19 +167,18 @@ class Runtime:
         On a GPU launching the operations of a small network takes longer than running them. `reset` puts in order what
         a step leaves behind that was broken off.
         """
-        return CapturedStep(step, self.device, reset) if self.captures else step
+        return CapturedStep(step, self.device, reset, self.ranks.any) if self.captures else step
 
     def count_idle(self) -> int:
         """The number of devices of this kind on which hardly any memory is taken, if there is a choice; else 0."""
-        if self.device.type != "cuda" or torch.cuda.device_count() < 2:
+        if self.device.type != "cuda" or torch.cuda.device_count() < 2 or "CUDA_VISIBLE_DEVICES" in os.environ:
             return 0
         query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]  # in MiB
         try:
             told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
         except (OSError, subprocess.SubprocessError):
             return 0
-        num_idle = sum(int(used) < _IDLE_MIB for used in told.split() if used.isdigit())
-        return min(num_idle, torch.cuda.device_count())
+        return sum(int(used) < _IDLE_MIB for used in told.split() if used.isdigit())
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device, in rank 0; None if unknown."""
@@ -204,9 +203,20 @@ class Runtime:
         def wait() -> None:
             ends.append(torch.cuda.current_stream(self.device).record_event())
             if len(ends) > _STEPS_AHEAD:
-                ends.popleft().synchronize()
+                self._await(ends.popleft())
 
         return wait
+
+    def _await(self, event: torch.cuda.Event) -> None:
+        """Wait for a GPU. Raises: CharRNNError if it waits for another process that is lost."""
+        if self.ranks.size == 1:
+            event.synchronize()
+            return
+        deadline = time.monotonic() + TIMEOUT_S
+        while not event.query():  # unlike `synchronize` it takes signals
+            if time.monotonic() > deadline:
+                raise CharRNNError("another process of this training is out of reach: --resume goes on")
+            time.sleep(1e-4)
 
     def random_state(self) -> dict[str, Tensor]:
         """States of the random generators that this device uses, in all processes: those of rank 1 end with ".1"."""
@@ -388,7 +398,7 @@ def _choose_kind() -> str:
         if (reason := failure(torch.device("cuda"))) is None:
             return "cuda"
         warnings.warn(f"the GPU is not used: {reason}", CharRNNWarning, stacklevel=2)
-    return _faster("mps", "cpu") if torch.backends.mps.is_available() else "cpu"
+    return _faster("mps", "cpu") if torch.backends.mps.is_available() and local_rank() is None else "cpu"
 
 
 @functools.cache

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
-from charrnn.errors import CharRNNError, OptionError, PrecisionError
+from charrnn.errors import CharRNNError, PrecisionError
 from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import ALONE, Ranks, joined
-from charrnn.machine.runtime import Runtime, find_device, open_runtime, seed_everything
+from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
 from charrnn.runs.folder import RunFolder, find_checkpoint
@@ -25,7 +25,7 @@ from charrnn.training.heuristics import (
     default_learning_rate,
     require_memory,
 )
-from charrnn.training.streams import TrainingText
+from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
 
 _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
@@ -53,9 +53,7 @@ def opened(
 
     `given` are the options that were set explicitly, by their names. Raises: CharRNNError.
     """
-    with joined(find_device(device)) as ranks, _held(folder, ranks) as folder:
-        if ranks.size > 1 and ":" in device:
-            raise OptionError(f"--device {device} is one GPU for {ranks.size} processes: say --device cuda")
+    with joined(device) as ranks, _held(folder, ranks) as folder:
         if ranks.is_first:
             remove_leftovers(folder.path)
             if folder.holds_run() and not (resuming or overwriting):
@@ -97,7 +95,12 @@ def _open_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | No
         notify(f"{precision} is not available here: going on in {best}, maybe a little differently", warning=True)
         return best
 
-    return open_runtime(device, ranks.share(find_precision), ranks=ranks)
+    runtime = open_runtime(device, ranks.share(find_precision), ranks=ranks)
+    if (kind := ranks.share(lambda: runtime.device.type)) != runtime.device.type:
+        raise CharRNNError(
+            f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: --device cpu"
+        )
+    return runtime
 
 
 def _open_corpus(text: str, data_dir: Path, ranks: Ranks, *, may_replace: bool) -> Corpus:
@@ -113,6 +116,8 @@ def _open_corpus(text: str, data_dir: Path, ranks: Ranks, *, may_replace: bool) 
     ranks.meet("corpus")
     if not ranks.share(lambda: CorpusIdentity.of(corpus)).fits(corpus):
         raise CharRNNError(f"{path} of process {ranks.rank} is another text than that of the first: copy that one")
+    if ranks.share(lambda: VERSIONS) != VERSIONS:
+        raise CharRNNError(f"process {ranks.rank} has other versions of charrnn or PyTorch than the first: {VERSIONS}")
     return corpus
 
 
@@ -135,7 +140,8 @@ def start(
 ) -> Run:
     """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
     ranks = runtime.ranks
-    seed = seed_everything(ranks.share(lambda: seed_everything(seed)))
+    seed = ranks.share(lambda: seed_everything(seed))
+    seed_everything(seed)
     config = choose_layout(config, len(corpus.indices), runtime)
     text = TrainingText.split(corpus.indices, config, corpus.check, ranks.size).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
@@ -154,6 +160,7 @@ def start(
     if init_from is not None:
         matched = transfer(init_from, model, corpus.vocabulary)
         notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
+    model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
     trainer = Trainer(model, config, text, runtime)
     _diverge(ranks, seed)
     return Run(folder, corpus, trainer, seed)
@@ -185,21 +192,26 @@ def resume(
             f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
         )
     config = _changed(checkpoint, given, folder)
+    if config.batch_size is not None and config.batch_size % ranks.size:
+        raise CharRNNError(
+            f"the run in {folder.path} has --batch-size {config.batch_size}, which {ranks.size} processes cannot share "
+            "evenly: resume it in a number that divides it"
+        )
     runtime = _open_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
     seed_everything(checkpoint.seed)
     layout = choose_layout(config, len(corpus.indices), runtime)
     text = TrainingText.split(corpus.indices, layout, corpus.check, ranks.size).placed(runtime)
+    before = checkpoint.snapshot.num_ranks
+    if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, before):
+        raise CharRNNError(f"the text is so short that {ranks.size} processes cut it otherwise: resume in {before}")
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):
         checkpoint.snapshot.course.patience_lost_at = None  # it was counted in the other unit
     _diverge(ranks, checkpoint.seed)
     trainer.load(checkpoint.snapshot)
-    if checkpoint.snapshot.num_ranks != ranks.size:
-        notify(
-            f"this run was trained in {checkpoint.snapshot.num_ranks} processes and goes on in {ranks.size}: "
-            "dropout will be drawn differently"
-        )
+    if before != ranks.size:
+        notify(f"the number of processes was {before} and is {ranks.size} now: other dropout will be drawn")
     for aside in folder.set_aside(unsound if ranks.is_first else ()):
         notify(f"the unsound checkpoint is kept as {aside}")
     notify(f"resuming {folder.path} at step {trainer.course.step:,}")

@@ -96,6 +96,7 @@ class Run:
                 if unsaved and (is_newest or not self.runtime.ranks.share(self.folder.holds_run)):
                     self._save(saver, best=False)
                 saver.wait()
+                self.runtime.ranks.meet("the end")  # whoever ends before is taken for lost
                 _tell(reporters, event)
                 return event
             _tell(reporters, event)
@@ -114,12 +115,12 @@ class Run:
     def _save(self, saver: Saver, *, best: bool) -> None:
         self._saved_at = self.trainer.clock.elapsed_s
         checkpoint, is_first_save, self.is_new = self.checkpoint(), self.is_new, False  # which all processes give to
-        if not self.runtime.ranks.is_first:
-            return
-        if is_first_save:
+        ranks = self.runtime.ranks
+        if ranks.is_first and is_first_save:
             saver.begin(checkpoint, best=best, begin_log=None if self.log is None else self.log.begin)
-        else:
+        elif ranks.is_first:
             saver.save(checkpoint, best=best)
+        ranks.meet("a checkpoint")  # which a slow disk may hold up
 
     def _save_is_due(self, event: Event) -> bool:
         """True at regular steps or times, for the best model so far, and before an evaluation takes memory."""

@@ -143,8 +143,13 @@ def lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str 
     # gradients; two outputs of each layer, and the logits of a step, or in float32 those of an evaluation, three times.
     copies = 4 + 3 * (2 + runtime.shares_host_memory)
     outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
-    activations = max(layout.symbols_per_step * outputs, 12 * max_logits(model.vocab_size))
+    ranks = runtime.ranks
+    if ranks.size > 1:
+        copies += 1  # the message
+    activations = max(layout.symbols_per_step // ranks.size * outputs, 12 * max_logits(model.vocab_size))
     needed, free = 4 * copies * count_parameters(model) + activations, runtime.free_memory()
+    if runtime.shares_host_memory:
+        needed *= ranks.local_size
     if free is None or needed <= free:
         return None
     return (

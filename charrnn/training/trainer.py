@@ -49,7 +49,7 @@ class Trainer:
         self.clock.start()
         self.recovery.keep(self._copy)
         self.bptt.model.train()
-        while not self._should_stop():
+        while not self._agree_on_stop():
             if self.evaluation_is_due:
                 yield from self._evaluate()
             elif self._is_over():
@@ -58,7 +58,7 @@ class Trainer:
                 progress, due = self._step(), self.evaluation_is_due
                 is_sane = self.recovery.check_and_keep(self.course, self._copy, before_evaluation=due)
                 yield progress if is_sane else self._recover(self.recovery.loss)
-        is_stopped = self._should_stop()
+        is_stopped = self._agree_on_stop()
         if is_stopped and not self.recovery.is_sane(self.course):
             # A run that goes on from there takes the steps in between again, and ends as if it had not been stopped.
             self._go_to(self.recovery.trusted)
@@ -71,7 +71,7 @@ class Trainer:
         """End the run after the step, or in the evaluation, that is under way."""
         self.stop_requested = True
 
-    def _should_stop(self) -> bool:
+    def _agree_on_stop(self) -> bool:
         """True if a stop is requested, in whichever process; all take the same time from now on."""
         return self.clock.agree(self.bptt.runtime.ranks, stop=self.stop_requested)
 
@@ -102,7 +102,7 @@ class Trainer:
         """Evaluate once; yields nothing if a stop is requested meanwhile."""
         begin = time.perf_counter()
         with self.clock.paused(self.bptt.runtime):
-            result = self.evaluations.measure(self.history, self.clock, self._should_stop, self._is_over)
+            result = self.evaluations.measure(self.history, self.clock, self._agree_on_stop, self._is_over)
         if result is None:
             return
         if self.recovery.is_absurd(result.part_loss):

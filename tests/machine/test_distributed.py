@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.distributed import ALONE, Ranks, joined, local_rank
 from charrnn.terminal import speaks
 
@@ -24,7 +24,7 @@ def test_seeds_of_processes_differ_and_the_first_has_that_of_the_training() -> N
 def test_process_that_is_alone_communicates_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "distributed", None)
     loss, tensor = torch.tensor(2.0), torch.ones(3)
-    with joined(torch.device("cpu")) as ranks:
+    with joined("cpu") as ranks:
         assert ranks is ALONE
         assert ranks.is_first
         assert ranks.average([], loss) is loss
@@ -43,6 +43,7 @@ def test_process_that_is_alone_communicates_with_nobody(monkeypatch: pytest.Monk
         ("0", "1", "0", None, True),
         ("1", "1", "1", None, True),  # no training has such a process
         ("", "2", "", None, True),
+        ("1", "2", "", None, True),
         ("0", "2", "0", 0, True),
         ("3", "4", "1", 1, False),
     ],
@@ -57,11 +58,15 @@ def test_place_on_the_machine_is_as_torchrun_says(
 
 
 def test_environment_that_torchrun_would_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "many")
-    with pytest.raises(CharRNNError, match="WORLD_SIZE is 'many'"):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "first")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CharRNNError, match="LOCAL_RANK is 'first'"):
         local_rank()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(CharRNNError, match="LOCAL_RANK is ''"):
-        local_rank()
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_one_device_for_several_processes_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match=f"--device {device} is one device"), joined(device):
+        pass

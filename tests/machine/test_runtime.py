@@ -358,7 +358,7 @@ def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch
 
 @pytest.mark.parametrize(
     ("told", "num_gpus", "expected"),
-    [("3\n450\n40000\n0\n", 4, 3), ("3\n4\n5\n", 2, 2), ("[N/A]\n", 2, 0), (None, 2, 0)],
+    [("3\n450\n40000\n0\n", 4, 3), ("3\n4\n", 2, 2), ("[N/A]\n", 2, 0), (None, 2, 0)],
 )
 def test_idle_gpus_are_those_whose_memory_is_free(
     monkeypatch: pytest.MonkeyPatch, told: str | None, num_gpus: int, expected: int
@@ -368,6 +368,7 @@ def test_idle_gpus_are_those_whose_memory_is_free(
             raise FileNotFoundError(command[0])
         return subprocess.CompletedProcess(command, 0, stdout=told)
 
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     assert Runtime(torch.device("cuda"), torch.float32).count_idle() == expected

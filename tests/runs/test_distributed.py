@@ -16,7 +16,7 @@ import torch
 from charrnn.runs.checkpoint import Checkpoint
 from tests.conftest import TEXT, Command, Forked
 
-OPTIONS = "--hidden-size 16 --batch-size 8 --seq-length 16 --precision float32 --seed 3 --learning-rate 0.01 --quiet"
+OPTIONS = "--hidden-size 16 --batch-size 8 --seq-length 16 --precision float32 --seed 3 --learning-rate 0.01"
 SHORT = "--steps 60 --eval-every 20"
 LONG = "--steps 500 --eval-every 250 --checkpoint-every 25"
 
@@ -38,11 +38,13 @@ def start(forked: Callable[..., Forked]) -> Iterator[Start]:
     """
     processes = []
 
-    def begin(size: int, run: str, options: str, last: Mapping[str, str] | None = None) -> list[Forked]:
+    def begin(
+        size: int, run: str, options: str, last: Mapping[str, str] | None = None, *, quiet: bool = True
+    ) -> list[Forked]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        words = ["train", "tiny.txt", "-o", run, *OPTIONS.split(), *options.split()]
+        words = ["train", "tiny.txt", "-o", run, *OPTIONS.split(), *options.split(), *["--quiet"] * quiet]
         own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         for rank in range(size):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"} if size > 1 else {}
@@ -154,8 +156,10 @@ def test_killed_process_ends_all_with_one_line_and_the_run_goes_on_exactly(
 def test_run_of_two_processes_goes_on_in_one(start: Start, tmp_path: Path) -> None:
     options = f"{LONG} --dropout 0"
     assert wait(start(2, "out", options.replace("500", "300"))) == [0, 0]
-    (alone,) = start(1, "out", f"{options.replace('500', '400')} --resume".replace("--quiet", ""))
-    assert alone.wait().returncode == 0
+    (alone,) = start(1, "out", f"{options.replace('500', '400')} --resume", quiet=False)
+    done = alone.wait()
+    assert done.returncode == 0
+    assert "the number of processes was 2 and is 1 now: other dropout will be drawn" in done.stderr
     assert wait(start(2, "two", options.replace("500", "300"))) == [0, 0]
     assert wait(start(2, "two", f"{options.replace('500', '400')} --resume")) == [0, 0]
     ends = [Checkpoint.load(tmp_path / name / "last.safetensors").snapshot for name in ("out", "two")]
@@ -210,7 +214,7 @@ def test_error_on_one_machine_while_the_others_wait_is_told_once(
 
 def test_torchrun_restarts_a_run_that_lost_a_process(start: Start, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    words = ["-m", "charrnn", "train", "tiny.txt", "-o", "out", *OPTIONS.split(), *LONG.split(), "--resume"]
+    words = ["-m", "charrnn", "train", "tiny.txt", "-o", "out", *OPTIONS.split(), *LONG.split(), "--quiet", "--resume"]
     agent = subprocess.Popen([*torchrun, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     wait_for_checkpoints(tmp_path / "out")
     os.kill(int((tmp_path / "out/.lock").read_text()), signal.SIGKILL)
@@ -219,3 +223,24 @@ def test_torchrun_restarts_a_run_that_lost_a_process(start: Start, tmp_path: Pat
     assert agent.returncode == 0, told
     assert wait(start(2, "whole", LONG)) == [0, 0]
     assert are_equal(tmp_path / "out", tmp_path / "whole")
+
+
+def test_run_that_other_numbers_of_processes_cannot_share_says_so(start: Start) -> None:
+    assert wait(start(2, "out", SHORT)) == [0, 0]
+    done = [process.wait() for process in start(3, "out", f"{SHORT.replace('60', '80')} --resume")]
+    assert [each.returncode for each in done] == [1, 1, 1]
+    told = "".join(each.stderr for each in done)
+    assert told.count("\n") == 1
+    assert "which 3 processes cannot share evenly: resume it in a number that divides it" in told
+
+
+def test_second_signal_does_not_cut_the_save_short(start: Start, tmp_path: Path) -> None:
+    processes = start(2, "out", LONG)
+    wait_for_checkpoints(tmp_path / "out")
+    for _ in range(2):
+        for process in processes:
+            assert process.process.pid is not None
+            os.kill(process.process.pid, signal.SIGTERM)
+        time.sleep(0.01)
+    assert wait(processes) == [143, 143]
+    assert wait(start(2, "out", f"{LONG} --resume")) == [0, 0]
