@@ -16,18 +16,31 @@ from charrnn.cli.options import (
     CheckpointDir,
     DataDir,
     Device,
+    Force,
     Json,
     Precision,
+    Recursive,
     Seed,
     declare,
     given,
+    notifier,
     takes_configs,
-    tell,
 )
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
-from charrnn.config import COMMON, MODEL, REPORTS, RUN, SIZES, ModelOptions, Size, TrainingConfig, apply_size
+from charrnn.config import (
+    COMMON,
+    MODEL,
+    REPORTS,
+    RUN,
+    SIZES,
+    ModelOptions,
+    PreparationConfig,
+    Size,
+    TrainingConfig,
+    apply_size,
+)
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import Notify
+from charrnn.terminal import Notify, byte_bar, no_bar
 
 if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
@@ -70,6 +83,9 @@ def train(
         Path | None,
         declare("Start from another run's weights, matched symbol by symbol.", metavar="CHECKPOINT", panel=RUN),
     ] = None,
+    preparation: PreparationConfig,
+    recursive: Recursive = False,
+    force: Force = False,
     config: TrainingConfig,
     size: Annotated[
         Size | None,
@@ -103,10 +119,10 @@ def train(
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
     if os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1"):
         raise CharRNNError("this version trains in one process: start it without torchrun")
-    asked = given(ctx, config, model)
+    asked = given(ctx, preparation, config, model)
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
-    notify = _notifier(quiet=quiet)
+    notify = notifier(quiet=quiet)
 
     _yield_to_other_processes()
     from charrnn.machine.runtime import compute_deterministically
@@ -132,7 +148,11 @@ def train(
         device=device,
         precision=precision,
         data_dir=data_dir,
+        preparation=preparation,
+        recursive=recursive,
+        force=force,
         notify=notify,
+        bar=no_bar if quiet else byte_bar(sys.stderr),
     ) as begun:
         describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
         reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
@@ -147,14 +167,6 @@ def _yield_to_other_processes() -> None:
     """
     if os.environ.keys().isdisjoint(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")):
         os.environ["GOMP_SPINCOUNT"] = "1000"
-
-
-def _notifier(*, quiet: bool) -> Notify:
-    def notify(message: str, *, warning: bool = False) -> None:
-        if warning or not quiet:
-            tell(f"warning: {message}" if warning else message)
-
-    return notify
 
 
 def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]":

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
+from charrnn.config import BUDGETS, ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError, PrecisionError
 from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
@@ -15,7 +15,7 @@ from charrnn.runs.checkpoint import VERSIONS, Checkpoint
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
-from charrnn.terminal import Notify, silence
+from charrnn.terminal import Bar, Notify, no_bar, silence
 from charrnn.text.corpus import Corpus, open_or_prepare
 from charrnn.training.heuristics import (
     choose_layout,
@@ -46,11 +46,16 @@ def opened(
     device: str,
     precision: str,
     data_dir: Path,
+    preparation: PreparationConfig | None = None,
+    recursive: bool = False,
+    force: bool = False,
     notify: Notify = silence,
+    bar: Bar = no_bar,
 ) -> Iterator[Run]:
     """Start or resume a run on a text, raw or prepared, and hold the lock of its folder.
 
-    `given` are the options that were set explicitly, by their names. Raises: CharRNNError.
+    `given` are the options that were set explicitly, by their names. `preparation`, `recursive` and `force` are for raw
+    text that was not prepared yet. Raises: CharRNNError.
     """
     with folder.locked() as folder:
         remove_leftovers(folder.path)
@@ -60,7 +65,16 @@ def opened(
         if is_new := not (resuming and folder.holds_run()):  # errors come before the text is read
             runtime = open_runtime(device, precision)
             source = None if init_from is None else Checkpoint.load(find_checkpoint(init_from, Path()))
-        corpus = open_or_prepare(text, data_dir, may_replace=is_new)
+        corpus = open_or_prepare(
+            text,
+            data_dir,
+            preparation,
+            given=given,
+            may_replace=is_new,
+            recursive=recursive,
+            force=force,
+            bar=bar,
+        )
         for note in corpus.notes:
             notify(note)
         if runtime is not None:

@@ -3,7 +3,7 @@
 Letters in shapes: N characters, V vocabulary size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,15 +23,15 @@ def code_points(text: str) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def count(points: Tensor, totals: Tensor | None = None) -> Tensor:
-    """Occurrences of each code point, added to the totals so far: (highest code point + 1,) int64."""
-    counts = torch.bincount(points)
-    if totals is None:
-        return counts
-    longer, shorter = (counts, totals) if len(counts) > len(totals) else (totals, counts)
-    longer = longer.clone()
-    longer[: len(shorter)] += shorter
-    return longer
+def count(blocks: Iterable[Tensor]) -> Tensor:
+    """Occurrences of each code point in blocks of them: (highest code point + 1,) int64."""
+    totals = torch.zeros(1, dtype=torch.int64)
+    for points in blocks:
+        counts = torch.bincount(points)
+        longer, shorter = (counts, totals) if len(counts) > len(totals) else (totals, counts)
+        longer[: len(shorter)] += shorter
+        totals = longer
+    return totals
 
 
 @dataclass(frozen=True)
