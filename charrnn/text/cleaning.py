@@ -91,28 +91,28 @@ class CleanText:
         config = self._config
         with ahead(self._read(source)) as raw:
             blocks = _decode(source, config.encoding, raw, force=self._force)
+            changed = _Steps(cut=False, normalise=False)
             if steps.cut:
-                steps.cut = False
-                blocks = cut_boilerplate(blocks, functools.partial(self._tell_cut, source, steps))
+                blocks = cut_boilerplate(blocks, functools.partial(self._tell_cut, source, changed))
             form = config.normalize if steps.normalise or config.lowercase else "none"
             if form != "none" or config.lowercase:
                 blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
-            steps.normalise = False
             for block in blocks:
                 text = normal_form(block, form)
-                steps.normalise |= text is not block and text != block
+                changed.normalise |= text is not block and text != block
                 if config.ascii and not text.isascii():
                     self._transliterated += len(text) - len(text.encode("ascii", "ignore"))
                 if text := fold(text, form, ascii=config.ascii, lowercase=config.lowercase):
                     yield text
+            steps.cut, steps.normalise = changed.cut, changed.normalise
 
     def _read(self, source: Source) -> Iterator[bytes]:
         for block in source.blocks(self._advance):
             self.digest.update(block)
             yield block
 
-    def _tell_cut(self, source: Source, steps: _Steps, cut: str) -> None:
-        steps.cut = True
+    def _tell_cut(self, source: Source, changed: _Steps, cut: str) -> None:
+        changed.cut = True
         self.notes.append(f"cut {cut} from {source.name}")
 
 

@@ -138,7 +138,7 @@ def _write(text: CleanText, name: str, config: PreparationConfig, origins: Seque
 
     def encoded() -> Iterator[Tensor]:
         for block in text:
-            yield vocabulary.encode_points(code_points(block))
+            yield vocabulary.encode_known(block)
         if text.digest.hexdigest() != source_digest:
             raise CharRNNError(f"{name} was changed while it was read: prepare it again")
 
