@@ -116,7 +116,7 @@ def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Sourc
     if not texts:
         more = "" if recursive else ", or look into its folders with --recursive"
         raise CharRNNError(f"{folder} is a folder without *.txt files: name a file or another folder{more}")
-    skipped = [str(path.relative_to(folder)) for path in files if path not in set(texts)]
+    skipped = [str(path.relative_to(folder)) for path in sorted(set(files).difference(texts))]
     note = f"{folder}: {len(texts):,} file{'s' * (len(texts) > 1)} read"
     if skipped:
         note += f", skipped {len(skipped):,}: " + ", ".join(skipped[:_MAX_NAMES])
@@ -202,13 +202,15 @@ def total_size(sources: Iterable[Source]) -> int:
     return sum(source.size for source in sources)
 
 
-def identity(sources: Iterable[Source]) -> str | None:
+def identity(sources: Sequence[Source]) -> str | None:
     """A name for the present content of files, by their sizes and times; None if they are small, or none."""
-    paths = [source.path for source in sources]
-    return memo.identify("text", [path for path in paths if path is not None]) if None not in paths else None
+    paths = [source.path for source in sources if source.path is not None]
+    if len(paths) < len(sources):
+        return None
+    return memo.identify(" ".join(["text", *(path.suffix for path in paths)]), paths)  # a suffix says how to read
 
 
-def remember_digest(sources: Iterable[Source], before: str | None, digest: str) -> None:
+def remember_digest(sources: Sequence[Source], before: str | None, digest: str) -> None:
     """Remember the digest of sources whose identity was this one before they were read, and still is."""
     if before is not None and identity(sources) == before:
         memo.remember(before, digest)

@@ -114,6 +114,10 @@ def test_digest_of_large_files_is_remembered_until_they_change(tmp_path: Path, m
         assert digest(sources) == once
     os.utime(tmp_path / "b.txt", ns=(0, 0))
     assert digest(sources) == once
+    (tmp_path / "zipped.txt.gz").write_bytes(gzip.compress(b"abc"))
+    (tmp_path / "raw.txt").symlink_to("zipped.txt.gz")
+    zipped, raw = (digest(find_sources([str(tmp_path / name)])) for name in ("zipped.txt.gz", "raw.txt"))
+    assert zipped != raw
     (tmp_path / "b.txt").write_text("abd")
     assert digest(sources) != once
 
