@@ -27,6 +27,7 @@ def advance_nothing(num_bytes: int) -> None:
     """Tell nobody."""
 
 
+_BAR_DELAY_S = 0.5
 Bar = Callable[[str, int], contextlib.AbstractContextManager[Advance]]
 """Begin to show the progress of a piece of work of so many bytes."""
 
@@ -45,7 +46,9 @@ def byte_bar(stream: TextIO) -> Bar:
     def begin(work: str, total: int) -> Iterator[Advance]:
         from tqdm import tqdm
 
-        with tqdm(desc=work, total=total, unit="B", unit_scale=True, leave=False, file=stream, delay=0.5) as bar:
+        with tqdm(
+            desc=work, total=total, unit="B", unit_scale=True, leave=False, file=stream, delay=_BAR_DELAY_S
+        ) as bar:
             yield bar.update
 
     return begin

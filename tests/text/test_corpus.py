@@ -1,6 +1,7 @@
 """Prepared corpora."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container, memo
+from charrnn.text import sources
 from charrnn.text.corpus import Corpus, default_output, open_or_prepare, prepare
 from charrnn.text.sources import Source, find_sources
 from charrnn.text.vocabulary import Vocabulary
@@ -229,3 +231,22 @@ def test_file_made_from_another_text_is_never_replaced(tmp_path: Path) -> None:
     open_or_prepare(str(tmp_path / "one" / "input.txt"), tmp_path)
     with pytest.raises(CharRNNError, match=r"another text.*prepare .* with -o FILE"):
         open_or_prepare(str(tmp_path / "two" / "input.txt"), tmp_path)
+
+
+@pytest.mark.parametrize("config", [PreparationConfig(), PreparationConfig(ascii=True, lowercase=True)])
+def test_memory_does_not_grow_with_a_text_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PreparationConfig
+) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 2**14)
+    text = tmp_path / "line.txt"
+
+    def peak(words: int) -> int:
+        text.write_text("Слова и слова. " * words, encoding="utf-8")
+        tracemalloc.start()
+        try:
+            prepare(find_sources([str(text)]), config, tmp_path / "c.safetensors", overwrite=True)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(200_000) < 1.3 * peak(50_000)
