@@ -79,9 +79,8 @@ class LanguageModel:
         return Sampler(self._model, self.vocabulary, replace(config, ban=ban, stop=stop), self.runtime, corpus)
 
     def normalise(self, prompt: str) -> str:
-        """A prompt as the corpus was prepared: transliterated, in lower case."""
-        config = self.checkpoint.corpus.config
-        return normalise(prompt.replace("\r\n", "\n"), ascii=config.ascii, lowercase=config.lowercase)
+        """A prompt as the corpus was prepared: its normal form, transliterated, in lower case."""
+        return normalise(prompt.replace("\r\n", "\n"), self.checkpoint.corpus.config)
 
     def index_corpus(self, corpus: str | None = None) -> SuffixArray:
         """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.

@@ -12,9 +12,11 @@ from charrnn.errors import OptionError
 
 Cell = Literal["lstm", "gru", "rnn"]
 Size = Literal["small", "medium", "large"]
+NormalForm = Literal["nfc", "nfkc", "none"]
 
-RUN, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
+RUN, PREPARATION, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
     "The run",
+    "How raw text is read",
     "The budget: one of the three",
     "The model",
     "The optimisation",
@@ -91,15 +93,21 @@ def option(
     help: str,  # noqa: A002 (as argparse and Typer name it)
     panel: str | None = None,
     limits: Interval | Choice | None = None,
+    *,
+    absent: Any = None,
     **more: Any,
 ) -> Any:
-    """A dataclass field for an option; `more` are fields of `Option`."""
-    return field(default=default, metadata={"option": Option(help, panel, limits, **more)})
+    """A dataclass field for an option; `more` are fields of `Option`.
+
+    `absent` is the value in files that were written before there was the option.
+    """
+    metadata = {"option": Option(help, panel, limits, **more)}
+    return field(default=default, metadata=metadata if absent is None else {**metadata, "absent": absent})
 
 
 def options_of(config: type) -> dict[str, Option]:
     """The options of a config's fields, by name."""
-    return {each.name: each.metadata["option"] for each in fields(config) if each.metadata}
+    return {each.name: each.metadata["option"] for each in fields(config) if "option" in each.metadata}
 
 
 def count(low: int = 1, high: int = 2**31 - 1) -> Interval:
@@ -131,12 +139,21 @@ class Config:
 class PreparationConfig(Config):
     """Options for turning raw text into a corpus."""
 
-    encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", metavar="NAME")
-    ascii: bool = option(False, "Transliterate to ASCII, here and in every prompt.")
-    lowercase: bool = option(False, "Fold case, here and in every prompt.")
-    min_count: int = option(1, "Rarer symbols become one unknown symbol, which is never sampled.", None, count())
-    max_vocab: int | None = option(None, "Keep the most frequent symbols only, N with the unknown one.", None, count(2))
-    keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.")
+    encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", PREPARATION, metavar="NAME")
+    normalize: NormalForm = option(
+        "nfc",
+        "The Unicode normal form, here and in every prompt.",
+        PREPARATION,
+        Choice(get_args(NormalForm)),
+        absent="none",
+    )
+    ascii: bool = option(False, "Transliterate to ASCII, here and in every prompt.", PREPARATION)
+    lowercase: bool = option(False, "Fold case, here and in every prompt.", PREPARATION)
+    min_count: int = option(1, "Rarer symbols become one unknown symbol, which is never sampled.", PREPARATION, count())
+    max_vocab: int | None = option(
+        None, "Keep the most frequent symbols only, N with the unknown one.", PREPARATION, count(2)
+    )
+    keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.", PREPARATION)
 
 
 @dataclass(frozen=True, kw_only=True)

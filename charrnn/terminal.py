@@ -1,10 +1,12 @@
 """Text, durations and records in a form that is safe and easy to read on a terminal."""
 
+import contextlib
 import json
 import math
 import os
 import re
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol, TextIO
 
 
 class Notify(Protocol):
@@ -32,6 +34,41 @@ def _variable(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
+Advance = Callable[[int], object]
+"""Tell of progress: so many bytes more were read."""
+
+
+def advance_nothing(num_bytes: int) -> None:
+    """Tell nobody."""
+
+
+_BAR_DELAY_S = 0.5
+Bar = Callable[[str, int], contextlib.AbstractContextManager[Advance]]
+"""Begin to show the progress of a piece of work of so many bytes."""
+
+
+def no_bar(work: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+    """Show nothing."""
+    return contextlib.nullcontext(advance_nothing)
+
+
+def byte_bar(stream: TextIO) -> Bar:
+    """A bar by bytes on a terminal, gone at the end; nothing on another stream."""
+    if not stream.isatty():
+        return no_bar
+
+    @contextlib.contextmanager
+    def begin(work: str, total: int) -> Iterator[Advance]:
+        from tqdm import tqdm
+
+        with tqdm(
+            desc=work, total=total, unit="B", unit_scale=True, leave=False, file=stream, delay=_BAR_DELAY_S
+        ) as bar:
+            yield bar.update
+
+    return begin
+
+
 def format_seconds(seconds: float) -> str:
     """Format a duration for people: 45 s, 12 min or 3.5 h."""
     if not math.isfinite(seconds):
@@ -39,6 +76,15 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def format_share(part: int, whole: int) -> str:
+    """Format a share for people, in percent with two digits.
+
+    >>> format_share(1, 3), format_share(1, 30_000)
+    ('33 %', '0.0033 %')
+    """
+    return f"{float(f'{100 * part / whole:.2g}'):.10g} %"
 
 
 def escape_controls(text: str) -> str:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import charrnn
 from charrnn import CharRNNError, LanguageModel
 from charrnn.cli.app import app
+from charrnn.files import container
 from charrnn.runs.run import Run
 from charrnn.sampling.copies import pack
 from tests.conftest import TEXT
@@ -72,15 +73,21 @@ def test_copies_are_of_the_models_corpus_or_of_another(model: LanguageModel, tra
 
 def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_path: Path) -> None:
     model = charrnn.load(trained_run.folder.path, data_dir=tmp_path)
-    original = replace(trained_run.corpus, path=tmp_path / "renamed.safetensors")
-    original.save()
+    renamed = tmp_path / "renamed.safetensors"
+    original = container.read(trained_run.corpus.path, "corpus")
+
+    def store(**changes: object) -> None:
+        container.write(renamed, "corpus", original.header | changes, original.tensors)
+
+    store()
     assert packed(model, "the cat sat") in model.index_corpus()
-    for change in ({"source_digest": "another"}, {"config": replace(original.config, lowercase=True)}):
-        replace(original, **change).save()
+    for change in ({"text_digest": "another"}, {"config": original.header["config"] | {"lowercase": True}}):
+        store(**change)
         with pytest.raises(CharRNNError, match=r"the model's corpus is not in .*: name it"):
             model.sample(length=5, avoid_copying=3)
-    (tmp_path / "damaged.safetensors").write_bytes(original.path.read_bytes()[:-1])
-    original.path.unlink()
+    store()
+    (tmp_path / "damaged.safetensors").write_bytes(renamed.read_bytes()[:-1])
+    renamed.unlink()
     with pytest.raises(CharRNNError, match="the model's corpus is not in"):
         model.sample(length=5, avoid_copying=3)
 

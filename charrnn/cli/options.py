@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
-from charrnn.config import COMMON, PANELS, Config, Option
-from charrnn.terminal import escape_controls
+from charrnn.config import COMMON, PANELS, PREPARATION, Config, Option
+from charrnn.terminal import Notify, escape_controls
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
@@ -60,6 +60,8 @@ Seed = Annotated[
         max=2**31 - 1,
     ),
 ]
+Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--recursive", panel=PREPARATION)]
+Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
 Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
 DataDir = Annotated[
     Path, declare("Where prepared corpora lie by default.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR")
@@ -105,6 +107,16 @@ def tell(message: str) -> None:
     """Print a line on stderr. Where nobody reads it or it has no room, that is no reason to stop."""
     with contextlib.suppress(OSError):
         print(escape_controls(message), file=sys.stderr, flush=True)
+
+
+def notifier(*, quiet: bool) -> Notify:
+    """Print messages on stderr, only warnings if `quiet`."""
+
+    def notify(message: str, *, warning: bool = False) -> None:
+        if warning or not quiet:
+            tell(f"warning: {message}" if warning else message)
+
+    return notify
 
 
 def _is_config(annotation: Any) -> bool:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli.options import DATA_DIR, DataDir, Json, declare, takes_configs
+from charrnn.cli.options import DATA_DIR, DataDir, Force, Json, Recursive, declare, notifier, takes_configs
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import PreparationConfig
-from charrnn.terminal import escape_controls
+from charrnn.config import REPORTS, PreparationConfig
+from charrnn.terminal import byte_bar, no_bar
 from charrnn.text.sources import find_sources
 
 
@@ -31,27 +31,28 @@ def prepare(
         declare("Default: <stem of the first source>.safetensors in --data-dir.", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
+    recursive: Recursive = False,
+    force: Force = False,
     overwrite: Annotated[bool, declare("Replace an existing output.", "--overwrite")] = False,
+    quiet: Annotated[bool, declare("No progress, no report.", "--quiet", "-q", panel=REPORTS)] = False,
     json: Json = False,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Turn raw text into an index tensor and its vocabulary, for `train`."""
-    sources = find_sources(text)
+    sources = find_sources(text, recursive=recursive, force=force)
     from charrnn.text import corpus as corpora
 
     exit_on_signals()
 
     output = output or corpora.default_output(text[0], data_dir)
-    corpus = corpora.prepare(sources, config, output, overwrite=overwrite)
+    bar = no_bar if quiet else byte_bar(sys.stderr)
+    corpus = corpora.prepare(sources, config, output, overwrite=overwrite, force=force, bar=bar)
+    notify = notifier(quiet=quiet)
     for note in corpus.notes:
-        print(escape_controls(note), file=sys.stderr)
+        notify(note)
+    size = corpus.vocabulary.size
     if json:
-        size = corpus.vocabulary.size
         summary = {"corpus": str(output), "characters": len(corpus.indices), "vocabulary": size}
         print(json_module.dumps(summary), flush=True)
     else:
-        print(
-            f"{escape_controls(str(output))}: {len(corpus.indices):,} characters, "
-            f"{corpus.vocabulary.size:,} distinct symbols",
-            file=sys.stderr,
-        )
+        notify(f"{output}: {len(corpus.indices):,} characters, {size:,} distinct symbols")

@@ -15,19 +15,32 @@ from charrnn.cli.options import (
     CheckpointDir,
     DataDir,
     Device,
+    Force,
     Json,
     Precision,
+    Recursive,
     Seed,
     declare,
     given,
+    notifier,
     takes_configs,
-    tell,
 )
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
-from charrnn.config import COMMON, MODEL, REPORTS, RUN, SIZES, ModelOptions, Size, TrainingConfig, apply_size
+from charrnn.config import (
+    COMMON,
+    MODEL,
+    REPORTS,
+    RUN,
+    SIZES,
+    ModelOptions,
+    PreparationConfig,
+    Size,
+    TrainingConfig,
+    apply_size,
+)
 from charrnn.errors import OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import Notify, silence, speaks
+from charrnn.terminal import Notify, byte_bar, no_bar, silence, speaks
 
 if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
@@ -70,6 +83,9 @@ def train(
         Path | None,
         declare("Start from another run's weights, matched symbol by symbol.", metavar="CHECKPOINT", panel=RUN),
     ] = None,
+    preparation: PreparationConfig,
+    recursive: Recursive = False,
+    force: Force = False,
     config: TrainingConfig,
     size: Annotated[
         Size | None,
@@ -101,10 +117,10 @@ def train(
     """Train a model on a text, and keep its best and its last state."""
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
-    asked = given(ctx, config, model)
+    asked = given(ctx, preparation, config, model)
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
-    notify = _notifier(quiet=quiet) if speaks() else silence
+    notify = notifier(quiet=quiet) if speaks() else silence
 
     choose_spinning()
     from charrnn.machine.runtime import compute_deterministically
@@ -132,7 +148,11 @@ def train(
             device=device,
             precision=precision,
             data_dir=data_dir,
+            preparation=preparation,
+            recursive=recursive,
+            force=force,
             notify=notify,
+            bar=byte_bar(sys.stderr) if speaks() and not quiet else no_bar,
         ) as begun,
     ):
         describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
@@ -141,14 +161,6 @@ def train(
             reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
             begun.open_log()
         _train(begun, reporters, json=json and speaks(), notify=notify)
-
-
-def _notifier(*, quiet: bool) -> Notify:
-    def notify(message: str, *, warning: bool = False) -> None:
-        if warning or not quiet:
-            tell(f"warning: {message}" if warning else message)
-
-    return notify
 
 
 def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]":

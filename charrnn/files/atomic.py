@@ -86,12 +86,14 @@ def write_atomically(
     parts: Iterable[bytes | bytearray | memoryview],
     backup: Path | None = None,
     guard: Guard = no_guard,
+    amend: Callable[[], tuple[int, bytes]] | None = None,
 ) -> None:
     """Write a temporary file beside the target, fsync, rename, fsync the folder.
 
-    The target never goes missing, except for a moment if a backup is wanted on a file system without hard links.
-    Old leftovers of killed writers are removed. Without a `guard` a missing folder is made. The guard is called first,
-    and again before the rename; if the folder is replaced even later, the rename fails. Raises: CharRNNError.
+    `amend` is called once all parts are written: an offset, and the bytes that belong there. The target never goes
+    missing, except for a moment if a backup is wanted on a file system without hard links. Old leftovers of killed
+    writers are removed. Without a `guard` a missing folder is made. The guard is called first, and again before the
+    rename; if the folder is replaced even later, the rename fails. Raises: CharRNNError.
     """
     outcome = "nothing was changed"
     try:
@@ -100,7 +102,7 @@ def write_atomically(
         guard()
         with making_folder(path.parent) if guard is no_guard else contextlib.nullcontext():
             remove_leftovers(path.parent, min_age_s=_ABANDONED_S)
-            _write_and_replace(path, parts, backup, guard)
+            _write_and_replace(path, parts, backup, guard, amend)
             outcome = "it is there, but might not survive a power cut"
             sync_folder(path.parent)
     except OSError as error:
@@ -109,13 +111,21 @@ def write_atomically(
 
 
 def _write_and_replace(
-    path: Path, parts: Iterable[bytes | bytearray | memoryview], backup: Path | None, guard: Guard
+    path: Path,
+    parts: Iterable[bytes | bytearray | memoryview],
+    backup: Path | None,
+    guard: Guard,
+    amend: Callable[[], tuple[int, bytes]] | None,
 ) -> None:
     """Raises: OSError or CharRNNError, with nothing changed."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as stream:
             stream.writelines(parts)
+            if amend is not None:
+                offset, data = amend()
+                stream.seek(offset)
+                stream.write(data)
             stream.flush()
             _sync(stream.fileno())
         _replace(path, temporary, backup, guard)

@@ -10,7 +10,7 @@ import math
 import mmap
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
+from charrnn.files import memo
 from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 
 FORMAT = 1
@@ -48,12 +49,20 @@ _MAX_DIMENSIONS, _MAX_NUMBERS = 8, 2**48
 class StoredFile:
     """The content of a file: its header without the format's own keys, its tensors on the CPU.
 
-    `mapping` holds the tensors of a large file; it may be read as long as the file is not truncated.
+    `mapping` holds the tensors of a large file; it may be read as long as the file is not truncated. `is_known` is True
+    where the content was verified at another time, and not now.
     """
 
     header: dict[str, Any]
     tensors: dict[str, Tensor]
     mapping: mmap.mmap | None = None
+    is_known: bool = False
+    _identity: str | None = None
+    _digest: str = ""
+
+    def remember(self) -> None:
+        """Know this file again when it is read next, if it is large: its content was found good in every respect."""
+        memo.remember(self._identity, self._digest)
 
 
 def write(
@@ -69,23 +78,56 @@ def write(
     The old file becomes `backup`, if given; for `guard` see `write_atomically`.
     Raises: CharRNNError if the file cannot be written, or the header would be too long to read.
     """
-    text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
     # Widest elements first, as in safetensors, so that all are aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
+    _write(path, kind, header, arrays, (array for array in arrays.values() if array.numel()), backup, guard)
+
+
+def write_blocks(
+    path: Path,
+    kind: str,
+    header: Mapping[str, Any],
+    name: str,
+    dtype: torch.dtype,
+    length: int,
+    blocks: Iterable[Tensor],
+) -> None:
+    """Write a file of a single tensor (N,), which comes in blocks of together `length` numbers; else as `write`."""
+    shape_only = torch.empty(length, dtype=dtype, device="meta")
+    _write(path, kind, header, {name: shape_only}, blocks, None, no_guard)
+
+
+def _write(
+    path: Path,
+    kind: str,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Tensor],
+    blocks: Iterable[Tensor],
+    backup: Path | None,
+    guard: Guard,
+) -> None:
+    """Write a head for these arrays, their data in blocks, and then the digest into its place in the head."""
+    text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
     head = _safetensors_head(text, arrays)
     if len(head) > _MAX_HEADER:
         raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller --max-vocab shortens it")
-    data = [array.view(-1).view(torch.uint8).numpy().data for array in arrays.values() if array.numel()]
     sha = hashlib.sha256(head)
-    for part in data:
-        sha.update(part)
-    at = head.index(_DIGEST_MARK) + len(_DIGEST_MARK)
-    head[at : at + len(_NO_DIGEST)] = sha.hexdigest().encode()
-    write_atomically(path, [head, *data], backup, guard)
+
+    def parts() -> Iterator[bytes | memoryview]:
+        yield head
+        for block in blocks:
+            data = block.view(-1).view(torch.uint8).numpy().data
+            sha.update(data)
+            yield data
+
+    def digest() -> tuple[int, bytes]:
+        return head.index(_DIGEST_MARK) + len(_DIGEST_MARK), sha.hexdigest().encode()
+
+    write_atomically(path, parts(), backup, guard, digest)
 
 
-def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
+def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytes:
     """The bytes before the data: the JSON's length in 8 bytes, then the JSON, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {_KEY: text}}
     end = 0
@@ -98,24 +140,31 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytearray:
         }
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    return bytearray(len(encoded).to_bytes(8, "little") + encoded)
+    return len(encoded).to_bytes(8, "little") + encoded
 
 
-def read(path: Path, kind: str) -> StoredFile:
+def read(path: Path, kind: str, *, is_known: bool = False) -> StoredFile:
     """Read and verify a file of this kind; the tensors of a large one are memory-mapped.
 
-    The file is opened once, so that the verified bytes are returned even if the file is replaced meanwhile.
+    The file is opened once, so that the verified bytes are returned even if the file is replaced meanwhile. A large
+    file `is_known` if the caller has just written it, or if it was remembered and is still of the same size and times:
+    then its digest is not computed.
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
     try:
         with open_regular(path) as stream:
+            identity = memo.identify(_KEY, [stream.fileno()])
             head = _read_head(path, stream)
             digest, found = _begin_digest(path, head)
             header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
-            tensors, mapping = _read_tensors(stream, len(head), places, digest)
+            is_known = is_known or memo.recall(identity) == found.decode(errors="replace")
+            tensors, mapping = _read_tensors(stream, len(head), places, digest, is_known=is_known)
+            if memo.identify(_KEY, [stream.fileno()]) != identity:
+                identity = None  # changed meanwhile
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
-    if digest.hexdigest().encode() != found:
+    is_known = is_known and mapping is not None
+    if not is_known and digest.hexdigest().encode() != found:
         raise _damaged(path, "its digest does not match its content")
     found_kind = header.pop("kind", None)
     if header.pop("format", None) != FORMAT:
@@ -123,7 +172,7 @@ def read(path: Path, kind: str) -> StoredFile:
     if found_kind != kind:
         raise CharRNNError(f"{path} is a {found_kind}, not a {kind}")
     header.pop("digest", None)
-    return StoredFile(header, tensors, mapping)
+    return StoredFile(header, tensors, mapping, is_known, identity, found.decode(errors="replace"))
 
 
 def _read_head(path: Path, stream: BinaryIO) -> bytes:
@@ -191,11 +240,14 @@ def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
 
 
 def _read_tensors(
-    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any
+    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any, *, is_known: bool
 ) -> tuple[dict[str, Tensor], mmap.mmap | None]:
-    """The tensors behind the head and their mapping, if any; updates `digest`. Raises: OSError."""
+    """The tensors behind the head and their mapping, if any; updates `digest`, unless a mapped file is known.
+
+    Raises: OSError.
+    """
     if sum(place.size for place in places.values()) > _IN_MEMORY:
-        while block := stream.read(1 << 22):
+        while not is_known and (block := stream.read(1 << 22)):
             digest.update(block)
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         return {name: _map(mapped, begin, place) for name, place in places.items()}, mapped

@@ -17,12 +17,15 @@ Parsed = TypeVar("Parsed")
 def parse(kind: type[Parsed], values: object, where: str = "the file", at: str = "") -> Parsed:
     """Build a dataclass from a JSON object with exactly its fields.
 
-    Numbers are neither negative nor infinite. A field whose metadata has a "key" has that name in the file. `where` is
-    the file and `at` the object's place in it, for errors. Raises: CharRNNError.
+    Numbers are neither negative nor infinite. A field whose metadata has a "key" has that name in the file; one with
+    a value "absent" has it in older files, which lack the field. `where` is the file and `at` the object's place in it,
+    for errors. Raises: CharRNNError.
     """
     hints, known = typing.get_type_hints(kind), {_key(field): field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(values, dict):
         raise CharRNNError(f"{where} has no object in its header{at and ' at ' + at}")
+    absent = {_key(field): field.metadata["absent"] for field in fields(kind) if "absent" in field.metadata}  # type: ignore[arg-type]
+    values = absent | values
     if wrong := values.keys() ^ known.keys():
         names = ", ".join(sorted(wrong))
         raise CharRNNError(f"{where} lacks or has unknown fields in its header{at and ' at ' + at}: {names:.200}")

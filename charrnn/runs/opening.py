@@ -1,12 +1,13 @@
 """Open a training run in its folder: start a new one, or resume the one that is there."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
+from charrnn.config import BUDGETS, ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError, PrecisionError
 from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import ALONE, Ranks, joined
@@ -16,7 +17,7 @@ from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
-from charrnn.terminal import Notify, silence
+from charrnn.terminal import Bar, Notify, no_bar, silence
 from charrnn.text.corpus import Corpus, open_or_prepare
 from charrnn.training.heuristics import (
     choose_layout,
@@ -47,11 +48,16 @@ def opened(
     device: str,
     precision: str,
     data_dir: Path,
+    preparation: PreparationConfig | None = None,
+    recursive: bool = False,
+    force: bool = False,
     notify: Notify = silence,
+    bar: Bar = no_bar,
 ) -> Iterator[Run]:
     """Start or resume a run on a text, raw or prepared, and hold the lock of its folder.
 
-    `given` are the options that were set explicitly, by their names. Raises: CharRNNError.
+    `given` are the options that were set explicitly, by their names. `preparation`, `recursive` and `force` are for raw
+    text that was not prepared yet. Raises: CharRNNError.
     """
     with joined(device) as ranks, _held(folder, ranks) as folder:
         if ranks.is_first:
@@ -63,7 +69,20 @@ def opened(
             runtime = _open_runtime(device, precision, ranks)
             if init_from is not None:
                 source = ranks.share(lambda: Checkpoint.load(find_checkpoint(init_from, Path())))
-        corpus = _open_corpus(text, data_dir, ranks, may_replace=is_new)
+        corpus = _open_corpus(
+            functools.partial(
+                open_or_prepare,
+                text,
+                data_dir,
+                preparation,
+                given=given,
+                may_replace=is_new,
+                recursive=recursive,
+                force=force,
+                bar=bar,
+            ),
+            ranks,
+        )
         for note in corpus.notes:
             notify(note)
         if runtime is not None:
@@ -103,12 +122,12 @@ def _open_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | No
     return runtime
 
 
-def _open_corpus(text: str, data_dir: Path, ranks: Ranks, *, may_replace: bool) -> Corpus:
+def _open_corpus(open_or_prepare: Callable[[], Corpus], ranks: Ranks) -> Corpus:
     """The corpus, prepared once on each machine. Raises: CharRNNError where machines have different texts."""
     opened: list[Corpus] = []
 
     def open_first() -> str:
-        opened.append(open_or_prepare(text, data_dir, may_replace=may_replace))
+        opened.append(open_or_prepare())
         return str(opened[0].path)
 
     path = Path(ranks.share_on_machine("corpus", open_first))

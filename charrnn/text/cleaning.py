@@ -1,131 +1,281 @@
-"""Raw bytes to clean text, block by block: decoding, line ends, transliteration, case.
+"""Raw bytes to clean text, block by block: decoding, line ends, normal form, transliteration, case.
 
 Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `vocabulary.py`.
 """
 
 import codecs
+import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
+from charrnn.terminal import Advance, advance_nothing
+from charrnn.text.ahead import ahead
+from charrnn.text.detection import (
+    HEAD_BYTES,
+    encoding_of_mark,
+    encodings_for,
+    foreign_format,
+    wide_encoding_for,
+)
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source, SourceDigest
 
-_BOMS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its prefix
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-    codecs.BOM_UTF8: "utf-8-sig",
-}
-_OTHER_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
+_MAX_HELD = 1 << 20
+"""Max characters that wait for the next block: more that belong together are no text, but an attack on memory."""
+_SLICE = 1 << 12
+_DECOMPOSED = 0x30000
+"""No character of a higher plane has a decomposition."""
+_NO_CHAR = b"\xff"
+"""Fills the rows of a table of ASCII texts."""
+
+
+@dataclass
+class _Steps:
+    """The steps that may change a source: those that changed nothing in the first pass are left out of the second."""
+
+    cut: bool
+    normalise: bool
 
 
 class CleanText:
-    """The sources as clean text: iterate over the blocks once, then read `digest` and `notes`.
+    """The sources as clean text: iterate over the blocks, once or more, then read `digest` and `notes`.
+
+    The text is the same wherever the borders of blocks lie. They lie between characters that do not affect each other.
 
     Attributes:
-        digest: of the raw bytes read so far, as `sources.digest` computes it.
-        notes: one line per kind of change, such as a cut or a transliteration.
+        digest: of the raw bytes that the last iteration read, as `sources.digest` computes it.
+        notes: one line per kind of change in the last iteration, such as a cut or a transliteration.
     """
 
-    def __init__(self, sources: Sequence[Source], config: PreparationConfig) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        config: PreparationConfig,
+        *,
+        force: bool = False,
+        advance: Advance = advance_nothing,
+    ) -> None:
         self.digest = SourceDigest()
         self.notes: list[str] = []
-        try:
-            "".encode(config.encoding)
-        except (LookupError, ValueError):
-            raise CharRNNError(f"encoding {config.encoding!r} is unknown: give one of Python's, say cp1252") from None
+        _require_encoding(config.encoding)
         self._sources = sources
         self._config = config
+        self._force = force
+        self._advance = advance
         self._transliterated = 0
+        self._steps = [_Steps(not config.keep_boilerplate, config.normalize != "none") for _ in sources]
 
     def __iter__(self) -> Iterator[str]:
+        self.digest = SourceDigest()
+        self.notes = []
+        self._transliterated = 0
         end = "\n"
-        for source in self._sources:
+        for source, steps in zip(self._sources, self._steps, strict=True):
             self.digest.begin()
             if end != "\n":
                 yield "\n"  # a file without a final newline must not run into the next one
-            for block in self._clean(source):
+            for block in self._clean(source, steps):
                 end = block[-1]
                 yield block
         if self._transliterated:
             self.notes.append(f"transliterated {self._transliterated:,} characters to ASCII")
 
-    def _clean(self, source: Source) -> Iterator[str]:
-        blocks = _decode(source, self._config.encoding, self.digest.update)
-        if not self._config.keep_boilerplate:
-            blocks = cut_boilerplate(blocks, lambda cut: self.notes.append(f"cut {cut} from {source.name}"))
-        for block in blocks:
-            if self._config.ascii and not block.isascii():
-                self._transliterated += len(block) - len(block.encode("ascii", "ignore"))
-            if clean := normalise(block, ascii=self._config.ascii, lowercase=self._config.lowercase):
-                yield clean
+    def _clean(self, source: Source, steps: _Steps) -> Iterator[str]:
+        config = self._config
+        with ahead(self._read(source)) as raw:
+            blocks = _decode(source, config.encoding, raw, force=self._force)
+            changed = _Steps(cut=False, normalise=False)
+            if steps.cut:
+                blocks = cut_boilerplate(blocks, functools.partial(self._tell_cut, source, changed))
+            form = config.normalize if steps.normalise or config.lowercase else "none"
+            if form != "none" or config.lowercase:
+                blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
+            for block in blocks:
+                text = normal_form(block, form)
+                changed.normalise |= text is not block and text != block
+                if config.ascii and not text.isascii():
+                    self._transliterated += len(text) - len(text.encode("ascii", "ignore"))
+                if text := fold(text, form, ascii=config.ascii, lowercase=config.lowercase):
+                    yield text
+            steps.cut, steps.normalise = changed.cut, changed.normalise
+
+    def _read(self, source: Source) -> Iterator[bytes]:
+        for block in source.blocks(self._advance):
+            self.digest.update(block)
+            yield block
+
+    def _tell_cut(self, source: Source, changed: _Steps, cut: str) -> None:
+        changed.cut = True
+        self.notes.append(f"cut {cut} from {source.name}")
 
 
-def normalise(text: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 (the option's name)
-    """Transliterate and fold case, in prompts and scored texts as in the corpus."""
+def normalise(text: str, config: PreparationConfig) -> str:
+    """A prompt or a scored text as the corpus was prepared: its normal form, transliterated, in lower case."""
+    form = config.normalize
+    return fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase)
+
+
+def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 (the option's name)
+    """Transliterate and fold case of a text in a normal form, which it keeps."""
     if ascii:
         text = transliterate(text)
-    return text.lower() if lowercase else text
+    return normal_form(text.lower(), form) if lowercase else text
+
+
+def normal_form(text: str, form: str) -> str:
+    """A text in Unicode normal form NFC or NFKC.
+
+    Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone.
+    """
+    if form == "none" or text.isascii():
+        return text
+    if len(text) <= _SLICE:
+        return unicodedata.normalize(form.upper(), text)  # type: ignore[arg-type]
+    slices = []
+    begin, is_changed = 0, False
+    while begin < len(text):
+        end = begin + _SLICE
+        while end < len(text) and not _begins_anew(text[end], form, False):
+            end += 1
+        found = text[begin:end]
+        slices.append(unicodedata.normalize(form.upper(), found))  # type: ignore[arg-type]
+        is_changed |= slices[-1] is not found
+        begin = end
+    return "".join(slices) if is_changed else text
+
+
+def cut_between_characters(blocks: Iterable[str], form: str, *, lowercase: bool) -> Iterator[str]:
+    """The same text in blocks whose normal forms, in lower case if wanted, are together that of the whole text.
+
+    The end of a block waits for the next one from its last character on that nothing before it affects.
+    """
+    held = ""
+    for block in blocks:
+        held += block
+        border = len(held) - 1
+        while border > 0 and not _begins_anew(held[border], form, lowercase):
+            border -= 1
+        if border <= 0 and len(held) > _MAX_HELD:
+            border = len(held)
+        if border > 0:
+            yield held[:border]
+            held = held[border:]
+    yield held
+
+
+@functools.lru_cache(2**16)
+def _begins_anew(char: str, form: str, lowercase: bool) -> bool:
+    """True if no text before a character affects it or is affected by it, in a normal form and in lower case.
+
+    Unicode Standard Annex 15, section 9.1: a starter that no character before it combines with. A sigma's lower case
+    depends on the letters around it, as far as a character that is none and no mark.
+    """
+    if lowercase and f"aΣ{char}a".lower()[1] != "ς":
+        return False
+    if char.isascii() or form == "none":
+        return True
+    is_normal = unicodedata.is_normalized(form.upper(), char)  # type: ignore[arg-type]
+    return is_normal and not unicodedata.combining(char) and char not in _second_characters()
+
+
+@functools.cache
+def _second_characters() -> frozenset[str]:
+    """The characters that may combine with one before them to a third."""
+    pairs = (unicodedata.decomposition(chr(point)).split() for point in range(_DECOMPOSED))
+    seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
+    return frozenset(seconds.union(map(chr, range(0x1161, 0x1176)), map(chr, range(0x11A8, 0x11C3))))  # of Hangul
 
 
 def transliterate(text: str) -> str:
     """Transliterate to ASCII by Unidecode, looked up once per distinct character.
+
+    Each character is looked up in a table of texts of one length, whose filling is then deleted.
 
     >>> transliterate("Blåbærgrød")
     'Blabaergrod'
     """
     if text.isascii():
         return text
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    distinct = np.flatnonzero(np.bincount(points))
+    texts = [_ascii(point) for point in distinct.tolist()]
+    length = max(map(len, texts))
+    width = next((size for size in (4, 8, 16) if length <= size), length)
+    table = np.zeros(int(distinct[-1]) + 1, {4: "u4", 8: "u8"}.get(width, f"V{width}"))
+    table[distinct] = np.frombuffer(b"".join(each.ljust(width, _NO_CHAR) for each in texts), table.dtype)
+    return str(table[points].tobytes().translate(None, _NO_CHAR), "ascii")
+
+
+@functools.lru_cache(2**16)
+def _ascii(point: int) -> bytes:
     from unidecode import unidecode
 
-    return text.translate({ord(char): unidecode(char) for char in set(text) if not char.isascii()})
+    return unidecode(chr(point)).encode("ascii")
 
 
-def _decode(source: Source, encoding: str, observe: Callable[[bytes], object]) -> Iterator[str]:
+def _require_encoding(encoding: str) -> None:
+    """Raises: CharRNNError for an encoding that Python lacks, or that it cannot decode block by block."""
+    try:
+        "".encode(encoding)
+        if codecs.lookup(encoding).name == "punycode":
+            raise LookupError
+    except (LookupError, ValueError):
+        raise CharRNNError(f"encoding {encoding!r} is unknown: give one of Python's, say cp1252") from None
+
+
+def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:
     """Decode a source block by block, honouring a byte-order mark and unifying line ends.
 
-    Raises: CharRNNError with the byte offset and the encodings that can decode the source.
+    Raises: CharRNNError for what is no text, unless `force` is given; or with the byte offset and the encodings that
+    can decode the source.
     """
-    decoder: codecs.IncrementalDecoder | None = None
+    head = b""
+    while len(head) < HEAD_BYTES and (block := next(blocks, b"")):
+        head += block
+    if not head:
+        return
+    if not force and (found := foreign_format(head)):
+        raise CharRNNError(f"{source.name} is {found}; --force reads it all the same")
+    encoding = encoding_of_mark(head) or encoding
+    decoder = codecs.getincrementaldecoder(encoding)()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     offset = 0
-    for block in source.blocks():
-        observe(block)
-        if decoder is None:
-            encoding = next((name for bom, name in _BOMS.items() if block.startswith(bom)), encoding)
-            decoder = codecs.getincrementaldecoder(encoding)()
-        pending = len(decoder.getstate()[0])
+    for block in itertools.chain([head], blocks):
+        if not (force or is_wide) and b"\0" in block:
+            raise _not_text(source, offset + block.index(b"\0"), block)
+        pending = decoder.getstate()[0]
         try:
             text = decoder.decode(block)
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
-            raise _undecodable(source, encoding, offset - pending + start, block) from None
+            raise _undecodable(source, encoding, offset - len(pending) + start, pending + block) from None
+        if is_wide and not force and "\0" in text:
+            raise CharRNNError(f"{source.name} holds NUL characters as {encoding}: is it a text? --force keeps them")
         offset += len(block)
         yield newlines.decode(text)
-    if decoder is None:
-        return
     try:
         yield newlines.decode(decoder.decode(b"", final=True), final=True)
     except UnicodeError:
         raise _undecodable(source, encoding, offset - len(decoder.getstate()[0]), b"") from None
 
 
+def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:
+    encoding = wide_encoding_for(block)
+    remedy = f"--encoding {encoding} reads it" if encoding else "is it a text? (UTF-16 and UTF-32 hold such bytes)"
+    return CharRNNError(f"{source.name} holds NUL bytes, at byte {offset}: {remedy}; --force keeps them")
+
+
 def _undecodable(source: Source, encoding: str, offset: int, block: bytes) -> CharRNNError:
     where = f"{source.name} is not {encoding} at byte {offset}"
     if not block:
         return CharRNNError(f"{where}: it ends in the middle of a character")
-    if b"\0" in block:
-        return CharRNNError(f"{where} and holds zero bytes: is it a text? (--encoding utf-16 may decode it)")
-    able = [name for name in _OTHER_ENCODINGS if name != encoding and _can_decode(block, name)]
+    able = [name for name in encodings_for(block) if name != encoding]
     return CharRNNError(f"{where}: try --encoding " + " or ".join(able))
-
-
-def _can_decode(block: bytes, encoding: str) -> bool:
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(block)
-    except UnicodeError:
-        return False
-    return True

@@ -5,7 +5,8 @@ Letters in shapes: N characters.
 
 import mmap
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.files import container
 from charrnn.files.schema import dump, parse
+from charrnn.terminal import Bar, format_share, no_bar
+from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText
-from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources
+from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
 from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, code_points, count
 
 KIND = "corpus"
@@ -52,9 +55,12 @@ class Corpus:
     mapping: mmap.mmap | None = field(default=None, compare=False)
 
     @classmethod
-    def open(cls, path: Path) -> "Corpus":
-        """Open and verify a prepared file. Raises: CharRNNError if it is not a sound corpus."""
-        stored = container.read(path, KIND)
+    def open(cls, path: Path, *, is_known: bool = False) -> "Corpus":
+        """Open and verify a prepared file, once if it is large and does not change (see `container.read`).
+
+        Raises: CharRNNError if it is not a sound corpus.
+        """
+        stored = container.read(path, KIND, is_known=is_known)
         header = parse(_Header, stored.header, str(path))
         if stored.tensors.keys() != {"indices"}:
             raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
@@ -67,7 +73,8 @@ class Corpus:
             source_digest=header.source_digest,
             mapping=stored.mapping,
         )
-        corpus._check_indices()
+        corpus._check_indices(are_known=stored.is_known)
+        stored.remember()
         return corpus
 
     def check(self) -> None:
@@ -80,24 +87,73 @@ class Corpus:
         """The characters of the indices, decoded anew at each call."""
         return self.vocabulary.decode(self.indices)
 
-    def save(self) -> None:
-        """Write the file that `open` reads. Raises: CharRNNError."""
-        header = _Header(self.vocabulary.stored(), self.config, self.sources, self.source_digest)
-        container.write(self.path, KIND, dump(header), {"indices": self.indices})
-
-    def _check_indices(self) -> None:
+    def _check_indices(self, *, are_known: bool) -> None:
         indices, size = self.indices, self.vocabulary.size
         if indices.dtype != self.vocabulary.dtype or indices.dim() != 1 or len(indices) < 2:
             raise CharRNNError(f"{self.path} holds no indices of its vocabulary: prepare it again")
-        if int(indices.min()) < 0 or int(indices.max()) >= size:
+        low, high = (0, 0) if are_known else (int(bound) for bound in indices.aminmax())
+        if low < 0 or high >= size:
             raise CharRNNError(f"{self.path} holds indices beyond its vocabulary of {size}: prepare it again")
 
 
-def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, *, overwrite: bool = False) -> Corpus:
+def prepare(
+    sources: Sequence[Source],
+    config: PreparationConfig,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    bar: Bar = no_bar,
+) -> Corpus:
     """Turn raw text into a corpus file; one that was made from the same text with the same options stays.
 
-    Raises: CharRNNError for text that cannot be read or is too short, or where another file is in the way.
+    The text is read twice, to count its symbols and to encode it, in memory that does not grow with it. `force` reads
+    what seems to be no text, `bar` shows the progress. Raises: CharRNNError for text that cannot be read or
+    is too short, or where another file is in the way.
     """
+    _require_free(output, sources)
+    if output.exists() and not overwrite:
+        corpus = Corpus.open(output)
+        if corpus.source_digest != digest(sources, bar):
+            raise CharRNNError(f"{output} was made from another text: {_WAYS_OUT}")
+        if corpus.config != config:
+            raise CharRNNError(f"{output} was made with other options: {_WAYS_OUT}")
+        return replace(corpus, notes=(f"{output} is up to date",))
+    before = identity(sources)
+    with bar("preparing", 2 * total_size(sources)) as advance:
+        text = CleanText(sources, config, force=force, advance=advance)
+        notes = _write(text, " + ".join(source.name for source in sources), config, _origins(sources), output)
+    remember_digest(sources, before, text.digest.hexdigest())
+    folders = [source.note for source in sources if source.note]
+    return replace(Corpus.open(output, is_known=True), notes=(*folders, *notes))
+
+
+def _write(text: CleanText, name: str, config: PreparationConfig, origins: Sequence[str], output: Path) -> list[str]:
+    """Count the symbols of a text, then encode it into the file; returns a line per change. Raises: CharRNNError."""
+    with ahead(text) as blocks:
+        totals = count(map(code_points, blocks))
+    notes, source_digest = text.notes, text.digest.hexdigest()
+    _require_learnable(totals, name, config)
+    vocabulary = Vocabulary.build(totals, min_count=config.min_count, max_vocab=config.max_vocab)
+
+    def encoded() -> Iterator[Tensor]:
+        for block in text:
+            yield vocabulary.encode_known(block)
+        if text.digest.hexdigest() != source_digest:
+            raise CharRNNError(f"{name} was changed while it was read: prepare it again")
+
+    header = dump(_Header(vocabulary.stored(), config, tuple(origins), source_digest))
+    with ahead(encoded()) as indices:
+        length = sum(vocabulary.counts)
+        container.write_blocks(output, KIND, header, "indices", vocabulary.dtype, length, indices)
+    return [*notes, *_describe_rare(vocabulary)]
+
+
+_WAYS_OUT = "--overwrite replaces it, -o FILE writes elsewhere"
+
+
+def _require_free(output: Path, sources: Sequence[Source]) -> None:
+    """Raises: CharRNNError where the output would be a folder or the text itself, or the text is a file of ours."""
     if output.is_dir():
         raise CharRNNError(f"{output} is a folder: name a file in it with -o FILE")
     for source in sources:
@@ -105,37 +161,10 @@ def prepare(sources: Sequence[Source], config: PreparationConfig, output: Path, 
             raise CharRNNError(f"{output} is the text itself: name another file with -o FILE")
         if source.path is not None and container.is_stored(source.path):
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
-    if output.exists() and not overwrite:
-        corpus = Corpus.open(output)
-        if corpus.source_digest != digest(sources):
-            raise CharRNNError(f"{output} was made from another text: {_WAYS_OUT}")
-        if corpus.config != config:
-            raise CharRNNError(f"{output} was made with other options: {_WAYS_OUT}")
-        return replace(corpus, notes=(f"{output} is up to date",))
-    text = CleanText(sources, config)
-    blocks = [code_points(block) for block in text]
-    indices, vocabulary = _encode(blocks, config, " + ".join(source.name for source in sources))
-    corpus = Corpus(
-        path=output,
-        indices=indices,
-        vocabulary=vocabulary,
-        config=config,
-        sources=tuple(_origins(sources)),
-        source_digest=text.digest.hexdigest(),
-        notes=(*text.notes, *_describe_folding(vocabulary)),
-    )
-    corpus.save()
-    return corpus
 
 
-_WAYS_OUT = "--overwrite replaces it, -o FILE writes elsewhere"
-
-
-def _encode(blocks: list[Tensor], config: PreparationConfig, name: str) -> tuple[Tensor, Vocabulary]:
-    """Code points, block by block, to indices (N,) and their vocabulary; empties the list as it goes."""
-    totals = torch.zeros(1, dtype=torch.int64)
-    for points in blocks:
-        totals = count(points, totals)
+def _require_learnable(totals: Tensor, name: str, config: PreparationConfig) -> None:
+    """Raises: CharRNNError for a text, by its counts of code points, that holds too little or no characters."""
     if (num_chars := int(totals.sum())) < 2:
         what = "empty" if num_chars == 0 else "one character long"
         raise CharRNNError(f"{name} is {what}: a corpus needs at least 2 characters")
@@ -146,14 +175,6 @@ def _encode(blocks: list[Tensor], config: PreparationConfig, name: str) -> tuple
             f"{name} holds U+{0xD800 + int(halves[0]):04X}, half of a character and none of itself, "
             f"as {config.encoding}: try another --encoding"
         )
-    vocabulary = Vocabulary.build(totals, min_count=config.min_count, max_vocab=config.max_vocab)
-    indices = torch.empty(num_chars, dtype=vocabulary.dtype)
-    end = num_chars
-    while blocks:
-        encoded = vocabulary.encode_points(blocks.pop())
-        indices[end - len(encoded) : end] = encoded
-        end -= len(encoded)
-    return indices, vocabulary
 
 
 def _origins(sources: Sequence[Source]) -> list[str]:
@@ -161,17 +182,32 @@ def _origins(sources: Sequence[Source]) -> list[str]:
     return list(dict.fromkeys(source.origin for source in sources))
 
 
-def _describe_folding(vocabulary: Vocabulary) -> list[str]:
+def _describe_rare(vocabulary: Vocabulary) -> list[str]:
+    """A line on symbols that were folded, or that had better be."""
+    total = sum(vocabulary.counts)
     if vocabulary.unknown is not None:
         folded = vocabulary.counts[vocabulary.unknown]
-        return [f"folded {folded:,} characters, rare ones, into one unknown symbol that is never sampled"]
-    rare = sum(n < RARE for n in vocabulary.counts)
-    if rare * 5 < vocabulary.size or rare < 20:
+        share = format_share(folded, total)
+        return [f"folded {folded:,} characters ({share}), rare ones, into one unknown symbol that is never sampled"]
+    rare = {symbol: n for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=True) if n < RARE}
+    if len(rare) * 5 < vocabulary.size or len(rare) < 20:
         return []
+    advice = f"--min-count {RARE} would fold them into one"
+    if _is_mostly_latin(vocabulary) and not "".join(rare).isascii():
+        advice += ", --ascii would transliterate them"
+    share = format_share(sum(rare.values()), total)
     return [
-        f"{rare:,} of {vocabulary.size:,} symbols occur fewer than {RARE} times: "
-        f"--min-count {RARE} would fold them into one, --ascii would transliterate them"
+        f"{len(rare):,} of {vocabulary.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"
     ]
+
+
+def _is_mostly_latin(vocabulary: Vocabulary) -> bool:
+    """True if more than half of a text's letters are Latin ones."""
+    letters = [
+        (symbol, n) for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=False) if symbol.isalpha()
+    ]
+    latin = sum(n for symbol, n in letters if unicodedata.name(symbol, "").startswith("LATIN"))
+    return 2 * latin > sum(n for _, n in letters)
 
 
 def default_stem(source: str) -> str:
@@ -187,35 +223,61 @@ def default_output(source: str, data_dir: Path) -> Path:
     return data_dir / f"{default_stem(source)}{container.SUFFIX}"
 
 
-def open_or_prepare(argument: str, data_dir: Path, *, may_replace: bool = True) -> Corpus:
+def open_or_prepare(
+    argument: str,
+    data_dir: Path,
+    config: PreparationConfig | None = None,
+    *,
+    given: Collection[str] = (),
+    may_replace: bool = True,
+    recursive: bool = False,
+    force: bool = False,
+    bar: Bar = no_bar,
+) -> Corpus:
     """The corpus that `train` was given: a prepared file, or raw text that is prepared on the way.
 
-    Raises: CharRNNError where the text's prepared file was made from another text, or if the text has changed
-    since and that file may not be replaced.
+    `given` are the names of the options in `config` that were set explicitly; the others yield to those of a file that
+    was prepared before. Raises: CharRNNError where one contradicts that file, where the file was made from another
+    text, or if the text has changed since and that file may not be replaced.
     """
+    config = config or PreparationConfig()
     if argument.endswith(container.SUFFIX) or container.is_stored(Path(argument)):
-        return Corpus.open(Path(argument))
-    sources = find_sources([argument])
+        corpus = Corpus.open(Path(argument))
+        _require_options(corpus, config, given)
+        return corpus
+    sources = find_sources([argument], recursive=recursive, force=force)
     output = default_output(argument, data_dir)
     if not output.exists():
-        return prepare(sources, PreparationConfig(), output)
+        return prepare(sources, config, output, force=force, bar=bar)
     corpus = Corpus.open(output)
-    if corpus.source_digest == digest(sources):
-        options = {k: v for k, v in asdict(corpus.config).items() if v != getattr(PreparationConfig(), k)}
-        made_with = ", ".join(f"{k}={v}" for k, v in options.items()) or "default options"
-        return replace(corpus, notes=(f"using {output}, made from this text with {made_with}",))
-    if argument == "-" or list(corpus.sources) != _origins(sources):
+    is_same = corpus.source_digest == digest(sources, bar)
+    if not is_same and (argument == "-" or list(corpus.sources) != _origins(sources)):
         raise CharRNNError(
             f"{output} was made from another text, {' + '.join(corpus.sources)}: "
             f"train on {output} itself, remove it, or prepare {argument} with -o FILE and train on that"
         )
+    _require_options(corpus, config, given)
+    if is_same:
+        options = {k: v for k, v in asdict(corpus.config).items() if v != getattr(PreparationConfig(), k)}
+        made_with = ", ".join(f"{k}={v}" for k, v in options.items()) or "default options"
+        return replace(corpus, notes=(f"using {output}, made from this text with {made_with}",))
     if not may_replace:
         raise CharRNNError(
             f"{argument} has changed since {output} was made: --resume with {output} goes on with the old text, "
             "--overwrite starts again with the new one"
         )
-    corpus = prepare(sources, corpus.config, output, overwrite=True)
+    corpus = prepare(sources, corpus.config, output, overwrite=True, force=force, bar=bar)
     return replace(corpus, notes=(f"{argument} has changed: prepared it again", *corpus.notes))
+
+
+def _require_options(corpus: Corpus, config: PreparationConfig, given: Collection[str]) -> None:
+    """Raises: CharRNNError if a given option of preparing contradicts a corpus that is already prepared."""
+    for name, found in asdict(corpus.config).items():
+        if name in given and (asked := getattr(config, name)) != found:
+            raise CharRNNError(
+                f"--{name.replace('_', '-')} is {asked}, but {corpus.path} was made with {found}: "
+                "leave the option out, or prepare the text with it into another file (prepare -o FILE)"
+            )
 
 
 def read_text(argument: str, config: PreparationConfig) -> str:

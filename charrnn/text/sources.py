@@ -10,67 +10,96 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
 from charrnn.errors import CharRNNError
+from charrnn.files import memo
 from charrnn.files.atomic import open_regular
+from charrnn.terminal import Advance, Bar, advance_nothing, no_bar
+from charrnn.text.detection import HEAD_BYTES, foreign_format
 
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 19
 COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     ".gz": lambda stream: cast(IO[bytes], gzip.open(stream)),
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
+_MAX_NAMES = 5
+"""Max skipped files of a folder that are named."""
 
 
 @dataclass(frozen=True)
 class Source:
     """One stream of raw bytes that can be read more than once: a file, or the `content` of stdin or a pipe.
 
-    `origin` is the absolute path of the file or folder that the user named.
+    `origin` is the absolute path of the file or folder that the user named. `note`, of the first source of a folder,
+    tells which of its files are read.
     """
 
     name: str
     path: Path | None
-    content: bytes = b""
+    content: bytes | IO[bytes] = b""
     origin: str = "stdin"
+    note: str = ""
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the decompressed bytes, some megabytes at a time. Raises: CharRNNError if they cannot be read."""
+    @property
+    def size(self) -> int:
+        """Bytes on the disk, 0 if unknown."""
+        with contextlib.suppress(OSError):
+            if self.path is not None:
+                return self.path.stat().st_size
+            return len(self.content) if isinstance(self.content, bytes) else os.fstat(self.content.fileno()).st_size
+        return 0
+
+    def blocks(self, advance: Advance = advance_nothing) -> Iterator[bytes]:
+        """Yield the decompressed bytes, `BLOCK_BYTES` at a time. Raises: CharRNNError if they cannot be read.
+
+        `advance` is told of the bytes read from the disk.
+        """
         try:
             with contextlib.ExitStack() as stack:
-                stream: IO[bytes] = io.BytesIO(self.content) if self.path is None else open_regular(self.path)
-                stack.enter_context(stream)
+                stored = stream = self._open(stack)
                 if self.path is not None and self.path.suffix in COMPRESSIONS:
-                    stream = stack.enter_context(COMPRESSIONS[self.path.suffix](stream))
+                    stream = stack.enter_context(COMPRESSIONS[self.path.suffix](stored))
+                position = 0
                 while block := stream.read(BLOCK_BYTES):
+                    before, position = position, stored.tell()
+                    advance(position - before)
                     yield block
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise CharRNNError(f"{self.name} cannot be read: {reason}") from error
 
+    def _open(self, stack: contextlib.ExitStack) -> IO[bytes]:
+        if self.path is not None:
+            return stack.enter_context(open_regular(self.path))
+        if isinstance(self.content, bytes):
+            return io.BytesIO(self.content)
+        self.content.seek(0)
+        return self.content
 
-def find_sources(arguments: Sequence[str]) -> list[Source]:
+
+def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bool = False) -> list[Source]:
     """Expand files, folders (their `*.txt`, sorted) and `-` (stdin) to sources, in order.
 
-    Raises: CharRNNError for a missing path or a folder without texts.
+    `recursive` takes folders within folders. Files of a folder that seem to be no text are skipped, unless `force` is
+    given. Raises: CharRNNError for a missing path or a folder without texts.
     """
     sources = []
     for argument in arguments:
         path = Path(argument)
         if argument == "-":
-            sources.append(Source("stdin", None, sys.stdin.buffer.read()))
+            sources.append(Source("stdin", None, _spool(sys.stdin.buffer)))
         elif path.is_dir():
-            texts = sorted(path.glob("*.txt"))
-            if not texts:
-                raise CharRNNError(f"{argument} is a folder without *.txt files: name a file or another folder")
-            sources.extend(Source(str(text), text, origin=str(path.resolve())) for text in texts)
+            sources.extend(_find_in_folder(path, recursive=recursive, force=force))
         elif path.is_file():
             sources.append(Source(argument, path, origin=str(path.resolve())))
         elif path.exists():
@@ -80,15 +109,49 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
     return sources
 
 
-def _read_once(path: Path) -> bytes:
+def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Source]:
+    """The texts of a folder. Raises: CharRNNError if there are none."""
+    files = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not path.is_dir())
+    texts = [path for path in files if path.suffix.lower() == ".txt" and (force or not _is_foreign(path))]
+    if not texts:
+        more = "" if recursive else ", or look into its folders with --recursive"
+        raise CharRNNError(f"{folder} is a folder without *.txt files: name a file or another folder{more}")
+    skipped = [str(path.relative_to(folder)) for path in sorted(set(files).difference(texts))]
+    note = f"{folder}: {len(texts):,} file{'s' * (len(texts) > 1)} read"
+    if skipped:
+        note += f", skipped {len(skipped):,}: " + ", ".join(skipped[:_MAX_NAMES])
+        note += ", ..." if len(skipped) > _MAX_NAMES else ""
+    sources = [Source(str(text), text, origin=str(folder.resolve())) for text in texts]
+    return [replace(sources[0], note=note), *sources[1:]]
+
+
+def _is_foreign(path: Path) -> bool:
+    """True if a file begins like one that is no plain text; what cannot be read is told of when it is."""
+    try:
+        with open_regular(path) as stream:
+            return foreign_format(stream.read(HEAD_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def _read_once(path: Path) -> IO[bytes]:
     """Read a pipe, such as that of `<(command)`, to its end. Raises: CharRNNError, also for an endless device."""
     try:
         status = path.stat()
         if not stat.S_ISFIFO(status.st_mode) and not os.path.samestat(status, os.fstat(0)):
             raise CharRNNError(f"{path} is a device: name a text file, a folder of them, or - for stdin")
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            return _spool(stream)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _spool(stream: IO[bytes]) -> IO[bytes]:
+    """Copy a stream that can be read once to a nameless temporary file, on the disk. Raises: OSError."""
+    spooled = tempfile.TemporaryFile()
+    shutil.copyfileobj(stream, spooled, BLOCK_BYTES)
+    spooled.flush()
+    return spooled
 
 
 class SourceDigest:
@@ -116,11 +179,38 @@ class SourceDigest:
         return f"{hashlib.sha256(joined).hexdigest()}-{len(self._each)}"
 
 
-def digest(sources: Iterable[Source]) -> str:
-    """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError."""
+def digest(sources: Sequence[Source], bar: Bar = no_bar) -> str:
+    """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError.
+
+    That of large files is remembered, and found again by their sizes and times.
+    """
+    before = identity(sources)
+    if (known := memo.recall(before)) is not None:
+        return known
     found = SourceDigest()
-    for source in sources:
-        found.begin()
-        for block in source.blocks():
-            found.update(block)
+    with bar("reading", total_size(sources)) as advance:
+        for source in sources:
+            found.begin()
+            for block in source.blocks(advance):
+                found.update(block)
+    remember_digest(sources, before, found.hexdigest())
     return found.hexdigest()
+
+
+def total_size(sources: Iterable[Source]) -> int:
+    """Bytes on the disk of several sources."""
+    return sum(source.size for source in sources)
+
+
+def identity(sources: Sequence[Source]) -> str | None:
+    """A name for the present content of files, by their sizes and times; None if they are small, or none."""
+    paths = [source.path for source in sources if source.path is not None]
+    if len(paths) < len(sources):
+        return None
+    return memo.identify(" ".join(["text", *(path.suffix for path in paths)]), paths)  # a suffix says how to read
+
+
+def remember_digest(sources: Sequence[Source], before: str | None, digest: str) -> None:
+    """Remember the digest of sources whose identity was this one before they were read, and still is."""
+    if before is not None and identity(sources) == before:
+        memo.remember(before, digest)

@@ -17,6 +17,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DEFAULTS: dict[type, dict[str, Any]] = {
     PreparationConfig: {
         "encoding": "utf-8",
+        "normalize": "nfc",
         "ascii": False,
         "lowercase": False,
         "min_count": 1,
@@ -123,8 +124,8 @@ TRAINING = {
 GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (
         PreparationConfig,
-        "--encoding cp1252 --ascii --lowercase --min-count 2 --max-vocab 9 --keep-boilerplate",
-        {"encoding": "cp1252", "ascii": True, "lowercase": True}
+        "--encoding cp1252 --normalize nfkc --ascii --lowercase --min-count 2 --max-vocab 9 --keep-boilerplate",
+        {"encoding": "cp1252", "normalize": "nfkc", "ascii": True, "lowercase": True}
         | {"min_count": 2, "max_vocab": 9, "keep_boilerplate": True},
     ),
     (

@@ -24,6 +24,8 @@ def test_corpus_opens_as_it_was() -> None:
     corpus = Corpus.open(BEFORE / "fable.safetensors")
     assert corpus.text.startswith("once upon a time there was a prince")
     assert (len(corpus.text), corpus.vocabulary.size, corpus.vocabulary.unknown) == (6000, 34, 33)
+    assert corpus.config.normalize == "none"
+    assert Checkpoint.load(BEFORE / "run/last.safetensors").corpus.fits(corpus)
 
 
 @needs_fbgemm

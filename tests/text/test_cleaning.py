@@ -1,5 +1,11 @@
 """Raw sources to clean text."""
 
+import encodings.aliases
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +13,26 @@ from unidecode import unidecode
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.text import sources
-from charrnn.text.cleaning import CleanText, transliterate
+from charrnn.text import cleaning, sources
+from charrnn.text.cleaning import CleanText, normalise, transliterate
+from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source
+
+
+@pytest.fixture
+def one_byte_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(cleaning, "HEAD_BYTES", 1)
+
+
+def in_one_string(raw: bytes, config: PreparationConfig) -> str:
+    """The reference: each step on the whole text."""
+    text = raw.decode(config.encoding).replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(cut_boilerplate([text], lambda what: None))
+    text = text if config.normalize == "none" else unicodedata.normalize(config.normalize.upper(), text)  # type: ignore[arg-type]
+    text = unidecode(text) if config.ascii else text
+    text = text.lower() if config.lowercase else text
+    return text if config.normalize == "none" else unicodedata.normalize(config.normalize.upper(), text)  # type: ignore[arg-type]
 
 
 def clean(raw: bytes, **options: object) -> str:
@@ -21,9 +44,119 @@ def test_byte_order_mark_is_honoured_and_dropped(encoding: str) -> None:
     assert clean("Blåbær".encode(encoding)) == "Blåbær"
 
 
-def test_line_ends_are_unified_even_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 1)
-    assert clean("å\r\nb\r\n\r\nc".encode()) == "å\nb\n\nc"
+@pytest.mark.usefixtures("one_byte_blocks")
+def test_line_ends_are_unified_even_across_blocks() -> None:
+    assert clean("å\r\nb\r\n\r\nc\r".encode()) == "å\nb\n\nc\n"
+
+
+TROUBLE = (
+    "ea'. \r\n1\N{GREEK CAPITAL LETTER SIGMA}\N{GREEK SMALL LETTER SIGMA}äçAÅ漢😀"
+    "\u0301\u0323\u0308\u0307\u0130\u00ad각\u1100\u1161\u11a8"
+    "\u09c7\u09be\u0f71\u0f72\u0344\u0958ﬁ²℡\uff9e\uff2bJ\u030c\u0131ẞ"
+)
+CONFIGS = st.builds(
+    PreparationConfig,
+    normalize=st.sampled_from(["nfc", "nfkc", "none"]),
+    ascii=st.booleans(),
+    lowercase=st.booleans(),
+)
+
+
+@given(st.text(TROUBLE), CONFIGS, st.integers(1, 9), st.sampled_from(["utf-8", "utf-16", "gb18030", "utf-7"]))
+def test_block_borders_do_not_matter(text: str, config: PreparationConfig, size: int, encoding: str) -> None:
+    config = replace(config, encoding=encoding)
+    raw = text.encode(encoding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK_BYTES", size)
+        patch.setattr(cleaning, "HEAD_BYTES", 4)
+        patch.setattr(cleaning, "_SLICE", size)
+        reader = CleanText([Source("raw", None, raw)], config)
+        twice = ["".join(reader) for _ in range(2)]
+    assert twice == [in_one_string(raw, config)] * 2
+
+
+def test_everything_happens_at_the_borders_of_large_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 1000)
+    text = (
+        "".join(chr(0x20 + 37 * i % 0xD7E0) for i in range(20_000))
+        + "*** END OF THE PROJECT GUTENBERG EBOOK X ***\r\nx"
+    )
+    for options in ({}, {"normalize": "nfkc", "lowercase": True}, {"ascii": True}):
+        config = PreparationConfig(**options)
+        assert "".join(CleanText([Source("raw", None, text.encode())], config)) == in_one_string(text.encode(), config)
+
+
+def able_encodings() -> Iterator[str]:
+    for name in sorted({*encodings.aliases.aliases.values(), "unicode_escape", "raw_unicode_escape"}):
+        try:
+            cleaning._require_encoding(name)
+            if "aé\nb漢 ".encode(name, "ignore").decode(name):
+                yield name
+        except (CharRNNError, UnicodeError):
+            pass
+
+
+@pytest.mark.usefixtures("one_byte_blocks")
+@pytest.mark.parametrize("encoding", list(able_encodings()))
+def test_every_encoding_is_decoded_across_blocks(encoding: str) -> None:
+    raw = "Ab\ncafé Ж漢字가ｱ\n".encode(encoding, "ignore")
+    assert clean(raw, encoding=encoding, normalize="none") == raw.decode(encoding)
+
+
+def test_no_character_of_a_higher_plane_has_a_decomposition() -> None:
+    last = max(point for point in range(sys.maxunicode + 1) if unicodedata.decomposition(chr(point)))
+    assert last < cleaning._DECOMPOSED
+
+
+@pytest.mark.parametrize("form", ["nfc", "nfkc"])
+def test_characters_of_both_forms_become_one(form: str) -> None:
+    mixed = "Bär, Ba\u0308r".encode()
+    assert clean(mixed, normalize=form) == "Bär, Bär"
+    assert normalise("Ba\u0308r", PreparationConfig(normalize=form)) == "Bär"  # type: ignore[arg-type]
+    assert clean(mixed, normalize="none") == mixed.decode()
+
+
+def test_marks_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(cleaning, "_MAX_HELD", 1000)
+    config = PreparationConfig(keep_boilerplate=True)
+    blocks = list(CleanText([Source("raw", None, ("e" + "\u0301" * 5000).encode())], config))
+    assert max(map(len, blocks)) <= 1100
+
+
+SIGNED = [
+    (b"%PDF-1.7 ...", "a PDF"),
+    (b"PK\x03\x04 ...", "a zip archive"),
+    (b"{\\rtf1 ...", "an RTF document"),
+    (b"\xef\xbb\xbf \n<!DocType html>", "an HTML page"),
+    ("<HTML><body>".encode("utf-16"), "an HTML page"),
+]
+
+
+@pytest.mark.parametrize(("raw", "described"), SIGNED)
+def test_what_is_no_text_is_refused_by_its_first_bytes(raw: bytes, described: str) -> None:
+    with pytest.raises(CharRNNError, match=f"raw is {described}.*--force reads it all the same"):
+        clean(raw)
+    forced = "".join(CleanText([Source("raw", None, raw)], PreparationConfig(), force=True))
+    assert forced.lstrip() in raw.decode("utf-16" if raw[:1] == b"\xff" else "utf-8-sig")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["Once upon a time.\n", "漢字仮名交じり文、\n" * 9])
+def test_nul_bytes_are_refused_with_the_encoding_that_reads_them(encoding: str, text: str) -> None:
+    raw = text.encode(encoding)
+    with pytest.raises(CharRNNError, match=rf"raw holds NUL bytes, at byte \d+: --encoding {encoding} reads it"):
+        clean(raw)
+    assert clean(raw, encoding=encoding) == text
+
+
+def test_nul_characters_are_refused_unless_forced() -> None:
+    with pytest.raises(CharRNNError, match="NUL bytes, at byte 3: is it a text"):
+        clean(b"abc\0\0\0def")
+    with pytest.raises(CharRNNError, match="NUL characters as utf-16"):
+        clean("abc\0def".encode("utf-16"))
+    source = Source("raw", None, b"abc\0def")
+    assert "".join(CleanText([source], PreparationConfig(), force=True)) == "abc\0def"
 
 
 def test_undecodable_byte_is_named_with_its_offset_and_encodings_that_work() -> None:
@@ -61,7 +194,7 @@ def test_boilerplate_can_be_kept() -> None:
     assert clean(raw) == "Once upon a time.\n"
 
 
-@pytest.mark.parametrize("name", ["\0", "utf-8\0", "klingon", "undefined", "rot13"])
+@pytest.mark.parametrize("name", ["\0", "utf-8\0", "klingon", "undefined", "rot13", "punycode"])
 def test_encoding_of_absurd_name_is_unknown(name: str) -> None:
     with pytest.raises(CharRNNError, match="is unknown"):
         CleanText([], PreparationConfig(encoding=name))

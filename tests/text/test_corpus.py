@@ -1,6 +1,9 @@
 """Prepared corpora."""
 
+import os
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +11,11 @@ from safetensors.torch import load_file
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.files import container
+from charrnn.files import container, memo
+from charrnn.text import sources
 from charrnn.text.corpus import Corpus, default_output, open_or_prepare, prepare
 from charrnn.text.sources import Source, find_sources
+from charrnn.text.vocabulary import Vocabulary
 
 
 def prepared(text: str, output: Path, **options: object) -> Corpus:
@@ -61,9 +66,95 @@ def test_surrogates_are_no_characters(tmp_path: Path, escaped: str, min_count: i
 
 def test_rare_symbols_bring_advice_and_folding_is_reported(tmp_path: Path) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(50)) + "ab" * 500
-    assert "50 of 52 symbols occur fewer than 10 times" in prepared(text, tmp_path / "a.safetensors").notes[0]
+    assert prepared(text, tmp_path / "a.safetensors").notes == (
+        "50 of 52 symbols occur fewer than 10 times, 4.8 % of the text: "
+        "--min-count 10 would fold them into one, --ascii would transliterate them",
+    )
     folded = prepared(text, tmp_path / "b.safetensors", min_count=10)
-    assert "folded 50 characters" in folded.notes[0]
+    assert "folded 50 characters (4.8 %)" in folded.notes[0]
+
+
+def test_transliteration_is_not_advised_to_texts_that_are_mostly_not_latin(tmp_path: Path) -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(50)) + "ж" * 500 + "ab" * 100
+    (note,) = prepared(text, tmp_path / "a.safetensors").notes
+    assert note.endswith("6.7 % of the text: --min-count 10 would fold them into one")
+
+
+def test_text_that_changes_between_the_passes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "tale.txt"
+    text.write_text("abcabc")
+    build = Vocabulary.build
+
+    def change(*arguments: Any, **options: Any) -> Vocabulary:
+        text.write_text("abcxyz")
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(Vocabulary, "build", change)
+    with pytest.raises(CharRNNError, match="was changed while it was read"):
+        prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["tale.txt"]
+
+
+def test_known_corpus_that_was_changed_is_verified_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(memo, "MIN_BYTES", 100)
+    monkeypatch.setattr(container, "_IN_MEMORY", 100)
+    corpus = prepared("abc" * 1000, tmp_path / "c.safetensors")
+    status = corpus.path.stat()
+    with corpus.path.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\xff")
+    os.utime(corpus.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CharRNNError, match="damaged"):
+        Corpus.open(corpus.path)
+
+
+def test_corpus_just_prepared_and_one_verified_before_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(memo, "MIN_BYTES", 100)
+    monkeypatch.setattr(container, "_IN_MEMORY", 100)
+    checked: list[bool] = []
+    check = Corpus._check_indices
+
+    def observe(self: Corpus, *, are_known: bool) -> None:
+        checked.append(are_known)
+        check(self, are_known=are_known)
+
+    monkeypatch.setattr(Corpus, "_check_indices", observe)
+    corpus = prepared("abc" * 1000, tmp_path / "c.safetensors")
+    Corpus.open(corpus.path)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(corpus.path.read_bytes())
+    for _ in range(2):
+        assert Corpus.open(copy).text == "abc" * 1000
+    assert checked == [True, True, False, True]
+
+
+def test_option_that_contradicts_the_prepared_file_is_an_error(tmp_path: Path) -> None:
+    text = tmp_path / "tale.txt"
+    text.write_text("Abc")
+    config = PreparationConfig(lowercase=True, min_count=1)
+    made = open_or_prepare(str(text), tmp_path, config, given={"lowercase", "min_count"})
+    assert made.text == "abc"
+    for argument in (str(text), str(made.path)):
+        assert open_or_prepare(argument, tmp_path, config, given={"lowercase"}).text == "abc"
+        assert open_or_prepare(argument, tmp_path).text == "abc"
+        with pytest.raises(
+            CharRNNError, match=r"--lowercase is False, but .*tale.safetensors was made with True: leave"
+        ):
+            open_or_prepare(argument, tmp_path, PreparationConfig(), given={"lowercase"})
+    text.write_text("Abcd")
+    with pytest.raises(CharRNNError, match="--normalize is none, but"):
+        open_or_prepare(str(text), tmp_path, PreparationConfig(normalize="none"), given={"normalize"})
+
+
+def test_folder_tells_what_was_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abc")
+    (tmp_path / "b.pdf").write_text("abc")
+    corpus = prepare(find_sources([str(tmp_path)]), PreparationConfig(), tmp_path / "c.safetensors")
+    assert corpus.notes == (f"{tmp_path}: 1 file read, skipped 1: b.pdf",)
 
 
 def test_text_is_never_overwritten_by_its_own_corpus(tmp_path: Path) -> None:
@@ -140,3 +231,22 @@ def test_file_made_from_another_text_is_never_replaced(tmp_path: Path) -> None:
     open_or_prepare(str(tmp_path / "one" / "input.txt"), tmp_path)
     with pytest.raises(CharRNNError, match=r"another text.*prepare .* with -o FILE"):
         open_or_prepare(str(tmp_path / "two" / "input.txt"), tmp_path)
+
+
+@pytest.mark.parametrize("config", [PreparationConfig(), PreparationConfig(ascii=True, lowercase=True)])
+def test_memory_does_not_grow_with_a_text_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PreparationConfig
+) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 2**14)
+    text = tmp_path / "line.txt"
+
+    def peak(words: int) -> int:
+        text.write_text("Слова и слова. " * words, encoding="utf-8")
+        tracemalloc.start()
+        try:
+            prepare(find_sources([str(text)]), config, tmp_path / "c.safetensors", overwrite=True)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(200_000) < 1.3 * peak(50_000)

@@ -3,15 +3,19 @@
 import bz2
 import gzip
 import hashlib
+import io
 import lzma
+import os
+import random
 from pathlib import Path
 
 import pytest
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
+from charrnn.files import memo
 from charrnn.text.cleaning import CleanText
-from charrnn.text.sources import Source, digest, find_sources
+from charrnn.text.sources import BLOCK_BYTES, Source, digest, find_sources
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip), (".bz2", bz2), (".xz", lzma), ("", None)])
@@ -49,6 +53,73 @@ def test_folder_stands_for_its_texts_in_order_joined_at_line_ends(tmp_path: Path
     for name, content in (("b.txt", "two"), ("a.txt", "one"), ("c.md", "not this")):
         (tmp_path / name).write_text(content)
     assert "".join(CleanText(find_sources([str(tmp_path)]), PreparationConfig())) == "one\ntwo"
+
+
+def test_folder_tells_what_it_skips_and_takes_any_case(tmp_path: Path) -> None:
+    contents = {
+        "b.TXT": b"two",
+        "a.txt": b"one",
+        "c.md": b"no",
+        "page.txt": b"<html>",
+        "in/d.txt": b"three",
+        "in/e.pdf": b"",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+
+    def found(**options: bool) -> tuple[list[str], str]:
+        sources = find_sources([str(tmp_path)], **options)
+        assert not any(source.note for source in sources[1:])
+        return [str(source.path.relative_to(tmp_path)) for source in sources if source.path], sources[0].note
+
+    assert found() == (["a.txt", "b.TXT"], f"{tmp_path}: 2 files read, skipped 2: c.md, page.txt")
+    names, note = found(recursive=True)
+    assert names == ["a.txt", "b.TXT", "in/d.txt"]
+    assert note == f"{tmp_path}: 3 files read, skipped 3: c.md, in/e.pdf, page.txt"
+    assert found(force=True)[0] == ["a.txt", "b.TXT", "page.txt"]
+    assert find_sources([str(tmp_path / "in")])[0].note == f"{tmp_path}/in: 1 file read, skipped 1: e.pdf"
+
+
+def test_stdin_is_spooled_and_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once upon" * 1000)))
+    (source,) = find_sources(["-"])
+    assert not isinstance(source.content, bytes)
+    assert source.size == 9000
+    for _ in range(2):
+        assert b"".join(source.blocks()) == b"Once upon" * 1000
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_progress_counts_the_bytes_on_the_disk(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.txt{suffix}"
+    text = random.Random(0).randbytes(3 * BLOCK_BYTES)
+    path.write_bytes(gzip.compress(text) if suffix else text)
+    (source,) = find_sources([str(path)])
+    told: list[int] = []
+    assert b"".join(source.blocks(told.append)) == text
+    assert sum(told) == source.size == path.stat().st_size
+    assert len(told) == 3
+
+
+def test_digest_of_large_files_is_remembered_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(memo, "MIN_BYTES", 6)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("abc")
+    sources = find_sources([str(tmp_path)])
+    with pytest.MonkeyPatch.context() as patch:
+        once = digest(sources)
+        patch.setattr(Source, "blocks", lambda *_: pytest.fail("read again"))
+        assert digest(sources) == once
+    os.utime(tmp_path / "b.txt", ns=(0, 0))
+    assert digest(sources) == once
+    (tmp_path / "zipped.txt.gz").write_bytes(gzip.compress(b"abc"))
+    (tmp_path / "raw.txt").symlink_to("zipped.txt.gz")
+    zipped, raw = (digest(find_sources([str(tmp_path / name)])) for name in ("zipped.txt.gz", "raw.txt"))
+    assert zipped != raw
+    (tmp_path / "b.txt").write_text("abd")
+    assert digest(sources) != once
 
 
 def test_folder_without_texts_and_missing_file_are_errors(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary, 
 
 
 def build(text: str, **options: int) -> Vocabulary:
-    return Vocabulary.build(count(code_points(text)), **options)
+    return Vocabulary.build(count([code_points(text)]), **options)
 
 
 @given(st.text(min_size=1))

@@ -1,0 +1,65 @@
+"""Recognise by their bytes: byte-order marks, files that are no plain text, encodings that would read a text.
+
+A mark and a format are decided by the first `HEAD_BYTES`, all else by the block in which it matters; no decision needs
+the whole text.
+"""
+
+import codecs
+
+HEAD_BYTES = 1024
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its prefix
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+_MARKUP = "an HTML page: save it as text in a browser, or convert it, say by pandoc -t plain"
+_FORMATS = {
+    "%pdf": "a PDF: extract its text first, say by pdftotext",
+    "pk\x03\x04": "a zip archive, as docx, odt and epub are: save it as plain text, say by pandoc -t plain",
+    "{\\rtf": "an RTF document: save it as plain text in a word processor, or convert it, say by pandoc -t plain",
+    "<html": _MARKUP,
+    "<!doctype": _MARKUP,
+}
+_ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
+_WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+def encoding_of_mark(head: bytes) -> str | None:
+    """The encoding that a byte-order mark stands for, which is dropped in decoding."""
+    return next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
+
+
+def foreign_format(head: bytes) -> str | None:
+    """A format that is no plain text, and the way to get some; None if the first bytes begin none of these.
+
+    >>> foreign_format(b"%PDF-1.7")
+    'a PDF: extract its text first, say by pdftotext'
+    """
+    begin = head[:HEAD_BYTES].decode(encoding_of_mark(head) or "latin-1", "replace").lstrip().lower()
+    return next((described for sign, described in _FORMATS.items() if begin.startswith(sign)), None)
+
+
+def encodings_for(block: bytes) -> list[str]:
+    """The encodings that would read a block that is no UTF-8, say."""
+    return [encoding for encoding in _ENCODINGS if _decode(block, encoding) is not None]
+
+
+def wide_encoding_for(block: bytes) -> str | None:
+    """The UTF-16 or UTF-32 without a mark that explains a block's NUL bytes; None if none does.
+
+    In the wrong one of them a text is rich in ideographs, poor in ASCII, or none at all.
+    """
+    texts = {encoding: _decode(block, encoding) or "" for encoding in _WIDE_ENCODINGS}
+    num_ascii = {encoding: len(text.encode("ascii", "ignore")) for encoding, text in texts.items() if "\0" not in text}
+    best = max(num_ascii, key=lambda encoding: num_ascii[encoding], default="")
+    return best if num_ascii.get(best, 0) * 20 > len(texts[best]) else None
+
+
+def _decode(block: bytes, encoding: str) -> str | None:
+    """The whole characters at a block's beginning; None where it is not in this encoding."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(block)
+    except UnicodeError:
+        return None
