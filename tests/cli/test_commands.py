@@ -462,16 +462,14 @@ def test_notice_that_has_no_room_costs_no_text(tmp_path: Path, trained_run: Run)
     assert len(done.stdout) >= 20
 
 
-@pytest.mark.parametrize(("size", "code"), [("", 0), ("1", 0), ("abc", 1), ("2", 1)])
-def test_world_of_one_process_is_trained_in(
-    tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch, size: str, code: int
+@pytest.mark.parametrize("size", ["", "1", "2", "abc"])
+def test_world_without_a_rank_is_not_of_torchrun(
+    tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     monkeypatch.setenv("WORLD_SIZE", size)
     done = charrnn("train", "tiny.txt", "--steps", "2", *SMALL)
-    assert done.returncode == code, done.stderr
-    assert ("without torchrun" in done.stderr) == (code == 1)
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_run_that_is_resumed_says_that_it_takes_no_other_weights(tmp_path: Path, charrnn: Command) -> None:
