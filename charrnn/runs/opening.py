@@ -46,6 +46,7 @@ def opened(
     device: str,
     precision: str,
     data_dir: Path,
+    checkpoint_dir: Path,
     notify: Notify = silence,
 ) -> Iterator[Run]:
     """Start or resume a run on a text, raw or prepared, and hold the lock of its folder.
@@ -55,11 +56,16 @@ def opened(
     with folder.locked() as folder:
         remove_leftovers(folder.path)
         if folder.holds_run() and not (resuming or overwriting):
-            raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
+            ways = "--resume goes on with it, --overwrite starts again, --run DIR starts another"
+            raise CharRNNError(f"{folder.path} holds a run: {ways}")
         runtime = source = None
         if is_new := not (resuming and folder.holds_run()):  # errors come before the text is read
             runtime = open_runtime(device, precision)
-            source = None if init_from is None else Checkpoint.load(find_checkpoint(init_from, Path()))
+            if init_from is not None:
+                path = find_checkpoint(init_from, checkpoint_dir)
+                source = Checkpoint.load(path)
+                remedy = "leave the option out, or start without --init-from"
+                _require_own(given, _shape(source), f"the model in {path}", remedy)
         corpus = open_or_prepare(text, data_dir, may_replace=is_new)
         for note in corpus.notes:
             notify(note)
@@ -82,27 +88,37 @@ def start(
     init_from: Checkpoint | None = None,
     notify: Notify = silence,
 ) -> Run:
-    """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
+    """A new run. Its shape is that of `init_from`, else the given one, else chosen. Raises: CharRNNError."""
     seed = seed_everything(seed)
     config = choose_layout(config, len(corpus.indices), runtime)
     text = TrainingText.split(corpus.indices, config, corpus.check).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train)))
-    if options.hidden_size is None and init_from is not None:
-        shape = {each.name: getattr(init_from.model_config, each.name) for each in fields(ModelOptions)}
-        options = ModelOptions(**{**shape, "dropout": options.dropout})
+    if init_from is not None:
+        options = replace(options, **_shape(init_from))
     is_open = options.hidden_size is None
-    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime)
+    num_chars_before = 0 if init_from is None else init_from.num_chars_trained
+    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
         notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
-    learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.symbols_per_step)
-    config = replace(config, learning_rate=learning_rate)
+    if config.learning_rate is None:
+        is_warm = init_from is not None
+        learning_rate = default_learning_rate(model_config, text.layout.symbols_per_step, is_warm=is_warm)
+        config = replace(config, learning_rate=learning_rate)
+        if is_warm:
+            notify("chose a lower learning rate than for a new model; --learning-rate takes another")
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
     if init_from is not None:
         matched = transfer(init_from, model, corpus.vocabulary)
         notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
     return Run(folder, corpus, Trainer(model, config, text, runtime), seed)
+
+
+def _shape(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The options of a model's shape, with which weights can be taken over; dropout is none of them."""
+    config = checkpoint.model_config
+    return {each.name: getattr(config, each.name) for each in fields(ModelOptions) if each.name != "dropout"}
 
 
 def resume(
@@ -159,15 +175,18 @@ def _reopen_runtime(device: str, precision: str, notify: Notify) -> Runtime:
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
     """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
     own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
-    for name, value in given.items():
-        if name in own and name not in _FREE_TO_CHANGE and value != own[name]:
-            # None of one-hot inputs is given as 0.
-            asked, found = (0 if each is None else each for each in (value, own[name]))
-            raise CharRNNError(
-                f"--{name.replace('_', '-')} is {asked}, but the run in {folder.path} has {found}: "
-                "leave the option out, or start another run with --run DIR"
-            )
+    fixed = {name: value for name, value in own.items() if name not in _FREE_TO_CHANGE}
+    _require_own(given, fixed, f"the run in {folder.path}", "leave the option out, or start another run with --run DIR")
     changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
     if not changes.keys().isdisjoint(BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
     return replace(checkpoint.training_config, **changes)
+
+
+def _require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, remedy: str) -> None:
+    """Check that no option was given another value than its owner's own. Raises: CharRNNError."""
+    for name, value in given.items():
+        if name in own and value != own[name]:
+            # None of one-hot inputs is given as 0.
+            asked, found = (0 if each is None else each for each in (value, own[name]))
+            raise CharRNNError(f"--{name.replace('_', '-')} is {asked}, but {owner} has {found}: {remedy}")

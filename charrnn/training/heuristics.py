@@ -29,6 +29,8 @@ _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no l
 _CHARS_READ_PER_PARAMETER = 5  # of the layer
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
+_WARM_SHARE = 0.25
+"""Of the peak, for weights that come from another run: they have something to lose."""
 
 
 def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> TrainingConfig:
@@ -41,9 +43,17 @@ def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> T
 
 
 def choose_shape(
-    options: ModelOptions, vocab_size: int, config: TrainingConfig, text: TrainingText, runtime: Runtime
+    options: ModelOptions,
+    vocab_size: int,
+    config: TrainingConfig,
+    text: TrainingText,
+    runtime: Runtime,
+    num_chars_before: int = 0,
 ) -> ModelConfig:
-    """A model's shape, its width and dropout chosen where they are open. Raises: CharRNNError for lack of memory."""
+    """A model's shape, its width and dropout chosen where they are open.
+
+    On `num_chars_before` see `default_dropout`. Raises: CharRNNError for lack of memory.
+    """
 
     @functools.cache
     def expect_epochs(model: ModelConfig) -> float:
@@ -64,7 +74,8 @@ def choose_shape(
     require_memory(model, text.layout, runtime)
     if model.dropout is not None:
         return model
-    return replace(model, dropout=default_dropout(count_parameters(model), num_chars, expect_epochs(model)))
+    dropout = default_dropout(count_parameters(model), num_chars, expect_epochs(model), num_chars_before)
+    return replace(model, dropout=dropout)
 
 
 def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> float:
@@ -83,14 +94,15 @@ def default_epochs(num_chars: int) -> int:
     return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
 
 
-def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float:
+def default_dropout(num_parameters: int, num_chars: int, epochs: float, num_chars_before: int = 0) -> float:
     """More dropout the more often a text is read, and the more parameters could learn it by heart.
 
     A straight line in the logarithm of both, through the best values found for three budgets; yet no more than a model
-    can bear that reads few characters for each of its parameters, and has still to learn.
+    can bear that reads few characters for each of its parameters, and has still to learn. `num_chars_before` counts
+    those that its weights have learned from before, of another text.
     """
     by_heart = max(epochs * num_parameters / num_chars, 1e-9)
-    learned = max(epochs * num_chars / num_parameters, 1e-9)
+    learned = max((num_chars_before + epochs * num_chars) / num_parameters, 1e-9)
     dropout = 0.11 * min(math.log2(by_heart) - 1.8, math.log2(learned) - 0.7)
     return round(min(0.5, max(0.0, dropout)), 2)
 
@@ -116,12 +128,14 @@ def default_model(
     return models[-1]
 
 
-def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
+def default_learning_rate(model: ModelConfig, chars_per_step: int, *, is_warm: bool = False) -> float:
     """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
 
+    It is a quarter of that for weights that come from another run (`is_warm`), which have something to lose.
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
-    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
+    peak = _PEAKS[model.cell] * (_WARM_SHARE if is_warm else 1.0)
+    return peak * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
 
 
 def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:

@@ -31,6 +31,15 @@ def test_dropout_is_low_in_a_model_that_has_still_to_learn() -> None:
     assert 0.25 <= fresh <= 0.35 < learned <= 0.5
 
 
+def test_dropout_is_higher_in_a_model_that_has_learned_before() -> None:
+    fresh, warm = (default_dropout(1_220_000, 133_000, 7, before) for before in (0, 6_200_000))
+    assert fresh == 0
+    assert 0.1 <= warm <= 0.25
+    assert default_dropout(1_220_000, 133_000, 0.1, 6_200_000) == 0, (
+        "a text that is hardly read is not learned by heart"
+    )
+
+
 def parameters(model: ModelConfig) -> int:
     return 4 * model.hidden_size * (64 + model.hidden_size) + model.vocab_size * (65 + model.hidden_size)
 
@@ -63,6 +72,11 @@ def test_learning_rate_suits_cell_width_and_step() -> None:
     assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
     assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
     assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
+
+
+def test_learning_rate_is_lower_for_weights_that_have_learned() -> None:
+    model = ModelConfig(vocab_size=7, hidden_size=1024)
+    assert default_learning_rate(model, 256, is_warm=True) == default_learning_rate(model, 256) / 4
 
 
 @pytest.mark.parametrize(
