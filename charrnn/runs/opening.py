@@ -19,9 +19,9 @@ from charrnn.terminal import Notify, silence
 from charrnn.text.corpus import Corpus, open_or_prepare
 from charrnn.training.heuristics import (
     choose_layout,
+    choose_learning_rate,
     choose_shape,
     default_epochs,
-    default_learning_rate,
     require_memory,
 )
 from charrnn.training.streams import TrainingText
@@ -101,12 +101,12 @@ def start(
     model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
         notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
-    if config.learning_rate is None:
-        is_warm = init_from is not None
-        learning_rate = default_learning_rate(model_config, text.layout.symbols_per_step, is_warm=is_warm)
-        config = replace(config, learning_rate=learning_rate)
-        if is_warm:
-            notify("chose a lower learning rate than for a new model; --learning-rate takes another")
+    learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
+    if init_from is not None and config.learning_rate is None:
+        notify(
+            f"chose a learning rate of {learning_rate:.3g} for weights that have learned; --learning-rate takes another"
+        )
+    config = replace(config, learning_rate=learning_rate)
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
     if init_from is not None:

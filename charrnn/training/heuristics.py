@@ -29,8 +29,6 @@ _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no l
 _CHARS_READ_PER_PARAMETER = 5  # of the layer
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
-_WARM_SHARE = 0.25
-"""Of the peak, for weights that come from another run: they have something to lose."""
 
 
 def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> TrainingConfig:
@@ -76,6 +74,19 @@ def choose_shape(
         return model
     dropout = default_dropout(count_parameters(model), num_chars, expect_epochs(model), num_chars_before)
     return replace(model, dropout=dropout)
+
+
+def choose_learning_rate(
+    model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime, *, is_warm: bool = False
+) -> float:
+    """The peak of the learning rate, chosen where it is open: lower for weights that come from another run."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    learning_rate = default_learning_rate(model, text.layout.symbols_per_step)
+    if not is_warm:
+        return learning_rate
+    epochs = expected_epochs(model, config, text, runtime)
+    return learning_rate * warm_share(count_parameters(model), len(text.train), epochs)
 
 
 def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> float:
@@ -128,14 +139,21 @@ def default_model(
     return models[-1]
 
 
-def default_learning_rate(model: ModelConfig, chars_per_step: int, *, is_warm: bool = False) -> float:
+def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
     """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
 
-    It is a quarter of that for weights that come from another run (`is_warm`), which have something to lose.
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
-    peak = _PEAKS[model.cell] * (_WARM_SHARE if is_warm else 1.0)
-    return peak * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
+    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
+
+
+def warm_share(num_parameters: int, num_chars: int, epochs: float) -> float:
+    """Share of the default learning rate for weights that come from another run, and have something to lose.
+
+    A half, and less the sooner these parameters learn the new text by heart: a curve near the best values found for
+    two texts and two budgets each.
+    """
+    return 0.5 / (1 + epochs * num_parameters / num_chars / 25)
 
 
 def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:

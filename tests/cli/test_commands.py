@@ -493,4 +493,6 @@ def test_weights_come_from_a_file_a_folder_or_the_name_of_a_run(tmp_path: Path, 
         assert done.returncode == 0, done.stderr
         assert "starting from other weights" in done.stderr
         assert f"model: 1 x {size} LSTM" in done.stderr, "the shape is that of the other model"
+    again = charrnn("train", "tiny.txt", "--steps", "2", "--init-from", "tiny", "--overwrite")
+    assert again.returncode == 0, "a run may start again from its own weights"
     assert charrnn("sample", "tiny", "-n", "5").returncode == 0

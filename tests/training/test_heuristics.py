@@ -14,6 +14,7 @@ from charrnn.training.heuristics import (
     default_epochs,
     default_learning_rate,
     default_model,
+    warm_share,
 )
 
 
@@ -74,9 +75,16 @@ def test_learning_rate_suits_cell_width_and_step() -> None:
     assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
 
 
-def test_learning_rate_is_lower_for_weights_that_have_learned() -> None:
-    model = ModelConfig(vocab_size=7, hidden_size=1024)
-    assert default_learning_rate(model, 256, is_warm=True) == default_learning_rate(model, 256) / 4
+def test_weights_that_have_learned_are_trained_the_slower_the_sooner_they_learn_a_text_by_heart() -> None:
+    often_read, short = (
+        [warm_share(10**6, num_chars, epochs) for num_chars, epochs in cases]
+        for cases in ([(10**6, 1), (10**6, 10), (10**6, 100)], [(10**7, 10), (10**6, 10), (10**5, 10)])
+    )
+    assert 0.5 > often_read[0] > often_read[1] > often_read[2] > 0
+    assert 0.5 > short[0] > short[1] > short[2] > 0
+    assert 1 / 3 < warm_share(1_220_000, 1_003_854, 3.7) < 1 / 2
+    assert 1 / 8 < warm_share(1_220_000, 133_182, 6.9) < 1 / 4
+    assert 1 / 32 < warm_share(1_220_000, 133_182, 28) < 1 / 16
 
 
 @pytest.mark.parametrize(
