@@ -239,7 +239,7 @@ class TrainingConfig(Config):
     )
     learning_rate: float | None = option(
         None,
-        "AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes.",
+        "AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes, lower with --init-from.",
         OPTIMISATION,
         positive(1e3),
     )

@@ -46,7 +46,7 @@ def sample(
         Path | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A checkpoint file or a run folder; default: the newest run.",
+            help="A checkpoint file, a run folder or its name in --checkpoint-dir; default: the newest run.",
             show_default=False,
         ),
     ] = None,

@@ -81,7 +81,11 @@ def train(
     overwrite: Annotated[bool, declare("Start again in a DIR that holds a run.", "--overwrite", panel=RUN)] = False,
     init_from: Annotated[
         Path | None,
-        declare("Start from another run's weights, matched symbol by symbol.", metavar="CHECKPOINT", panel=RUN),
+        declare(
+            "Start from another run's weights, matched symbol by symbol: a checkpoint file, a run folder or its name.",
+            metavar="CHECKPOINT",
+            panel=RUN,
+        ),
     ] = None,
     preparation: PreparationConfig,
     recursive: Recursive = False,
@@ -148,6 +152,7 @@ def train(
             device=device,
             precision=precision,
             data_dir=data_dir,
+            checkpoint_dir=checkpoint_dir,
             preparation=preparation,
             recursive=recursive,
             force=force,

@@ -113,6 +113,12 @@ class Checkpoint:
         """The model's weights by the names that it has for them."""
         return select("model.", self.snapshot.tensors)
 
+    @property
+    def num_chars_trained(self) -> int:
+        """Characters that the run has trained on, each as often as it was read; at most, of a tiny corpus."""
+        config = self.training_config
+        return self.snapshot.course.step * (config.batch_size or 0) * (config.seq_length or 0)
+
     def copy(self) -> "Checkpoint":
         """The same moment, in memory of its own on the CPU: the run may go on."""
         return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))

@@ -112,10 +112,15 @@ def _aside(path: Path) -> Path:
 
 
 def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:
-    """The checkpoint meant by a file, by a run's folder (its best, else its last), or by None.
+    """The checkpoint meant by a file, by a run's folder (its best, else its last), by its name, or by None.
 
-    None means the newest run under `checkpoint_dir`. Raises: CharRNNError if there is none.
+    A name is that of a folder under `checkpoint_dir`, and None means the newest one there. Raises: CharRNNError if
+    there is none.
     """
+    if argument is not None and not argument.exists():
+        if not (checkpoint_dir / argument).is_dir():
+            raise CharRNNError(f"{argument} does not exist: name a checkpoint file, or the folder of a run")
+        argument = checkpoint_dir / argument
     if argument is not None and not argument.is_dir():
         return argument
     folders = [argument] if argument is not None else _subfolders(checkpoint_dir)

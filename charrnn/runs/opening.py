@@ -21,9 +21,9 @@ from charrnn.terminal import Bar, Notify, no_bar, silence
 from charrnn.text.corpus import Corpus, open_or_prepare
 from charrnn.training.heuristics import (
     choose_layout,
+    choose_learning_rate,
     choose_shape,
     default_epochs,
-    default_learning_rate,
     require_memory,
 )
 from charrnn.training.streams import Layout, TrainingText
@@ -48,6 +48,7 @@ def opened(
     device: str,
     precision: str,
     data_dir: Path,
+    checkpoint_dir: Path,
     preparation: PreparationConfig | None = None,
     recursive: bool = False,
     force: bool = False,
@@ -63,12 +64,13 @@ def opened(
         if ranks.is_first:
             remove_leftovers(folder.path)
             if folder.holds_run() and not (resuming or overwriting):
-                raise CharRNNError(f"{folder.path} holds a run: --resume goes on with it, --overwrite starts again")
+                ways = "--resume goes on with it, --overwrite starts again, --run DIR starts another"
+                raise CharRNNError(f"{folder.path} holds a run: {ways}")
         runtime = source = None
         if is_new := ranks.share(lambda: not (resuming and folder.holds_run())):  # errors come before the text is read
             runtime = _open_runtime(device, precision, ranks)
             if init_from is not None:
-                source = ranks.share(lambda: Checkpoint.load(find_checkpoint(init_from, Path())))
+                source = ranks.share(lambda: _load_source(init_from, checkpoint_dir, given))
         corpus = _open_corpus(
             functools.partial(
                 open_or_prepare,
@@ -157,7 +159,7 @@ def start(
     init_from: Checkpoint | None = None,
     notify: Notify = silence,
 ) -> Run:
-    """A new run. Its shape is the given one, else that of `init_from`, else chosen. Raises: CharRNNError."""
+    """A new run. Its shape is that of `init_from`, else the given one, else chosen. Raises: CharRNNError."""
     ranks = runtime.ranks
     seed = ranks.share(lambda: seed_everything(seed))
     seed_everything(seed)
@@ -165,14 +167,18 @@ def start(
     text = TrainingText.split(corpus.indices, config, corpus.check, ranks.size).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train)))
-    if options.hidden_size is None and init_from is not None:
-        shape = {each.name: getattr(init_from.model_config, each.name) for each in fields(ModelOptions)}
-        options = ModelOptions(**{**shape, "dropout": options.dropout})
+    if init_from is not None:
+        options = replace(options, **_shape(init_from))
     is_open = options.hidden_size is None
-    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime)
+    num_chars_before = 0 if init_from is None else init_from.num_chars_trained
+    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
         notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
-    learning_rate = config.learning_rate or default_learning_rate(model_config, text.layout.symbols_per_step)
+    learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
+    if init_from is not None and config.learning_rate is None:
+        notify(
+            f"chose a learning rate of {learning_rate:.3g} for weights that have learned; --learning-rate takes another"
+        )
     config = replace(config, learning_rate=learning_rate)
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
@@ -183,6 +189,21 @@ def start(
     trainer = Trainer(model, config, text, runtime)
     _diverge(ranks, seed)
     return Run(folder, corpus, trainer, seed)
+
+
+def _load_source(init_from: Path, checkpoint_dir: Path, given: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint of `--init-from`. Raises: CharRNNError, also for options of another shape."""
+    path = find_checkpoint(init_from, checkpoint_dir)
+    source = Checkpoint.load(path)
+    remedy = "leave the option out, or start without --init-from"
+    _require_own(given, _shape(source), f"the model in {path}", remedy)
+    return source
+
+
+def _shape(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The options of a model's shape, with which weights can be taken over; dropout is none of them."""
+    config = checkpoint.model_config
+    return {each.name: getattr(config, each.name) for each in fields(ModelOptions) if each.name != "dropout"}
 
 
 def resume(
@@ -244,15 +265,18 @@ def resume(
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
     """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
     own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
-    for name, value in given.items():
-        if name in own and name not in _FREE_TO_CHANGE and value != own[name]:
-            # None of one-hot inputs is given as 0.
-            asked, found = (0 if each is None else each for each in (value, own[name]))
-            raise CharRNNError(
-                f"--{name.replace('_', '-')} is {asked}, but the run in {folder.path} has {found}: "
-                "leave the option out, or start another run with --run DIR"
-            )
+    fixed = {name: value for name, value in own.items() if name not in _FREE_TO_CHANGE}
+    _require_own(given, fixed, f"the run in {folder.path}", "leave the option out, or start another run with --run DIR")
     changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
     if not changes.keys().isdisjoint(BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
     return replace(checkpoint.training_config, **changes)
+
+
+def _require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, remedy: str) -> None:
+    """Check that no option was given another value than its owner's own. Raises: CharRNNError."""
+    for name, value in given.items():
+        if name in own and value != own[name]:
+            # None of one-hot inputs is given as 0.
+            asked, found = (0 if each is None else each for each in (value, own[name]))
+            raise CharRNNError(f"--{name.replace('_', '-')} is {asked}, but {owner} has {found}: {remedy}")

@@ -1,18 +1,23 @@
-"""Copy weights from a model of one vocabulary to a model of another, symbol by symbol."""
+"""Copy weights from a model of one vocabulary to a model of another, symbol by symbol.
+
+Letters in shapes: S symbols of the source, V symbols of the model.
+"""
 
 import torch
+from torch import Tensor
 
-from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.vocabulary import Vocabulary
 
 
 def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
-    """Copy another run's weights into a model, matching rows by symbol.
+    """Copy another run's weights into a model of the same shape, matching rows by symbol.
 
-    Rows of new symbols are unchanged. Returns: the number of matched symbols.
-    Raises: CharRNNError if the models differ in more than their vocabulary.
+    The rows of new symbols are drawn at random, with the mean and the spread of the source's rows, and their biases
+    follow from their frequencies. Returns: the number of matched symbols.
+    Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021); yet several new symbols
+    that all begin at the mean are hard to tell apart.
     """
     old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}
     pairs = [(i, old[symbol]) for i, symbol in enumerate(vocabulary.symbols) if symbol in old]
@@ -22,15 +27,29 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
     weights = source.build_model().state_dict()
     with torch.no_grad():
         for name, weight in model.state_dict().items():
-            other = weights.get(name)
-            by_symbol = _symbol_dimension(name, model)
-            if other is None or not _same_except(by_symbol, weight.shape, other.shape):
-                raise CharRNNError(f"the checkpoint's model has another shape ({name}): give the same model options")
+            other, by_symbol = weights[name], _symbol_dimension(name, model)
             if by_symbol is None:
                 weight.copy_(other)
+                continue
+            rows = other.movedim(by_symbol, 0)  # (S, ...)
+            if name == "head.bias":
+                log_p = _log_frequencies(source.vocabulary)
+                new = _log_frequencies(vocabulary) + (rows - log_p).mean()  # (V,)
             else:
-                weight.index_copy_(by_symbol, here, other.index_select(by_symbol, there))
+                new = _draw_like(rows, vocabulary.size)  # (V, ...)
+            weight.copy_(new.index_copy(0, here, rows[there]).movedim(0, by_symbol))
     return len(pairs)
+
+
+def _draw_like(rows: Tensor, count: int) -> Tensor:
+    """Normal rows (count, ...) with the mean and the standard deviation of each column of `rows` (S, ...)."""
+    std, mean = torch.std_mean(rows, dim=0, correction=0)
+    return mean + std * torch.randn(count, *rows.shape[1:])
+
+
+def _log_frequencies(vocabulary: Vocabulary) -> Tensor:
+    """The logarithm of each symbol's share of the text: (V,); of one that never occurred as if it had once."""
+    return torch.tensor(vocabulary.counts, dtype=torch.float32).clamp(min=1).log().log_softmax(0)
 
 
 def _symbol_dimension(name: str, model: CharRNN) -> int | None:
@@ -38,7 +57,3 @@ def _symbol_dimension(name: str, model: CharRNN) -> int | None:
     if name.startswith(("embedding.", "head.")):
         return 0
     return 1 if model.embedding is None and name == "stack.layers.0.weight_ih_l0" else None
-
-
-def _same_except(dimension: int | None, a: torch.Size, b: torch.Size) -> bool:
-    return len(a) == len(b) and all(i == dimension or a[i] == b[i] for i in range(len(a)))

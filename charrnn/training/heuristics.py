@@ -48,9 +48,17 @@ def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> T
 
 
 def choose_shape(
-    options: ModelOptions, vocab_size: int, config: TrainingConfig, text: TrainingText, runtime: Runtime
+    options: ModelOptions,
+    vocab_size: int,
+    config: TrainingConfig,
+    text: TrainingText,
+    runtime: Runtime,
+    num_chars_before: int = 0,
 ) -> ModelConfig:
-    """A model's shape, its width and dropout chosen where they are open. Raises: CharRNNError for lack of memory."""
+    """A model's shape, its width and dropout chosen where they are open.
+
+    On `num_chars_before` see `default_dropout`. Raises: CharRNNError for lack of memory.
+    """
 
     @functools.cache
     def expect_epochs(model: ModelConfig) -> float:
@@ -71,7 +79,21 @@ def choose_shape(
     require_memory(model, text.layout, runtime)
     if model.dropout is not None:
         return model
-    return replace(model, dropout=default_dropout(count_parameters(model), num_chars, expect_epochs(model)))
+    dropout = default_dropout(count_parameters(model), num_chars, expect_epochs(model), num_chars_before)
+    return replace(model, dropout=dropout)
+
+
+def choose_learning_rate(
+    model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime, *, is_warm: bool = False
+) -> float:
+    """The peak of the learning rate, chosen where it is open: lower for weights that come from another run."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    learning_rate = default_learning_rate(model, text.layout.symbols_per_step)
+    if not is_warm:
+        return learning_rate
+    epochs = expected_epochs(model, config, text, runtime)
+    return learning_rate * warm_share(count_parameters(model), len(text.train), epochs)
 
 
 def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> float:
@@ -90,14 +112,15 @@ def default_epochs(num_chars: int) -> int:
     return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
 
 
-def default_dropout(num_parameters: int, num_chars: int, epochs: float) -> float:
+def default_dropout(num_parameters: int, num_chars: int, epochs: float, num_chars_before: int = 0) -> float:
     """More dropout the more often a text is read, and the more parameters could learn it by heart.
 
     A straight line in the logarithm of both, through the best values found for three budgets; yet no more than a model
-    can bear that reads few characters for each of its parameters, and has still to learn.
+    can bear that reads few characters for each of its parameters, and has still to learn. `num_chars_before` counts
+    those that its weights have learned from before, of another text.
     """
     by_heart = max(epochs * num_parameters / num_chars, 1e-9)
-    learned = max(epochs * num_chars / num_parameters, 1e-9)
+    learned = max((num_chars_before + epochs * num_chars) / num_parameters, 1e-9)
     dropout = 0.11 * min(math.log2(by_heart) - 1.8, math.log2(learned) - 0.7)
     return round(min(0.5, max(0.0, dropout)), 2)
 
@@ -129,6 +152,15 @@ def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
     return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
+
+
+def warm_share(num_parameters: int, num_chars: int, epochs: float) -> float:
+    """Share of the default learning rate for weights that come from another run, and have something to lose.
+
+    A half, and less the sooner these parameters learn the new text by heart: a curve near the best values found for
+    two texts and two budgets each.
+    """
+    return 0.5 / (1 + epochs * num_parameters / num_chars / 25)
 
 
 def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:

@@ -480,3 +480,17 @@ def test_run_that_is_resumed_says_that_it_takes_no_other_weights(tmp_path: Path,
     assert "--init-from is for new ones" in done.stderr
     started = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--init-from", weights, "--run", "new", *SMALL)
     assert "starting from other weights" in started.stderr
+
+
+def test_weights_come_from_a_file_a_folder_or_the_name_of_a_run(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    assert charrnn("train", "tiny.txt", "--steps", "2", "-q", *SMALL).returncode == 0
+    size = SMALL[SMALL.index("--hidden-size") + 1]
+    for i, source in enumerate(("checkpoints/tiny/last.safetensors", "checkpoints/tiny", "tiny")):
+        done = charrnn("train", "tiny.txt", "--steps", "2", "--init-from", source, "--run", f"new-{i}")
+        assert done.returncode == 0, done.stderr
+        assert "starting from other weights" in done.stderr
+        assert f"model: 1 x {size} LSTM" in done.stderr, "the shape is that of the other model"
+    again = charrnn("train", "tiny.txt", "--steps", "2", "--init-from", "tiny", "--overwrite")
+    assert again.returncode == 0, "a run may start again from its own weights"
+    assert charrnn("sample", "tiny", "-n", "5").returncode == 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from charrnn.config import ModelConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.files.lock import NAME
@@ -125,7 +125,7 @@ def test_other_run_stays_where_the_first_checkpoint_cannot_be_written(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_checkpoint_is_found_by_file_folder_or_age(tmp_path: Path) -> None:
+def test_checkpoint_is_found_by_file_folder_name_or_age(tmp_path: Path) -> None:
     for age, name in enumerate(("old", "new")):
         run = RunFolder(tmp_path / name)
         run.path.mkdir()
@@ -135,39 +135,68 @@ def test_checkpoint_is_found_by_file_folder_or_age(tmp_path: Path) -> None:
     new = RunFolder(tmp_path / "new")
     assert find_checkpoint(new.last, tmp_path) == new.last
     assert find_checkpoint(tmp_path / "old", tmp_path) == RunFolder(tmp_path / "old").last
+    assert find_checkpoint(Path("old"), tmp_path) == RunFolder(tmp_path / "old").last
     assert find_checkpoint(None, tmp_path) == new.last
     new.best.write_text("x")
     assert find_checkpoint(None, tmp_path) == new.best
     for nothing in (tmp_path / "empty", None):
         with pytest.raises(CharRNNError, match="no trained model"):
             find_checkpoint(nothing, tmp_path / "empty")
+    with pytest.raises(CharRNNError, match="does not exist"):
+        find_checkpoint(Path("older"), tmp_path)
+
+
+def with_embedding(checkpoint: Checkpoint, embedding_size: int | None) -> Checkpoint:
+    config = replace(checkpoint.model_config, embedding_size=embedding_size)
+    return with_weights(replace(checkpoint, model_config=config), CharRNN(config).state_dict())
 
 
 @pytest.mark.parametrize("embedding_size", [8, None])
 def test_weights_transfer_symbol_by_symbol(trained_run: Run, embedding_size: int | None) -> None:
-    checkpoint = trained_run.checkpoint()
-    if embedding_size is None:
-        config = replace(checkpoint.model_config, embedding_size=None)
-        checkpoint = with_weights(replace(checkpoint, model_config=config), CharRNN(config).state_dict())
+    checkpoint = with_embedding(trained_run.checkpoint(), embedding_size)
     vocabulary = Vocabulary(("e", "h", "t", "Ω"), (1, 1, 1, 1))
     model = CharRNN(replace(checkpoint.model_config, vocab_size=4))
-    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert transfer(checkpoint, model, vocabulary) == 3
     weights = model.state_dict()
     old = checkpoint.vocabulary.symbols.index("h")
-    assert torch.equal(weights["head.weight"][1], checkpoint.weights["head.weight"][old])
-    assert torch.equal(weights["head.weight"][3], fresh["head.weight"][3])
+    for name in ("head.weight", "head.bias"):
+        assert torch.equal(weights[name][1], checkpoint.weights[name][old])
     recurrent = "stack.layers.0.weight_hh_l0"
     assert torch.equal(weights[recurrent], checkpoint.weights[recurrent])
     if embedding_size is None:
         table = "stack.layers.0.weight_ih_l0"
         assert torch.equal(weights[table][:, 1], checkpoint.weights[table][:, old])
+    else:
+        assert torch.equal(weights["embedding.weight"][1], checkpoint.weights["embedding.weight"][old])
 
 
-def test_another_shape_does_not_transfer(trained_run: Run) -> None:
-    model = CharRNN(ModelConfig(vocab_size=trained_run.corpus.vocabulary.size, hidden_size=7))
-    with pytest.raises(CharRNNError, match="same model options"):
-        transfer(trained_run.checkpoint(), model, trained_run.corpus.vocabulary)
+@pytest.mark.parametrize(
+    ("embedding_size", "name", "dimension"),
+    [(8, "embedding.weight", 0), (8, "head.weight", 0), (None, "stack.layers.0.weight_ih_l0", 1)],
+)
+def test_rows_of_new_symbols_lie_among_the_known_ones(
+    trained_run: Run, embedding_size: int | None, name: str, dimension: int
+) -> None:
+    checkpoint = with_embedding(trained_run.checkpoint(), embedding_size)
+    checkpoint = with_weights(checkpoint, {each: 3 * weight + 5 for each, weight in checkpoint.weights.items()})
+    vocabulary = Vocabulary(tuple(map(chr, range(0x4E00, 0x4E00 + 400))), (1,) * 400)
+    model = CharRNN(replace(checkpoint.model_config, vocab_size=400))
+    assert transfer(checkpoint, model, vocabulary) == 0
+    new, old = (weights[name].movedim(dimension, 0) for weights in (model.state_dict(), checkpoint.weights))
+    assert torch.allclose(new.mean(0), old.mean(0), atol=0.3 * float(old.std()))
+    assert 0.8 < float(new.std(0).mean() / old.std(0, correction=0).mean()) < 1.2, "or they could not be told apart"
+
+
+def test_new_symbols_are_expected_as_often_as_they_occur(trained_run: Run) -> None:
+    source = trained_run.checkpoint()
+    known = torch.tensor(source.vocabulary.counts) / sum(source.vocabulary.counts)
+    source = with_weights(source, source.weights | {"head.bias": known.log() + 2})
+    vocabulary = Vocabulary(("e", "Ω", "Ψ", "Φ"), (50, 40, 10, 0))
+    model = CharRNN(replace(source.model_config, vocab_size=4))
+    transfer(source, model, vocabulary)
+    e, *new = model.head.bias.tolist()
+    assert e == pytest.approx(float(source.weights["head.bias"][source.vocabulary.symbols.index("e")]))
+    assert new == pytest.approx([2 + math.log(count / 101) for count in (40, 10, 1)], abs=1e-5)
 
 
 @pytest.mark.parametrize("best", [False, True])

@@ -475,12 +475,25 @@ def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: P
     run.drive([])
     messages = Told()
     best = Checkpoint.load(run.folder.best)
-    folder = RunFolder(tmp_path / "next")
-    fresh = start(folder, corpus, TINY, CONFIG, CPU, init_from=best, notify=messages)
-    start(folder, corpus, OPEN, CONFIG, CPU, init_from=best, notify=messages)
+    begun = start(RunFolder(tmp_path / "next"), corpus, OPEN, CONFIG, CPU, init_from=best, notify=messages)
+    assert any(f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in each for each in messages)
     assert not any("chose a layer" in message for message in messages), "the shape is that of the other model"
-    assert f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in messages[0]
-    assert torch.equal(fresh.trainer.bptt.model.state_dict()["head.weight"], best.weights["head.weight"])
+    for name, weight in begun.trainer.bptt.model.state_dict().items():
+        assert torch.equal(weight, best.weights[name])
+
+
+def test_weights_of_another_run_are_trained_more_carefully(corpus: Corpus, run: Run, tmp_path: Path) -> None:
+    run.drive([])
+    best, messages = Checkpoint.load(run.folder.best), Told()
+    warm = start(RunFolder(tmp_path / "warm"), corpus, OPEN, CONFIG, CPU, seed=3, init_from=best, notify=messages)
+    assert warm.trainer.learning_rate < run.trainer.learning_rate / 2
+    assert any(f"chose a learning rate of {warm.trainer.learning_rate:.3g}" in message for message in messages)
+    given = replace(CONFIG, learning_rate=0.01)
+    assert start(RunFolder(tmp_path / "given"), corpus, OPEN, given, CPU, init_from=best).trainer.learning_rate == 0.01
+    warm.drive([])
+    longer = resume(warm.folder, corpus, {"steps": 30}, "cpu").trainer
+    assert longer.learning_rate == warm.trainer.learning_rate
+    assert longer.bptt.model.config == warm.trainer.bptt.model.config
 
 
 def test_summary_is_json_with_the_promised_fields(run: Run) -> None:

@@ -14,6 +14,7 @@ from charrnn.training.heuristics import (
     default_epochs,
     default_learning_rate,
     default_model,
+    warm_share,
 )
 
 
@@ -29,6 +30,15 @@ def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
 def test_dropout_is_low_in_a_model_that_has_still_to_learn() -> None:
     learned, fresh = default_dropout(344_000, 133_000, 1000), default_dropout(344_000, 133_000, 30)
     assert 0.25 <= fresh <= 0.35 < learned <= 0.5
+
+
+def test_dropout_is_higher_in_a_model_that_has_learned_before() -> None:
+    fresh, warm = (default_dropout(1_220_000, 133_000, 7, before) for before in (0, 6_200_000))
+    assert fresh == 0
+    assert 0.1 <= warm <= 0.25
+    assert default_dropout(1_220_000, 133_000, 0.1, 6_200_000) == 0, (
+        "a text that is hardly read is not learned by heart"
+    )
 
 
 def parameters(model: ModelConfig) -> int:
@@ -63,6 +73,18 @@ def test_learning_rate_suits_cell_width_and_step() -> None:
     assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
     assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
     assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
+
+
+def test_weights_that_have_learned_are_trained_the_slower_the_sooner_they_learn_a_text_by_heart() -> None:
+    often_read, short = (
+        [warm_share(10**6, num_chars, epochs) for num_chars, epochs in cases]
+        for cases in ([(10**6, 1), (10**6, 10), (10**6, 100)], [(10**7, 10), (10**6, 10), (10**5, 10)])
+    )
+    assert 0.5 > often_read[0] > often_read[1] > often_read[2] > 0
+    assert 0.5 > short[0] > short[1] > short[2] > 0
+    assert 1 / 3 < warm_share(1_220_000, 1_003_854, 3.7) < 1 / 2
+    assert 1 / 8 < warm_share(1_220_000, 133_182, 6.9) < 1 / 4
+    assert 1 / 32 < warm_share(1_220_000, 133_182, 28) < 1 / 16
 
 
 @pytest.mark.parametrize(
