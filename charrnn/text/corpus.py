@@ -17,6 +17,7 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.files import container
 from charrnn.files.schema import dump, parse
+from charrnn.machine.runtime import num_threads
 from charrnn.terminal import Bar, format_share, no_bar
 from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText
@@ -130,7 +131,7 @@ def prepare(
 
 def _write(text: CleanText, name: str, config: PreparationConfig, origins: Sequence[str], output: Path) -> list[str]:
     """Count the symbols of a text, then encode it into the file; returns a line per change. Raises: CharRNNError."""
-    with ahead(text) as blocks:
+    with num_threads(1), ahead(text) as blocks:  # PyTorch's others would wait actively, in the way of our own
         totals = count(map(code_points, blocks))
     notes, source_digest = text.notes, text.digest.hexdigest()
     _require_learnable(totals, name, config)
