@@ -110,13 +110,19 @@ class LanguageModel:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", precision: str = "auto", data_dir: str | Path = "data"
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    data_dir: str | Path = "data",
+    checkpoint_dir: str | Path = "checkpoints",
 ) -> LanguageModel:
-    """Load a checkpoint file, or the best checkpoint of a run's folder; its corpus, if ever needed, from data_dir.
+    """Load a checkpoint file, or the best checkpoint of a run: of its folder, or of its name in checkpoint_dir.
 
+    The model's corpus, if ever needed, is looked for in data_dir.
     Raises: CharRNNError if there is none, or the device or precision cannot be had.
     """
-    path = find_checkpoint(Path(path), Path())
+    path = find_checkpoint(path, Path(checkpoint_dir))
     checkpoint = Checkpoint.load(path)
     runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
     if precision == "auto":

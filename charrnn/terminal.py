@@ -4,6 +4,8 @@ import json
 import math
 import os
 import re
+import sys
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -24,6 +26,11 @@ def speaks() -> bool:
     return is_alone or os.environ.get("RANK", "").strip() in ("", "0")
 
 
+def prints_unicode() -> bool:
+    """True if stdout's encoding has every character."""
+    return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+
+
 def format_seconds(seconds: float) -> str:
     """Format a duration for people: 45 s, 12 min or 3.5 h."""
     if not math.isfinite(seconds):
@@ -31,6 +38,34 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Format a size for people: 512 B, 3.4 KB, 12 MB.
+
+    >>> format_bytes(512), format_bytes(3_400), format_bytes(12_300_000)
+    ('512 B', '3.4 KB', '12 MB')
+    """
+    power = min(3, max(0, len(str(num_bytes)) - 1) // 3)
+    value, unit = num_bytes / 1000**power, ("B", "KB", "MB", "GB")[power]
+    return f"{value:.1f} {unit}" if power and value < 9.95 else f"{value:.0f} {unit}"
+
+
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of a table whose first `left` columns are aligned to the left and the others to the right.
+
+    Control characters and line ends in a cell are made visible or blank.
+
+    >>> align([("name", "loss"), ("a", "1.25")], left=1)
+    ['name  loss', 'a     1.25']
+    """
+    cells = [[escape_controls(" ".join(cell.split())) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = [str.ljust if i < left else str.rjust for i in range(len(widths))]
+    return [
+        "  ".join(pad(cell, width) for pad, cell, width in zip(sides, row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def escape_controls(text: str) -> str:

@@ -119,6 +119,11 @@ def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_pat
         charrnn.lode  # noqa: B018
 
 
+def test_model_is_loaded_by_the_name_of_its_run(trained_run: Run) -> None:
+    named = charrnn.load(trained_run.folder.path.name, checkpoint_dir=trained_run.folder.path.parent)
+    assert named.path == trained_run.folder.best
+
+
 def test_import_is_lazy() -> None:
     code = "import sys, charrnn; assert 'torch' not in sys.modules; charrnn.load; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

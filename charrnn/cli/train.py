@@ -67,8 +67,12 @@ def train(
     ] = False,
     overwrite: Annotated[bool, declare("Start again in a DIR that holds a run.", "--overwrite", panel=RUN)] = False,
     init_from: Annotated[
-        Path | None,
-        declare("Start from another run's weights, matched symbol by symbol.", metavar="CHECKPOINT", panel=RUN),
+        str | None,
+        declare(
+            "Start from the weights of another run (its name, folder or checkpoint), matched symbol by symbol.",
+            metavar="CHECKPOINT",
+            panel=RUN,
+        ),
     ] = None,
     config: TrainingConfig,
     size: Annotated[
@@ -132,6 +136,7 @@ def train(
             device=device,
             precision=precision,
             data_dir=data_dir,
+            checkpoint_dir=checkpoint_dir,
             notify=notify,
         ) as begun,
     ):

@@ -42,11 +42,12 @@ def opened(
     *,
     resuming: bool,
     overwriting: bool,
-    init_from: Path | None,
+    init_from: str | Path | None,
     seed: int | None,
     device: str,
     precision: str,
     data_dir: Path,
+    checkpoint_dir: Path = Path("checkpoints"),
     notify: Notify = silence,
 ) -> Iterator[Run]:
     """Start or resume a run on a text, raw or prepared, and hold the lock of its folder.
@@ -64,7 +65,7 @@ def opened(
         if is_new := ranks.share(lambda: not (resuming and folder.holds_run())):  # errors come before the text is read
             runtime = _open_runtime(device, precision, ranks)
             if init_from is not None:
-                source = ranks.share(lambda: Checkpoint.load(find_checkpoint(init_from, Path())))
+                source = ranks.share(lambda: Checkpoint.load(find_checkpoint(init_from, checkpoint_dir)))
         corpus = _open_corpus(text, data_dir, ranks, may_replace=is_new)
         for note in corpus.notes:
             notify(note)
