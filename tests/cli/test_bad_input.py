@@ -80,6 +80,13 @@ CASES = [
     ("sample checkpoint.safetensors --precision float16 --device cpu", 1, "choose float32"),
     ("train corpus.safetensors --precision int8", 2, "precision 'int8' is unknown"),
     ("runs --sort size", 2, "size"),
+    ("score good.txt", 1, "no trained model"),
+    ("score checkpoint.safetensors missing.txt", 1, "does not exist"),
+    ("score checkpoint.safetensors empty.txt", 1, "nothing can be scored"),
+    ("score checkpoint.safetensors latin1.txt", 1, "try --encoding"),
+    ("score corpus.safetensors good.txt", 1, "is a corpus, not a checkpoint"),
+    ("score checkpoint.safetensors good.txt --window 0", 2, "--window is 0"),
+    ("score checkpoint.safetensors good.txt --per-line --window 5", 2, "--per-line excludes"),
     ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
 ]

@@ -44,8 +44,44 @@ def test_names_of_runs_are_taken_by_every_command(two_runs: Path, charrnn: Comma
     started = charrnn("train", text_file, "--init-from", "good", "--steps", "1", "-o", "new")
     assert started.returncode == 0, started.stderr
     assert "starting from other weights" in started.stderr
-    for words in (("sample", "goood"),):
+    assert charrnn("score", "good", text_file).returncode == 0
+    for words in (("sample", "goood"), ("score", "goood", text_file)):
         missing = charrnn(*words)
         assert missing.returncode == 1
         told = "error: no trained model is called goood: name a checkpoint or one of the runs in checkpoints: "
         assert missing.stderr == f"{told}fresh, good\n"
+
+
+def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Command, trained_run: Run) -> None:
+    text = trained_run.corpus.text[-200:]
+    (two_runs / "text.txt").write_text(text)
+    arguments = ("--device", "cpu", "--precision", "float32", "--json")
+    told = json.loads(charrnn("score", "good", "text.txt", *arguments).stdout)
+    keys = "checkpoint text bits_per_char loss chars unknown window device precision".split()
+    assert list(told) == keys
+    assert (told["chars"], told["checkpoint"]) == (199, "checkpoints/good/best.safetensors")
+    for words in (("good",), ("good", "-"), ("text.txt",), ("-",), ()):
+        done = charrnn("score", *words, *arguments, input=text)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["bits_per_char"] == pytest.approx(told["bits_per_char"], abs=1e-3)
+        assert ("run fresh: the newest" in done.stderr) == ("good" not in words)
+    whole = charrnn("score", trained_run.corpus.path, *arguments)
+    assert json.loads(whole.stdout)["chars"] == len(trained_run.corpus.indices) - 1
+
+
+def test_score_prints_a_number_for_each_line_or_character(two_runs: Path, charrnn: Command) -> None:
+    lines = "the cat sat on the mat.\nxyz\ttab\n"
+    done = charrnn("score", "good", "--per-line", input=lines)
+    assert [line.split("\t", 1)[1] for line in done.stdout.splitlines()] == ["the cat sat on the mat.", "xyz\ttab"]
+    scores = [float(line.split("\t")[0]) for line in done.stdout.splitlines()]
+    assert scores[0] < 1.5 < scores[1]
+    assert "characters outside the model's vocabulary were left out: '\\t'" in done.stderr
+    chars = charrnn("score", "good", "--per-char", "--precision", "float32", input="the cat\nsat").stdout.splitlines()
+    assert [line.split("\t")[1] for line in chars] == ["h", "e", " ", "c", "a", "t", "\\n", "s", "a", "t"]
+    total = charrnn("score", "good", "--json", "--precision", "float32", input="the cat\nsat")
+    mean = sum(float(line.split("\t")[0]) for line in chars) / len(chars)
+    assert json.loads(total.stdout)["bits_per_char"] == pytest.approx(mean, abs=1e-4)
+    records = [
+        json.loads(line) for line in charrnn("score", "good", "--per-char", "--json", input="a\nb").stdout.splitlines()
+    ]
+    assert [record["char"] for record in records] == ["\n", "b"]
