@@ -130,6 +130,16 @@ class Checkpoint:
         """The model's weights by the names that it has for them."""
         return select("model.", self.snapshot.tensors)
 
+    @property
+    def can_be_resumed(self) -> bool:
+        """False if the trainer's state was left out."""
+        return any(name.startswith("trainer.") for name in self.snapshot.tensors)
+
+    def slim(self) -> "Checkpoint":
+        """The same checkpoint without the trainer's state: for all but to resume the run."""
+        tensors = {name: tensor for name, tensor in self.snapshot.tensors.items() if name.startswith("model.")}
+        return replace(self, snapshot=replace(self.snapshot, tensors=tensors))
+
     def copy(self) -> "Checkpoint":
         """The same moment, in memory of its own on the CPU: the run may go on."""
         return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))

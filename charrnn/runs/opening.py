@@ -175,6 +175,11 @@ def resume(
     Raises: CharRNNError for another corpus or another model.
     """
     checkpoint, unsound = ranks.share(folder.load_last)
+    if not checkpoint.can_be_resumed:
+        raise CharRNNError(
+            f"the checkpoint in {folder.path} was written without the trainer's state (inspect --slim), so that it "
+            "cannot go on: start another run with --init-from"
+        )
     for reason in unsound.values():
         notify(f"{reason}; going back to the checkpoint before it", warning=True)
     if checkpoint.versions != VERSIONS:

@@ -87,6 +87,12 @@ CASES = [
     ("score corpus.safetensors good.txt", 1, "is a corpus, not a checkpoint"),
     ("score checkpoint.safetensors good.txt --window 0", 2, "--window is 0"),
     ("score checkpoint.safetensors good.txt --per-line --window 5", 2, "--per-line excludes"),
+    ("inspect", 2, "PATH"),
+    ("inspect good.txt", 1, "not a charrnn file"),
+    ("inspect missing", 1, "no trained model is called missing"),
+    ("inspect truncated.safetensors", 1, "damaged"),
+    ("inspect corpus.safetensors --slim slim.safetensors", 1, "is a corpus, not a checkpoint"),
+    ("inspect run run --slim slim.safetensors", 2, "--slim is for one checkpoint"),
     ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
 ]

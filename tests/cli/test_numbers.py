@@ -9,7 +9,7 @@ import pytest
 
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
-from tests.conftest import Command
+from tests.conftest import TEXT, Command
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def test_names_of_runs_are_taken_by_every_command(two_runs: Path, charrnn: Comma
     assert started.returncode == 0, started.stderr
     assert "starting from other weights" in started.stderr
     assert charrnn("score", "good", text_file).returncode == 0
-    for words in (("sample", "goood"), ("score", "goood", text_file)):
+    assert charrnn("inspect", "good").returncode == 0
+    for words in (("sample", "goood"), ("score", "goood", text_file), ("inspect", "goood")):
         missing = charrnn(*words)
         assert missing.returncode == 1
         told = "error: no trained model is called goood: name a checkpoint or one of the runs in checkpoints: "
@@ -85,3 +86,47 @@ def test_score_prints_a_number_for_each_line_or_character(two_runs: Path, charrn
         json.loads(line) for line in charrnn("score", "good", "--per-char", "--json", input="a\nb").stdout.splitlines()
     ]
     assert [record["char"] for record in records] == ["\n", "b"]
+
+
+def test_inspect_tells_of_corpora_and_checkpoints_side_by_side(
+    two_runs: Path, charrnn: Command, trained_run: Run
+) -> None:
+    corpus = trained_run.corpus.path
+    rows = charrnn("inspect", "good", "fresh", corpus).stdout.splitlines()
+    kinds = next(row for row in rows if row.startswith("kind ")).split()
+    assert kinds == ["kind", "checkpoint", "checkpoint", "corpus"]
+    run, other, text = (
+        json.loads(line) for line in charrnn("inspect", "good", "fresh", corpus, "--json").stdout.splitlines()
+    )
+    assert run["model"]["hidden_size"] == 32
+    assert run["history"]["best_val_loss"] == trained_run.trainer.history.best_val_loss
+    assert other["history"]["best_val_loss"] is None
+    assert run["training"]["seed"] == trained_run.seed
+    assert text["characters"] == run["corpus"]["characters"] == len(TEXT)
+    assert text["vocabulary"]["most_frequent"][" "] == TEXT.count(" ")
+    assert min(text["vocabulary"]["rarest"].values()) == min(TEXT.count(symbol) for symbol in set(TEXT))
+    damaged = two_runs / "damaged.safetensors"
+    damaged.write_bytes(corpus.read_bytes()[:-1] + b"?")
+    assert "its digest does not match" in charrnn("inspect", "damaged.safetensors").stderr
+
+
+def test_slim_checkpoint_serves_for_all_but_resuming(
+    two_runs: Path, charrnn: Command, trained_run: Run, text_file: Path
+) -> None:
+    assert charrnn("inspect", "good", "--slim", "shared.safetensors").returncode == 0
+    slim = two_runs / "shared.safetensors"
+    assert slim.stat().st_size < 0.45 * trained_run.folder.best.stat().st_size
+    seeded = ("--seed", "1", "-n", "50", "-t", "2")
+    assert charrnn("sample", slim, *seeded).stdout == charrnn("sample", "good", *seeded).stdout
+    assert charrnn("score", slim, text_file).stdout == charrnn("score", "good", text_file).stdout
+    started = charrnn("train", text_file, "--init-from", slim, "--steps", "1", "-o", "new")
+    assert started.returncode == 0, started.stderr
+    again = charrnn("inspect", "good", "--slim", "shared.safetensors")
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "exists" in again.stderr
+
+    (two_runs / "sent").mkdir()
+    slim.rename(two_runs / "sent" / "best.safetensors")
+    resumed = charrnn("train", trained_run.corpus.path, "-o", "sent", "--resume")
+    assert (resumed.returncode, resumed.stderr.count("\n")) == (1, 1)
+    assert "written without the trainer's state" in resumed.stderr
