@@ -52,8 +52,6 @@ SEQ_LENGTH = 64
 _MAX_LOGITS = 2**24  # of a chunk, T x B x V
 _CHUNKS_AHEAD = 16  # that are asked of a device before it is waited for
 _MIN_CHUNKS = 4  # of a part; the first one warms up the states
-_SEQUENCES = 2
-"""Sequences that are read side by side, in multiples of the streams of an evaluation: they are shorter."""
 _MAX_PADDED = 2**21  # symbols of sequences that are read side by side
 
 
@@ -196,10 +194,9 @@ def sequence_losses(
     """
     losses: list[Tensor] = [torch.zeros(0)] * len(sequences)
     longest_first = sorted((i for i, each in enumerate(sequences) if len(each) > 1), key=lambda i: -len(sequences[i]))
-    streams = _SEQUENCES * max_streams(model.config.vocab_size)
     with evaluating(model):
         while longest_first:
-            B = max(1, min(streams, _MAX_PADDED // len(sequences[longest_first[0]])))
+            B = _num_sequences(len(sequences[longest_first[0]]), model.config.vocab_size)
             batch, longest_first = longest_first[:B], longest_first[B:]
             text = pad_sequence([sequences[i].long() for i in batch], padding_value=IGNORE)  # (N, B)
             each = _batch_losses(model, text, runtime).T.contiguous()  # (B, N - 1)
@@ -207,6 +204,40 @@ def sequence_losses(
                 losses[i] = row[: len(sequences[i]) - 1]
             advance(sum(len(losses[i]) for i in batch))
     return losses
+
+
+@torch.no_grad()
+def window_losses(
+    model: CharRNN,
+    indices: Tensor,
+    window: int,
+    runtime: Runtime,
+    advance: Callable[[int], None] = lambda num_symbols: None,
+) -> Tensor:
+    """The loss of each of the N indices but the first, with a state that is emptied every `window` of them.
+
+    >>> torch.arange(7).unfold(0, 3 + 1, 3).tolist()  # windows of 3 predict 1 to 3 and 4 to 6
+    [[0, 1, 2, 3], [3, 4, 5, 6]]
+
+    Returns: (N - 1,) in nats. On `advance` see `text_losses`.
+    """
+    num_losses = max(len(indices) - 1, 0)
+    if not num_losses:
+        return torch.zeros(0)
+    padding = -num_losses % window
+    windows = F.pad(indices.long(), (0, padding), value=IGNORE).unfold(0, window + 1, window)
+    losses = []
+    with evaluating(model):
+        for batch in windows.split(_num_sequences(window + 1, model.config.vocab_size)):
+            losses.append(_batch_losses(model, batch.T.contiguous(), runtime).T.flatten())
+            advance(len(losses[-1]))
+    return torch.cat(losses)[:num_losses]
+
+
+def _num_sequences(length: int, vocab_size: int) -> int:
+    """Sequences of a length that are read side by side: as many symbols at once as in two chunks of an evaluation."""
+    T = min(max(1, length - 1), SEQ_LENGTH)
+    return max(1, min(2 * SEQ_LENGTH * max_streams(vocab_size) // T, _MAX_PADDED // length))
 
 
 def _batch_losses(model: CharRNN, text: Tensor, runtime: Runtime) -> Tensor:

@@ -16,7 +16,7 @@ from charrnn.errors import OptionError
 from charrnn.files import container
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN
-from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses
+from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
 from charrnn.text.cleaning import CleanText
 from charrnn.text.corpus import Corpus
 from charrnn.text.sources import find_sources
@@ -103,8 +103,7 @@ class Scorer:
         """The losses (N - 1,) of indices (N,) in nats."""
         if window is None:
             return text_losses(self.model, indices, self.runtime, self.advance)
-        windows = [indices[begin : begin + window + 1] for begin in range(0, max(1, len(indices) - 1), window)]
-        return torch.cat(sequence_losses(self.model, windows, self.runtime, self.advance))
+        return window_losses(self.model, indices, window, self.runtime, self.advance)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[str, Tensor]]:
         """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""
