@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from charrnn.version import __version__
 
 if TYPE_CHECKING:
-    from charrnn.api import CharRNNError, LanguageModel, load
+    from charrnn.api import CharRNNError, LanguageModel, TextScore, load
 
-__all__ = ["CharRNNError", "LanguageModel", "__version__", "load"]
+__all__ = ["CharRNNError", "LanguageModel", "TextScore", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

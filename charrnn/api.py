@@ -5,10 +5,12 @@
 """
 
 import secrets
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError
@@ -16,13 +18,28 @@ from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
+from charrnn.runs.scorer import Scored, Scorer, check_window
 from charrnn.sampling.copies import SuffixArray, pack
 from charrnn.sampling.sampler import Piece, Sampler
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
 from charrnn.text.vocabulary import Vocabulary
 
-__all__ = ["CharRNNError", "LanguageModel", "load"]
+__all__ = ["CharRNNError", "LanguageModel", "TextScore", "load"]
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """What a model makes of a text: its bits per character, and the surprisal of each character in bits.
+
+    `text` are the characters that were predicted: all but the first, and but those outside the vocabulary, which
+    `num_unknown` counts. (If the vocabulary has an unknown symbol, that is predicted in their place.)
+    """
+
+    bits_per_char: float
+    text: str
+    surprisals: list[float]
+    num_unknown: int
 
 
 class LanguageModel:
@@ -78,6 +95,25 @@ class LanguageModel:
         ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
         return Sampler(self._model, self.vocabulary, replace(config, ban=ban, stop=stop), self.runtime, corpus)
 
+    def score(self, text: str, *, window: int | None = None) -> TextScore:
+        """The surprisal of each character of a text but the first, which nothing predicts.
+
+        The state is carried through the text, or with `window` emptied every so many characters.
+        Raises: CharRNNError for a text without two characters of the vocabulary, OptionError.
+        """
+        scorer = self.scorer()
+        parts = list(scorer.score([self.normalise(text)], check_window(window)))
+        scored = Scored("".join(part.text for part in parts), torch.cat([part.surprisals for part in parts]))
+        if scored.bits_per_char is None:
+            raise CharRNNError("nothing can be scored: give a text with at least 2 characters of the vocabulary")
+        return TextScore(scored.bits_per_char, scored.text, scored.surprisals.tolist(), scorer.num_unknown)
+
+    def scorer(self, advance: Callable[[int], None] = lambda num_symbols: None) -> Scorer:
+        """A scorer of texts of any length, in this model's precision, or in float32 if that is int8."""
+        is_int8 = self.runtime.dtype == torch.int8
+        runtime = replace(self.runtime, dtype=torch.float32) if is_int8 else self.runtime
+        return Scorer(self._model, self.vocabulary, runtime, advance)
+
     def normalise(self, prompt: str) -> str:
         """A prompt as the corpus was prepared: its normal form, transliterated, in lower case."""
         return normalise(prompt.replace("\r\n", "\n"), self.checkpoint.corpus.config)
@@ -109,13 +145,19 @@ class LanguageModel:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", precision: str = "auto", data_dir: str | Path = "data"
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    data_dir: str | Path = "data",
+    checkpoint_dir: str | Path = "checkpoints",
 ) -> LanguageModel:
-    """Load a checkpoint file, or the best checkpoint of a run's folder; its corpus, if ever needed, from data_dir.
+    """Load a checkpoint file, or the best checkpoint of a run: of its folder, or of its name in checkpoint_dir.
 
+    The model's corpus, if ever needed, is looked for in data_dir.
     Raises: CharRNNError if there is none, or the device or precision cannot be had.
     """
-    path = find_checkpoint(Path(path), Path())
+    path = find_checkpoint(path, Path(checkpoint_dir))
     checkpoint = Checkpoint.load(path)
     runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
     if precision == "auto":

@@ -5,7 +5,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TextIO
 
 
@@ -69,6 +70,11 @@ def byte_bar(stream: TextIO) -> Bar:
     return begin
 
 
+def prints_unicode() -> bool:
+    """True if stdout's encoding has every character."""
+    return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+
+
 def format_seconds(seconds: float) -> str:
     """Format a duration for people: 45 s, 12 min or 3.5 h."""
     if not math.isfinite(seconds):
@@ -85,6 +91,34 @@ def format_share(part: int, whole: int) -> str:
     ('33 %', '0.0033 %')
     """
     return f"{float(f'{100 * part / whole:.2g}'):.10g} %"
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Format a size for people: 512 B, 3.4 KB, 12 MB.
+
+    >>> format_bytes(512), format_bytes(3_400), format_bytes(12_300_000)
+    ('512 B', '3.4 KB', '12 MB')
+    """
+    power = min(3, max(0, len(str(num_bytes)) - 1) // 3)
+    value, unit = num_bytes / 1000**power, ("B", "KB", "MB", "GB")[power]
+    return f"{value:.1f} {unit}" if power and value < 9.95 else f"{value:.0f} {unit}"
+
+
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of a table whose first `left` columns are aligned to the left and the others to the right.
+
+    Control characters and line ends in a cell are made visible or blank.
+
+    >>> align([("name", "loss"), ("a", "1.25")], left=1)
+    ['name  loss', 'a     1.25']
+    """
+    cells = [[escape_controls(" ".join(cell.split())) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = [str.ljust if i < left else str.rjust for i in range(len(widths))]
+    return [
+        "  ".join(pad(cell, width) for pad, cell, width in zip(sides, row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def escape_controls(text: str) -> str:

@@ -126,6 +126,24 @@ def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_pat
         charrnn.lode  # noqa: B018
 
 
+def test_score_tells_the_surprisal_of_each_character(model: LanguageModel) -> None:
+    scored = model.score("the cat sat\r\non")
+    assert scored.text == "he cat sat\non"
+    assert len(scored.surprisals) == len(scored.text)
+    assert scored.bits_per_char == pytest.approx(sum(scored.surprisals) / len(scored.surprisals))
+    assert model.score("the cat sat", window=3).bits_per_char > model.score("the cat sat").bits_per_char
+    for nothing in ("", "t", "t☃"):
+        with pytest.raises(CharRNNError, match="nothing can be scored"):
+            model.score(nothing)
+    with pytest.raises(CharRNNError, match="--window is 0"):
+        model.score("the cat", window=0)
+
+
+def test_model_is_loaded_by_the_name_of_its_run(trained_run: Run) -> None:
+    named = charrnn.load(trained_run.folder.path.name, checkpoint_dir=trained_run.folder.path.parent)
+    assert named.path == trained_run.folder.best
+
+
 def test_import_is_lazy() -> None:
     code = "import sys, charrnn; assert 'torch' not in sys.modules; charrnn.load; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -119,6 +119,19 @@ def notifier(*, quiet: bool) -> Notify:
     return notify
 
 
+def choose_checkpoint(run: str | None, checkpoint_dir: Path) -> Path:
+    """The checkpoint that a command was given by name or path, else that of the newest run, which is told.
+
+    Raises: CharRNNError.
+    """
+    from charrnn.runs.folder import find_checkpoint
+
+    path = find_checkpoint(run, checkpoint_dir)
+    if run is None:
+        tell(f"run {path.parent.name}: the newest in {checkpoint_dir}")
+    return path
+
+
 def _is_config(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Config)
 

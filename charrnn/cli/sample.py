@@ -19,6 +19,7 @@ from charrnn.cli.options import (
     Json,
     SamplingPrecision,
     Seed,
+    choose_checkpoint,
     declare,
     takes_configs,
     tell,
@@ -26,7 +27,7 @@ from charrnn.cli.options import (
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import FILTERS, SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import escape_controls, json_line
+from charrnn.terminal import escape_controls, json_line, prints_unicode
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
@@ -43,10 +44,10 @@ _QUICKLY_SORTED = 2**22  # characters, in a second or two
 def sample(
     *,
     checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A checkpoint file, a run folder or its name in --checkpoint-dir; default: the newest run.",
+            help="A run's name, its folder or a checkpoint file; default: the newest run.",
             show_default=False,
         ),
     ] = None,
@@ -84,11 +85,10 @@ def sample(
     prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
     from charrnn.api import load
     from charrnn.machine.runtime import seed_everything
-    from charrnn.runs.folder import find_checkpoint
 
     exit_on_signals()
 
-    model = load(find_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision, data_dir=data_dir)
+    model = load(choose_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision, data_dir=data_dir)
     is_required = config.avoid_copying is not None or corpus is not None
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     if json:
@@ -208,18 +208,14 @@ def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, *, corpus: "Suf
             "bits_per_char": sample[-1].bits_per_char,
             "longest_copy": None if corpus is None else corpus.longest_copy(symbols),
         }
-        print(json_line(record, ascii_only=not _prints_unicode()), flush=True)
-
-
-def _prints_unicode() -> bool:
-    return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+        print(json_line(record, ascii_only=not prints_unicode()), flush=True)
 
 
 def _warn_of_what_cannot_be_printed(symbols: Iterable[str]) -> None:
     """Warn of the model's symbols that stdout's encoding lacks."""
     encoding = sys.stdout.encoding
     lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
-    if not _prints_unicode() and lacking:
+    if not prints_unicode() and lacking:
         tell(
             f"warning: {lacking:,} symbols of the model are shown as ?: {encoding} has none; try PYTHONIOENCODING=utf-8"
         )

@@ -80,9 +80,9 @@ def train(
     ] = False,
     overwrite: Annotated[bool, declare("Start again in a DIR that holds a run.", "--overwrite", panel=RUN)] = False,
     init_from: Annotated[
-        Path | None,
+        str | None,
         declare(
-            "Start from another run's weights, matched symbol by symbol: a checkpoint file, a run folder or its name.",
+            "Start from the weights of another run (its name, folder or checkpoint), matched symbol by symbol.",
             metavar="CHECKPOINT",
             panel=RUN,
         ),

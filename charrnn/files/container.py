@@ -166,13 +166,40 @@ def read(path: Path, kind: str, *, is_known: bool = False) -> StoredFile:
     is_known = is_known and mapping is not None
     if not is_known and digest.hexdigest().encode() != found:
         raise _damaged(path, "its digest does not match its content")
-    found_kind = header.pop("kind", None)
-    if header.pop("format", None) != FORMAT:
+    own = _own_fields(path, header, kind)
+    return StoredFile(own, tensors, mapping, is_known, identity, found.decode(errors="replace"))
+
+
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """The header of a file of this kind, at the same cost for files of any size: the digest is not verified.
+
+    Raises: CharRNNError as `read` does, but for altered bytes.
+    """
+    return _own_fields(path, _read_header(path), kind)
+
+
+def kind_of(path: Path) -> str:
+    """The kind that a file says it is of; nothing else is verified. Raises: CharRNNError if it is none of ours."""
+    return str(_read_header(path).get("kind"))
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with open_regular(path) as stream:
+            head = _read_head(path, stream)
+            _begin_digest(path, head)
+            return _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))[0]
+    except OSError as error:
+        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _own_fields(path: Path, header: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The header without the format's own keys. Raises: CharRNNError for another format or kind."""
+    if header.get("format") != FORMAT:
         raise CharRNNError(f"{path} is of another format than {FORMAT}: it needs another version of charrnn")
-    if found_kind != kind:
-        raise CharRNNError(f"{path} is a {found_kind}, not a {kind}")
-    header.pop("digest", None)
-    return StoredFile(header, tensors, mapping, is_known, identity, found.decode(errors="replace"))
+    if header.get("kind") != kind:
+        raise CharRNNError(f"{path} is a {header.get('kind')}, not a {kind}")
+    return {key: value for key, value in header.items() if key not in ("format", "kind", "digest")}
 
 
 def _read_head(path: Path, stream: BinaryIO) -> bytes:

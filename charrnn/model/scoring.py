@@ -1,21 +1,22 @@
-"""The loss of a text under a model: of the whole text, or of a part that is spread over it.
+"""The loss of a text under a model: of the whole text, of a part that is spread over it, or of each symbol.
 
 The schedule of evaluations, and their consequences, are left to `training/evaluation.py`.
 
-Letters in shapes: N symbols, T time steps, B parallel streams, V vocabulary size.
+Letters in shapes: N symbols, T time steps, B parallel streams or sequences, V vocabulary size.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from charrnn.machine.runtime import Runtime
-from charrnn.model.network import CharRNN, evaluating
+from charrnn.model.network import CharRNN, State, evaluating
 
 IGNORE = -100
 """The target that cross-entropy ignores."""
@@ -46,20 +47,22 @@ def evaluation_chunks(
 
 
 _MAX_STREAMS = 128
-_SEQ_LENGTH = 64
+SEQ_LENGTH = 64
+"""Time steps of a chunk, and symbols that warm up the state of a stream."""
 _MAX_LOGITS = 2**24  # of a chunk, T x B x V
 _CHUNKS_AHEAD = 16  # that are asked of a device before it is waited for
 _MIN_CHUNKS = 4  # of a part; the first one warms up the states
+_MAX_PADDED = 2**21  # symbols of sequences that are read side by side
 
 
 def max_logits(vocab_size: int) -> int:
     """Max logits in a chunk of an evaluation."""
-    return max_streams(vocab_size) * _SEQ_LENGTH * vocab_size
+    return max_streams(vocab_size) * SEQ_LENGTH * vocab_size
 
 
 def max_streams(vocab_size: int) -> int:
     """Max parallel streams of an evaluation: fewer for a larger vocabulary."""
-    return max(1, min(_MAX_STREAMS, _MAX_LOGITS // (_SEQ_LENGTH * vocab_size)))
+    return max(1, min(_MAX_STREAMS, _MAX_LOGITS // (SEQ_LENGTH * vocab_size)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Part:
     @classmethod
     def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
         """The whole text if it has at most `max_symbols`, else a part of about that size."""
-        B, T = max_streams(vocab_size), _SEQ_LENGTH
+        B, T = max_streams(vocab_size), SEQ_LENGTH
         if num_symbols <= max_symbols:
             return cls(B)
         B = max(1, min(B, int(max_symbols) // (T * _MIN_CHUNKS)))
@@ -90,7 +93,7 @@ class Part:
         """The number of symbols read of a text of N."""
         if self.num_chunks is None:
             return num_symbols
-        return min(num_symbols, self.num_chunks * self.batch_size * _SEQ_LENGTH)
+        return min(num_symbols, self.num_chunks * self.batch_size * SEQ_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ class Score:
     num_predictions: int
 
 
+def chunk_losses(model: CharRNN, x: Tensor, y: Tensor, state: State | None, runtime: Runtime) -> tuple[Tensor, State]:
+    """The loss (T, B) of predicting y (T, B) from x (T, B), in nats on the device, and the state after them.
+
+    Targets that are IGNORE have a loss of 0.
+    """
+    with runtime.autocast():
+        logits, state = model(runtime.send(x), state)
+    targets = runtime.send(y).flatten()
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="none")
+    return losses.view(y.shape), state
+
+
 @torch.no_grad()
 def evaluate(
     model: CharRNN,
@@ -108,7 +123,7 @@ def evaluate(
     runtime: Runtime,
     part: Part | None = None,
     *,
-    seq_length: int = _SEQ_LENGTH,
+    seq_length: int = SEQ_LENGTH,
     before_chunk: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
@@ -135,10 +150,102 @@ def evaluate(
             x, y = x[:, mine], y[:, mine]
             if not y.numel():  # fewer streams than processes
                 continue
-            with runtime.autocast():
-                logits, state = model(runtime.send(x), state)
-            targets = runtime.send(y).flatten()
-            losses.append(F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum"))
+            chunk, state = chunk_losses(model, x, y, state, runtime)
+            losses.append(chunk.sum())
             counts.append((y != IGNORE).sum())
     total, count = runtime.ranks.sum([sum(torch.stack(each).tolist()) if each else 0 for each in (losses, counts)])
     return Score(total / count, int(count))
+
+
+@torch.no_grad()
+def text_losses(
+    model: CharRNN, indices: Tensor, runtime: Runtime, advance: Callable[[int], None] = lambda num_symbols: None
+) -> Tensor:
+    """The loss of each of the N indices but the first, with carried state: (N - 1,) in nats.
+
+    The streams are those of `evaluate` for the whole text, so that the mean is what it measures. `advance` is told
+    the number of symbols that each chunk predicts.
+    """
+    losses = torch.zeros(max(len(indices) - 1, 0))
+    if not len(losses):
+        return losses
+    B = max_streams(model.config.vocab_size)
+    state = None
+    with evaluating(model):
+        chunks = (evaluation_chunks(each, B, SEQ_LENGTH) for each in (indices, torch.arange(len(indices))))
+        for (x, y), (_, place) in zip(*chunks, strict=True):
+            chunk, state = chunk_losses(model, x, y, state, runtime)
+            counted = place != IGNORE
+            losses[place[counted] - 1] = chunk.cpu()[counted]
+            advance(int(counted.sum()))
+    return losses
+
+
+@torch.no_grad()
+def sequence_losses(
+    model: CharRNN,
+    sequences: Sequence[Tensor],
+    runtime: Runtime,
+    advance: Callable[[int], None] = lambda num_symbols: None,
+) -> list[Tensor]:
+    """The loss of each index of each sequence but its first, each read from an empty state, in nats.
+
+    Sequences of like lengths are read side by side, and padded at their ends. On `advance` see `text_losses`.
+    """
+    losses: list[Tensor] = [torch.zeros(0)] * len(sequences)
+    longest_first = sorted((i for i, each in enumerate(sequences) if len(each) > 1), key=lambda i: -len(sequences[i]))
+    with evaluating(model):
+        while longest_first:
+            B = _num_sequences(len(sequences[longest_first[0]]), model.config.vocab_size)
+            batch, longest_first = longest_first[:B], longest_first[B:]
+            text = pad_sequence([sequences[i].long() for i in batch], padding_value=IGNORE)  # (N, B)
+            each = _batch_losses(model, text, runtime).T.contiguous()  # (B, N - 1)
+            for i, row in zip(batch, each, strict=True):
+                losses[i] = row[: len(sequences[i]) - 1]
+            advance(sum(len(losses[i]) for i in batch))
+    return losses
+
+
+@torch.no_grad()
+def window_losses(
+    model: CharRNN,
+    indices: Tensor,
+    window: int,
+    runtime: Runtime,
+    advance: Callable[[int], None] = lambda num_symbols: None,
+) -> Tensor:
+    """The loss of each of the N indices but the first, with a state that is emptied every `window` of them.
+
+    >>> torch.arange(7).unfold(0, 3 + 1, 3).tolist()  # windows of 3 predict 1 to 3 and 4 to 6
+    [[0, 1, 2, 3], [3, 4, 5, 6]]
+
+    Returns: (N - 1,) in nats. On `advance` see `text_losses`.
+    """
+    num_losses = max(len(indices) - 1, 0)
+    if not num_losses:
+        return torch.zeros(0)
+    padding = -num_losses % window
+    windows = F.pad(indices.long(), (0, padding), value=IGNORE).unfold(0, window + 1, window)
+    losses = []
+    with evaluating(model):
+        for batch in windows.split(_num_sequences(window + 1, model.config.vocab_size)):
+            losses.append(_batch_losses(model, batch.T.contiguous(), runtime).T.flatten())
+            advance(len(losses[-1]))
+    return torch.cat(losses)[:num_losses]
+
+
+def _num_sequences(length: int, vocab_size: int) -> int:
+    """Sequences of a length that are read side by side: as many symbols at once as in two chunks of an evaluation."""
+    T = min(max(1, length - 1), SEQ_LENGTH)
+    return max(1, min(2 * SEQ_LENGTH * max_streams(vocab_size) // T, _MAX_PADDED // length))
+
+
+def _batch_losses(model: CharRNN, text: Tensor, runtime: Runtime) -> Tensor:
+    """The losses (N - 1, B) of sequences (N, B) that are padded with IGNORE, in chunks with carried state."""
+    T = max(1, min(SEQ_LENGTH, _MAX_LOGITS // (text.shape[1] * model.config.vocab_size)))
+    losses, state = [], None
+    for begin in range(0, len(text) - 1, T):
+        chunk = text[begin : begin + T + 1]
+        chunk_loss, state = chunk_losses(model, chunk[:-1].clamp(min=0), chunk[1:], state, runtime)
+        losses.append(chunk_loss.cpu())
+    return torch.cat(losses)

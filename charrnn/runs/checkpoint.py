@@ -70,7 +70,7 @@ class CorpusIdentity:
 
 
 @dataclass(kw_only=True)
-class _Counters(Course, History):
+class Counters(Course, History):
     """The numbers of a snapshot as they stand in a file, side by side."""
 
     cursor: Cursor
@@ -79,8 +79,8 @@ class _Counters(Course, History):
 
 
 @dataclass(frozen=True)
-class _Header:
-    """The JSON header of a checkpoint."""
+class Header:
+    """The JSON header of a checkpoint: all of it but the tensors."""
 
     charrnn: str
     torch: str
@@ -90,7 +90,24 @@ class _Header:
     corpus: CorpusIdentity
     seed: int
     precision: str
-    counters: _Counters
+    counters: Counters
+
+    @classmethod
+    def read(cls, path: Path) -> "Header":
+        """The header of a file whose digest is not verified: quick. Raises: CharRNNError."""
+        return cls.parse(container.read_header(path, KIND), path)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], path: Path) -> "Header":
+        """The header from JSON that a stranger may have written. Raises: CharRNNError."""
+        header = parse(cls, _upgraded(values), str(path))
+        if header.counters.recoveries > MAX_RECOVERIES:
+            raise CharRNNError(f"{path} has {header.counters.recoveries} recoveries: at most {MAX_RECOVERIES} are made")
+        if header.seed >= 2**31 or header.precision not in PRECISIONS:
+            raise CharRNNError(f"{path} has an impossible seed or precision")
+        if not _VERSION.fullmatch(header.charrnn + header.torch):
+            raise CharRNNError(f"{path} has an impossible version")
+        return header
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,16 @@ class Checkpoint:
         config = self.training_config
         return self.snapshot.course.step * (config.batch_size or 0) * (config.seq_length or 0)
 
+    @property
+    def can_be_resumed(self) -> bool:
+        """False if the trainer's state was left out."""
+        return any(name.startswith("trainer.") for name in self.snapshot.tensors)
+
+    def slim(self) -> "Checkpoint":
+        """The same checkpoint without the trainer's state: for all but to resume the run."""
+        tensors = {name: tensor for name, tensor in self.snapshot.tensors.items() if name.startswith("model.")}
+        return replace(self, snapshot=replace(self.snapshot, tensors=tensors))
+
     def copy(self) -> "Checkpoint":
         """The same moment, in memory of its own on the CPU: the run may go on."""
         return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))
@@ -130,7 +157,7 @@ class Checkpoint:
         """
         snapshot = self.snapshot
         counters = {**vars(snapshot.course), **vars(snapshot.history), "records": self.records}
-        header = _Header(
+        header = Header(
             **self.versions,
             model_config=self.model_config,
             training_config=self.training_config,
@@ -138,7 +165,7 @@ class Checkpoint:
             corpus=self.corpus,
             seed=self.seed,
             precision=self.precision,
-            counters=_Counters(**counters, cursor=snapshot.cursor, gradient_scaler=snapshot.gradient_scaler),
+            counters=Counters(**counters, cursor=snapshot.cursor, gradient_scaler=snapshot.gradient_scaler),
         )
         container.write(path, KIND, dump(header), snapshot.tensors, backup, guard)
 
@@ -146,13 +173,7 @@ class Checkpoint:
     def load(cls, path: Path) -> "Checkpoint":
         """Read and verify a file. Raises: CharRNNError if it is not a sound checkpoint."""
         stored = container.read(path, KIND)
-        header = parse(_Header, _upgraded(stored.header), str(path))
-        if header.counters.recoveries > MAX_RECOVERIES:
-            raise CharRNNError(f"{path} has {header.counters.recoveries} recoveries: at most {MAX_RECOVERIES} are made")
-        if header.seed >= 2**31 or header.precision not in PRECISIONS:
-            raise CharRNNError(f"{path} has an impossible seed or precision")
-        if not _VERSION.fullmatch(header.charrnn + header.torch):
-            raise CharRNNError(f"{path} has an impossible version")
+        header = Header.parse(stored.header, path)
         counters = header.counters
         course = Course(**{each.name: getattr(counters, each.name) for each in fields(Course)})
         history = History(**{each.name: getattr(counters, each.name) for each in fields(History)})

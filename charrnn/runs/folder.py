@@ -1,6 +1,7 @@
 """The folder of a run: its newest, previous and best checkpoints; finding a checkpoint."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from charrnn.errors import CharRNNError
 from charrnn.files import atomic, container
 from charrnn.files.lock import Lock, locked
 from charrnn.runs.checkpoint import Checkpoint
+
+_MAX_NAMES = 20  # in an error
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,23 @@ class RunFolder:
         """The log of the run, one JSON record per line."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def checkpoints(self) -> tuple[Path, Path, Path]:
+        """The paths of its checkpoints, those first that are preferred for sampling."""
+        return self.best, self.last, self.last_but_one
+
     def holds_run(self) -> bool:
         """True if there is any checkpoint."""
-        return any(path.exists() for path in (self.last, self.last_but_one, self.best))
+        return any(path.exists() for path in self.checkpoints)
+
+    @property
+    def modified(self) -> float | None:
+        """The time of the newest checkpoint in seconds since 1970; None if there is none that can be looked at."""
+        times = []
+        for path in self.checkpoints:
+            with contextlib.suppress(OSError):
+                times.append(path.stat().st_mtime)
+        return max(times, default=None)
 
     def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
         """Write a run's first checkpoint and its log, in place of any old run.
@@ -111,35 +128,42 @@ def _aside(path: Path) -> Path:
     return path.with_stem(f"{path.stem}-damaged")
 
 
-def find_checkpoint(argument: Path | None, checkpoint_dir: Path) -> Path:
-    """The checkpoint meant by a file, by a run's folder (its best, else its last), by its name, or by None.
+def find_runs(checkpoint_dir: Path) -> list[RunFolder]:
+    """The runs that lie directly under a folder, newest first. A run's name is that of its folder."""
+    runs = [RunFolder(path) for path in _subfolders(checkpoint_dir)]
+    return sorted((run for run in runs if run.modified is not None), key=lambda run: run.modified or 0, reverse=True)
 
-    A name is that of a folder under `checkpoint_dir`, and None means the newest one there. Raises: CharRNNError if
-    there is none.
+
+def find_checkpoint(argument: str | Path | None, checkpoint_dir: Path) -> Path:
+    """The checkpoint meant by a file, by a run's folder (its best, else its last), by a run's name, or by None.
+
+    Names are those of `checkpoint_dir`, where None means the newest run. A folder that holds a run, or a file of
+    charrnn's own, comes before a run of the same name. Raises: CharRNNError that lists the runs if there is none.
     """
-    if argument is not None and not argument.exists():
-        if not (checkpoint_dir / argument).is_dir():
-            raise CharRNNError(f"{argument} does not exist: name a checkpoint file, or the folder of a run")
-        argument = checkpoint_dir / argument
-    if argument is not None and not argument.is_dir():
-        return argument
-    folders = [argument] if argument is not None else _subfolders(checkpoint_dir)
-    newest = max(folders, key=lambda folder: _modified(_candidates(folder)), default=None)
-    found = [] if newest is None else [path for path in _candidates(newest) if path.exists()]
-    if not found:
-        where = argument or checkpoint_dir
-        raise CharRNNError(f"{where} holds no trained model: run `charrnn train CORPUS` first, or name a checkpoint")
-    return found[0]
+    path = None if argument is None else Path(argument)
+    if path is None:
+        folders = [run.path for run in find_runs(checkpoint_dir)[:1]]
+    elif container.is_stored(path):
+        return path
+    else:
+        folders = [path, checkpoint_dir / path]
+    for candidate in (candidate for folder in folders for candidate in RunFolder(folder).checkpoints):
+        if os.path.exists(candidate):  # noqa: PTH110 (False, too, where permission is denied)
+            return candidate
+    if path is not None and path.exists() and not path.is_dir():
+        return path  # its reader says why it is no checkpoint
+    raise CharRNNError(_missing(path, checkpoint_dir))
 
 
-def _candidates(folder: Path) -> list[Path]:
-    run = RunFolder(folder)
-    return [run.best, run.last, run.last_but_one]
+def _missing(path: Path | None, checkpoint_dir: Path) -> str:
+    is_name = path is not None and not path.is_dir()
+    problem = f"no trained model is called {path}" if is_name else f"{path or checkpoint_dir} holds no trained model"
+    names = [run.path.name for run in find_runs(checkpoint_dir)]
+    if not names:
+        return f"{problem}: run `charrnn train CORPUS` first, or name a checkpoint"
+    listed = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+    return f"{problem}: name a checkpoint or one of the runs in {checkpoint_dir}: {listed}"
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-
-
-def _modified(paths: Iterable[Path]) -> float:
-    return max((path.stat().st_mtime for path in paths if path.exists()), default=-1.0)

@@ -43,7 +43,7 @@ def opened(
     *,
     resuming: bool,
     overwriting: bool,
-    init_from: Path | None,
+    init_from: str | Path | None,
     seed: int | None,
     device: str,
     precision: str,
@@ -191,7 +191,7 @@ def start(
     return Run(folder, corpus, trainer, seed)
 
 
-def _load_source(init_from: Path, checkpoint_dir: Path, given: Mapping[str, Any]) -> Checkpoint:
+def _load_source(init_from: str | Path, checkpoint_dir: Path, given: Mapping[str, Any]) -> Checkpoint:
     """The checkpoint of `--init-from`. Raises: CharRNNError, also for options of another shape."""
     path = find_checkpoint(init_from, checkpoint_dir)
     source = Checkpoint.load(path)
@@ -221,6 +221,11 @@ def resume(
     Raises: CharRNNError for another corpus or another model.
     """
     checkpoint, unsound = ranks.share(folder.load_last)
+    if not checkpoint.can_be_resumed:
+        raise CharRNNError(
+            f"the checkpoint in {folder.path} was written without the trainer's state (inspect --slim), so that it "
+            "cannot go on: start another run with --init-from"
+        )
     for reason in unsound.values():
         notify(f"{reason}; going back to the checkpoint before it", warning=True)
     if checkpoint.versions != VERSIONS:

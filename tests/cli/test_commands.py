@@ -34,7 +34,7 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command, 
 
     sampled = installed("sample", "--temperature", "0.5", "--prompt", "the ", "-n", "60", "--seed", "2")
     assert sampled.returncode == 0
-    assert sampled.stderr == ""
+    assert sampled.stderr == "run tiny: the newest in checkpoints\n"
     assert sampled.stdout.startswith("the ")
     assert len(sampled.stdout.rstrip("\n")) >= 60
 

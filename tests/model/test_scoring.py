@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from charrnn.config import ModelConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN
-from charrnn.model.scoring import IGNORE, Part, evaluate, evaluation_chunks
+from charrnn.model.scoring import IGNORE, Part, evaluate, evaluation_chunks, sequence_losses, text_losses
 from tests.conftest import CPU
 
 MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=4)
@@ -103,3 +103,29 @@ def test_evaluation_streams_are_warm_where_they_begin_to_count() -> None:
         assert first == 10
         assert x[:first, stream].tolist() == list(range(int(x[0, stream]), int(x[first, stream])))
     assert y[0, 0] == 1
+
+
+def exact_losses(model: CharRNN, text: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits, _ = model(text[:-1, None])
+    return F.cross_entropy(logits[:, 0], text[1:], reduction="none")
+
+
+def test_losses_of_a_text_stand_in_its_order_and_their_mean_is_what_an_evaluation_measures() -> None:
+    model = CharRNN(MODEL).eval()
+    advanced: list[int] = []
+    losses = text_losses(model, TEXT, CPU, advanced.append)
+    assert float(losses.mean()) == pytest.approx(evaluate(model, TEXT, CPU).loss, abs=1e-6)
+    torch.testing.assert_close(losses, exact_losses(model, TEXT), atol=1e-3, rtol=0)
+    assert sum(advanced) == len(TEXT) - 1
+    for length in (0, 1, 2):
+        assert len(text_losses(model, TEXT[:length], CPU)) == max(0, length - 1)
+
+
+def test_losses_of_a_sequence_do_not_depend_on_those_beside_it() -> None:
+    model = CharRNN(MODEL).eval()
+    sequences = [TEXT[i : i + length] for i, length in enumerate((3, 200, 1, 70, 2, 0, 65, 64) * 50)]
+    for sequence, losses in zip(sequences, sequence_losses(model, sequences, CPU), strict=True):
+        assert len(losses) == max(0, len(sequence) - 1)
+        if len(losses):
+            torch.testing.assert_close(losses, exact_losses(model, sequence), atol=1e-5, rtol=1e-5)

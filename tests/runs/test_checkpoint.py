@@ -15,7 +15,7 @@ from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.files.lock import NAME
 from charrnn.model.network import CharRNN
-from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.checkpoint import Checkpoint, Header
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.reporting import MetricsLog
 from charrnn.runs.run import Run
@@ -149,6 +149,32 @@ def test_checkpoint_is_found_by_file_folder_name_or_age(tmp_path: Path) -> None:
 def with_embedding(checkpoint: Checkpoint, embedding_size: int | None) -> Checkpoint:
     config = replace(checkpoint.model_config, embedding_size=embedding_size)
     return with_weights(replace(checkpoint, model_config=config), CharRNN(config).state_dict())
+
+
+def test_checkpoint_is_found_by_the_name_of_its_run(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copytree(trained_run.folder.path, tmp_path / "runs" / name)
+    assert find_checkpoint("a", Path("runs")) == Path("runs/a/best.safetensors")
+    with pytest.raises(CharRNNError, match=r"no trained model is called c: .* runs in runs: [ab], [ab]$"):
+        find_checkpoint("c", Path("runs"))
+    Path("a").write_text("a text of the same name")
+    assert find_checkpoint("a", Path("runs")) == Path("runs/a/best.safetensors")
+    Path("b").mkdir()
+    assert find_checkpoint("b", Path("runs")) == Path("runs/b/best.safetensors")
+    shutil.copytree(trained_run.folder.path, "b", dirs_exist_ok=True)
+    assert find_checkpoint("b", Path("runs")) == Path("b/best.safetensors")
+
+
+def test_header_is_read_without_the_tensors(trained_run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "altered.safetensors"
+    copy.write_bytes(trained_run.folder.last.read_bytes()[:-1] + b"?")
+    header = Header.read(copy)
+    assert (header.model_config, header.counters.step) == (trained_run.checkpoint().model_config, 400)
+    with pytest.raises(CharRNNError, match="digest"):
+        Checkpoint.load(copy)
 
 
 @pytest.mark.parametrize("embedding_size", [8, None])

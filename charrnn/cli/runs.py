@@ -1,0 +1,54 @@
+"""`charrnn runs`: the trained models at hand."""
+
+import math
+import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, tell
+from charrnn.terminal import align, format_bytes, json_line
+
+if TYPE_CHECKING:
+    from charrnn.runs.listing import Listed
+
+Sort = Literal["time", "loss"]
+_HEAD = ("name", "corpus", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
+
+
+def runs(
+    sort: Annotated[Sort, declare("Newest first, or lowest validation loss first.", metavar="time|loss")] = "time",
+    json: Json = False,
+    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+) -> None:
+    """List the runs under the checkpoint folder; sample, score and inspect take their names."""
+    from charrnn.runs.listing import list_runs
+
+    listed = list(list_runs(checkpoint_dir, _warn))
+    if sort == "loss":
+        listed.sort(key=lambda run: math.inf if run.best_val_loss is None else run.best_val_loss)
+    if json:
+        for run in listed:
+            print(json_line(run.to_json()))
+    elif listed:
+        for line in align([_HEAD, *map(_row, listed)], left=3):
+            print(line)
+    else:
+        tell(f"{checkpoint_dir} holds no trained model: run `charrnn train CORPUS` first")
+
+
+def _warn(message: str, *, warning: bool = False) -> None:
+    tell(f"warning: {message}")
+
+
+def _row(run: "Listed") -> tuple[str, ...]:
+    config, loss = run.header.model_config, run.best_val_loss
+    return (
+        run.path.name,
+        str(run.to_json()["corpus"]),
+        f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
+        f"{config.vocab_size:,}",
+        "-" if loss is None else f"{loss:.4f}",
+        "-" if loss is None else f"{loss / math.log(2):.3f}",
+        f"{run.header.counters.step:,}",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)),
+        format_bytes(run.num_bytes),
+    )

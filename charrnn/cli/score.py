@@ -1,0 +1,202 @@
+"""`charrnn score`: bits per character of a text under a model."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charrnn.cli.options import (
+    CHECKPOINT_DIR,
+    CheckpointDir,
+    Device,
+    Json,
+    Precision,
+    choose_checkpoint,
+    declare,
+    tell,
+)
+from charrnn.cli.signals import exit_on_signals
+from charrnn.errors import CharRNNError, OptionError
+from charrnn.terminal import escape_controls, json_line, prints_unicode
+from charrnn.text.sources import COMPRESSIONS
+
+if TYPE_CHECKING:
+    from charrnn.runs.scorer import Scored, Scorer
+
+_MAX_LISTED = 20
+_LINE_SECONDS = 30.0
+_BAR_DELAY = 2.0
+
+
+def score(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A run's name, its folder or a checkpoint file; default: the newest run.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT", help="A text, raw or prepared, or - for stdin; default: stdin.", show_default=False
+        ),
+    ] = None,
+    window: Annotated[
+        int | None, declare("Empty the state every N characters; default: it is carried.", metavar="N")
+    ] = None,
+    per_line: Annotated[
+        bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")
+    ] = False,
+    per_char: Annotated[bool, declare("A line for each character: bits, tab, the character.", "--per-char")] = False,
+    encoding: Annotated[str, declare("The text's encoding; a byte-order mark is honoured.", metavar="NAME")] = "utf-8",
+    json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+) -> None:
+    """Measure how well a model predicts a text, in bits per character."""
+    if per_line and (per_char or window is not None):
+        raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
+    checkpoint, text = _tell_apart(checkpoint, text)
+    from charrnn.api import LanguageModel
+    from charrnn.machine.runtime import open_runtime
+    from charrnn.runs.checkpoint import Checkpoint
+    from charrnn.runs.scorer import check_window, read_blocks, split_lines
+
+    exit_on_signals()
+
+    check_window(window)
+    path = choose_checkpoint(checkpoint, checkpoint_dir)
+    model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision))
+    blocks = read_blocks(text, replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True))
+    prints_much = per_line or per_char
+    with _Progress(text, is_shown=not (prints_much and sys.stdout.isatty())) as progress:
+        scorer = model.scorer(progress.advance)
+        if per_line:
+            _print_lines(scorer.score_lines(split_lines(blocks)), json=json)
+        else:
+            parts = scorer.score(blocks, window)
+            bits, num_chars = _add_up(_printing_chars(parts, json=json) if per_char else parts)
+            if not num_chars:
+                raise CharRNNError(f"{text} has no 2 characters that the model knows: nothing can be scored")
+    _tell_unknown(scorer)
+    if prints_much:
+        return
+    if json:
+        record = {"checkpoint": str(path), "text": text, **_summary(bits, num_chars), "unknown": scorer.num_unknown}
+        machine = {"device": str(model.runtime.device), "precision": model.runtime.precision}
+        print(json_line(record | {"window": window} | machine, ascii_only=not prints_unicode()), flush=True)
+    else:
+        figures = _summary(bits, num_chars)
+        print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,} characters".format(**figures))
+
+
+def _summary(bits: float, num_chars: int) -> dict[str, float]:
+    mean = bits / num_chars
+    return {"bits_per_char": mean, "loss": mean * math.log(2), "chars": num_chars}
+
+
+def _tell_apart(checkpoint: str | None, text: str | None) -> tuple[str | None, str]:
+    """The checkpoint and the text. A single argument is the text if there is such a file. Raises: OptionError."""
+    if checkpoint is not None and text is None and _is_text(checkpoint):
+        return None, checkpoint
+    if text is None and sys.stdin.isatty():
+        raise OptionError("score needs a text: name a file, or - for stdin")
+    return checkpoint, "-" if text is None else text
+
+
+def _is_text(argument: str) -> bool:
+    """True of `-` and of any file but a checkpoint."""
+    path = Path(argument)
+    if argument == "-" or not path.exists() or path.is_dir():
+        return argument == "-"
+    from charrnn.files import container
+
+    return not container.is_stored(path) or container.kind_of(path) == "corpus"
+
+
+def _add_up(parts: "Iterable[Scored]") -> tuple[float, int]:
+    """The sum of the surprisals in bits, and the number of them."""
+    bits, num_chars = 0.0, 0
+    for part in parts:
+        bits += float(part.surprisals.double().sum())
+        num_chars += len(part.surprisals)
+    return bits, num_chars
+
+
+def _printing_chars(parts: "Iterable[Scored]", *, json: bool) -> "Iterator[Scored]":
+    """The same parts, whose characters are printed with their surprisals."""
+    for part in parts:
+        for char, bits in zip(part.text, part.surprisals.tolist(), strict=True):
+            if json:
+                print(json_line({"surprisal_bits": bits, "char": char}, ascii_only=not prints_unicode()))
+            else:
+                print(f"{bits:.4f}\t{_show_char(char)}")
+        yield part
+
+
+def _show_char(char: str) -> str:
+    """A character on one line: line feeds, tabs, other control characters and backslashes as Python escapes them."""
+    return char.encode("unicode_escape").decode() if char == "\\" or not char.isprintable() else char
+
+
+def _print_lines(lines: "Iterable[tuple[str, Scored]]", *, json: bool) -> None:
+    show = escape_controls if sys.stdout.isatty() else str
+    for line, scored in lines:
+        bits = scored.bits_per_char
+        if json:
+            print(json_line({"bits_per_char": bits, "line": line}, ascii_only=not prints_unicode()))
+        else:
+            print(f"{math.nan if bits is None else bits:.4f}\t{show(line)}")
+
+
+def _tell_unknown(scorer: "Scorer") -> None:
+    if not scorer.num_unknown:
+        return
+    more = " ..." if len(scorer.unknown) > _MAX_LISTED else ""
+    listed = " ".join(map(repr, sorted(scorer.unknown)[:_MAX_LISTED])) + more
+    how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
+    tell(f"{scorer.num_unknown:,} characters outside the model's vocabulary were {how}: {listed}")
+
+
+class _Progress:
+    """A bar on stderr after some seconds, or where stderr is no terminal a line now and then."""
+
+    def __init__(self, text: str, *, is_shown: bool) -> None:
+        from tqdm import tqdm
+
+        with_bar = is_shown and sys.stderr.isatty()
+        size = _count_bytes(text)
+        self._bar = tqdm(total=size, unit="B", unit_scale=True, delay=_BAR_DELAY, leave=False, disable=not with_bar)
+        self._tells = is_shown and not with_bar
+        self._num_chars, self._told = 0, time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def advance(self, num_chars: int) -> None:
+        """Count characters as scored."""
+        self._bar.update(num_chars)
+        self._num_chars += num_chars
+        if self._tells and time.monotonic() - self._told > _LINE_SECONDS:
+            self._told = time.monotonic()
+            tell(f"{self._num_chars:,} characters scored")
+
+
+def _count_bytes(text: str) -> int | None:
+    """The size of a plain file, which is about the number of its characters."""
+    with contextlib.suppress(OSError):
+        if Path(text).is_file() and Path(text).suffix not in COMPRESSIONS:
+            return Path(text).stat().st_size
+    return None

@@ -1,0 +1,77 @@
+"""Facts about a corpus or a checkpoint, from a file whose digest is verified."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from charrnn.files import container
+from charrnn.files.schema import dump
+from charrnn.model.network import count_parameters
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import find_checkpoint
+from charrnn.text import corpus as corpora
+from charrnn.text.corpus import Corpus
+from charrnn.text.vocabulary import Vocabulary
+
+_MAX_SYMBOLS = 10  # that are named, of the most frequent and of the rarest
+
+
+def inspect(path: str, checkpoint_dir: Path) -> dict[str, Any]:
+    """Facts about a prepared corpus or about a run's checkpoint, as JSON values. Raises: CharRNNError."""
+    if container.is_stored(Path(path)) and container.kind_of(Path(path)) == corpora.KIND:
+        return _about_corpus(Corpus.open(Path(path)))
+    return _about_checkpoint(find_checkpoint(path, checkpoint_dir))
+
+
+def _about_corpus(corpus: Corpus) -> dict[str, Any]:
+    return {
+        **_about_file(corpus.path, corpora.KIND),
+        "characters": len(corpus.indices),
+        "vocabulary": _about_vocabulary(corpus.vocabulary),
+        "preparation": dump(corpus.config),
+        "sources": list(corpus.sources),
+        "source_digest": corpus.source_digest,
+    }
+
+
+def _about_checkpoint(path: Path) -> dict[str, Any]:
+    checkpoint = Checkpoint.load(path)
+    course, history = checkpoint.snapshot.course, checkpoint.snapshot.history
+    loss = history.best_val_loss
+    return {
+        **_about_file(path, "checkpoint"),
+        "model": {**dump(checkpoint.model_config), "parameters": count_parameters(checkpoint.model_config)},
+        "history": {
+            "steps": course.step,
+            "epoch": checkpoint.snapshot.cursor.epoch,
+            "elapsed_s": round(history.elapsed_s, 3),
+            "best_val_loss": loss,
+            "bits_per_char": None if loss is None else loss / math.log(2),
+            "val_chars": history.best_val_chars,
+            "recoveries": history.recoveries,
+            "can_be_resumed": checkpoint.can_be_resumed,
+        },
+        "training": {**dump(checkpoint.training_config), "seed": checkpoint.seed, "precision": checkpoint.precision},
+        "corpus": {
+            "name": Path(checkpoint.corpus.path).stem,
+            "characters": sum(checkpoint.vocabulary.counts),
+            "source_digest": checkpoint.corpus.source_digest,
+        },
+        "vocabulary": _about_vocabulary(checkpoint.vocabulary),
+        "preparation": dump(checkpoint.corpus.config),
+        "versions": dict(checkpoint.versions),
+    }
+
+
+def _about_file(path: Path, kind: str) -> dict[str, Any]:
+    return {"path": str(path), "kind": kind, "bytes": path.stat().st_size, "digest": "verified"}
+
+
+def _about_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    symbols = sorted(zip(vocabulary.symbols, vocabulary.counts, strict=False), key=lambda symbol: -symbol[1])
+    return {
+        "size": vocabulary.size,
+        "most_frequent": dict(symbols[:_MAX_SYMBOLS]),
+        "rarest": dict(symbols[: -_MAX_SYMBOLS - 1 : -1]),
+        "folded_into_unknown": None if vocabulary.unknown is None else vocabulary.counts[vocabulary.unknown],
+    }

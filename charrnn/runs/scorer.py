@@ -1,0 +1,161 @@
+"""Score texts under a trained model: the surprisal of each symbol, block by block or line by line.
+
+The losses are computed in `model/scoring.py`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from charrnn.config import PreparationConfig, count
+from charrnn.errors import OptionError
+from charrnn.files import container
+from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN
+from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
+from charrnn.text.cleaning import CleanText
+from charrnn.text.corpus import Corpus
+from charrnn.text.sources import find_sources
+from charrnn.text.vocabulary import Vocabulary
+
+MAX_WINDOW = 2**20
+_SEGMENT = 2**22
+"""Symbols of a text that are read at once; a longer one is scored in bounded memory."""
+_POOL_LINES, _POOL_CHARS = 2**15, 2**21
+"""Lines that are sorted by length and read together."""
+_END = "\n"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Symbols of a text (N,) that were predicted, and their surprisals (N,) in bits."""
+
+    text: str
+    surprisals: Tensor
+
+    @property
+    def bits_per_char(self) -> float | None:
+        """The mean surprisal; None of nothing."""
+        return float(self.surprisals.double().mean()) if len(self.surprisals) else None
+
+
+@dataclass
+class Scorer:
+    """A model that scores texts. What its vocabulary lacks is counted in `num_unknown` and `unknown`.
+
+    If the vocabulary has an unknown symbol, that is predicted in place of them; else they are left out.
+    """
+
+    model: CharRNN
+    vocabulary: Vocabulary
+    runtime: Runtime
+    advance: Callable[[int], None] = lambda num_symbols: None
+    """Told the number of symbols that were scored since the last call."""
+    num_unknown: int = 0
+    unknown: set[str] = field(default_factory=set)
+
+    def score(self, blocks: Iterable[str], window: int | None = None) -> Iterator[Scored]:
+        """The surprisals of a text that comes in blocks, of all symbols but the first, which nothing predicts.
+
+        The state is carried through the text, or with `window` emptied every so many symbols.
+        """
+        size, overlap, first = _SEGMENT, SEQ_LENGTH, 1
+        if window is not None:
+            size, overlap = max(1, _SEGMENT // window) * window, 1
+        for text, indices in self._segments(blocks, size, overlap):
+            losses = self._losses(indices, window)
+            yield Scored(text[first:], losses[first - 1 :] / math.log(2))
+            first = overlap
+
+    def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:
+        """Each line with its surprisals, from a state that has read a line end; its own line end is predicted too.
+
+        If the vocabulary has no line end, neither is, and the first symbol is predicted by nothing.
+        """
+        pool: list[str] = []
+        size = 0
+        for line in lines:
+            pool.append(line)
+            size += len(line)
+            if len(pool) == _POOL_LINES or size > _POOL_CHARS:
+                yield from self._score_pool(pool)
+                pool, size = [], 0
+        yield from self._score_pool(pool)
+
+    def _score_pool(self, lines: list[str]) -> Iterator[tuple[str, Scored]]:
+        end = _END if _END in self.vocabulary.symbols else ""
+        encoded, begin = [], 0
+        joined, is_known = self._encode(end + "".join(line + end for line in lines))
+        for line in lines:
+            part = slice(begin, begin + len(line) + 2 * len(end))
+            encoded.append(joined[part] if is_known is None else joined[part][is_known[part]])
+            begin += len(line) + len(end)
+        losses = sequence_losses(self.model, encoded, self.runtime, self.advance)
+        for line, indices, each in zip(lines, encoded, losses, strict=True):
+            text = line[not end :] + end if is_known is None else self.vocabulary.decode(indices[1:])
+            yield line, Scored(text, each / math.log(2))
+
+    def _losses(self, indices: Tensor, window: int | None) -> Tensor:
+        """The losses (N - 1,) of indices (N,) in nats."""
+        if window is None:
+            return text_losses(self.model, indices, self.runtime, self.advance)
+        return window_losses(self.model, indices, window, self.runtime, self.advance)
+
+    def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[str, Tensor]]:
+        """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""
+        text, indices, is_first = "", torch.zeros(0, dtype=torch.int32), True
+        for block in blocks:
+            more, is_known = self._encode(block)
+            if is_known is not None:
+                more = more[is_known]
+                block = self.vocabulary.decode(more)
+            text, indices = text + block, torch.cat([indices, more])
+            while len(text) >= size + overlap:
+                yield text[: size + overlap], indices[: size + overlap]
+                text, indices, is_first = text[size:], indices[size:], False
+        if is_first or len(text) > overlap:
+            yield text, indices
+
+    def _encode(self, text: str) -> tuple[Tensor, Tensor | None]:
+        """The indices (N,) int32 of a text, and if some are to be left out, those (N,) that are not."""
+        indices = self.vocabulary.encode_any(text)
+        is_known = indices != len(self.vocabulary.symbols)
+        num_unknown = len(indices) - int(is_known.sum())
+        if not num_unknown:
+            return indices, None
+        self.num_unknown += num_unknown
+        self.unknown.update(self.vocabulary.missing(text))
+        return indices, is_known if self.vocabulary.unknown is None else None
+
+
+def check_window(window: int | None) -> int | None:
+    """A window within its limits. Raises: OptionError."""
+    limits = count(1, MAX_WINDOW)
+    if window is not None and window not in limits:
+        raise OptionError(f"--window is {window}: it must be {limits}")
+    return window
+
+
+def read_blocks(text: str, config: PreparationConfig) -> Iterator[str]:
+    """The text of a prepared file, or of a raw one as it would be prepared, block by block. Raises: CharRNNError."""
+    if not container.is_stored(Path(text)):
+        yield from CleanText(find_sources([text]), config)
+        return
+    corpus = Corpus.open(Path(text))
+    for indices in corpus.indices.split(_SEGMENT):
+        corpus.check()
+        yield corpus.vocabulary.decode(indices)
+
+
+def split_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """The lines of a text without their ends."""
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split(_END)
+        yield from lines
+    if rest:
+        yield rest

@@ -1,0 +1,56 @@
+"""The list of runs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.listing import list_runs
+from charrnn.runs.run import Run
+from tests.conftest import Told
+
+
+@pytest.fixture
+def runs(trained_run: Run, tmp_path: Path) -> Path:
+    for age, name in enumerate(("old", "new")):
+        shutil.copytree(trained_run.folder.path, tmp_path / name)
+        for path in (tmp_path / name).iterdir():
+            os.utime(path, (age, age))
+    return tmp_path
+
+
+def test_runs_are_listed_newest_first_with_their_facts(runs: Path, trained_run: Run) -> None:
+    listed = list(list_runs(runs))
+    assert [run.path.name for run in listed] == ["new", "old"]
+    facts = listed[1].to_json()
+    assert (facts["corpus"], facts["steps"], facts["hidden_size"]) == ("tiny", 400, 32)
+    assert facts["best_val_loss"] == trained_run.trainer.history.best_val_loss
+    assert facts["parameters"] == trained_run.trainer.bptt.model.num_parameters
+
+
+def test_file_with_two_names_is_counted_once(trained_run: Run, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "linked")
+    run.path.mkdir()
+    shutil.copy(trained_run.folder.last, run.last)
+    os.link(run.last, run.best)
+    assert next(list_runs(tmp_path)).num_bytes == run.last.stat().st_size
+
+
+def test_damaged_and_foreign_files_leave_the_other_runs_listed(runs: Path) -> None:
+    (runs / "notes.txt").write_text("foreign")
+    (runs / "empty").mkdir()
+    (runs / "folder" / "best.safetensors").mkdir(parents=True)
+    damaged = RunFolder(runs / "damaged")
+    shutil.copytree(runs / "old", damaged.path)
+    damaged.last.write_bytes(damaged.last.read_bytes()[:-1])
+    foreign = RunFolder(runs / "foreign")
+    foreign.path.mkdir()
+    foreign.last.write_bytes(b"\xff" * 100)
+    told = Told()
+    assert {run.path.name for run in list_runs(runs, told)} == {"new", "old", "damaged"}
+    assert len(told) == 2
+    assert any("foreign/last.safetensors is not a charrnn file" in line for line in told)
+    foreign.best.write_bytes((runs / "old" / "best.safetensors").read_bytes())
+    assert {run.path.name for run in list_runs(runs)} == {"new", "old", "damaged", "foreign"}

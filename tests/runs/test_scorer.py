@@ -1,0 +1,97 @@
+"""Texts scored block by block and line by line."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import charrnn
+from charrnn import LanguageModel
+from charrnn.runs import scorer as scoring
+from charrnn.runs.run import Run
+from charrnn.runs.scorer import split_lines
+from charrnn.text.vocabulary import Vocabulary
+from tests.conftest import TEXT
+
+
+@pytest.fixture(scope="module")
+def model(trained_run: Run) -> LanguageModel:
+    return charrnn.load(trained_run.folder.best, device="cpu", precision="float32")
+
+
+def test_held_out_text_scores_what_its_training_measured(model: LanguageModel, trained_run: Run) -> None:
+    history = trained_run.trainer.history
+    held_out = trained_run.corpus.vocabulary.decode(trained_run.trainer.bptt.text.val)
+    scored = model.score(held_out)
+    assert history.best_val_chars == len(scored.surprisals) == len(held_out) - 1
+    assert scored.bits_per_char * 0.6931471805599453 == pytest.approx(history.best_val_loss, abs=1e-4)
+    assert sum(scored.surprisals) / len(scored.surprisals) == pytest.approx(scored.bits_per_char, abs=1e-6)
+
+
+def test_long_text_is_scored_in_segments_as_if_in_one(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = model.score(TEXT)
+    monkeypatch.setattr(scoring, "_SEGMENT", 300)
+    parts = list(model.scorer().score(TEXT[i : i + 70] for i in range(0, len(TEXT), 70)))
+    assert len(parts) > 5
+    assert "".join(part.text for part in parts) == TEXT[1:] == whole.text
+    assert float(torch.cat([part.surprisals for part in parts]).mean()) == pytest.approx(whole.bits_per_char, abs=5e-3)
+
+
+@pytest.mark.parametrize("segment", [7, 2**22])
+def test_window_begins_with_an_empty_state(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+    monkeypatch.setattr(scoring, "_SEGMENT", segment)
+    text = TEXT[:50]
+    windows = [text[i : i + 8] for i in range(0, 49, 7)]
+    expected = [bits for window in windows for bits in model.score(window).surprisals]
+    scored = model.score(text, window=7)
+    assert scored.surprisals == pytest.approx(expected, abs=1e-5)
+    assert scored.text == text[1:]
+
+
+def test_line_is_scored_with_its_end_from_a_line_end(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_POOL_LINES", 3)
+    lines = ["the cat sat on the mat.", "", "tac", "a hen", "gggggggggg"]
+    scored = list(model.scorer().score_lines(lines))
+    assert [line for line, _ in scored] == lines
+    for line, each in scored:
+        assert each.text == f"{line}\n"
+        assert each.surprisals.tolist() == pytest.approx(model.score(f"\n{line}\n").surprisals, abs=1e-5)
+    bits = {line: each.bits_per_char or 0 for line, each in scored}
+    assert bits["the cat sat on the mat."] < bits["tac"] < bits["gggggggggg"]
+
+
+def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: LanguageModel) -> None:
+    vocabulary = model.vocabulary
+    other = tuple("#" if symbol == "\n" else symbol for symbol in vocabulary.symbols)
+    scorer = replace(model.scorer(), vocabulary=Vocabulary(other, vocabulary.counts))
+    (_, cat), (_, short) = scorer.score_lines(["the cat", "t"])
+    assert cat.text == "he cat"
+    assert cat.surprisals.tolist() == pytest.approx(model.score("the cat").surprisals, abs=1e-5)
+    assert short.bits_per_char is None
+    assert scorer.num_unknown == 0
+
+
+def test_characters_outside_the_vocabulary_are_counted_and_left_out(model: LanguageModel) -> None:
+    scorer = model.scorer()
+    (part,) = scorer.score(["the é", "cat", "Éé sat"])
+    assert (part.text, scorer.num_unknown, scorer.unknown) == ("he cat sat", 3, {"é", "É"})
+    assert part.surprisals.tolist() == pytest.approx(model.score("the cat sat").surprisals, abs=1e-5)
+    (_, line), (_, plain) = scorer.score_lines(["théé cat", "th cat"])
+    assert line.text == plain.text == "th cat\n"
+    torch.testing.assert_close(line.surprisals, plain.surprisals)
+    assert scorer.num_unknown == 5
+
+
+def test_unknown_symbol_stands_for_what_the_vocabulary_lacks(model: LanguageModel) -> None:
+    vocabulary = model.vocabulary
+    folded = Vocabulary(vocabulary.symbols[:-1], vocabulary.counts)
+    scorer = replace(model.scorer(), vocabulary=folded)
+    (part,) = scorer.score(["a é a"])
+    assert (part.text, scorer.num_unknown) == (" é a", 1)
+    last = vocabulary.symbols[-1]
+    assert part.surprisals.tolist() == pytest.approx(model.score(f"a {last} a").surprisals, abs=1e-5)
+
+
+def test_lines_are_split_wherever_blocks_end() -> None:
+    assert list(split_lines(["a\nb", "c\n", "\nd"])) == ["a", "bc", "", "d"]
+    assert list(split_lines(["a\n"])) == ["a"]
