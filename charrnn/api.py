@@ -40,6 +40,7 @@ class TextScore:
     text: str
     surprisals: list[float]
     num_unknown: int
+    adapted_bits_per_char: float | None = None
 
 
 class LanguageModel:
@@ -95,18 +96,26 @@ class LanguageModel:
         ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
         return Sampler(self._model, self.vocabulary, replace(config, ban=ban, stop=stop), self.runtime, corpus)
 
-    def score(self, text: str, *, window: int | None = None) -> TextScore:
+    def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
         """The surprisal of each character of a text but the first, which nothing predicts.
 
-        The state is carried through the text, or with `window` emptied every so many characters.
+        The state is carried through the text, or with `window` emptied every so many characters. With
+        `adapt` the text is also read by a copy of the model that learns from it (dynamic evaluation).
         Raises: CharRNNError for a text without two characters of the vocabulary, OptionError.
         """
         scorer = self.scorer()
-        parts = list(scorer.score([self.normalise(text)], check_window(window)))
+        parts = list(scorer.score([self.normalise(text)], check_window(window), adapt=adapt))
         scored = Scored("".join(part.text for part in parts), torch.cat([part.surprisals for part in parts]))
+        adapted = torch.cat([part.adapted for part in parts if part.adapted is not None] or [torch.zeros(0)])
         if scored.bits_per_char is None:
             raise CharRNNError("nothing can be scored: give a text with at least 2 characters of the vocabulary")
-        return TextScore(scored.bits_per_char, scored.text, scored.surprisals.tolist(), scorer.num_unknown)
+        return TextScore(
+            scored.bits_per_char,
+            scored.text,
+            scored.surprisals.tolist(),
+            scorer.num_unknown,
+            adapted_bits_per_char=float(adapted.double().mean()) if adapt else None,
+        )
 
     def scorer(self, advance: Callable[[int], None] = lambda num_symbols: None) -> Scorer:
         """A scorer of texts of any length, in this model's precision, or in float32 if that is int8."""

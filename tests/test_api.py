@@ -132,6 +132,9 @@ def test_score_tells_the_surprisal_of_each_character(model: LanguageModel) -> No
     assert len(scored.surprisals) == len(scored.text)
     assert scored.bits_per_char == pytest.approx(sum(scored.surprisals) / len(scored.surprisals))
     assert model.score("the cat sat", window=3).bits_per_char > model.score("the cat sat").bits_per_char
+    assert scored.adapted_bits_per_char is None
+    adapting = model.score("the cat sat\r\non", adapt=True)
+    assert adapting.adapted_bits_per_char == pytest.approx(scored.bits_per_char, abs=1e-4), "one chunk teaches nothing"
     for nothing in ("", "t", "t☃"):
         with pytest.raises(CharRNNError, match="nothing can be scored"):
             model.score(nothing)

@@ -5,9 +5,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ from charrnn.cli.options import (
 )
 from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError, OptionError
+from charrnn.machine.neighbours import choose_spinning, sharing_cores
 from charrnn.terminal import escape_controls, json_line, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
 
@@ -56,6 +57,10 @@ def score(
         bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")
     ] = False,
     per_char: Annotated[bool, declare("A line for each character: bits, tab, the character.", "--per-char")] = False,
+    adapt: Annotated[
+        bool,
+        declare("Also score a copy that learns from the text as it reads it (dynamic evaluation).", "--adapt"),
+    ] = False,
     encoding: Annotated[str, declare("The text's encoding; a byte-order mark is honoured.", metavar="NAME")] = "utf-8",
     json: Json = False,
     device: Device = "auto",
@@ -65,6 +70,9 @@ def score(
     """Measure how well a model predicts a text, in bits per character."""
     if per_line and (per_char or window is not None):
         raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
+    if adapt and (per_line or per_char):
+        raise OptionError("--adapt is a figure of the whole text: leave --per-line and --per-char out")
+    choose_spinning()
     checkpoint, text = _tell_apart(checkpoint, text)
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
@@ -78,30 +86,44 @@ def score(
     model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision))
     blocks = read_blocks(text, replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True))
     prints_much = per_line or per_char
-    with _Progress(text, is_shown=not (prints_much and sys.stdout.isatty())) as progress:
+    is_shown = not (prints_much and sys.stdout.isatty())
+    with sharing_cores(), _Progress(text, 1 + adapt, is_shown=is_shown) as progress:
         scorer = model.scorer(progress.advance)
         if per_line:
             _print_lines(scorer.score_lines(split_lines(blocks)), json=json)
         else:
-            parts = scorer.score(blocks, window)
-            bits, num_chars = _add_up(_printing_chars(parts, json=json) if per_char else parts)
-            if not num_chars:
+            parts = scorer.score(blocks, window, adapt=adapt)
+            total = _add_up(_printing_chars(parts, json=json) if per_char else parts)
+            if not total.num_chars:
                 raise CharRNNError(f"{text} has no 2 characters that the model knows: nothing can be scored")
     _tell_unknown(scorer)
-    if prints_much:
-        return
-    if json:
-        record = {"checkpoint": str(path), "text": text, **_summary(bits, num_chars), "unknown": scorer.num_unknown}
+    if not prints_much:
+        about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
         machine = {"device": str(model.runtime.device), "precision": model.runtime.precision}
-        print(json_line(record | {"window": window} | machine, ascii_only=not prints_unicode()), flush=True)
-    else:
-        figures = _summary(bits, num_chars)
-        print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,} characters".format(**figures))
+        _print_total(total.to_json() | about | machine, json=json)
 
 
-def _summary(bits: float, num_chars: int) -> dict[str, float]:
-    mean = bits / num_chars
-    return {"bits_per_char": mean, "loss": mean * math.log(2), "chars": num_chars}
+def _print_total(figures: dict[str, Any], *, json: bool) -> None:
+    if json:
+        print(json_line(figures, ascii_only=not prints_unicode()), flush=True)
+        return
+    print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,} characters".format(**figures))
+    if "adapted_bits_per_char" in figures:
+        print("{adapted_bits_per_char:.4f} bits per character, adapting to the text".format(**figures))
+
+
+@dataclass
+class _Total:
+    """Sums of surprisals in bits, with `adapted` those of a model that adapts, and their number."""
+
+    bits: float = 0.0
+    num_chars: int = 0
+    adapted: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        mean = self.bits / self.num_chars
+        figures = {"bits_per_char": mean, "loss": mean * math.log(2), "chars": self.num_chars}
+        return figures | ({} if self.adapted is None else {"adapted_bits_per_char": self.adapted / self.num_chars})
 
 
 def _tell_apart(checkpoint: str | None, text: str | None) -> tuple[str | None, str]:
@@ -123,13 +145,14 @@ def _is_text(argument: str) -> bool:
     return not container.is_stored(path) or container.kind_of(path) == "corpus"
 
 
-def _add_up(parts: "Iterable[Scored]") -> tuple[float, int]:
-    """The sum of the surprisals in bits, and the number of them."""
-    bits, num_chars = 0.0, 0
+def _add_up(parts: "Iterable[Scored]") -> _Total:
+    total = _Total()
     for part in parts:
-        bits += float(part.surprisals.double().sum())
-        num_chars += len(part.surprisals)
-    return bits, num_chars
+        total.bits += float(part.surprisals.double().sum())
+        total.num_chars += len(part.surprisals)
+        if part.adapted is not None:
+            total.adapted = (total.adapted or 0.0) + float(part.adapted.double().sum())
+    return total
 
 
 def _printing_chars(parts: "Iterable[Scored]", *, json: bool) -> "Iterator[Scored]":
@@ -168,14 +191,18 @@ def _tell_unknown(scorer: "Scorer") -> None:
 
 
 class _Progress:
-    """A bar on stderr after some seconds, or where stderr is no terminal a line now and then."""
+    """A bar on stderr after some seconds, or where stderr is no terminal a line now and then.
 
-    def __init__(self, text: str, *, is_shown: bool) -> None:
+    The text is read a number of times.
+    """
+
+    def __init__(self, text: str, num_passes: int, *, is_shown: bool) -> None:
         from tqdm import tqdm
 
         with_bar = is_shown and sys.stderr.isatty()
         size = _count_bytes(text)
-        self._bar = tqdm(total=size, unit="B", unit_scale=True, delay=_BAR_DELAY, leave=False, disable=not with_bar)
+        total = None if size is None else num_passes * size
+        self._bar = tqdm(total=total, unit="B", unit_scale=True, delay=_BAR_DELAY, leave=False, disable=not with_bar)
         self._tells = is_shown and not with_bar
         self._num_chars, self._told = 0, time.monotonic()
 

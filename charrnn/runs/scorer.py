@@ -15,6 +15,7 @@ from charrnn.config import PreparationConfig, count
 from charrnn.errors import OptionError
 from charrnn.files import container
 from charrnn.machine.runtime import Runtime
+from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
 from charrnn.text.cleaning import CleanText
@@ -36,6 +37,8 @@ class Scored:
 
     text: str
     surprisals: Tensor
+    adapted: Tensor | None = None
+    """The surprisals under a model that adapts to the text, if it was asked for."""
 
     @property
     def bits_per_char(self) -> float | None:
@@ -58,17 +61,22 @@ class Scorer:
     num_unknown: int = 0
     unknown: set[str] = field(default_factory=set)
 
-    def score(self, blocks: Iterable[str], window: int | None = None) -> Iterator[Scored]:
+    def score(self, blocks: Iterable[str], window: int | None = None, *, adapt: bool = False) -> Iterator[Scored]:
         """The surprisals of a text that comes in blocks, of all symbols but the first, which nothing predicts.
 
-        The state is carried through the text, or with `window` emptied every so many symbols.
+        The state is carried through the text, or with `window` emptied every so many symbols. With `adapt` the text
+        is also read by a copy of the model that learns from it, see `model/adaptation.py`.
         """
+        adaptation = Adaptation(self.model, self.runtime) if adapt else None
         size, overlap, first = _SEGMENT, SEQ_LENGTH, 1
         if window is not None:
             size, overlap = max(1, _SEGMENT // window) * window, 1
         for text, indices in self._segments(blocks, size, overlap):
             losses = self._losses(indices, window)
-            yield Scored(text[first:], losses[first - 1 :] / math.log(2))
+            adapted = None
+            if adaptation is not None:
+                adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
+            yield Scored(text[first:], losses[first - 1 :] / math.log(2), adapted)
             first = overlap
 
     def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:

@@ -100,6 +100,7 @@ CASES = [
     ("score checkpoint.safetensors latin1.txt", 1, "try --encoding"),
     ("score corpus.safetensors good.txt", 1, "is a corpus, not a checkpoint"),
     ("score checkpoint.safetensors good.txt --window 0", 2, "--window is 0"),
+    ("score checkpoint.safetensors good.txt --per-char --adapt", 2, "--adapt is a figure of the whole text"),
     ("score checkpoint.safetensors good.txt --per-line --window 5", 2, "--per-line excludes"),
     ("inspect", 2, "PATH"),
     ("inspect good.txt", 1, "not a charrnn file"),

@@ -1,0 +1,65 @@
+"""Dynamic evaluation: the loss of a text under a model that learns from it, each symbol after it was predicted.
+
+Letters in shapes: N symbols, T time steps.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN, State, detach
+from charrnn.model.scoring import chunk_losses
+
+_SEQ_LENGTH = 20
+_LEARNING_RATE = 3e-4
+_DECAY = 2e-3
+_EPSILON = 1e-8
+
+
+class Adaptation:
+    """A copy of a model that adapts to a text, which comes in parts; the model itself stays as it is.
+
+    After each T = 20 symbols a weight w, which was v in the model, becomes w - r * g / sqrt(m) + d * (v - w), for its
+    gradient g, the mean m of g ** 2 over the text so far, a learning rate r and a decay d. A computation in float32.
+    Source: Krause et al., "Dynamic Evaluation of Neural Sequence Models" (2017), who take m from the training text.
+    """
+
+    def __init__(self, model: CharRNN, runtime: Runtime) -> None:
+        self._runtime = replace(runtime, dtype=torch.float32)
+        self._model = copy.deepcopy(model)
+        self._model.stack.dropout.p = self._model.stack.recurrent_dropout = 0.0
+        self._model.train()  # cuDNN computes no gradients otherwise
+        self._weights: list[Tensor] = list(self._model.parameters())
+        self._origins = [weight.detach().clone() for weight in self._weights]
+        self._squares = [torch.zeros_like(weight) for weight in self._origins]
+        self._num_updates = 0
+        self._state: State | None = None
+
+    def losses(self, indices: Tensor, advance: Callable[[int], None] = lambda num_symbols: None) -> Tensor:
+        """The loss of each of the N indices but the first, (N - 1,) in nats; the next part begins with the last one.
+
+        `advance` is told the number of symbols that each chunk predicts.
+        """
+        losses = [torch.zeros(0)]
+        for begin in range(0, len(indices) - 1, _SEQ_LENGTH):
+            chunk = indices[begin : begin + _SEQ_LENGTH + 1, None].long()  # (T + 1, 1)
+            each, state = chunk_losses(self._model, chunk[:-1], chunk[1:], self._state, self._runtime)
+            self._update(list(torch.autograd.grad(each.mean(), self._weights)))
+            self._state = detach(state)
+            losses.append(each.detach().flatten().cpu())
+            advance(len(each))
+        return torch.cat(losses)
+
+    @torch.no_grad()
+    def _update(self, gradients: list[Tensor]) -> None:
+        self._num_updates += 1
+        torch._foreach_addcmul_(self._squares, gradients, gradients)
+        means = torch._foreach_div(self._squares, self._num_updates)
+        torch._foreach_sqrt_(means)
+        torch._foreach_add_(means, _EPSILON)
+        torch._foreach_lerp_(self._weights, self._origins, _DECAY)
+        torch._foreach_addcdiv_(self._weights, gradients, means, -_LEARNING_RATE)
