@@ -441,7 +441,7 @@ def test_output_in_another_encoding_loses_nothing_in_json_and_warns_of_text(
 ) -> None:
     (tmp_path / "o.txt").write_text("ёжик\n" * 200, encoding="utf-8")
     assert charrnn("train", "o.txt", "--steps", "3", "-q", *SMALL).returncode == 0
-    words = ["sample", "-p", "ёж", "-n", "5", "--seed", "1"]
+    words = ["sample", "o", "-p", "ёж", "-n", "5", "--seed", "1"]
     text = charrnn(*words).stdout
     assert text.startswith("ёж")
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")

@@ -142,7 +142,7 @@ def test_checkpoint_is_found_by_file_folder_name_or_age(tmp_path: Path) -> None:
     for nothing in (tmp_path / "empty", None):
         with pytest.raises(CharRNNError, match="no trained model"):
             find_checkpoint(nothing, tmp_path / "empty")
-    with pytest.raises(CharRNNError, match="does not exist"):
+    with pytest.raises(CharRNNError, match="no trained model is called"):
         find_checkpoint(Path("older"), tmp_path)
 
 
