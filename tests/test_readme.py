@@ -11,7 +11,7 @@ ROOT = README.parent
 
 def test_option_tables_are_current() -> None:
     assert with_current_tables(TEXT) == TEXT, "run: python -m tests.option_tables"
-    assert set(re.findall(r"<!-- options: (\w+) -->", TEXT)) == {"prepare", "train", "sample", "bench"}
+    assert set(re.findall(r"<!-- options: (\w+) -->", TEXT)) == {"prepare", "train", "sample", "export", "bench"}
 
 
 def test_ci_takes_the_test_command_from_here() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from charrnn.cli import bench, prepare, sample, train
+from charrnn.cli import bench, export, prepare, sample, train
 from charrnn.cli.options import tell
 from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.terminal import escape_controls, speaks
@@ -60,6 +60,7 @@ app = typer.Typer(
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("export")(export.export)
 app.command("bench")(bench.bench)
 
 
