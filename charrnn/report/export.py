@@ -29,7 +29,7 @@ _MAX_LEVEL = 127
 
 def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round a matrix (R, C) to 8-bit integers (R, C) times one scale per row (R,), float32."""
-    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _MAX_LEVEL
+    scales = (weight.abs().amax(1) / _MAX_LEVEL).clamp(min=torch.finfo(torch.float32).tiny)  # a row may be zero
     return torch.round(weight / scales[:, None]).clamp(-_MAX_LEVEL, _MAX_LEVEL).to(torch.int8), scales
 
 

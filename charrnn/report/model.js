@@ -124,9 +124,10 @@ function make_random(seed) {
   };
 }
 
-// Draw a symbol from softmax(logits / temperature), or take the likeliest at temperature 0; never a banned one.
+// Draw a symbol from softmax(logits / temperature), or take the likeliest at temperature 0; never the banned one, which is not
+// the first.
 function choose(logits, temperature, random, banned) {
-  let likeliest = banned === 0 ? 1 : 0;
+  let likeliest = 0;
   for (let i = 0; i < logits.length; i++) if (i !== banned && logits[i] > logits[likeliest]) likeliest = i;
   if (temperature === 0) return likeliest;
   const weights = logits.map((logit, i) => (i === banned ? 0 : Math.exp((logit - logits[likeliest]) / temperature)));

@@ -82,10 +82,10 @@ function show(script) {
     if (last?.dataset.bits !== level) {
       last = document.createElement("span");
       last.dataset.bits = level;
+      last.append("");
       at("text").append(last);
     }
-    last.append(visible(symbol));
-    last.normalize();
+    last.firstChild.appendData(visible(symbol));
   }
 
   function set_running(is_running) {

@@ -149,12 +149,15 @@ def test_seed_decides_the_text_and_go_on_goes_on(trained_run: Run, tmp_path: Pat
 def test_writing_can_be_stopped(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
     export(trained_run.checkpoint(), tmp_path / "page.html")
     page = open_page(tmp_path / "page.html").page
-    page.fill("#length", "100000")
+    page.evaluate('() => document.getElementById("length").removeAttribute("max")')
+    page.fill("#length", "1000000000")
     page.click("#write:enabled")
     page.locator("#text span").first.wait_for()
     page.click("#stop")
     page.locator("#go_on:enabled").wait_for()
-    assert 0 < len(page.locator("#text").text_content()) < 100_000
+    stopped = page.locator("#text").text_content()
+    page.wait_for_timeout(200)
+    assert page.locator("#text").text_content() == stopped
 
 
 def test_symbols_are_coloured_by_surprisal(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
@@ -183,6 +186,22 @@ def test_hostile_symbols_run_nothing(trained_run: Run, tmp_path: Path, open_page
     assert page.locator("script").count() == 2
     assert not opened.complaints
     assert not opened.foreign_requests
+
+
+def test_unknown_symbol_is_never_written(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    checkpoint = with_vocabulary(trained_run.checkpoint(), "abc")
+    vocabulary = Vocabulary(checkpoint.vocabulary.symbols[:2], checkpoint.vocabulary.counts)
+    export(replace(checkpoint, vocabulary=vocabulary), tmp_path / "page.html")
+    assert set(write(open_page(tmp_path / "page.html"), "a", temperature=3, length=300)) == {"a", "b"}
+
+
+def test_prompt_is_folded_as_the_corpus_was(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    checkpoint = trained_run.checkpoint()
+    config = replace(checkpoint.corpus.config, lowercase=True)
+    export(replace(checkpoint, corpus=replace(checkpoint.corpus, config=config)), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    write(opened, "The CAT", temperature=1, length=1)
+    assert opened.page.locator("#text b").text_content() == "the cat"
 
 
 def test_policy_stops_what_is_smuggled_in(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
