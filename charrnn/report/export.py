@@ -90,12 +90,11 @@ def _source(text: str) -> str:
 
 
 def _vocabulary(vocabulary: Vocabulary, *, lowercase: bool) -> dict[str, Any]:
-    counts = vocabulary.counts[: len(vocabulary.symbols)]
-    newline = "\n" if "\n" in vocabulary.symbols else vocabulary.symbols[counts.index(max(counts))]
+    symbols, counts = vocabulary.symbols, vocabulary.counts[: len(vocabulary.symbols)]
     return {
-        "symbols": vocabulary.symbols,
+        "symbols": symbols,
         "unknown": vocabulary.unknown,
-        "start": vocabulary.symbols.index(newline),
+        "start": symbols.index("\n") if "\n" in symbols else counts.index(max(counts)),  # as `sample` begins
         "lowercase": lowercase,
     }
 

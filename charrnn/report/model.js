@@ -1,6 +1,6 @@
 // The model: one symbol in, the logits of the next one out. And how a symbol is drawn from them.
 //
-// Letters in shapes: V symbols, I input size, H hidden size, G rows of gates: 4 H of an LSTM, 3 H of a GRU, H of an RNN.
+// Letters in shapes: V symbols, H hidden size, G rows of gates: 4 H of an LSTM, 3 H of a GRU, H of a tanh RNN.
 "use strict";
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
@@ -124,8 +124,8 @@ function make_random(seed) {
   };
 }
 
-// Draw a symbol from softmax(logits / temperature), or take the likeliest at temperature 0; never the banned one, which is not
-// the first.
+// Draw a symbol from softmax(logits / temperature), or take the likeliest at temperature 0.
+// `banned`, never the first, is not drawn.
 function choose(logits, temperature, random, banned) {
   let likeliest = 0;
   for (let i = 0; i < logits.length; i++) if (i !== banned && logits[i] > logits[likeliest]) likeliest = i;

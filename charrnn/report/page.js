@@ -71,8 +71,7 @@ function visible(text) {
 
 function show(script) {
   const at = (id) => document.getElementById(id);
-  const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-  const worker = new Worker(url);
+  const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   const say = (text) => (at("status").textContent = text);
 
   // Successive symbols of about the same surprisal share an element.
@@ -138,7 +137,6 @@ function show(script) {
   };
   at("go_on").onclick = () => ask("go_on");
   at("stop").onclick = () => worker.postMessage({ stop: {} });
-  at("colours").onchange = () => at("text").classList.toggle("coloured", at("colours").checked);
   at("temperature").oninput = () => (at("shown_temperature").textContent = at("temperature").value);
 }
 
