@@ -159,7 +159,7 @@ def test_every_field_of_a_config_is_given_by_an_option(kind: type) -> None:
 
 
 def test_every_option_has_help() -> None:
-    assert set(COMMANDS) == {"prepare", "train", "sample", "bench"}
+    assert set(COMMANDS) == {"prepare", "train", "sample", "export", "bench"}
     for command in COMMANDS.values():
         assert len(command.params) > 2
         for parameter in command.params:
