@@ -20,10 +20,11 @@ ALLOWED = {
     "training": {"training", "model", "machine", *BASE},
     "sampling": {"sampling", "model", "text", *MACHINE},
     "runs": {"runs", "training", "sampling", "model", "text", *MACHINE},
+    "report": {"report", "runs", "training", "sampling", "model", "text", *MACHINE},
     "api": {"runs", "sampling", "model", "text", *MACHINE},
     "benchmark": {"training", "sampling", "model", "text", *MACHINE},
     "__init__": {"api", *BASE},
-    "cli": {"cli", "api", "benchmark", "runs", "training", "sampling", "model", "text", *MACHINE},
+    "cli": {"cli", "api", "benchmark", "report", "runs", "training", "sampling", "model", "text", *MACHINE},
     "__main__": {"cli"},
 }
 """The folders, and the files beside them, that each may import from."""

@@ -1,0 +1,43 @@
+"""`charrnn export`: a trained model as one HTML page that writes in any browser."""
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, takes_configs
+from charrnn.cli.signals import exit_on_signals
+from charrnn.terminal import escape_controls
+
+
+@takes_configs
+def export(
+    *,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A checkpoint file or a run folder; default: the newest run.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, declare("The page; a file of that name is replaced.", "--output", "-o", metavar="FILE")],
+    title: Annotated[str | None, declare("The page's heading.", "--title", metavar="TEXT")] = None,
+    json: Json = False,
+    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+) -> None:
+    """Write the model as one HTML page that writes in any browser, offline."""
+    from charrnn.report.export import TITLE, describe
+    from charrnn.report.export import export as write_page
+    from charrnn.runs.checkpoint import Checkpoint
+    from charrnn.runs.folder import find_checkpoint
+
+    exit_on_signals()
+    found = Checkpoint.load(find_checkpoint(checkpoint, checkpoint_dir))
+    size = write_page(found, output, TITLE if title is None else title)
+    if json:
+        print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)
+    else:
+        print(escape_controls(f"{output}: {size / 1e6:.1f} MB, {describe(found)}"), file=sys.stderr)

@@ -1,0 +1,1 @@
+"""A run and its model as pages to look at."""

@@ -1,0 +1,133 @@
+"""A model as one HTML page that writes by itself: its weights in 8-bit integers, and the program that steps it.
+
+The program is `model.js` (the equations) and `page.js`; the page around it is `page.html`, its looks are `page.css`.
+Whatever a checkpoint holds reaches the page as data: JSON without a `<`, which the program shows as text only.
+
+Letters in shapes: R rows, C columns.
+"""
+
+import base64
+import copy
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charrnn.files.atomic import write_atomically
+from charrnn.model.network import CharRNN, layer_weights
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.text.vocabulary import Vocabulary
+
+TITLE = "A model that writes"
+_MAX_LEVEL = 127
+
+
+def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a matrix (R, C) to 8-bit integers (R, C) times one scale per row (R,), float32."""
+    scales = (weight.abs().amax(1) / _MAX_LEVEL).clamp(min=torch.finfo(torch.float32).tiny)  # a row may be zero
+    return torch.round(weight / scales[:, None]).clamp(-_MAX_LEVEL, _MAX_LEVEL).to(torch.int8), scales
+
+
+@torch.no_grad()
+def rounded(model: CharRNN) -> CharRNN:
+    """The model with the weights that its page has; biases stay as they are."""
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            integers, scales = round_rows(parameter)
+            parameter.copy_(integers * scales[:, None])
+    return model
+
+
+def export(checkpoint: Checkpoint, path: Path, title: str = TITLE) -> int:
+    """Write a checkpoint's model as a page. Returns: its size in bytes. Raises: CharRNNError."""
+    page = render(checkpoint, title).encode()
+    write_atomically(path, [page])
+    return len(page)
+
+
+def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
+    """The page of a checkpoint's model. Nothing but the title, the model and its symbols tells where it comes from."""
+    style, script = _read("page.css"), _read("model.js") + _read("page.js")
+    policy = [
+        "default-src 'none'",
+        f"script-src {_source(script)}",
+        f"style-src {_source(style)}",
+        "worker-src blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    data = {
+        "title": title,
+        "description": describe(checkpoint),
+        "vocabulary": _vocabulary(checkpoint.vocabulary, lowercase=checkpoint.corpus.config.lowercase),
+        "model": _model(checkpoint.build_model()),
+    }
+    model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
+    return Template(_read("page.html")).substitute(policy="; ".join(policy), style=style, script=script, model=model)
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """The model's shape in a line."""
+    config = checkpoint.model_config
+    cell = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}[config.cell]
+    layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
+    return f"{cell}, {layers} of {config.hidden_size:,} units, {config.vocab_size:,} symbols"
+
+
+def _read(name: str) -> str:
+    return resources.files("charrnn.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    """The source expression of a content security policy that allows exactly this inline text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _vocabulary(vocabulary: Vocabulary, *, lowercase: bool) -> dict[str, Any]:
+    symbols, counts = vocabulary.symbols, vocabulary.counts[: len(vocabulary.symbols)]
+    return {
+        "symbols": symbols,
+        "unknown": vocabulary.unknown,
+        "start": symbols.index("\n") if "\n" in symbols else counts.index(max(counts)),  # as `sample` begins
+        "lowercase": lowercase,
+    }
+
+
+@torch.no_grad()
+def _model(model: CharRNN) -> dict[str, Any]:
+    """The model as `model.js` reads it."""
+    layers = []
+    for layer in model.stack.layers:
+        weight_ih, weight_hh, bias_ih, bias_hh = layer_weights(layer)
+        layers.append(
+            {
+                "weight_ih": _matrix(weight_ih),
+                "weight_hh": _matrix(weight_hh),
+                "bias_ih": _encode(bias_ih),
+                "bias_hh": _encode(bias_hh),
+            }
+        )
+    return {
+        "cell": model.config.cell,
+        "hidden_size": model.config.hidden_size,
+        "embedding": None if model.embedding is None else _matrix(model.embedding.weight),
+        "layers": layers,
+        "head": {"weight": _matrix(model.head.weight), "bias": _encode(model.head.bias)},
+    }
+
+
+def _matrix(weight: Tensor) -> dict[str, Any]:
+    integers, scales = round_rows(weight)
+    return {"columns": weight.shape[1], "integers": _encode(integers), "scales": _encode(scales)}
+
+
+def _encode(values: Tensor) -> str:
+    """The bytes of a tensor, little-endian, in base64."""
+    array = values.contiguous().numpy()
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()

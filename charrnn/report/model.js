@@ -1,0 +1,144 @@
+// The model: one symbol in, the logits of the next one out. And how a symbol is drawn from them.
+//
+// Letters in shapes: V symbols, H hidden size, G rows of gates: 4 H of an LSTM, 3 H of a GRU, H of a tanh RNN.
+"use strict";
+
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+
+// One time step of each kind of cell. `x` (G) is W_ih x + b_ih, and `r` (G) is W_hh h + b_hh. The gates lie one after
+// another, each H long. The new state takes the place of the old one.
+const CELLS = {
+  lstm(x, r, { h, c }) {
+    const H = h.length;
+    for (let j = 0; j < H; j++) {
+      const input = sigmoid(x[j] + r[j]);
+      const forget = sigmoid(x[H + j] + r[H + j]);
+      const candidate = Math.tanh(x[2 * H + j] + r[2 * H + j]);
+      const output = sigmoid(x[3 * H + j] + r[3 * H + j]);
+      c[j] = forget * c[j] + input * candidate;
+      h[j] = output * Math.tanh(c[j]);
+    }
+  },
+  gru(x, r, { h }) {
+    const H = h.length;
+    for (let j = 0; j < H; j++) {
+      const reset = sigmoid(x[j] + r[j]);
+      const update = sigmoid(x[H + j] + r[H + j]);
+      const candidate = Math.tanh(x[2 * H + j] + reset * r[2 * H + j]);
+      h[j] = (1 - update) * candidate + update * h[j];
+    }
+  },
+  rnn(x, r, { h }) {
+    for (let j = 0; j < h.length; j++) h[j] = Math.tanh(x[j] + r[j]);
+  },
+};
+
+// An array of numbers from their bytes in base64.
+function decode(base64, NumberArray) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new NumberArray(bytes.buffer);
+}
+
+// A matrix of 8-bit integers, each row with its own scale.
+class Matrix {
+  constructor({ columns, integers, scales }) {
+    this.columns = columns;
+    this.integers = Float32Array.from(decode(integers, Int8Array)); // which are multiplied faster so
+    this.scales = decode(scales, Float32Array);
+  }
+
+  // Row i, as an input for `times`.
+  row(i) {
+    const begin = i * this.columns;
+    return Float64Array.from(this.integers.subarray(begin, begin + this.columns), (value) => value * this.scales[i]);
+  }
+
+  // W x + bias, in four sums side by side: a single one would wait for itself at each step.
+  times(x, bias) {
+    const { integers, columns, scales } = this;
+    const result = new Float64Array(bias.length);
+    for (let i = 0, k = 0; i < result.length; i++) {
+      let j = 0, a = 0, b = 0, c = 0, d = 0;
+      for (; j + 4 <= columns; j += 4, k += 4) {
+        a += integers[k] * x[j];
+        b += integers[k + 1] * x[j + 1];
+        c += integers[k + 2] * x[j + 2];
+        d += integers[k + 3] * x[j + 3];
+      }
+      for (; j < columns; j++, k++) a += integers[k] * x[j];
+      result[i] = scales[i] * (a + b + c + d) + bias[i];
+    }
+    return result;
+  }
+
+  // W x + bias for a one-hot x: column j.
+  column(j, bias) {
+    return Float64Array.from(bias, (value, i) => value + this.scales[i] * this.integers[i * this.columns + j]);
+  }
+}
+
+class Model {
+  constructor({ cell, hidden_size, embedding, layers, head }) {
+    this.step_cell = CELLS[cell];
+    this.hidden_size = hidden_size;
+    this.embedding = embedding && new Matrix(embedding);
+    this.layers = layers.map(({ weight_ih, weight_hh, bias_ih, bias_hh }) => ({
+      weight_ih: new Matrix(weight_ih),
+      weight_hh: new Matrix(weight_hh),
+      bias_ih: decode(bias_ih, Float32Array),
+      bias_hh: decode(bias_hh, Float32Array),
+    }));
+    this.head = { weight: new Matrix(head.weight), bias: decode(head.bias, Float32Array) };
+    this.reset();
+  }
+
+  // Forget all that was read.
+  reset() {
+    for (const layer of this.layers) {
+      layer.state = { h: new Float64Array(this.hidden_size), c: new Float64Array(this.hidden_size) };
+    }
+  }
+
+  // Read a symbol; returns the logits (V) of the next one.
+  step(symbol) {
+    let x = this.embedding?.row(symbol); // without an embedding the input is one-hot
+    for (const { weight_ih, weight_hh, bias_ih, bias_hh, state } of this.layers) {
+      const from_input = x ? weight_ih.times(x, bias_ih) : weight_ih.column(symbol, bias_ih);
+      this.step_cell(from_input, weight_hh.times(state.h, bias_hh), state);
+      x = state.h;
+    }
+    return this.head.weight.times(x, this.head.bias);
+  }
+}
+
+// Random numbers from 0 to 1 that follow from a seed: a counter, hashed by the last lines of MurmurHash3.
+function make_random(seed) {
+  let counter = seed;
+  return () => {
+    counter = (counter + 0x9e3779b9) | 0;
+    let bits = Math.imul(counter ^ (counter >>> 16), 0x85ebca6b);
+    bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35);
+    return ((bits ^ (bits >>> 16)) >>> 0) / 2 ** 32;
+  };
+}
+
+// Draw a symbol from softmax(logits / temperature), or take the likeliest at temperature 0.
+// `banned`, never the first, is not drawn.
+function choose(logits, temperature, random, banned) {
+  let likeliest = 0;
+  for (let i = 0; i < logits.length; i++) if (i !== banned && logits[i] > logits[likeliest]) likeliest = i;
+  if (temperature === 0) return likeliest;
+  const weights = logits.map((logit, i) => (i === banned ? 0 : Math.exp((logit - logits[likeliest]) / temperature)));
+  let rest = random() * weights.reduce((sum, weight) => sum + weight, 0);
+  const drawn = weights.findIndex((weight) => (rest -= weight) < 0);
+  return drawn < 0 ? likeliest : drawn; // by rounding a little may be left
+}
+
+// The bits by which a symbol surprises the model: -log2 of its probability.
+function surprisal(logits, symbol) {
+  const highest = logits.reduce((a, b) => Math.max(a, b));
+  const sum = logits.reduce((total, logit) => total + Math.exp(logit - highest), 0);
+  return (highest - logits[symbol] + Math.log(sum)) / Math.LN2;
+}

@@ -1,0 +1,144 @@
+// The page and its worker, which are one script. The worker holds the model and sends what it writes.
+"use strict";
+
+const SLICE_MS = 50; // between two looks at what the page asks for
+
+function work() {
+  let model, vocabulary, indices, logits, random, prompt, temperature, remaining, written, seconds, timer;
+
+  const commands = {
+    load({ json }) {
+      const data = JSON.parse(json);
+      vocabulary = data.vocabulary;
+      indices = new Map(vocabulary.symbols.map((symbol, i) => [symbol, i]));
+      model = new Model(data.model);
+      postMessage({ ready: { title: data.title, description: data.description } });
+    },
+    write(message) {
+      const { text, seed } = message;
+      const chars = Array.from(vocabulary.lowercase ? text.toLowerCase() : text);
+      const unknown = chars.filter((char) => !indices.has(char));
+      prompt = chars.filter((char) => indices.has(char));
+      postMessage({ begun: { prompt: prompt.join(""), unknown: Array.from(new Set(unknown)) } });
+      prompt = prompt.length ? prompt.map((char) => indices.get(char)) : [vocabulary.start];
+      random = make_random(seed);
+      model.reset();
+      commands.go_on(message);
+    },
+    go_on(message) {
+      ({ temperature, length: remaining } = message);
+      [written, seconds] = [0, 0];
+      write_some();
+    },
+    stop() {
+      [prompt, remaining] = [[], 0];
+      write_some();
+    },
+  };
+
+  function write_some() {
+    const begin = performance.now();
+    const pieces = [];
+    while (remaining > 0 && performance.now() < begin + SLICE_MS) {
+      if (prompt.length) {
+        logits = model.step(prompt.shift());
+        continue;
+      }
+      const symbol = choose(logits, temperature, random, vocabulary.unknown);
+      pieces.push([vocabulary.symbols[symbol], surprisal(logits, symbol)]);
+      logits = model.step(symbol);
+      remaining--;
+    }
+    written += pieces.length;
+    seconds += (performance.now() - begin) / 1000;
+    postMessage({ pieces });
+    if (remaining > 0) timer = setTimeout(write_some);
+    else postMessage({ ended: { written, seconds } });
+  }
+
+  onmessage = ({ data }) => {
+    clearTimeout(timer);
+    const [[name, argument]] = Object.entries(data);
+    commands[name](argument);
+  };
+}
+
+// Characters that would steer the display are shown by their numbers.
+function visible(text) {
+  const steering = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
+  return text.replace(steering, (char) => `[U+${char.charCodeAt().toString(16).toUpperCase().padStart(4, "0")}]`);
+}
+
+function show(script) {
+  const at = (id) => document.getElementById(id);
+  const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  const say = (text) => (at("status").textContent = text);
+
+  // Successive symbols of about the same surprisal share an element.
+  function append(symbol, bits) {
+    const level = String(Math.min(8, Math.floor(bits)));
+    let last = at("text").lastElementChild;
+    if (last?.dataset.bits !== level) {
+      last = document.createElement("span");
+      last.dataset.bits = level;
+      last.append("");
+      at("text").append(last);
+    }
+    last.firstChild.appendData(visible(symbol));
+  }
+
+  function set_running(is_running) {
+    at("stop").disabled = !is_running;
+    at("write").disabled = at("go_on").disabled = is_running;
+  }
+
+  const events = {
+    ready({ title, description }) {
+      document.title = at("title").textContent = visible(title);
+      at("description").textContent = description;
+      at("write").disabled = false;
+      say("");
+    },
+    begun({ prompt, unknown }) {
+      const begin = document.createElement("b");
+      begin.textContent = visible(prompt);
+      at("text").replaceChildren(begin);
+      at("notes").textContent = unknown.length ? `Left out, unknown to the model: ${visible(unknown.join(" "))}` : "";
+    },
+    pieces(pieces) {
+      for (const [symbol, bits] of pieces) append(symbol, bits);
+    },
+    ended({ written, seconds }) {
+      set_running(false);
+      const rate = seconds > 0 ? `, ${Math.round(written / seconds).toLocaleString("en")} a second` : "";
+      say(`${written.toLocaleString("en")} characters${rate}`);
+    },
+  };
+
+  worker.onmessage = ({ data }) => {
+    const [[name, argument]] = Object.entries(data);
+    events[name](argument);
+  };
+  worker.onerror = ({ message }) => say(`This browser cannot run the model: ${message}`);
+  worker.postMessage({ load: { json: at("model").textContent } });
+
+  function ask(name) {
+    if (!at("form").reportValidity()) return;
+    set_running(true);
+    say("writing …");
+    const number = (id) => at(id).valueAsNumber;
+    const message = { text: at("prompt").value, temperature: number("temperature"), length: number("length") };
+    worker.postMessage({ [name]: { ...message, seed: number("seed") } });
+  }
+
+  at("form").onsubmit = (event) => {
+    event.preventDefault();
+    ask("write");
+  };
+  at("go_on").onclick = () => ask("go_on");
+  at("stop").onclick = () => worker.postMessage({ stop: {} });
+  at("temperature").oninput = () => (at("shown_temperature").textContent = at("temperature").value);
+}
+
+if (typeof document === "undefined") work();
+else show(document.currentScript.textContent);

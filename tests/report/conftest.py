@@ -1,0 +1,57 @@
+"""Pages in a real browser: the system's Chromium, driven by Playwright."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Opened:
+    """A page from a file, and all that it complained about or asked for."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page = browser.new_context(**context).new_page()
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self._own = (path.as_uri(), "blob:")
+
+    @property
+    def foreign_requests(self) -> list[str]:
+        """The requests beyond the file itself and the worker that it makes of its own text."""
+        return [url for url in self.requests if not url.startswith(self._own)]
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of charrnn[test]")
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        pytest.skip("needs Chromium on the PATH")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Open]:
+    """Open an HTML file: `open_page(path, viewport={...})`."""
+    opened: list[Opened] = []
+
+    def open_file(path: Path, **context: Any) -> Opened:
+        opened.append(Opened(browser, path, **context))
+        return opened[-1]
+
+    yield open_file
+    for each in opened:
+        each.page.context.close()

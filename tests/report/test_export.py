@@ -1,0 +1,238 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn.config import Cell, ModelConfig, TrainingConfig
+from charrnn.errors import CharRNNError
+from charrnn.model.network import CharRNN
+from charrnn.model.scoring import evaluate
+from charrnn.report.export import export, render, round_rows, rounded
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.opening import start
+from charrnn.runs.run import Run
+from charrnn.text.corpus import Corpus
+from charrnn.text.vocabulary import Vocabulary
+from tests.conftest import CPU, TINY, Command, with_weights
+from tests.report.conftest import Open, Opened
+
+HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"
+READ_LOGITS = """(text) => {
+    const data = JSON.parse(document.getElementById("model").textContent);
+    const model = new Model(data.model);
+    return Array.from(text, (char) => Array.from(model.step(data.vocabulary.symbols.indexOf(char))));
+}"""
+
+
+def trained(corpus: Corpus, folder: Path, **shape: Any) -> Checkpoint:
+    config = TrainingConfig(steps=50, batch_size=8, seq_length=16, learning_rate=1e-2)
+    run = start(RunFolder(folder), corpus, replace(TINY, dropout=0.0, **shape), config, CPU, seed=1)
+    run.drive([])
+    return run.checkpoint()
+
+
+def with_vocabulary(checkpoint: Checkpoint, symbols: str) -> Checkpoint:
+    """An untrained model over other symbols."""
+    vocabulary = Vocabulary(tuple(dict.fromkeys(symbols)), tuple(1 for _ in dict.fromkeys(symbols)))
+    config = ModelConfig(vocab_size=vocabulary.size, hidden_size=16, embedding_size=8)
+    torch.manual_seed(1)
+    weights = CharRNN(config).state_dict()
+    return replace(with_weights(checkpoint, weights), model_config=config, vocabulary=vocabulary)
+
+
+def write(opened: Opened, prompt: str, *, temperature: float, length: int, button: str = "write") -> str:
+    """Let the page write; returns its continuation of the prompt."""
+    page = opened.page
+    page.fill("#prompt", prompt)
+    page.fill("#temperature", str(temperature))
+    page.fill("#length", str(length))
+    page.click(f"#{button}:enabled")
+    page.locator("#go_on:enabled").wait_for()
+    return "".join(page.locator("#text span").all_text_contents())
+
+
+def likeliest(model: CharRNN, vocabulary: Vocabulary, prompt: str, length: int) -> str:
+    written = []
+    with torch.no_grad():
+        logits, state = model(vocabulary.encode(prompt).long()[:, None])
+        for _ in range(length):
+            written.append(int(logits[-1, 0].argmax()))
+            logits, state = model(torch.tensor([[written[-1]]]), state)
+    return vocabulary.decode(written)
+
+
+def test_rows_are_rounded_to_half_a_step() -> None:
+    weight = torch.tensor([[1.27, -0.5, 0.004], [0.0, 0.0, 0.0], [1e15, -1e15, 1.0]])
+    integers, scales = round_rows(weight)
+    assert integers.tolist() == [[127, -50, 0], [0, 0, 0], [127, -127, 0]]
+    assert torch.all((integers * scales[:, None] - weight).abs() <= scales[:, None] / 2)
+
+
+def test_rounding_costs_little(trained_run: Run) -> None:
+    model, text = trained_run.trainer.bptt.model, trained_run.corpus.indices[-600:]
+    exact, coarse = evaluate(model, text, CPU).loss, evaluate(rounded(model), text, CPU).loss
+    assert 0 < abs(coarse - exact) < 0.005
+
+
+def test_page_tells_nothing_of_the_machine(trained_run: Run) -> None:
+    page = render(trained_run.checkpoint())
+    data = json.loads(re.findall(r'<script type="application/json" id="model">(.*)</script>', page)[0])
+    assert data.keys() == {"title", "description", "vocabulary", "model"}
+    assert data["vocabulary"].keys() == {"symbols", "unknown", "start", "lowercase"}
+    for private in (trained_run.checkpoint().corpus.path, str(Path.home()), str(Path(__file__).parent)):
+        assert private not in page
+    assert "://" not in page
+
+
+def test_page_holds_hostile_text_as_data(trained_run: Run) -> None:
+    page = render(with_vocabulary(trained_run.checkpoint(), HOSTILE), title=HOSTILE)
+    assert page.count("<script") == page.count("</script") == 2
+    assert "<img" not in page
+
+
+def test_export_replaces_a_page_and_refuses_a_folder(trained_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    assert export(trained_run.checkpoint(), path) == path.stat().st_size > 1000
+    with pytest.raises(CharRNNError, match="is a folder"):
+        export(trained_run.checkpoint(), tmp_path)
+
+
+def test_command_writes_a_page(trained_run: Run, tmp_path: Path, charrnn: Command) -> None:
+    done = charrnn("export", trained_run.folder.path, "-o", "page.html", "--title", "Cats & hens", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"page": "page.html", "bytes": (tmp_path / "page.html").stat().st_size}
+    assert "Cats & hens" in (tmp_path / "page.html").read_text()
+    missing = charrnn("export", "nowhere", "-o", "page.html")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: nowhere")
+
+
+@pytest.mark.parametrize("embedding_size", [8, None])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_page_computes_as_pytorch_does(
+    corpus: Corpus, tmp_path: Path, open_page: Open, cell: Cell, num_layers: int, embedding_size: int | None
+) -> None:
+    checkpoint = trained(
+        corpus, tmp_path / "run", cell=cell, num_layers=num_layers, embedding_size=embedding_size, hidden_size=30
+    )
+    export(checkpoint, tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    model, vocabulary, text = rounded(checkpoint.build_model()), checkpoint.vocabulary, "the hen sat on a log.\nthe"
+    with torch.no_grad():
+        expected, _ = model(vocabulary.encode(text).long()[:, None])
+    torch.testing.assert_close(torch.tensor(opened.page.evaluate(READ_LOGITS, text)), expected[:, 0], atol=1e-3, rtol=0)
+    assert write(opened, "the ", temperature=0, length=500) == likeliest(model, vocabulary, "the ", 500)
+    assert not opened.complaints
+    assert not opened.foreign_requests
+
+
+def test_seed_decides_the_text_and_go_on_goes_on(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    export(trained_run.checkpoint(), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    whole = write(opened, "a hen", temperature=1.5, length=200)
+    assert len(whole) == 200
+    half = write(opened, "a hen", temperature=1.5, length=100)
+    assert half == whole[:100]
+    assert write(opened, "a hen", temperature=1.5, length=100, button="go_on") == whole
+    opened.page.fill("#seed", "2")
+    assert write(opened, "a hen", temperature=1.5, length=200) != whole
+    assert opened.page.locator("#text b").text_content() == "a hen"
+
+
+def test_writing_can_be_stopped(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    export(trained_run.checkpoint(), tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html").page
+    page.evaluate('() => document.getElementById("length").removeAttribute("max")')
+    page.fill("#length", "1000000000")
+    page.click("#write:enabled")
+    page.locator("#text span").first.wait_for()
+    page.click("#stop")
+    page.locator("#go_on:enabled").wait_for()
+    stopped = page.locator("#text").text_content()
+    page.wait_for_timeout(200)
+    assert page.locator("#text").text_content() == stopped
+
+
+def test_symbols_are_coloured_by_surprisal(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    export(trained_run.checkpoint(), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    write(opened, "", temperature=2, length=300)
+    background = "(element) => getComputedStyle(element).backgroundColor"
+    surprising = opened.page.locator('#text [data-bits="5"]').first
+    assert surprising.evaluate(background) == "rgba(0, 0, 0, 0)"
+    opened.page.check("#colours")
+    assert surprising.evaluate(background) != "rgba(0, 0, 0, 0)"
+
+
+def test_hostile_symbols_run_nothing(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    export(with_vocabulary(trained_run.checkpoint(), HOSTILE), tmp_path / "page.html", title=HOSTILE)
+    opened = open_page(tmp_path / "page.html")
+    prompt = HOSTILE.replace("\x00", "")  # which no keyboard types
+    written = write(opened, prompt + "€<", temperature=3, length=2000)
+    page = opened.page
+    assert len(re.sub(r"\[U\+[0-9A-F]{4}\]", "x", written)) == 2000
+    assert {"<", "[U+202E]", "[U+0000]", "[U+001B]"} <= set(re.findall(r"\[U\+....\]|<", written))
+    assert page.locator("#text b").text_content().startswith("</script><img src=x onerror=")
+    assert page.locator("#notes").text_content() == "Left out, unknown to the model: €"
+    assert page.locator("#title").text_content().startswith("</script><img src=x")
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
+    assert not opened.complaints
+    assert not opened.foreign_requests
+
+
+def test_unknown_symbol_is_never_written(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    checkpoint = with_vocabulary(trained_run.checkpoint(), "abc")
+    vocabulary = Vocabulary(checkpoint.vocabulary.symbols[:2], checkpoint.vocabulary.counts)
+    export(replace(checkpoint, vocabulary=vocabulary), tmp_path / "page.html")
+    assert set(write(open_page(tmp_path / "page.html"), "a", temperature=3, length=300)) == {"a", "b"}
+
+
+def test_prompt_is_folded_as_the_corpus_was(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    checkpoint = trained_run.checkpoint()
+    config = replace(checkpoint.corpus.config, lowercase=True)
+    export(replace(checkpoint, corpus=replace(checkpoint.corpus, config=config)), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    write(opened, "The CAT", temperature=1, length=1)
+    assert opened.page.locator("#text b").text_content() == "the cat"
+
+
+def test_policy_stops_what_is_smuggled_in(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    """The second wall: were there markup after all, the browser would refuse to run it or to fetch."""
+    export(trained_run.checkpoint(), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    opened.page.evaluate(
+        """() => {
+            const element = document.createElement("div");
+            element.innerHTML = '<img src="https://example.com/x.png" onerror="window.hacked = true">';
+            document.body.append(element);
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = true";
+            document.body.append(script);
+        }"""
+    )
+    opened.page.wait_for_timeout(100)
+    assert opened.page.evaluate("() => window.hacked") is None
+    for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
+        assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_fits_the_screen(trained_run: Run, tmp_path: Path, open_page: Open, width: int, color_scheme: str) -> None:
+    export(trained_run.checkpoint(), tmp_path / "page.html", title="x" * 200)
+    opened = open_page(tmp_path / "page.html", viewport={"width": width, "height": 800}, color_scheme=color_scheme)
+    write(opened, "the cat", temperature=1, length=300)
+    assert opened.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    paper, ink = (
+        opened.page.evaluate(f"() => getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color")
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
+    assert brightness == sorted(brightness, reverse=color_scheme == "light")
