@@ -73,6 +73,16 @@ class Runtime:
         return 128 if self.device.type == "cuda" else 64
 
     @property
+    def has_fused_cells(self) -> bool:
+        """True if all elementwise work of an LSTM or GRU step takes one kernel on this device."""
+        return _fuses_cells(self.device)
+
+    @property
+    def widens_products(self) -> bool:
+        """True if one kernel multiplies in this half precision and writes float32."""
+        return self.dtype in (torch.float16, torch.bfloat16) and _widens_products(self.device, self.dtype)
+
+    @property
     def has_onednn_bfloat16(self) -> bool:
         """True if oneDNN can lay out and multiply bfloat16 weights on this machine."""
         available = self.device.type == "cpu" and torch.backends.mkldnn.is_available()
@@ -407,6 +417,42 @@ def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+@functools.cache
+def _fuses_cells(device: torch.device) -> bool:
+    """True if PyTorch's fused cells, which are private and for GPUs alone, agree with its public ones."""
+    H, state = 2, torch.linspace(-1, 1, 4).view(2, 2)
+    gates, recurrent = torch.linspace(-2, 2, 8 * H).view(2, 4 * H), torch.linspace(-1, 2, 4 * H)
+
+    def weights(G: int) -> tuple[Tensor, ...]:
+        """Weights with which a cell's inputs are its gates, and each hidden state contributes the same to them."""
+        return torch.eye(G), torch.zeros(G, H), torch.zeros(G), recurrent[:G]
+
+    def agree(G: int, expected: tuple[Tensor, ...], cell: Callable[..., tuple[Tensor, ...]]) -> bool:
+        found = cell(*(t.to(device) for t in (gates[:, :G], recurrent[:G].expand(2, G), state)))
+        return all(torch.allclose(b.cpu(), a, atol=1e-5) for a, b in zip(expected, found, strict=False))
+
+    lstm = torch.lstm_cell(gates, (state, state), *weights(4 * H))
+    gru = torch.gru_cell(gates[:, : 3 * H], state, *weights(3 * H))
+    try:
+        return agree(4 * H, lstm, torch.ops.aten._thnn_fused_lstm_cell) and agree(
+            3 * H, (gru,), torch.ops.aten._thnn_fused_gru_cell
+        )
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@functools.cache
+def _widens_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """True if a product in this half precision can be had in float32, without being rounded in between."""
+    a, b = torch.ones(4, 16, dtype=dtype, device=device), torch.full((16, 4), 2.0**-12, dtype=dtype, device=device)
+    b[0], product = 1, torch.empty(4, 4, device=device)
+    try:
+        torch.mm(a, b, out_dtype=torch.float32, out=product)
+    except (TypeError, RuntimeError):
+        return False
+    return bool((product == 1 + 15 * 2.0**-12).all())
 
 
 def _either(names: list[str]) -> str:

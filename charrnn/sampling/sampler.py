@@ -52,8 +52,8 @@ def choose(
     constant only: this is `multinomial` without a look at the numbers.
     """
     greedy = temperature < _MIN_TEMPERATURE
-    if filters and not greedy:
-        logits, temperature = logits / temperature, 1.0
+    if filters:
+        logits, temperature = logits.clone() if greedy else logits / temperature, 1.0
     for keep in filters:
         logits = keep(logits)
     return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
@@ -218,7 +218,7 @@ class Sampler:
         self._symbols = runtime.place(torch.zeros(K, B, dtype=torch.int64))
         # Views made once: to make them costs as much as to compute with them.
         self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
-        self._advance = runtime.capture(self._take_steps)
+        self._advance = runtime.capture(self._take_steps, self._stepper.recover)
         self._threads = Threads(runtime)
         self._prompts_begun = 0
 
@@ -272,6 +272,7 @@ class Sampler:
             logits.copy_(self._stepper.logits)
             choose(logits, self._config.temperature, self._filters, noise, out=symbols)
             self._stepper.step(symbols)
+        self._stepper.settle()
 
     @torch.inference_mode()
     def _draw(self, streams: dict[int, _Stream]) -> list[tuple[int, str, list[float]]]:

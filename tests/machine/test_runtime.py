@@ -5,14 +5,16 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.runtime import Threads, can_compute, fbgemm, open_runtime, seed_everything
-from tests.conftest import CPU, needs_bfloat16, needs_fbgemm
+from tests.conftest import CPU, fused_gru_cell, fused_lstm_cell, needs_bfloat16, needs_fbgemm, register
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -101,6 +103,34 @@ def test_precision_that_fails_when_tried_is_not_there() -> None:
     assert open_runtime("cpu", "auto").precision == "float32"
     with pytest.raises(PrecisionError, match=r"bfloat16 is not available .* choose float32$"):
         open_runtime("cpu", "bfloat16")
+
+
+@pytest.mark.usefixtures("gpu_kernels")
+def test_kernels_for_gpus_alone_are_taken_where_a_trial_succeeds() -> None:
+    half, brain = replace(CPU, dtype=torch.float16), replace(CPU, dtype=torch.bfloat16)
+    assert CPU.has_fused_cells
+    assert half.widens_products
+    assert brain.widens_products
+    assert not CPU.widens_products, "float32 is that wide already"
+
+
+def test_kernels_that_are_not_there_are_not_taken() -> None:
+    assert not CPU.has_fused_cells
+    assert not replace(CPU, dtype=torch.float16).widens_products
+
+
+@pytest.mark.parametrize("gate", [0, 1, 2, 3])
+def test_kernels_that_compute_something_else_are_not_taken(gate: int) -> None:
+    def other_order(gates: Tensor, recurrent: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        gates, recurrent = (torch.cat(t.chunk(4, 1)[gate:] + t.chunk(4, 1)[:gate], 1) for t in (gates, recurrent))
+        return fused_lstm_cell(gates, recurrent, *others)
+
+    def rounded(a: Tensor, b: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> Tensor:
+        return out.copy_(a @ b)
+
+    with register(lstm=other_order, gru=fused_gru_cell, mm=rounded):
+        assert CPU.has_fused_cells == (gate == 0)
+        assert not replace(CPU, dtype=torch.float16).widens_products
 
 
 def test_trial_of_a_precision_draws_no_random_number() -> None:
