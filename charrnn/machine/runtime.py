@@ -43,6 +43,26 @@ class Runtime:
         """Move a tensor to the device."""
         return tensor.to(self.device)
 
+    def send(self, tensor: Tensor) -> Tensor:
+        """Move a small tensor to the device without waiting for what is queued there."""
+        if self.device.type != "cuda":
+            return self.place(tensor)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Queue a copy of a tensor to the host. Returns: a function that waits for the copy and returns it."""
+        if self.device.type != "cuda":
+            copied = tensor.to("cpu", copy=True)
+            return lambda: copied
+        copied, done = tensor.to("cpu", non_blocking=True), torch.cuda.Event()  # PyTorch copies to pinned memory then
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> Tensor:
+            done.synchronize()
+            return copied
+
+        return wait
+
     @property
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
@@ -67,10 +87,20 @@ class Runtime:
         """Max streams to sample together: enough to keep the machine busy."""
         return 1024 if self.device.type == "cuda" else 256
 
+    def max_steps(self, num_streams: int) -> int:
+        """Max sampling steps between two transfers of the drawn symbols.
+
+        On a GPU fewer steps are recorded sooner, and fewer are in vain behind an end. But each transfer costs Python
+        3 µs per stream, for which the device would wait if there are many.
+        """
+        if self.device.type == "cuda":
+            return 32 if num_streams <= 64 else 128
+        return 64
+
     @property
-    def max_steps(self) -> int:
-        """Max sampling steps between two transfers of the drawn symbols."""
-        return 128 if self.device.type == "cuda" else 64
+    def launches_ahead(self) -> int:
+        """Launches to queue behind the one that the host waits for: on a GPU one, so that it is never idle."""
+        return int(self.device.type == "cuda")
 
     @property
     def has_fused_cells(self) -> bool:

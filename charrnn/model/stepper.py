@@ -125,7 +125,7 @@ class Stepper:
     @torch.inference_mode()
     def place(self, streams: list[int], reading: Reading) -> None:
         """Move these streams to the end of a text that was read."""
-        index, rows = self._runtime.place(torch.tensor(streams)), iter(reading.position)
+        index, rows = self._runtime.send(torch.tensor(streams)), iter(reading.position)
         self.settle()
         for layer in self._layers:
             layer.product.finish()

@@ -133,6 +133,29 @@ def test_kernels_that_compute_something_else_are_not_taken(gate: int) -> None:
         assert not replace(CPU, dtype=torch.float16).widens_products
 
 
+def test_what_is_fetched_is_as_it_was_when_it_was_asked_for() -> None:
+    tensor = CPU.send(torch.ones(3))
+    wait = CPU.fetch(tensor)
+    tensor.zero_()
+    assert torch.equal(wait(), torch.ones(3))
+
+
+@needs_cuda
+def test_host_and_device_exchange_without_waiting() -> None:
+    runtime = open_runtime("cuda", "float32")
+    for cycles in (1, 10**9):  # the first time kernels are loaded and memory is pinned
+        runtime.synchronize()
+        begin = time.perf_counter()
+        torch.cuda._sleep(cycles)
+        total = runtime.send(torch.arange(5.0))
+        first = runtime.fetch(total.add_(runtime.send(torch.ones(5))))
+        second = runtime.fetch(total.zero_())
+        queued = time.perf_counter() - begin
+        assert first().is_pinned()
+        assert [first().tolist(), second().tolist()] == [[1, 2, 3, 4, 5], [0] * 5]
+    assert queued < (time.perf_counter() - begin) / 2
+
+
 def test_trial_of_a_precision_draws_no_random_number() -> None:
     seed_everything(1)
     expected = torch.rand(3)
