@@ -61,6 +61,20 @@ class Runtime:
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return pinned.copy_(tensor).to(self.device, non_blocking=True)
 
+    def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Queue a copy of a tensor to the host. Returns: a function that waits for the copy and returns it."""
+        if self.device.type != "cuda":
+            copied = tensor.to("cpu", copy=True)
+            return lambda: copied
+        copied, done = tensor.to("cpu", non_blocking=True), torch.cuda.Event()  # PyTorch copies to pinned memory then
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> Tensor:
+            done.synchronize()
+            return copied
+
+        return wait
+
     @property
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
@@ -99,10 +113,30 @@ class Runtime:
         """Max streams to sample together: enough to keep the machine busy."""
         return 1024 if self.device.type == "cuda" else 256
 
+    def max_steps(self, num_streams: int) -> int:
+        """Max sampling steps between two transfers of the drawn symbols.
+
+        On a GPU fewer steps are recorded sooner, and fewer are in vain behind an end. But each transfer costs Python
+        3 µs per stream, for which the device would wait if there are many.
+        """
+        if self.device.type == "cuda":
+            return 32 if num_streams <= 64 else 128
+        return 64
+
     @property
-    def max_steps(self) -> int:
-        """Max sampling steps between two transfers of the drawn symbols."""
-        return 128 if self.device.type == "cuda" else 64
+    def launches_ahead(self) -> int:
+        """Launches to queue behind the one that the host waits for: on a GPU one, so that it is never idle."""
+        return int(self.device.type == "cuda")
+
+    @property
+    def has_fused_cells(self) -> bool:
+        """True if all elementwise work of an LSTM or GRU step takes one kernel on this device."""
+        return _fuses_cells(self.device)
+
+    @property
+    def widens_products(self) -> bool:
+        """True if one kernel multiplies in this half precision and writes float32."""
+        return self.dtype in (torch.float16, torch.bfloat16) and _widens_products(self.device, self.dtype)
 
     @property
     def has_onednn_bfloat16(self) -> bool:
@@ -522,6 +556,42 @@ def _has_persistent_lstm(gpu: Any, T: int, B: int) -> bool:
         return gpu.minor != 5 and is_fast and max_streams >= B
     is_large = gpu.major >= 8 and gpu.minor != 6 and gpu.multi_processor_count >= 98
     return is_large and B % 8 == 0 and B <= 128
+
+
+@functools.cache
+def _fuses_cells(device: torch.device) -> bool:
+    """True if PyTorch's fused cells, which are private and for GPUs alone, agree with its public ones."""
+    H, state = 2, torch.linspace(-1, 1, 4).view(2, 2)
+    gates, recurrent = torch.linspace(-2, 2, 8 * H).view(2, 4 * H), torch.linspace(-1, 2, 4 * H)
+
+    def weights(G: int) -> tuple[Tensor, ...]:
+        """Weights with which a cell's inputs are its gates, and each hidden state contributes the same to them."""
+        return torch.eye(G), torch.zeros(G, H), torch.zeros(G), recurrent[:G]
+
+    def agree(G: int, expected: tuple[Tensor, ...], cell: Callable[..., tuple[Tensor, ...]]) -> bool:
+        found = cell(*(t.to(device) for t in (gates[:, :G], recurrent[:G].expand(2, G), state)))
+        return all(torch.allclose(b.cpu(), a, atol=1e-5) for a, b in zip(expected, found, strict=False))
+
+    lstm = torch.lstm_cell(gates, (state, state), *weights(4 * H))
+    gru = torch.gru_cell(gates[:, : 3 * H], state, *weights(3 * H))
+    try:
+        return agree(4 * H, lstm, torch.ops.aten._thnn_fused_lstm_cell) and agree(
+            3 * H, (gru,), torch.ops.aten._thnn_fused_gru_cell
+        )
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@functools.cache
+def _widens_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """True if a product in this half precision can be had in float32, without being rounded in between."""
+    a, b = torch.ones(4, 16, dtype=dtype, device=device), torch.full((16, 4), 2.0**-12, dtype=dtype, device=device)
+    b[0], product = 1, torch.empty(4, 4, device=device)
+    try:
+        torch.mm(a, b, out_dtype=torch.float32, out=product)
+    except (TypeError, RuntimeError):
+        return False
+    return bool((product == 1 + 15 * 2.0**-12).all())
 
 
 def _either(names: list[str]) -> str:

@@ -3,7 +3,9 @@
 Three rearrangements leave one matrix product per layer. A symbol's contribution to the gates of layer 0 is a row of a
 table. A single product computes everything that depends on a layer's output: its own gates at the next step, and the
 next layer's gates or the logits. And a sigmoid is a tanh, sigmoid(x) = (1 + tanh(x / 2)) / 2, with the factors moved
-into the weights. Whole sequences are left to `network.py`, drawing from the logits to `sampling/`.
+into the weights. On a GPU, where each kernel takes longer to start than to run, a layer takes three: a fused cell, a
+conversion to half precision and the product. Whole sequences are left to `network.py`, drawing from the logits to
+`sampling/`.
 
 Letters in shapes: B streams, R >= B rows of a product, V vocabulary size, H hidden size, L layers, G = 4H, 3H or H
 gates of an LSTM, GRU or RNN, P downstream values of a layer: gates of the next layer, or logits.
@@ -16,6 +18,7 @@ from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from charrnn.config import Cell, ModelConfig
 from charrnn.machine.runtime import Runtime, exact_float32, fbgemm, num_threads
@@ -25,6 +28,7 @@ Position: TypeAlias = tuple[Tensor, ...]
 """A stream's position: its row of each tensor that a Stepper carries from step to step."""
 _LARGE = 2**19  # weights in a step; fewer fit into the caches
 _MIN_ROWS = 4  # with fewer rows, libraries sum in another order
+_ALIGNED = 8  # half-precision numbers: tensor cores read 16 bytes at once
 _MANY_ROWS = 64  # the batch that oneDNN's weight layout is optimised for
 
 
@@ -37,7 +41,7 @@ class Reading:
 
 
 class Stepper:
-    """B streams of one model, each at its own position in its text; all tensors are updated in place.
+    """B streams of one model, each at its own position in its text; tensors are updated in place, some by `settle`.
 
     In int8 a stream's logits are the same to the bit beside any other streams, and on any CPU of the same family:
     integer sums are exact, and everything else is elementwise.
@@ -47,7 +51,8 @@ class Stepper:
         self._model = model
         self._runtime = runtime
         self._is_exact = runtime.dtype == torch.int8
-        kind = _LAYERS[model.config.cell]
+        kinds = _LAYERS | _FUSED_LAYERS if runtime.has_fused_cells else _LAYERS
+        self._kind = kind = kinds[model.config.cell]
         layers, is_large = list(model.stack.layers), count_multiplications(model.config) >= _LARGE
         with torch.no_grad():
             self._table = _input_table(model, kind, exact=self._is_exact)  # (V, G)
@@ -58,10 +63,10 @@ class Stepper:
         self._arrange_streams(products, num_streams)
 
     def _arrange_streams(self, products: "list[_Product]", num_streams: int) -> None:
-        kind = _LAYERS[self._model.config.cell]
-        self._gates = self._table.new_empty(num_streams, self._table.shape[1])
-        self._layers = [kind(product, num_streams) for product in products]
-        self.logits = self._layers[-1].downstream
+        self._layers = [self._kind(product, num_streams) for product in products]
+        self._gates = self._table.new_zeros(self._layers[0].num_rows, self._table.shape[1])
+        self._looked_up = self._gates[:num_streams]
+        self.logits = self._layers[-1].downstream[:num_streams]
         """(B, V) float32, for the next symbol of each stream; overwritten by the next step."""
 
     def _single(self) -> "Stepper":
@@ -72,12 +77,23 @@ class Stepper:
 
     def step(self, symbols: Tensor) -> None:
         """Advance each stream by one symbol: (B,) int64."""
-        gates = torch.index_select(self._table, 0, symbols, out=self._gates)
+        torch.index_select(self._table, 0, symbols, out=self._looked_up)
+        gates = self._gates
         for layer in self._layers:
             layer.product.finish()
             layer.advance(gates)
             layer.product.begin()
             gates = layer.downstream
+
+    def settle(self) -> None:
+        """Bring all carried tensors up to date; steps that are recorded end with it."""
+        for layer in self._layers:
+            layer.settle()
+
+    def recover(self) -> None:
+        """Go on from the carried tensors, after steps whose recording has failed."""
+        for layer in self._layers:
+            layer.recover()
 
     @torch.inference_mode()
     def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
@@ -109,7 +125,8 @@ class Stepper:
     @torch.inference_mode()
     def place(self, streams: list[int], reading: Reading) -> None:
         """Move these streams to the end of a text that was read."""
-        index, rows = self._runtime.place(torch.tensor(streams)), iter(reading.position)
+        index, rows = self._runtime.send(torch.tensor(streams)), iter(reading.position)
+        self.settle()
         for layer in self._layers:
             layer.product.finish()
             for tensor in layer.carried:
@@ -149,14 +166,15 @@ class _Product(ABC):
 
     def __init__(self, weights: _Weights, num_rows: int) -> None:
         N, H = weights.weight.shape
-        self._num_gates = weights.num_gates
+        self._num_gates, self._num_outputs = weights.num_gates, N
         self._allocate(weights.weight.new_zeros(num_rows, H), weights.weight.new_zeros(num_rows, N))
 
     def _allocate(self, output: Tensor, results: Tensor) -> None:
         self.output = output
         """(R, H): at least one row per stream."""
         self.results = results
-        self.recurrent, self.downstream = results[:, : self._num_gates], results[:, self._num_gates :]
+        self.recurrent = results[:, : self._num_gates]
+        self.downstream = results[:, self._num_gates : self._num_outputs]
         """(R, G), the contribution to the layer's own gates at the next step; and (R, P)."""
 
     def resize(self, num_rows: int) -> Self:
@@ -190,6 +208,27 @@ class _Dense(_Product):
             torch.addmm(self._bias, output, self._weight, out=results)
         else:
             results.copy_(torch.addmm(self._bias, output.to(self._weight.dtype), self._weight))
+
+
+class _Widening(_Product):
+    """A product in half precision with results in float32: one kernel, after one that converts its input.
+
+    Biases are the weights of a constant input: with float32 results, some versions of `addmm` add wrong numbers.
+    """
+
+    def __init__(self, weights: _Weights, num_rows: int, runtime: Runtime) -> None:
+        super().__init__(weights, max(num_rows, _MIN_ROWS))
+        extended = torch.cat([weights.weight, weights.bias[:, None]], dim=1)  # (G + P, H + 1)
+        rows, columns = (-size % _ALIGNED for size in extended.shape)
+        self._weight = functional.pad(extended, (0, columns, 0, rows)).to(runtime.dtype).t()
+        R, (num_inputs, num_results) = len(self.output), self._weight.shape
+        self._input = self._weight.new_ones(R, num_inputs)
+        self._allocate(self.output, self.results.new_zeros(R, num_results))
+
+    def multiply(self, output: Tensor, results: Tensor) -> None:
+        inputs = self._input[: len(output)]
+        inputs[:, : output.shape[1]].copy_(output)
+        torch.mm(inputs, self._weight, out_dtype=torch.float32, out=results)
 
 
 class _SingleStream(_Product):
@@ -267,6 +306,8 @@ def _lay_out(weights: _Weights, runtime: Runtime, num_streams: int, is_large: bo
         return _BFloat16(weights, num_streams)
     if runtime.dtype == torch.float32 and runtime.is_memory_bound and num_streams == 1 and is_large:
         return _SingleStream(weights, runtime)
+    if runtime.widens_products:
+        return _Widening(weights, num_streams, runtime)
     return _Dense(weights, num_streams, runtime)
 
 
@@ -279,18 +320,25 @@ class _Layer(ABC):
     gates: ClassVar[tuple[tuple[int, float], ...]]
     """For each gate its place in the model's weights, and the factor for these weights."""
 
-    def __init__(self, product: _Product, num_streams: int) -> None:
+    def __init__(self, product: _Product, num_rows: int) -> None:
         self.product = product
-        self._h = product.output[:num_streams]
-        self._recurrent = product.recurrent[:num_streams]
-        self.downstream = product.downstream[:num_streams]
+        self.num_rows = num_rows
+        self._h = product.output[:num_rows]
+        self._recurrent = product.recurrent[:num_rows]
+        self.downstream = product.downstream[:num_rows]
         """(B, P), valid after `product.begin()`."""
-        self.carried = [product.results[:num_streams]]
+        self.carried = [product.results[:num_rows]]
         """Tensors with one row per stream."""
 
     @abstractmethod
     def advance(self, gates: Tensor) -> None:
         """Compute the next output from the input's contribution to the gates (B, G)."""
+
+    def settle(self) -> None:  # noqa: B027 (most kinds work in place)
+        """Copy a state that `advance` has put elsewhere to the tensor that is carried."""
+
+    def recover(self) -> None:  # noqa: B027
+        """Forget a state that `advance` has put elsewhere."""
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
         """A row of each carried tensor, for a state of the model given as tensors (1, 1, H)."""
@@ -361,13 +409,56 @@ class _RNN(_Layer):
         torch.add(self._recurrent, gates, out=self._h).tanh_()
 
 
+class _Fused(_Layer):
+    """A layer whose elementwise work is one kernel, for all rows of the product.
+
+    The kernel makes new tensors. The new state is taken over as it is until `settle` copies it, which takes another.
+    """
+
+    def __init__(self, product: _Product, num_streams: int) -> None:
+        super().__init__(product, len(product.output))
+        self.carried.append(torch.zeros_like(self._h))
+        self.recover()
+
+    def settle(self) -> None:
+        self.carried[1].copy_(self._state)
+        self.recover()
+
+    def recover(self) -> None:
+        self._state = self.carried[1]
+
+    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
+        state = cell_state[0] if cell_state else h
+        return [*super().locate(h), state[0, 0].float()]
+
+
+class _FusedLSTM(_Fused):
+    """The state is c; the model's own weights and order of gates."""
+
+    gates = ((0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0))
+
+    def advance(self, gates: Tensor) -> None:
+        self.product.output, self._state, _ = torch.ops.aten._thnn_fused_lstm_cell(gates, self._recurrent, self._state)
+
+
+class _FusedGRU(_Fused):
+    """The state is h; the model's own weights and order of gates."""
+
+    gates = ((0, 1.0), (1, 1.0), (2, 1.0))
+
+    def advance(self, gates: Tensor) -> None:
+        self._state, _ = torch.ops.aten._thnn_fused_gru_cell(gates, self._recurrent, self._state)
+        self.product.output = self._state
+
+
 _LAYERS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
+_FUSED_LAYERS: dict[Cell, type[_Layer]] = {"lstm": _FusedLSTM, "gru": _FusedGRU}
 
 
 def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
     """Everything that reads a layer's output: its own gates, and the next layer's gates or the head."""
     _, weight_hh, _, bias_hh = layer_weights(layer)
-    recurrent = _arrange(weight_hh, bias_hh if kind is _GRU else torch.zeros_like(bias_hh), kind)
+    recurrent = _arrange(weight_hh, bias_hh if isinstance(layer, nn.GRU) else torch.zeros_like(bias_hh), kind)
     if isinstance(reader, nn.Linear):
         downstream = reader.weight.detach(), reader.bias.detach()
     else:

@@ -15,7 +15,7 @@ from charrnn.machine.runtime import Runtime
 from charrnn.text.vocabulary import Vocabulary
 
 Filter = Callable[[Tensor], Tensor]
-"""Log-probabilities (B, V), up to a constant, in; the same with those of excluded symbols at minus infinity out.
+"""Log-probabilities (B, V), up to a constant, in; the same tensor with those of excluded symbols at minus infinity out.
 
 A device may record them, so a filter asks for no number.
 """
@@ -26,7 +26,7 @@ def top_k(k: int) -> Filter:
 
     def keep(log_p: Tensor) -> Tensor:
         least = log_p.topk(min(k, log_p.shape[-1])).values[..., -1:]
-        return log_p.masked_fill(log_p < least, -math.inf)
+        return log_p.masked_fill_(log_p < least, -math.inf)
 
     return keep
 
@@ -39,9 +39,10 @@ def top_p(p: float) -> Filter:
 
     def keep(log_p: Tensor) -> Tensor:
         ordered, symbols = log_p.log_softmax(-1).sort(descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        excluded = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, symbols, before >= p)
-        return log_p.masked_fill(excluded, -math.inf)
+        probabilities = ordered.exp()
+        before = probabilities.cumsum(-1) - probabilities
+        excluded = torch.empty_like(symbols, dtype=torch.bool).scatter_(-1, symbols, before >= p)
+        return log_p.masked_fill_(excluded, -math.inf)
 
     return keep
 
@@ -51,7 +52,7 @@ def min_p(p: float) -> Filter:
 
     Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs" (2024).
     """
-    return lambda log_p: log_p.masked_fill(log_p < log_p.amax(-1, keepdim=True) + math.log(p), -math.inf)
+    return lambda log_p: log_p.masked_fill_(log_p < log_p.amax(-1, keepdim=True) + math.log(p), -math.inf)
 
 
 def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
@@ -59,7 +60,7 @@ def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
     mask = torch.zeros(vocab_size)
     mask[indices] = -math.inf
     mask = runtime.place(mask)
-    return lambda log_p: log_p + mask
+    return lambda log_p: log_p.add_(mask)
 
 
 def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtime) -> list[Filter]:

@@ -6,8 +6,10 @@ Letters in shapes: K steps between two looks at what was drawn, B streams, V voc
 
 import functools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,8 +54,8 @@ def choose(
     constant only: this is `multinomial` without a look at the numbers.
     """
     greedy = temperature < _MIN_TEMPERATURE
-    if filters and not greedy:
-        logits, temperature = logits / temperature, 1.0
+    if filters:
+        logits, temperature = logits.clone() if greedy else logits / temperature, 1.0
     for keep in filters:
         logits = keep(logits)
     return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
@@ -79,6 +81,8 @@ class _Stream:
         self.index = index
         self.key = stream_key(seed, index, 0)
         """Of its random numbers; another one after each rejection."""
+        self.num_launched = 0
+        """Symbols whose steps were launched and are not taken back: `length`, and those on their way."""
         self.finish_reason: str | None = None
         self.bits_per_char: float | None = None
         """Of the whole sample, once it has ended."""
@@ -97,6 +101,10 @@ class _Stream:
     def symbols(self) -> str:
         """The whole sample so far, or its end where nothing is ever taken back."""
         return self._settled + self._pending
+
+    def wants_steps(self) -> bool:
+        """True unless the steps launched so far bring it to the greatest length."""
+        return self.num_launched < self._rules.max_length
 
     @property
     def length(self) -> int:
@@ -152,6 +160,7 @@ class _Stream:
     def _reject(self, size: int) -> None:
         self.rejections += 1
         self.key = stream_key(self._seed, self.index, self.rejections)
+        self.num_launched = self.length
         self._fruitless_rejections = self._fruitless_rejections + 1 if self.length <= self._furthest else 0
         self._furthest = max(self._furthest, self.length)
         if self._fruitless_rejections >= _MAX_REJECTIONS:
@@ -179,11 +188,17 @@ def _tail(symbols: str, size: int) -> str:
     return symbols[max(len(symbols) - size, 0) :]
 
 
+_Launch: TypeAlias = tuple[dict[int, int], Callable[[], Tensor]]
+"""K steps that were launched: the keys of the streams by slot, and a function that waits for what they drew."""
+
+
 class Sampler:
     """Draw samples as a config says, for any number of prompts.
 
     Sample i follows from the seed and i alone. Up to B samples advance together, K steps between two looks; where
-    one ends, the next takes its place. One prompt at a time: all samples share these tensors.
+    one ends, the next takes its place. A device that works through a queue is given the next K steps before the last
+    are looked at; what these drew for a sample that has ended meanwhile, or is taken back, is dropped. One prompt at a
+    time: all samples share these tensors.
     """
 
     def __init__(
@@ -210,15 +225,17 @@ class Sampler:
         V = vocabulary.size
         B = min(config.num_samples, runtime.max_streams, max(_MAX_VALUES // (_STEPS_TO_AN_END * V), 1))
         ends_anywhere = config.num_samples > 1 and (config.stop or config.lines is not None)
-        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps, max(config.max_length, 1))
+        steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps(B), max(config.max_length, 1))
         K = max(min(steps, _MAX_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
+        self._keys_and_begin = runtime.place(torch.zeros(2, B, dtype=torch.int64))
         self._noise = runtime.place(torch.zeros(K, B, V))
         self._logits = torch.zeros_like(self._noise)
         self._symbols = runtime.place(torch.zeros(K, B, dtype=torch.int64))
+        self._drawn = runtime.place(torch.zeros(2, B, K))
         # Views made once: to make them costs as much as to compute with them.
         self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
-        self._advance = runtime.capture(self._take_steps)
+        self._advance = runtime.capture(self._take_steps, self._stepper.recover)
         self._threads = Threads(runtime)
         self._prompts_begun = 0
 
@@ -239,13 +256,15 @@ class Sampler:
         number = self._prompts_begun
         prompt = self._stepper.read(start)
         waiting = iter(range(self._config.num_samples))
-        streams = {slot: self._begin(next(waiting), seed) for slot in range(self._symbols.shape[1])}
-        self._stepper.place(list(streams), prompt)
+        streams = self._begin(range(self._symbols.shape[1]), waiting, seed, prompt)
+        launched: deque[_Launch] = deque()
         while streams:
             if number != self._prompts_begun:
                 raise RuntimeError("this Sampler has begun another prompt: one at a time")
+            while len(launched) <= self._runtime.launches_ahead and any(map(_Stream.wants_steps, streams.values())):
+                launched.append(self._threads.run(functools.partial(self._launch, streams)))
             ended = []
-            for slot, symbols, nats in self._threads.run(functools.partial(self._draw, streams)):
+            for slot, symbols, nats in self._look(launched.popleft(), streams):
                 stream = streams[slot]
                 rejections = stream.rejections
                 settled = stream.add(symbols, nats)
@@ -258,42 +277,47 @@ class Sampler:
                     ended.append(slot)
             for slot in ended:
                 del streams[slot]
-            begun = {slot: self._begin(index, seed) for slot, index in zip(ended, waiting, strict=False)}
-            if begun:
-                self._stepper.place(list(begun), prompt)
-                streams |= begun
+            streams |= self._begin(ended, waiting, seed, prompt)
 
-    def _begin(self, index: int, seed: int) -> _Stream:
-        return _Stream(index, seed, self._rules)
+    def _begin(self, slots: Iterable[int], waiting: Iterator[int], seed: int, prompt: Reading) -> dict[int, _Stream]:
+        """The next samples, as far as there are any, each in one of these slots and behind the prompt."""
+        begun = {slot: _Stream(index, seed, self._rules) for slot, index in zip(slots, waiting, strict=False)}
+        if begun:
+            self._stepper.place(list(begun), prompt)
+        return begun
+
+    @torch.inference_mode()
+    def _launch(self, streams: dict[int, _Stream]) -> _Launch:
+        """Begin K steps of all streams."""
+        K, B = self._symbols.shape
+        keys, begin = [0] * B, [0] * B
+        for slot, stream in streams.items():
+            keys[slot] = stream.key
+            begin[slot] = stream.num_launched
+            stream.num_launched += K
+        self._keys_and_begin.copy_(self._runtime.send(torch.tensor([keys, begin])))
+        self._advance()
+        return {slot: keys[slot] for slot in streams}, self._runtime.fetch(self._drawn)
 
     def _take_steps(self) -> None:
-        """K steps of all streams, without a look at what is drawn."""
+        """K steps of all streams, without a look at what is drawn: its indices and surprisals in nats."""
+        K, _, V = self._noise.shape
+        self._noise.copy_(gumbel(self._keys_and_begin[0], self._keys_and_begin[1], K, V))
         for noise, logits, symbols in self._steps:
             logits.copy_(self._stepper.logits)
             choose(logits, self._config.temperature, self._filters, noise, out=symbols)
             self._stepper.step(symbols)
-
-    @torch.inference_mode()
-    def _draw(self, streams: dict[int, _Stream]) -> list[tuple[int, str, list[float]]]:
-        """K steps of all streams: for each its slot, the packed symbols that it drew, and their surprisals in nats."""
-        self._draw_noise(streams)
-        self._advance()
-        return self._look(list(streams))
-
-    def _draw_noise(self, streams: dict[int, _Stream]) -> None:
-        K, B, V = self._noise.shape
-        keys, begin = [0] * B, [0] * B
-        for slot, stream in streams.items():
-            keys[slot] = stream.key
-            begin[slot] = stream.length
-        keys_and_begin = self._runtime.place(torch.tensor([keys, begin]))
-        self._noise.copy_(gumbel(keys_and_begin[0], keys_and_begin[1], K, V))
-
-    def _look(self, slots: list[int]) -> list[tuple[int, str, list[float]]]:
+        self._stepper.settle()
         log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
-        # In one copy to the host, of (B, K) each; an index is exact as a float.
-        symbols, surprisals = torch.stack([self._symbols.float(), -log_p]).transpose(1, 2).cpu()
+        # In one tensor (2, B, K), for one copy to the host; an index is exact as a float.
+        self._drawn.copy_(torch.stack([self._symbols.float(), -log_p]).transpose(1, 2))
+
+    def _look(self, launch: _Launch, streams: dict[int, _Stream]) -> list[tuple[int, str, list[float]]]:
+        """For each stream that has not ended or been taken back since: slot, packed symbols, surprisals in nats."""
+        keys, wait = launch
+        symbols, surprisals = wait()
         packed, nats, K = pack(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
+        slots = [slot for slot, key in keys.items() if slot in streams and streams[slot].key == key]
         return [(slot, packed[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
 
     def _read_again(self, stream: _Stream, prompt: Reading) -> Reading:

@@ -8,7 +8,8 @@ pytest and hypothesis for the tests, which are left out without them):
 
 1. Versions; the tests for GPUs; cells, precisions, embeddings, layouts, each recorded and not; determinism; resume.
 2. The time of a step by streams and chunk, with inputs padded, looked up, wider, one-hot; bare loops; two profiles.
-3. Sampling one and many streams beside the usual loop, by steps between two looks.
+3. Sampling one and many streams beside the usual loop, by steps between two looks, with fused cells and without, with
+   steps launched ahead and without; the time of a single request.
 4. A minute of training, by layout and learning rate, for two sizes.
 """
 
@@ -27,23 +28,32 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from charrnn import benchmark
 from charrnn.benchmark import Work
-from charrnn.config import SIZES, Cell, ModelConfig, TrainingConfig
+from charrnn.config import SIZES, Cell, ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
+from charrnn.sampling.sampler import sample
 from charrnn.training.events import Progress
 from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
-from tests.benchmarks.sampling import rate_of
+from tests.benchmarks.sampling import VOCABULARY, rate_of
 
 ROOT = Path(__file__).parent.parent.parent
 V = 65
+WITHOUT: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "fused cells": {"has_fused_cells": False},
+    "float32 results": {"widens_products": False},
+    "launches ahead": {"launches_ahead": 0},
+}
+"""What part 3 samples without, and the properties of a Runtime that say so."""
 _CELLS: tuple[Cell, ...] = ("lstm", "gru", "rnn")
 
 
@@ -218,20 +228,32 @@ def sampling(device: str, text: Path, scale: Scale) -> None:
         runtime = fastest_runtime(open_runtime(device), config)
         loop = usual_loop(config, runtime, scale)
         tell("usual loop", size=size, chars_per_second=loop)
-        for num_samples, steps in itertools.product(scale.num_samples, scale.max_steps):
-            case = {"size": size, "num_samples": num_samples, "steps": steps, "precision": runtime.precision}
-            with attempt("sampling", **case):
-                rate = sampling_rate(config, runtime, num_samples, steps, scale.seconds)
-                tell("sampling", **case, chars_per_second=rate, times_the_loop=rate / loop)
+        tell(
+            "kernels",
+            size=size,
+            precision=runtime.precision,
+            fused_cells=runtime.has_fused_cells,
+            float32_results=runtime.widens_products,
+        )
+        for steps, (name, lacking) in itertools.product(scale.max_steps, WITHOUT.items()):
+            with mock.patch.multiple(Runtime, max_steps=lambda *_, steps=steps: steps, **lacking):
+                for num_samples in scale.num_samples:
+                    case = {"size": size, "num_samples": num_samples, "steps": steps, "without": name}
+                    with attempt("sampling", **case):
+                        rate = rate_of(config, runtime, num_samples, scale.seconds)
+                        tell("sampling", **case, chars_per_second=rate, times_the_loop=rate / loop)
+                with attempt("request", size=size, steps=steps):
+                    tell("request", size=size, steps=steps, without=name, seconds=request(config, runtime))
 
 
-def sampling_rate(config: ModelConfig, runtime: Runtime, num_samples: int, steps: int, seconds: float) -> float:
-    """The same as `rate_of`, with this number of steps between two looks."""
-    before, Runtime.max_steps = Runtime.max_steps, property(lambda self: steps)  # type: ignore[assignment]
-    try:
-        return rate_of(config, runtime, num_samples, seconds)
-    finally:
-        Runtime.max_steps = before  # type: ignore[method-assign]
+def request(config: ModelConfig, runtime: Runtime) -> float:
+    """Seconds of a sample of 1,000 characters, with all that comes before its first step; the second one of two."""
+    model = CharRNN(config).to(runtime.device)
+    for _ in range(2):
+        begin = time.perf_counter()
+        for _ in sample(model, VOCABULARY, SamplingConfig(temperature=0.8), seed=0, runtime=runtime):
+            pass
+    return time.perf_counter() - begin
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from charrnn.sampling.sampler import sample
 from charrnn.text.vocabulary import Vocabulary
 from tests.benchmarks.foundation import CHARRNN, ROOT, RUNS, measure, options, show
 
-_VOCABULARY = Vocabulary(tuple(map(chr, range(40, 105))), (1,) * 65)
+VOCABULARY = Vocabulary(tuple(map(chr, range(40, 105))), (1,) * 65)
 _SECONDS = 5.0
 _LONG_PROMPT = 500_000
 
@@ -56,7 +56,7 @@ def rate(num_layers: int, hidden_size: int, num_samples: int, precision: str, de
 def rate_of(config: ModelConfig, runtime: Runtime, num_samples: int, seconds: float) -> float:
     """Characters per second of all samples together, of a new model of this shape."""
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples, temperature=0.8)
-    pieces = sample(CharRNN(config).to(runtime.device), _VOCABULARY, endless, seed=0, runtime=runtime)
+    pieces = sample(CharRNN(config).to(runtime.device), VOCABULARY, endless, seed=0, runtime=runtime)
     for _ in range(6 * num_samples):
         next(pieces)
     begin, num_chars = time.perf_counter(), 0

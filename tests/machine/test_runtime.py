@@ -8,9 +8,11 @@ import time
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
@@ -25,7 +27,7 @@ from charrnn.machine.runtime import (
     open_runtime,
     seed_everything,
 )
-from tests.conftest import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
+from tests.conftest import CPU, fused_gru_cell, fused_lstm_cell, needs_bfloat16, needs_cuda, needs_fbgemm, register
 
 
 def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +245,57 @@ def test_precision_that_fails_when_tried_is_not_there() -> None:
     assert open_runtime("cpu", "auto").precision == "float32"
     with pytest.raises(PrecisionError, match=r"bfloat16 is not available .* choose float32$"):
         open_runtime("cpu", "bfloat16")
+
+
+@pytest.mark.usefixtures("gpu_kernels")
+def test_kernels_for_gpus_alone_are_taken_where_a_trial_succeeds() -> None:
+    half, brain = replace(CPU, dtype=torch.float16), replace(CPU, dtype=torch.bfloat16)
+    assert CPU.has_fused_cells
+    assert half.widens_products
+    assert brain.widens_products
+    assert not CPU.widens_products, "float32 is that wide already"
+
+
+def test_kernels_that_are_not_there_are_not_taken() -> None:
+    assert not CPU.has_fused_cells
+    assert not replace(CPU, dtype=torch.float16).widens_products
+
+
+@pytest.mark.parametrize("gate", [0, 1, 2, 3])
+def test_kernels_that_compute_something_else_are_not_taken(gate: int) -> None:
+    def other_order(gates: Tensor, recurrent: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        gates, recurrent = (torch.cat(t.chunk(4, 1)[gate:] + t.chunk(4, 1)[:gate], 1) for t in (gates, recurrent))
+        return fused_lstm_cell(gates, recurrent, *others)
+
+    def rounded(a: Tensor, b: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> Tensor:
+        return out.copy_(a @ b)
+
+    with register(lstm=other_order, gru=fused_gru_cell, mm=rounded):
+        assert CPU.has_fused_cells == (gate == 0)
+        assert not replace(CPU, dtype=torch.float16).widens_products
+
+
+def test_what_is_fetched_is_as_it_was_when_it_was_asked_for() -> None:
+    tensor = CPU.send(torch.ones(3))
+    wait = CPU.fetch(tensor)
+    tensor.zero_()
+    assert torch.equal(wait(), torch.ones(3))
+
+
+@needs_cuda
+def test_host_and_device_exchange_without_waiting() -> None:
+    runtime = open_runtime("cuda", "float32")
+    for cycles in (1, 10**9):  # the first time kernels are loaded and memory is pinned
+        runtime.synchronize()
+        begin = time.perf_counter()
+        torch.cuda._sleep(cycles)
+        total = runtime.send(torch.arange(5.0))
+        first = runtime.fetch(total.add_(runtime.send(torch.ones(5))))
+        second = runtime.fetch(total.zero_())
+        queued = time.perf_counter() - begin
+        assert first().is_pinned()
+        assert [first().tolist(), second().tolist()] == [[1, 2, 3, 4, 5], [0] * 5]
+    assert queued < (time.perf_counter() - begin) / 2
 
 
 def test_trial_of_a_precision_draws_no_random_number() -> None:

@@ -3,12 +3,15 @@
 import copy
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from charrnn.config import ModelConfig, SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
@@ -120,6 +123,147 @@ class Narrow(Runtime):
     max_streams = 2
 
 
+class Ahead(Runtime):
+    """A machine that is given the next steps before the last ones are looked at."""
+
+    launches_ahead = 1
+
+
+class Recording(Ahead):
+    """One that records these steps too."""
+
+    def capture(self, step: Callable[[], None], reset: Callable[[], None] = lambda: None) -> Callable[[], None]:
+        return Recorded(step, reset)
+
+
+class Recorded(TorchDispatchMode):
+    """A step that is run twice, the second time recorded, and then repeated on the same tensors without its Python."""
+
+    def __init__(self, step: Callable[[], None], reset: Callable[[], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.step, self.reset = step, reset
+        self.num_calls = 0
+        self.operations: list[tuple[Any, ...]] = []
+
+    def __call__(self) -> None:
+        self.num_calls += 1
+        if self.num_calls == 1 or (self.num_calls > 2 and not self.operations):
+            self.step()
+        elif self.num_calls == 2:
+            self.record()
+        else:
+            for function, arguments, options, results in self.operations:
+                repeated = function(*arguments, **options)
+                for old, new in zip(tree_leaves(results), tree_leaves(repeated), strict=True):
+                    old.copy_(new)
+
+    def record(self) -> None:
+        with self:
+            self.step()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        results = function(*arguments, **(options or {}))
+        self.operations.append((function, arguments, options or {}, results))
+        return results
+
+
+class Breaking(Recorded):
+    """The same, but the recording breaks off amid the step; as on a GPU, what it has recorded was never run."""
+
+    def record(self) -> None:
+        self.before: list[tuple[Tensor, Tensor]] = []
+        with pytest.raises(RuntimeError, match="capturing"), self:
+            self.step()
+        for tensor, values in reversed(self.before):
+            tensor.copy_(values)
+        self.reset()
+        self.operations.clear()
+        self.step()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if len(self.operations) == 60:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.before += [(t, t.clone()) for t in tree_leaves((arguments, options)) if isinstance(t, Tensor)]
+        return super().__torch_dispatch__(function, types, arguments, options)
+
+
+class BreakingOff(Ahead):
+    """A machine on which nothing can be recorded."""
+
+    def capture(self, step: Callable[[], None], reset: Callable[[], None] = lambda: None) -> Callable[[], None]:
+        return Breaking(step, reset)
+
+
+def summary(pieces: Iterable[Piece]) -> dict[int, tuple[str, str | None, float | None]]:
+    """The text of each sample, the reason of its end and its likelihood."""
+    pieces = list(pieces)
+    ends = {piece.index: piece for piece in pieces if piece.finish_reason is not None}
+    return {i: (text, ends[i].finish_reason, ends[i].bits_per_char) for i, text in enumerate(texts_of(pieces))}
+
+
+@pytest.mark.parametrize("machine", [Ahead, Recording, BreakingOff])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"length": 5},
+        {"temperature": 0.0},
+        {"top_k": 3, "top_p": 0.8},
+        {"min_p": 0.2, "ban": "c"},
+        {"stop": ("at", "ran to")},
+        {"lines": 2},
+        {"avoid_copying": 14},
+        {"avoid_copying": 12, "lines": 3, "length": 1000},
+        {"num_samples": 1, "avoid_copying": 14, "stop": ("den",)},
+    ],
+)
+def test_steps_launched_ahead_and_recorded_ones_write_the_same(
+    trained_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    machine: type[Runtime],
+    fused: bool,
+    options: dict[str, Any],
+) -> None:
+    if fused:
+        request.getfixturevalue("gpu_kernels")
+    monkeypatch.setattr(Runtime, "max_steps", lambda *_: 8)
+    monkeypatch.setattr(Runtime, "max_streams", 3)
+    config = SamplingConfig(**{"num_samples": 7, "length": 120, "temperature": 1.2, **options})
+    model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, own_corpus(trained_run)
+    samplers = [Sampler(model, vocabulary, config, kind(CPU.device, CPU.dtype), index) for kind in (Runtime, machine)]
+    for prompt in ("the ", "a hen"):
+        expected, found = (summary(sampler.sample(prompt, seed=1)) for sampler in samplers)
+        assert found == expected
+        assert len(expected) == config.num_samples
+
+
+@pytest.mark.parametrize(("machine", "order"), [(Runtime, "-+-+-+-+"), (Ahead, "--+-+-++")])
+def test_next_steps_are_launched_before_the_last_are_looked_at(
+    trained_run: Run, monkeypatch: pytest.MonkeyPatch, machine: type[Runtime], order: str
+) -> None:
+    monkeypatch.setattr(Runtime, "max_steps", lambda *_: 8)
+    seen = ""
+
+    class Watched(machine):  # type: ignore[misc, valid-type]
+        def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
+            nonlocal seen
+            seen += "-"
+            wait: Callable[[], Tensor] = super().fetch(tensor)
+
+            def look() -> Tensor:
+                nonlocal seen
+                seen += "+"
+                return wait()
+
+            return look
+
+    pieces = pieces_of(trained_run, runtime=Watched(CPU.device, CPU.dtype), length=32)
+    assert [len(piece.text) for piece in pieces] == [8] * 4
+    assert seen == order, "and no steps are launched that the length rules out"
+
+
 def test_trained_model_writes_like_its_corpus(trained_run: Run) -> None:
     assert text_of(trained_run, "the cat sat on ", temperature=0, length=8) == "the mat."
 
@@ -220,7 +364,7 @@ def test_large_vocabularies_take_few_streams_at_once() -> None:
 def test_recorded_steps_on_cuda_write_what_the_cpu_writes(
     trained_run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(Runtime, "max_steps", 8)
+    monkeypatch.setattr(Runtime, "max_steps", lambda *_: 8)
     monkeypatch.setattr(Runtime, "max_streams", 3)
     cuda = open_runtime("cuda", "float32")
     model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, own_corpus(trained_run)
