@@ -47,7 +47,7 @@ def start(forked: Callable[..., Forked]) -> Iterator[Start]:
         stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         words = ["train", "tiny.txt", "-o", run, *OPTIONS.split(), *options.split(), *["--quiet"] * quiet]
         own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(stores[-1].port)}
-        own |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+        own |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         for rank in range(size):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"} if size > 1 else {}
             more = last if last and rank == size - 1 else {}
@@ -213,7 +213,9 @@ def test_error_on_one_machine_while_the_others_wait_is_told_once(
 def test_torchrun_restarts_a_run_that_lost_a_process(start: Start, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     words = ["-m", "charrnn", "train", "tiny.txt", "-o", "out", *OPTIONS.split(), *LONG.split(), "--quiet", "--resume"]
-    agent = subprocess.Popen([*torchrun, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # As many threads as the forked processes have, which began with those of this one: sums may depend on them.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    agent = subprocess.Popen([*torchrun, *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     wait_for_checkpoints(tmp_path / "out")
     os.kill(int((tmp_path / "out/.lock").read_text()), signal.SIGKILL)
     assert agent.stderr is not None
