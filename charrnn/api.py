@@ -30,7 +30,7 @@ __all__ = ["CharRNNError", "LanguageModel", "TextScore", "load"]
 
 @dataclass(frozen=True)
 class TextScore:
-    """What a model makes of a text: its bits per character, and the surprisal of each character in bits.
+    """Bits per character of a text under a model, and the surprisal of each character in bits.
 
     `text` are the characters that were predicted: all but the first, and but those outside the vocabulary, which
     `num_unknown` counts. (If the vocabulary has an unknown symbol, that is predicted in their place.)

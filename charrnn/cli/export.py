@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, takes_configs
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointArgument, CheckpointDir, Json, declare, takes_configs
 from charrnn.cli.signals import exit_on_signals
 from charrnn.terminal import escape_controls
 
@@ -15,14 +13,7 @@ from charrnn.terminal import escape_controls
 @takes_configs
 def export(
     *,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A checkpoint file or a run folder; default: the newest run.",
-            show_default=False,
-        ),
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     output: Annotated[Path, declare("The page; a file of that name is replaced.", "--output", "-o", metavar="FILE")],
     title: Annotated[str | None, declare("The page's heading.", "--title", metavar="TEXT")] = None,
     json: Json = False,

@@ -70,6 +70,15 @@ CheckpointDir = Annotated[
     Path, declare("Where runs lie by default.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR")
 ]
 
+CheckpointArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A run's name, its folder or a checkpoint file; default: the newest run.",
+        show_default=False,
+    ),
+]
+
 DATA_DIR = Path("data")
 CHECKPOINT_DIR = Path("checkpoints")
 

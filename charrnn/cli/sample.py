@@ -13,6 +13,7 @@ import typer
 from charrnn.cli.options import (
     CHECKPOINT_DIR,
     DATA_DIR,
+    CheckpointArgument,
     CheckpointDir,
     DataDir,
     Device,
@@ -43,14 +44,7 @@ _QUICKLY_SORTED = 2**22  # characters, in a second or two
 @takes_configs
 def sample(
     *,
-    checkpoint: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A run's name, its folder or a checkpoint file; default: the newest run.",
-            show_default=False,
-        ),
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     prompt: Annotated[str | None, declare("What to continue.", "--prompt", "-p", metavar="TEXT")] = None,
     prompt_file: Annotated[
         str | None, declare("Read the prompt from a file, or from - for stdin.", metavar="FILE")

@@ -13,6 +13,7 @@ import typer
 
 from charrnn.cli.options import (
     CHECKPOINT_DIR,
+    CheckpointArgument,
     CheckpointDir,
     Device,
     Json,
@@ -36,14 +37,7 @@ _BAR_DELAY = 2.0
 
 
 def score(
-    checkpoint: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A run's name, its folder or a checkpoint file; default: the newest run.",
-            show_default=False,
-        ),
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     text: Annotated[
         str | None,
         typer.Argument(
