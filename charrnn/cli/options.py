@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -181,7 +182,19 @@ def _value(field: "Field[Any]", value: Any) -> Any:
     if isinstance(field.default, tuple):
         return tuple(value or ())
     option: Option = field.metadata["option"]
+    if option.has_escapes and value is not None:
+        return unescape(value)
     return None if option.none is not None and value == option.none else value
+
+
+def unescape(text: str) -> str:
+    r"""A text in which \n, \t, \r and \\ mean a line feed, a tab, a carriage return and a backslash.
+
+    >>> unescape(r"a\n\\n")
+    'a\n\\n'
+    """
+    meanings = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+    return re.sub(r"\\([ntr\\])", lambda match: meanings[match[1]], text)
 
 
 def _place(parameter: inspect.Parameter) -> int:
