@@ -130,6 +130,19 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def unescape(text: str) -> str:
+    r"""Replace ``\n``, ``\t``, ``\0`` and ``\\`` by the characters they stand for, in a text that a shell passes on.
+
+    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\d")
+    ('a\tb', 'a\\tb', '\\d')
+    """
+    return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], text)
+
+
+_ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
+_ESCAPES = re.compile(r"\\([nt0\\])")
+
+
 def json_line(record: object, *, ascii_only: bool = False) -> str:
     """Format a record as one line of JSON without control characters that a terminal may obey.
 

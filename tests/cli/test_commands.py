@@ -40,7 +40,7 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command, 
 
     records = charrnn("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
     assert sorted(json.loads(record)["index"] for record in records) == [0, 1, 2]
-    keys = {"text", "seed", "index", "finish_reason", "bits_per_char", "longest_copy"}
+    keys = {"text", "seed", "index", "temperature", "finish_reason", "bits_per_char", "longest_copy"}
     assert set(json.loads(records[0])) == keys
 
 
@@ -88,7 +88,7 @@ def test_prompt_file_and_no_echo(tmp_path: Path, charrnn: Command, trained_run: 
 
 def test_length_zero_echoes_the_prompt(charrnn: Command, trained_run: Run) -> None:
     done = charrnn("sample", trained_run.folder.path, "--prompt", "the cat", "--length", "0", "--num-samples", "2")
-    assert done.stdout == "the cat\nthe cat\n"
+    assert done.stdout == "the cat\n\nthe cat\n"
 
 
 def test_interactive_continues_each_line_of_stdin(charrnn: Command, trained_run: Run) -> None:
@@ -104,7 +104,7 @@ def test_interactive_continues_each_line_of_stdin(charrnn: Command, trained_run:
 
 
 def test_many_lines_come_as_they_finish(charrnn: Command, trained_run: Run) -> None:
-    run, options = trained_run.folder.path, ["--lines", "1", "--seed", "1", "-t", "1.5"]
+    run, options = trained_run.folder.path, ["--lines", "1", "--seed", "1", "-t", "1.5", "--separator", r"\n"]
     many = charrnn("sample", run, "--num-samples", "600", *options).stdout.splitlines()
     assert len(many) == 600
     few = charrnn("sample", run, "--num-samples", "3", *options).stdout.splitlines()
@@ -119,7 +119,7 @@ def test_samples_are_printed_in_the_order_of_their_numbers(charrnn: Command, tra
     assert [json.loads(record)["index"] for record in records] == list(range(40))
     assert len({len(text) for text in texts}) > 5, "they end at different steps"
     printed = charrnn("sample", trained_run.folder.path, *options).stdout
-    assert printed == "".join(f"{text}\n" for text in texts)
+    assert printed == "\n\n".join(texts) + "\n"
 
 
 def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
