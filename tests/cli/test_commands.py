@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,26 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command, 
     assert sorted(json.loads(record)["index"] for record in records) == [0, 1, 2]
     keys = {"text", "seed", "index", "temperature", "finish_reason", "bits_per_char", "longest_copy"}
     assert set(json.loads(records[0])) == keys
+
+
+def test_training_ends_with_the_curve_of_all_its_evaluations(
+    tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    words = ["train", "tiny.txt", "--seed", "1", "--eval-every", "30", *SMALL]
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    assert "validation loss █" not in charrnn(*words, "--steps", "30").stderr, "one evaluation is no curve"
+    done = charrnn(*words, "--resume", "--steps", "120")
+    log = (tmp_path / "checkpoints/tiny/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in log if "val_loss" in line]
+    assert len(losses) == 4
+    told = rf"^validation loss █[▁-▇]{{2}}▁ from {losses[0]:.4f} to {losses[-1]:.4f}$"
+    assert re.search(told, done.stderr, re.MULTILINE), done.stderr
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert re.search(
+        r"^validation loss #\S{3}_ from ", charrnn(*words, "--resume", "--steps", "150").stderr, re.MULTILINE
+    )
+    assert "validation loss #" not in charrnn(*words, "--resume", "--steps", "160", "--json").stderr
 
 
 def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
