@@ -140,6 +140,16 @@ class MetricsLog(Reporter):
         except OSError as error:
             raise CharRNNError(f"{self._path} cannot be written: {error.strerror}") from error
 
+    def val_losses(self) -> list[float]:
+        """The validation losses of the whole log, as far as it can be read."""
+        with contextlib.suppress(CharRNNError):
+            return [
+                loss
+                for loss in (json.loads(line).get("val_loss") for line in _whole_records(self._path))
+                if isinstance(loss, int | float) and math.isfinite(loss)
+            ]
+        return []
+
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ Letters in shapes: K steps between two looks at what was drawn, B streams, V voc
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -34,13 +34,14 @@ _MIN_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and flo
 class Piece:
     """The next symbols of sample `index`, and their text; the last piece has the reason of the end and the likelihood.
 
-    `symbols` are packed, see `copies.pack`. `finish_reason` is "length", "stop" or "lines"; `bits_per_char` is under
-    the model itself, at temperature 1 and without filters.
+    `symbols` are packed, see `copies.pack`; `nats` are their surprisals. `finish_reason` is "length", "stop" or
+    "lines". Surprisals and `bits_per_char` are under the model itself, at temperature 1 and without filters.
     """
 
     index: int
     symbols: str
     text: str
+    nats: Sequence[float] = ()
     finish_reason: str | None = None
     bits_per_char: float | None = None
 
@@ -111,8 +112,10 @@ class _Stream:
         """Number of symbols that were drawn and not taken back."""
         return self._length + len(self._pending)
 
-    def add(self, symbols: str, nats: list[float]) -> str:
-        """Take the next symbols, as far as the sample's end. Returns: those that can no longer be taken back.
+    def add(self, symbols: str, nats: list[float]) -> tuple[str, list[float]]:
+        """Take the next symbols and their surprisals, as far as the sample's end.
+
+        Returns: the symbols that can no longer be taken back, and their surprisals.
 
         Raises: CharRNNError if a sample is taken back over and over.
         """
@@ -128,7 +131,7 @@ class _Stream:
             if begin is not None:
                 self._cut(max(begin - len(tail), 0))
                 self._reject(size)
-                return ""
+                return "", []
         self.finish_reason = reason
         return self._settle(max(end if reason or corpus is None else end - size + 1, 0))
 
@@ -169,10 +172,10 @@ class _Stream:
                 f"characters of the corpus, tried {_MAX_REJECTIONS} times: raise --avoid-copying or --temperature"
             )
 
-    def _settle(self, size: int) -> str:
+    def _settle(self, size: int) -> tuple[str, list[float]]:
         symbols, self._pending = self._pending[:size], self._pending[size:]
-        self._nats += sum(self._pending_nats[:size])
-        self._pending_nats = self._pending_nats[size:]
+        nats, self._pending_nats = self._pending_nats[:size], self._pending_nats[size:]
+        self._nats += sum(nats)
         self._length += size
         if self._rules.newline is not None:
             self._lines += symbols.count(self._rules.newline)
@@ -181,7 +184,7 @@ class _Stream:
             self._settled = _tail(self._settled, self._longest_stop)
         if self.finish_reason is not None:
             self.bits_per_char = self._nats / self._length / math.log(2)
-        return symbols
+        return symbols, nats
 
 
 def _tail(symbols: str, size: int) -> str:
@@ -250,7 +253,7 @@ class Sampler:
 
     def _sample(self, start: Tensor, seed: int) -> Iterator[Piece]:
         if self._config.max_length == 0:
-            yield from (Piece(i, "", "", "length") for i in range(self._config.num_samples))
+            yield from (Piece(i, "", "", finish_reason="length") for i in range(self._config.num_samples))
             return
         self._prompts_begun += 1
         number = self._prompts_begun
@@ -267,10 +270,10 @@ class Sampler:
             for slot, symbols, nats in self._look(launched.popleft(), streams):
                 stream = streams[slot]
                 rejections = stream.rejections
-                settled = stream.add(symbols, nats)
+                settled, nats = stream.add(symbols, nats)
                 if settled or stream.finish_reason is not None:
                     text = settled.translate(self._text_of)
-                    yield Piece(stream.index, settled, text, stream.finish_reason, stream.bits_per_char)
+                    yield Piece(stream.index, settled, text, nats, stream.finish_reason, stream.bits_per_char)
                 if stream.rejections > rejections:
                     self._stepper.place([slot], self._read_again(stream, prompt))
                 elif stream.finish_reason is not None:

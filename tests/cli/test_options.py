@@ -94,7 +94,7 @@ def config_of(kind: type, options: str, built: list[object]) -> dict[str, Any]:
     done = CliRunner().invoke(app, [*COMMAND_LINES[kind].split(), *options.split()])
     assert done.exit_code == 1, done.output
     assert "missing" in done.output, "the command line was understood"
-    [config] = [config for config in built if isinstance(config, kind)]
+    config = [config for config in built if isinstance(config, kind)][-1]
     return asdict(config)  # type: ignore[call-overload, no-any-return]
 
 
