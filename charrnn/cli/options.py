@@ -151,7 +151,7 @@ def _derive(config: type[Config]) -> Iterator[inspect.Parameter]:
     for field in fields(config):
         option, hint, default = field.metadata["option"], hints[field.name], field.default
         kind = next(member for member in (*_members(hint), str) if member is not type(None))
-        if kind is tuple:
+        if kind is tuple or option.adds_up:
             kind, hint, default = str, list[str] | None, None
         elif option.none is not None:
             hint, default = kind, option.none if default is None else default
@@ -181,6 +181,8 @@ def _value(field: "Field[Any]", value: Any) -> Any:
     if isinstance(field.default, tuple):
         return tuple(value or ())
     option: Option = field.metadata["option"]
+    if option.adds_up:
+        return "".join(value or ())
     return None if option.none is not None and value == option.none else value
 
 

@@ -28,12 +28,13 @@ from charrnn.cli.options import (
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import FILTERS, SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import escape_controls, json_line, prints_unicode
+from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
     from charrnn.sampling.copies import SuffixArray
     from charrnn.sampling.sampler import Piece
+    from charrnn.text.vocabulary import Vocabulary
 
 Write = Callable[[Iterable["Piece"], str, int], None]
 """Write the samples of one prompt: their pieces, what to repeat before each, the seed."""
@@ -47,8 +48,12 @@ def sample(
     checkpoint: CheckpointArgument = None,
     prompt: Annotated[str | None, declare("What to continue.", "--prompt", "-p", metavar="TEXT")] = None,
     prompt_file: Annotated[
-        str | None, declare("Read the prompt from a file, or from - for stdin.", metavar="FILE")
+        str | None,
+        declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE"),
     ] = None,
+    skip_unknown: Annotated[
+        bool, declare("Leave characters out of prompts that the model does not know.", "--skip-unknown")
+    ] = False,
     raw: Annotated[bool, declare("Do not make control characters visible on a terminal.", "--raw")] = False,
     no_echo: Annotated[bool, declare("Do not repeat the prompt.", "--no-echo")] = False,
     interactive: Annotated[
@@ -95,7 +100,10 @@ def sample(
     announce_seed = seed is None and not json
     sampler, seed = model.sampler(config, copies), seed_everything(seed)
     failed = False
-    for number, each in enumerate(map(model.normalise, prompts)):
+    prompts = map(model.normalise, prompts)
+    if skip_unknown:
+        prompts = (_skip_unknown(each, model.vocabulary) for each in prompts)
+    for number, each in enumerate(prompts):
         try:
             pieces = sampler.sample(each, seed=seed + number)
             if announce_seed:
@@ -157,11 +165,19 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise OptionError("--prompt and --prompt-file exclude each other: give one")
     try:
         raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
+
+
+def _skip_unknown(prompt: str, vocabulary: "Vocabulary") -> str:
+    """The prompt without the characters that have no symbol, which are told."""
+    if not (missing := vocabulary.missing(prompt)):
+        return prompt
+    tell(f"left out of the prompt, since the model does not know them: {list_characters(missing)}")
+    return prompt.translate(dict.fromkeys(map(ord, missing)))
 
 
 def _stream(pieces: Iterable["Piece"], echo: str, seed: int, *, show: Callable[[str], str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from charrnn.errors import CharRNNError
+from charrnn.terminal import list_characters
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
 
@@ -121,8 +122,10 @@ class Vocabulary:
     def require(self, text: str) -> None:
         """Check that each character has an index of its own. Raises: CharRNNError that lists those that have none."""
         if missing := self.missing(text):
-            listed = " ".join(map(repr, missing[:20])) + (" ..." if len(missing) > 20 else "")
-            raise CharRNNError(f"characters outside the vocabulary of {self.size} symbols: {listed}; leave them out")
+            raise CharRNNError(
+                f"characters outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "
+                "leave them out (--skip-unknown does)"
+            )
 
     def encode_any(self, text: str) -> Tensor:
         """The indices of a text: (N,) int32. Characters outside the vocabulary become `len(symbols)`, never sampled."""
