@@ -79,7 +79,8 @@ class Option:
     """The part of a field that its type and default do not tell the command line.
 
     `none` is the value that stands for None on the command line, where None is not the default. With `has_escapes`
-    \\n, \\t and \\\\ in a value there mean a line feed, a tab and a backslash.
+    \\n, \\t and \\\\ in a value there mean a line feed, a tab and a backslash. Of an
+    option that `adds_up` the texts are joined, where it is given more than once.
     """
 
     help: str
@@ -89,6 +90,7 @@ class Option:
     metavar: str | None = None
     none: int | None = None
     has_escapes: bool = False
+    adds_up: bool = False
 
 
 def option(
@@ -334,7 +336,7 @@ class SamplingConfig(Config):
     min_p: float | None = option(
         None, "Only symbols at least X times as likely as the likeliest.", FILTERS, positive(1)
     )
-    ban: str = option("", "Never these characters.", FILTERS, metavar="CHARS")
+    ban: str = option("", "Never these characters; repeatable.", FILTERS, metavar="CHARS", adds_up=True)
     avoid_copying: int | None = option(
         None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
     )

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import inspect
-import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 
 from charrnn.config import COMMON, PANELS, PREPARATION, Config, Option
-from charrnn.terminal import Notify, escape_controls
+from charrnn.terminal import Notify, escape_controls, unescape
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
@@ -155,7 +154,7 @@ def _derive(config: type[Config]) -> Iterator[inspect.Parameter]:
     for field in fields(config):
         option, hint, default = field.metadata["option"], hints[field.name], field.default
         kind = next(member for member in (*_members(hint), str) if member is not type(None))
-        if kind is tuple:
+        if kind is tuple or option.adds_up:
             kind, hint, default = str, list[str] | None, None
         elif option.none is not None:
             hint, default = kind, option.none if default is None else default
@@ -187,17 +186,9 @@ def _value(field: "Field[Any]", value: Any) -> Any:
     option: Option = field.metadata["option"]
     if option.has_escapes and value is not None:
         return unescape(value)
+    if option.adds_up:
+        return "".join(value or ())
     return None if option.none is not None and value == option.none else value
-
-
-def unescape(text: str) -> str:
-    r"""A text in which \n, \t, \r and \\ mean a line feed, a tab, a carriage return and a backslash.
-
-    >>> unescape(r"a\n\\n")
-    'a\n\\n'
-    """
-    meanings = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
-    return re.sub(r"\\([ntr\\])", lambda match: meanings[match[1]], text)
 
 
 def _place(parameter: inspect.Parameter) -> int:

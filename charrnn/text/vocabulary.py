@@ -15,6 +15,7 @@ from torch import Tensor
 
 from charrnn.config import PreparationConfig, Unit
 from charrnn.errors import CharRNNError
+from charrnn.terminal import list_characters
 from charrnn.text.units import BORDER, split_word_blocks, split_words
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
@@ -232,8 +233,10 @@ class Vocabulary:
             return
         if missing := self.missing(text):
             kind = "words" if self.unit == "word" else "characters"
-            listed = " ".join(map(repr, missing[:20])) + (" ..." if len(missing) > 20 else "")
-            raise CharRNNError(f"{kind} outside the vocabulary of {self.size} symbols: {listed}; leave them out")
+            raise CharRNNError(
+                f"{kind} outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "
+                "leave them out (--skip-unknown does)"
+            )
 
     def encode_any(self, text: str) -> Tensor:
         """The indices of a text: (N,) int32; of symbols outside the vocabulary `outside`."""
