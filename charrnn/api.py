@@ -19,7 +19,7 @@ from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.runs.scorer import Scored, Scorer, check_window
-from charrnn.sampling.copies import SuffixArray, pack
+from charrnn.sampling.copies import SuffixArray
 from charrnn.sampling.sampler import Piece, Sampler
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
@@ -135,7 +135,7 @@ class LanguageModel:
         text = self._open_own_corpus().text if corpus is None else read_text(corpus, self.checkpoint.corpus.config)
         if not text:
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
-        return SuffixArray(pack(self.vocabulary.encode_any(text)))
+        return SuffixArray(text)
 
     def _open_own_corpus(self) -> Corpus:
         """From the folder of prepared corpora, here or beside the folder of runs that the checkpoint lies in."""

@@ -320,9 +320,10 @@ class SamplingConfig(Config):
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
     length: int | None = option(
-        None, "Symbols to sample; default: 1000, or with --lines 1000 for each.", ENDS, count(0), flag="-n"
+        None, "Symbols to sample; default: 1000, or 1000 for each of --lines or --documents.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
+    documents: int | None = option(None, "End after N whole documents.", ENDS, count())
     stop: tuple[str, ...] = option((), "End after this text has appeared; repeatable.", ENDS)
     temperature: float = option(
         1.0,
@@ -340,6 +341,8 @@ class SamplingConfig(Config):
     avoid_copying: int | None = option(
         None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
     )
+    unique: bool = option(False, "No document twice in a sample.", FILTERS)
+    new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -351,4 +354,4 @@ class SamplingConfig(Config):
     @property
     def max_length(self) -> int:
         """Symbols after which a sample ends at the latest."""
-        return 1000 * (self.lines or 1) if self.length is None else self.length
+        return 1000 * max(self.lines or 1, self.documents or 1) if self.length is None else self.length

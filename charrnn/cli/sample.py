@@ -31,7 +31,7 @@ from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import Batch, Form, View, as_json, as_text, counted, shows_count, view_on_stdout, write
 from charrnn.config import COMMON, FILTERS, SamplingConfig, options_of
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import list_characters, prints_unicode, unescape
+from charrnn.terminal import Notify, list_characters, prints_unicode, unescape
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel

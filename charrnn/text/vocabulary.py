@@ -244,6 +244,10 @@ class Vocabulary:
             return self._encode_words(split_words(text), torch.int32)
         return torch.index_select(self._table, 0, code_points(text).int().clamp(max=len(self._table) - 1))
 
+    def encode_symbols(self, symbols: Sequence[str]) -> Tensor:
+        """The indices (N,) int32 of symbols, known or not."""
+        return self._encode_words(symbols, torch.int32)
+
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Tensor]:
         """The indices of a text that comes in blocks and is known to fit, in blocks (N,) in `dtype`."""
         if self.unit == "word":
