@@ -5,27 +5,32 @@
 """
 
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
+from torch import Tensor
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError
+from charrnn.keywords import SamplingOptions, telling_keywords, tells_options
 from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
+from charrnn.model.network import CharRNN, State, evaluating
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.runs.scorer import Scored, Scorer, check_window
 from charrnn.sampling.copies import SuffixArray, pack
-from charrnn.sampling.sampler import Piece, Sampler
+from charrnn.sampling.sampler import Piece, Sampler, line_start
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
 from charrnn.text.vocabulary import Vocabulary
 
-__all__ = ["CharRNNError", "LanguageModel", "TextScore", "load"]
+__all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "load"]
+
+_CHUNK = 2**12  # symbols that are read at once
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,31 @@ class TextScore:
     """
 
     bits_per_char: float
-    text: str
-    surprisals: list[float]
+    text: str = field(repr=False)
+    surprisals: list[float] = field(repr=False)
     num_unknown: int
     adapted_bits_per_char: float | None = None
 
 
+@dataclass(frozen=True)
+class TextStates:
+    """The states of L layers of H units behind each of the N symbols of a text, on the CPU in float32.
+
+    `symbols` are the N texts of the symbols. `h` (L, N, H) are the layers' outputs, in (-1, 1); the last layer's,
+    `h[-1]`, are those that the model predicts from. `c` (L, N, H) are an LSTM's cell states, None of other cells.
+    """
+
+    symbols: tuple[str, ...]
+    h: Tensor
+    c: Tensor | None
+
+
 class LanguageModel:
-    """A checkpoint on a device. The options of its methods are the fields of `SamplingConfig`."""
+    """A trained model on a device.
+
+    It writes (`sample`, `stream`, `sample_many`), predicts (`next`), measures (`score`) and shows its states
+    (`states`); `module` is the network itself.
+    """
 
     def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime, data_dir: Path = Path("data")) -> None:
         self.checkpoint = checkpoint
@@ -54,25 +76,73 @@ class LanguageModel:
         self._model = checkpoint.build_model().to(runtime.device)
         self._indices: dict[str | None, SuffixArray] = {}
 
+    @classmethod
+    def open(
+        cls, path: Path, *, device: str = "auto", precision: str = "auto", data_dir: Path = Path("data")
+    ) -> "LanguageModel":
+        """Open a checkpoint file. Raises: CharRNNError."""
+        checkpoint = Checkpoint.load(path)
+        runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
+        if precision == "auto":
+            runtime = fastest_runtime(runtime, checkpoint.model_config)
+        return cls(checkpoint, path, runtime, data_dir)
+
+    def __repr__(self) -> str:
+        config, history = self.checkpoint.model_config, self.checkpoint.snapshot.history
+        facts = [
+            f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
+            f"{self._model.num_parameters:,} parameters",
+            f"{self.vocabulary.size:,} symbols",
+            f"trained for {self.checkpoint.snapshot.course.step:,} steps",
+        ]
+        if history.best_val_chars is not None:
+            facts.append(f"best validation loss {history.best_val_loss:.4f}")
+        return f"<LanguageModel {self.path}: {', '.join(facts)}; {self.runtime.precision} on {self.runtime.device}>"
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The symbols that it reads and writes."""
         return self.checkpoint.vocabulary
 
-    def sample(self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any) -> str:
-        """Generate a continuation of the prompt, without the prompt itself; see `stream`."""
+    @property
+    def module(self) -> CharRNN:
+        """The network, a `torch.nn.Module` on the model's device, in float32 whatever the precision of sampling.
+
+        It takes indices (T, B) int64, and a state unless it begins, and returns logits (T, B, V) and the state behind
+        them, for T time steps of B texts over V symbols: `logits, state = model.module(x)`, where a text is
+        `x = model.vocabulary.encode(text).long()[:, None]`.
+        """
+        return self._model
+
+    @tells_options
+    def sample(
+        self,
+        prompt: str = "",
+        *,
+        seed: int | None = None,
+        corpus: str | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> str:
+        """Generate a continuation of the prompt, without the prompt itself.
+
+        Without a seed each call gives another text. `corpus` names the text that `avoid_copying` refers to, if not
+        the model's own. Raises: CharRNNError for a prompt outside the vocabulary, or an option out of its range.
+        """
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
+    @tells_options
     def stream(
-        self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any
+        self,
+        prompt: str = "",
+        *,
+        seed: int | None = None,
+        corpus: str | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
-        """The same text as `sample` gives, in pieces as they are made.
+        """The same text as `sample` gives, in pieces as they are made."""
+        return (piece.text for piece in self._pieces(1, prompt, seed, corpus, options))
 
-        `corpus` names the text that `avoid_copying` refers to, if not the checkpoint's own. Without a seed each
-        call gives another text. Raises: CharRNNError for a prompt outside the vocabulary, OptionError.
-        """
-        return (piece.text for piece in self._pieces(SamplingConfig(num_samples=1, **options), prompt, seed, corpus))
-
+    @tells_options
     def sample_many(
         self,
         num_samples: int,
@@ -80,13 +150,56 @@ class LanguageModel:
         *,
         seed: int | None = None,
         corpus: str | None = None,
-        **options: Any,
+        **options: Unpack[SamplingOptions],
     ) -> list[str]:
         """Independent samples, computed together; the first is that of `sample` with the same seed."""
         texts = [""] * num_samples
-        for piece in self._pieces(SamplingConfig(num_samples=num_samples, **options), prompt, seed, corpus):
+        for piece in self._pieces(num_samples, prompt, seed, corpus, options):
             texts[piece.index] += piece.text
         return texts
+
+    @telling_keywords()
+    def next(self, text: str = "") -> dict[str, float]:
+        """The probability of each symbol behind a text, the most likely first; behind nothing, of each to begin with.
+
+        They are the model's own, at temperature 1 and without filters, and sum to 1. The unknown symbol, if the
+        vocabulary has one, is U+FFFD. Raises: CharRNNError for a text outside the vocabulary.
+        """
+        indices = self._encode(text) if text else line_start(self.vocabulary)
+        with evaluating(self._model), torch.inference_mode():
+            for outputs, _ in self._read(indices, _CHUNK):
+                last = outputs[-1, 0]
+            p = self._model.head(last).softmax(-1).cpu()
+        probabilities = dict.fromkeys(self.vocabulary.texts, 0.0)
+        for index in p.argsort(descending=True).tolist():
+            symbol = self.vocabulary.texts[index]
+            probabilities[symbol] = probabilities.pop(symbol) + float(p[index])
+        return probabilities
+
+    @telling_keywords()
+    def states(self, text: str) -> TextStates:
+        """The states behind each symbol of a text, read from its beginning and an empty state.
+
+        See `TextStates` for the shapes. Raises: CharRNNError for a text outside the vocabulary.
+        """
+        indices = self._encode(text)
+        symbols = tuple(self.vocabulary.texts[index] for index in indices.tolist())
+        with evaluating(self._model), torch.inference_mode():
+            states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
+        h_and_c = [torch.cat([torch.stack(layer) for layer in state], dim=1) for state in states]  # (1 or 2, L, 1, H)
+        h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
+        return TextStates(symbols, h, c[0] if c else None)
+
+    def _encode(self, text: str) -> Tensor:
+        """The indices (N,) of a text. Raises: CharRNNError."""
+        return self.vocabulary.encode(self.normalise(text))
+
+    def _read(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
+        """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state behind them."""
+        state = None
+        for chunk in indices.long().to(self.runtime.device).split(size) if len(indices) else ():
+            outputs, state = self._model.stack(self._model.encode(chunk[:, None]), state)
+            yield outputs, state
 
     def sampler(self, config: SamplingConfig, corpus: SuffixArray | None = None) -> Sampler:
         """A sampler for any number of prompts; banned characters and stops are normalised as prompts are.
@@ -96,6 +209,7 @@ class LanguageModel:
         ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
         return Sampler(self._model, self.vocabulary, replace(config, ban=ban, stop=stop), self.runtime, corpus)
 
+    @telling_keywords()
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
         """The surprisal of each character of a text but the first, which nothing predicts.
 
@@ -145,14 +259,26 @@ class LanguageModel:
             raise CharRNNError(f"the model's corpus is not in {self._data_dir}: name it (--corpus FILE)")
         return corpus
 
-    def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
-        index = None
-        if config.avoid_copying is not None:
-            index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
-        seed = secrets.randbits(31) if seed is None else seed
-        return self.sampler(config, index).sample(self.normalise(prompt), seed=seed)
+    def _pieces(
+        self, num_samples: int, prompt: str, seed: int | None, corpus: str | None, options: SamplingOptions
+    ) -> Iterator[Piece]:
+        with telling_keywords():
+            given = {name: value for name, value in options.items() if value is not None}
+            config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
+            index = None
+            if config.avoid_copying is not None:
+                index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
+            seed = secrets.randbits(31) if seed is None else seed
+            pieces = self.sampler(config, index).sample(self.normalise(prompt), seed=seed)
+        return _telling(pieces)
 
 
+def _telling(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    with telling_keywords():
+        yield from pieces
+
+
+@telling_keywords()
 def load(
     path: str | Path,
     *,
@@ -167,8 +293,4 @@ def load(
     Raises: CharRNNError if there is none, or the device or precision cannot be had.
     """
     path = find_checkpoint(path, Path(checkpoint_dir))
-    checkpoint = Checkpoint.load(path)
-    runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
-    if precision == "auto":
-        runtime = fastest_runtime(runtime, checkpoint.model_config)
-    return LanguageModel(checkpoint, path, runtime, Path(data_dir))
+    return LanguageModel.open(path, device=device, precision=precision, data_dir=Path(data_dir))

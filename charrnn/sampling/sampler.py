@@ -248,7 +248,7 @@ class Sampler:
         Raises, before the first piece: CharRNNError for a prompt outside the vocabulary.
         """
         self._vocabulary.require(prompt)
-        start = self._vocabulary.encode(prompt) if prompt else _line_start(self._vocabulary)
+        start = self._vocabulary.encode(prompt) if prompt else line_start(self._vocabulary)
         return self._sample(start, seed)
 
     def _sample(self, start: Tensor, seed: int) -> Iterator[Piece]:
@@ -355,7 +355,7 @@ def sample(
     return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
 
 
-def _line_start(vocabulary: Vocabulary) -> Tensor:
+def line_start(vocabulary: Vocabulary) -> Tensor:
     """The symbol that is read where there is no prompt: a line's end, or the most frequent one of a text without."""
     if "\n" in vocabulary.symbols:
         return vocabulary.encode("\n")
