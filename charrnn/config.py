@@ -345,8 +345,7 @@ class SamplingConfig(Config):
     new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         super().__post_init__()
         if "" in self.stop:
             raise OptionError("--stop is empty: it must be a text of at least one character")

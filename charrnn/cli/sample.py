@@ -107,14 +107,14 @@ def sample(
         raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
     configs = [replace(config, temperature=each) for each in _parse_temperatures(temperature)]
     prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
-    from charrnn.api import load
+    from charrnn.api import LanguageModel
     from charrnn.machine.runtime import seed_everything
 
     exit_on_signals()
 
     notify = notifier(quiet=quiet)
     path = choose_checkpoint(checkpoint, checkpoint_dir, notify)
-    model = load(path, device=device, precision=precision, data_dir=data_dir)
+    model = LanguageModel.open(path, device=device, precision=precision, data_dir=data_dir)
     is_required = config.avoid_copying is not None or corpus is not None
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     if json:

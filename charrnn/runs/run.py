@@ -15,6 +15,7 @@ from charrnn.runs.reporting import MetricsLog, Reporter
 from charrnn.runs.saving import Saver
 from charrnn.sampling.sampler import sample
 from charrnn.text.corpus import Corpus
+from charrnn.text.units import display
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.training.trainer import Trainer
 
@@ -145,7 +146,7 @@ class Run:
         runtime = open_runtime(str(self.runtime.device), "float32")
         model, seed = self.trainer.bptt.model, self.seed + event.step
         pieces = sample(model, self.corpus.vocabulary, _SAMPLE, seed=seed, runtime=runtime)
-        text = "".join(piece.text for piece in pieces)
+        text = display("".join(piece.text for piece in pieces), self.corpus.config)
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
     def summary(self, finished: Finished) -> dict[str, Any]:

@@ -149,10 +149,10 @@ class Sampler:
                     vocabulary.require("".join(symbols[:-size]))
                     allowed = torch.full((vocabulary.size,), -math.inf)
                     allowed[fitting] = 0.0
-                    start = _start(vocabulary, vocabulary.encode_symbols(symbols[:-size]))
+                    start = start_symbols(vocabulary, vocabulary.encode_symbols(symbols[:-size]))
                     return _Prompt(start, prefix, begun, self._runtime.place(allowed))
         vocabulary.require(prompt)
-        return _Prompt(_start(vocabulary, vocabulary.encode_any(prompt)), begun=begun)
+        return _Prompt(start_symbols(vocabulary, vocabulary.encode_any(prompt)), begun=begun)
 
     def _sample(self, prompt: "_Prompt", seed: int) -> Iterator[Piece]:
         if self._config.max_length == 0:
@@ -289,7 +289,7 @@ def sample(
     return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
 
 
-def _start(vocabulary: Vocabulary, prompt: Tensor) -> Tensor:
+def start_symbols(vocabulary: Vocabulary, prompt: Tensor) -> Tensor:
     """The symbols (N,) that are read before a sample: a border, if there are documents, and the prompt.
 
     Without both a line's end, or the most frequent symbol of a text without lines.
@@ -299,5 +299,5 @@ def _start(vocabulary: Vocabulary, prompt: Tensor) -> Tensor:
     if len(prompt):
         return prompt
     counts = vocabulary.counts[: len(vocabulary.symbols)]
-    newline = "\n" in vocabulary.symbols
-    return torch.tensor([vocabulary.symbols.index("\n") if newline else counts.index(max(counts))])
+    has_lines = "\n" in vocabulary.symbols
+    return torch.tensor([vocabulary.symbols.index("\n") if has_lines else counts.index(max(counts))])

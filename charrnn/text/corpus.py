@@ -28,6 +28,7 @@ from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, count
 
 KIND = "corpus"
 RARE = 10
+_BLOCK = 2**22
 _COMMON_WORDS = 8000
 """The classic size of a vocabulary of words."""
 
@@ -316,6 +317,20 @@ def _require_options(corpus: Corpus, config: PreparationConfig, given: Collectio
 
 def read_text(argument: str, config: PreparationConfig) -> str:
     """The text of a prepared file, or of a raw one as it would be prepared. Raises: CharRNNError."""
-    if container.is_stored(Path(argument)):
-        return Corpus.open(Path(argument)).text
-    return "".join(CleanText(find_sources([argument]), config))
+    return "".join(read_blocks(argument, config))
+
+
+def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
+    """The same text, block by block."""
+    if not container.is_stored(Path(argument)):
+        yield from CleanText(find_sources([argument]), config)
+        return
+    corpus = Corpus.open(Path(argument))
+    for name in ("unit", "border_text"):
+        own, other = getattr(config, name), getattr(corpus.config, name)
+        if own != other:
+            what = {"unit": "--unit", "border_text": "the border between documents"}[name]
+            raise CharRNNError(f"{argument} has {other!r} for {what}, where the model has {own!r}: give the raw text")
+    for indices in corpus.indices.split(_BLOCK):
+        corpus.check()
+        yield corpus.vocabulary.decode(indices)

@@ -5,6 +5,7 @@ Letters in shapes: N symbols, V vocabulary size.
 """
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,6 +212,14 @@ class Vocabulary:
         """The symbols of a text, known or not."""
         return split_words(text) if self.unit == "word" else text
 
+    def join(self, parts: Iterable[Sequence[str]]) -> Sequence[str]:
+        """The symbols of several texts, one after another; characters as a text."""
+        return list(itertools.chain.from_iterable(parts)) if self.unit == "word" else "".join(map(str, parts))
+
+    def split_blocks(self, blocks: Iterable[str]) -> Iterator[Sequence[str]]:
+        """The symbols of a text that comes in blocks."""
+        return split_word_blocks(blocks) if self.unit == "word" else iter(blocks)
+
     def missing(self, text: str) -> list[str]:
         """The distinct symbols of the text that have no index of their own, sorted."""
         return sorted(set(self.split(text)).difference(self._indices))
@@ -222,7 +231,7 @@ class Vocabulary:
         """
         if self.unknown is None:
             self.require(text)
-        return self.encode_known(text)
+        return self._encode_known(self.split(text))
 
     def require(self, text: str) -> None:
         """Check that a prompt can be read: rare words as the unknown symbol, characters by an index of their own.
@@ -240,27 +249,22 @@ class Vocabulary:
 
     def encode_any(self, text: str) -> Tensor:
         """The indices of a text: (N,) int32; of symbols outside the vocabulary `outside`."""
-        if self.unit == "word":
-            return self._encode_words(split_words(text), torch.int32)
-        return torch.index_select(self._table, 0, code_points(text).int().clamp(max=len(self._table) - 1))
+        return self.encode_symbols(self.split(text))
 
     def encode_symbols(self, symbols: Sequence[str]) -> Tensor:
-        """The indices (N,) int32 of symbols, known or not."""
-        return self._encode_words(symbols, torch.int32)
+        """The indices (N,) int32 of symbols, characters as a text; of those outside the vocabulary `outside`."""
+        if not isinstance(symbols, str):
+            return self._encode_words(symbols, torch.int32)
+        return torch.index_select(self._table, 0, code_points(symbols).int().clamp(max=len(self._table) - 1))
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Tensor]:
         """The indices of a text that comes in blocks and is known to fit, in blocks (N,) in `dtype`."""
-        if self.unit == "word":
-            return (self._encode_words(words, self.dtype) for words in split_word_blocks(blocks))
-        return map(self.encode_known, blocks)
+        return map(self._encode_known, self.split_blocks(blocks))
 
-    def encode_known(self, text: str) -> Tensor:
-        """The indices of a text that is known to fit: (N,) in `dtype`.
-
-        By NumPy, which takes no further threads: `prepare` has its own.
-        """
-        if self.unit == "word":
-            return self._encode_words(split_words(text), self.dtype)
+    def _encode_known(self, text: Sequence[str]) -> Tensor:
+        """By NumPy, which takes no further threads: `prepare` has its own."""
+        if not isinstance(text, str):
+            return self._encode_words(text, self.dtype)
         table = self._table.to(self.dtype).numpy()
         if text.isascii() and table.dtype == np.uint8:  # twice as fast as the general way
             translated = bytearray(text.encode("ascii").translate(table[: 2**8].tobytes()))
@@ -272,11 +276,17 @@ class Vocabulary:
         get, outside = self._indices.get, self.outside
         return torch.tensor([get(word, outside) for word in words], dtype=dtype)
 
+    def symbols_of(self, indices: Tensor | Sequence[int]) -> Sequence[str]:
+        """The symbols of indices (N,), characters as a text."""
+        if self.unit != "word":
+            return self.decode(indices)
+        texts = (*self.texts, UNKNOWN_CHAR)
+        return [texts[i] for i in torch.as_tensor(indices).tolist()]
+
     def decode(self, indices: Tensor | Sequence[int]) -> str:
         """The text of indices (N,); the unknown symbol becomes U+FFFD, a border BORDER."""
         if self.unit == "word":
-            texts = (*self.texts, UNKNOWN_CHAR)
-            return "".join([texts[i] for i in torch.as_tensor(indices).tolist()])
+            return "".join(self.symbols_of(indices))
         chosen = torch.index_select(self._points, 0, torch.as_tensor(indices).cpu().int())
         return chosen.numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 

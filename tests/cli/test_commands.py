@@ -85,7 +85,8 @@ def test_prepare_reads_stdin_and_reports(charrnn: Command) -> None:
         "--json",
         input="héllo world\n",
     )
-    assert json.loads(done.stdout) == {"corpus": "data/stdin.safetensors", "characters": 12, "vocabulary": 9}
+    summary = {"corpus": "data/stdin.safetensors", "characters": 12, "unit": "char", "symbols": 12, "vocabulary": 9}
+    assert json.loads(done.stdout) == summary
     again = charrnn("prepare", "-", input="héllo world\n")
     assert "up to date" in again.stderr
 
