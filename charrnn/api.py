@@ -22,8 +22,8 @@ from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.runs.scorer import Scored, Scorer, check_window
-from charrnn.sampling.copies import SuffixArray, pack
-from charrnn.sampling.sampler import Piece, Sampler, line_start
+from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.sampler import Piece, Sampler, start_symbols
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
 from charrnn.text.vocabulary import Vocabulary
@@ -162,18 +162,19 @@ class LanguageModel:
     def next(self, text: str = "") -> dict[str, float]:
         """The probability of each symbol behind a text, the most likely first; behind nothing, of each to begin with.
 
-        They are the model's own, at temperature 1 and without filters, and sum to 1. The unknown symbol, if the
-        vocabulary has one, is U+FFFD. Raises: CharRNNError for a text outside the vocabulary.
+        They are the model's own, at temperature 1 and without filters, and sum to 1. A byte is the character of its
+        number, the border between documents is empty, and the unknown symbol, if the vocabulary has one, is U+FFFD.
+        Raises: CharRNNError for a text outside the vocabulary.
         """
-        indices = self._encode(text) if text else line_start(self.vocabulary)
+        indices = start_symbols(self.vocabulary, self._encode(text))
         with evaluating(self._model), torch.inference_mode():
             for outputs, _ in self._read(indices, _CHUNK):
                 last = outputs[-1, 0]
             p = self._model.head(last).softmax(-1).cpu()
-        probabilities = dict.fromkeys(self.vocabulary.texts, 0.0)
+        probabilities: dict[str, float] = {}
         for index in p.argsort(descending=True).tolist():
-            symbol = self.vocabulary.texts[index]
-            probabilities[symbol] = probabilities.pop(symbol) + float(p[index])
+            symbol = self._text_of(index)
+            probabilities[symbol] = probabilities.get(symbol, 0.0) + float(p[index])
         return probabilities
 
     @telling_keywords()
@@ -183,12 +184,15 @@ class LanguageModel:
         See `TextStates` for the shapes. Raises: CharRNNError for a text outside the vocabulary.
         """
         indices = self._encode(text)
-        symbols = tuple(self.vocabulary.texts[index] for index in indices.tolist())
+        symbols = tuple(map(self._text_of, indices.tolist()))
         with evaluating(self._model), torch.inference_mode():
             states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
         h_and_c = [torch.cat([torch.stack(layer) for layer in state], dim=1) for state in states]  # (1 or 2, L, 1, H)
         h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
         return TextStates(symbols, h, c[0] if c else None)
+
+    def _text_of(self, index: int) -> str:
+        return "" if index == self.vocabulary.border else self.vocabulary.texts[index]
 
     def _encode(self, text: str) -> Tensor:
         """The indices (N,) of a text. Raises: CharRNNError."""
@@ -249,7 +253,7 @@ class LanguageModel:
         text = self._open_own_corpus().text if corpus is None else read_text(corpus, self.checkpoint.corpus.config)
         if not text:
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
-        return SuffixArray(pack(self.vocabulary.encode_any(text)))
+        return SuffixArray(text)
 
     def _open_own_corpus(self) -> Corpus:
         """From the folder of prepared corpora, here or beside the folder of runs that the checkpoint lies in."""

@@ -21,6 +21,7 @@ class SamplingOptions(TypedDict, total=False):
 
     length: int | None
     lines: int | None
+    documents: int | None
     stop: str | Sequence[str] | None
     temperature: float | None
     top_k: int | None
@@ -28,6 +29,8 @@ class SamplingOptions(TypedDict, total=False):
     min_p: float | None
     ban: str | None
     avoid_copying: int | None
+    unique: bool | None
+    new: bool | None
 
 
 _KEYWORDS = {*SamplingOptions.__annotations__, "num_samples", "corpus", "window", "device", "precision"}

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TextIO
 
 
@@ -44,6 +44,7 @@ def advance_nothing(num_bytes: int) -> None:
 
 
 _BAR_DELAY_S = 0.5
+_MAX_CHARACTERS = 20  # that are named
 Bar = Callable[[str, int], contextlib.AbstractContextManager[Advance]]
 """Begin to show the progress of a piece of work of so many bytes."""
 
@@ -147,6 +148,16 @@ def can_print(text: str, stream: TextIO) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def list_characters(characters: Collection[str]) -> str:
+    """Name characters in quotes, at most 20 of them.
+
+    >>> list_characters("éa")
+    "'a' 'é'"
+    """
+    more = " ..." if len(characters) > _MAX_CHARACTERS else ""
+    return " ".join(map(repr, sorted(characters)[:_MAX_CHARACTERS])) + more
 
 
 def escape_controls(text: str) -> str:

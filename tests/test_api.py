@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 import charrnn
 from charrnn import CharRNNError, LanguageModel
 from charrnn.cli.app import app
-from charrnn.config import Cell, ModelOptions, SamplingConfig, TrainingConfig
+from charrnn.config import Cell, ModelOptions, PreparationConfig, SamplingConfig, TrainingConfig
 from charrnn.files import container
 from charrnn.keywords import SamplingOptions
 from charrnn.model.network import evaluating
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
 from charrnn.runs.run import Run
-from charrnn.sampling.copies import pack
-from charrnn.text.corpus import Corpus
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 from tests.conftest import CPU, TEXT
 
@@ -69,19 +69,15 @@ def test_what_is_banned_or_stops_is_normalised_too(model: LanguageModel, monkeyp
     assert "t" not in model.sample(seed=1, ban="T", length=200)
 
 
-def packed(model: LanguageModel, text: str) -> str:
-    return pack(model.vocabulary.encode(text))
-
-
 def test_copies_are_of_the_models_corpus_or_of_another(model: LanguageModel, trained_run: Run, tmp_path: Path) -> None:
     text = model.sample(seed=1, length=200, temperature=1.2, avoid_copying=12)
-    assert model.index_corpus().longest_copy(packed(model, text)) < 12
+    assert model.index_corpus().longest_copy(text) < 12
     other = tmp_path / "other.txt"
     other.write_text(TEXT.replace("cat", "dog"))
-    assert packed(model, "the dog sat on the mat") in model.index_corpus(str(other))
-    assert packed(model, "the cat sat") not in model.index_corpus(str(other))
+    assert "the dog sat on the mat" in model.index_corpus(str(other))
+    assert "the cat sat" not in model.index_corpus(str(other))
     prepared = str(trained_run.corpus.path)
-    assert packed(model, "the cat sat") in model.index_corpus(prepared)
+    assert "the cat sat" in model.index_corpus(prepared)
 
 
 def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_path: Path) -> None:
@@ -93,7 +89,7 @@ def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_pa
         container.write(renamed, "corpus", original.header | changes, original.tensors)
 
     store()
-    assert packed(model, "the cat sat") in model.index_corpus()
+    assert "the cat sat" in model.index_corpus()
     for change in ({"text_digest": "another"}, {"config": original.header["config"] | {"lowercase": True}}):
         store(**change)
         with pytest.raises(CharRNNError, match=r"the model's corpus is not in .*: name it"):
@@ -125,7 +121,7 @@ def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     elsewhere = charrnn.load(tmp_path / "checkpoints" / "tiny")
-    assert packed(elsewhere, "the cat sat") in elsewhere.index_corpus()
+    assert "the cat sat" in elsewhere.index_corpus()
 
 
 def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_path: Path) -> None:
@@ -223,6 +219,18 @@ def test_states_are_those_of_the_module(corpus: Corpus, tmp_path: Path, cell: Ce
     else:
         assert states.c is None
     assert model.states("").h.shape == (num_layers, 0, 8)
+
+
+def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Path) -> None:
+    config = PreparationConfig(unit="word", separator="\n")
+    corpus = prepare(find_sources([str(text_file)]), config, tmp_path / "words.safetensors")
+    run = start(RunFolder(tmp_path), corpus, ModelOptions(hidden_size=8), TrainingConfig(steps=1), CPU, seed=1)
+    model = LanguageModel(run.checkpoint(), tmp_path, CPU)
+    assert model.states("the cat\na hen").symbols == ("the", " cat", "", "a", " hen")
+    probabilities = model.next("the cat")
+    assert {" sat", " dog", ""} <= set(probabilities)
+    assert sum(probabilities.values()) == pytest.approx(1)
+    assert model.next() != probabilities
 
 
 def test_representations_are_telling_and_short(model: LanguageModel) -> None:

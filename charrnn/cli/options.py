@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 
 from charrnn.config import COMMON, PANELS, PREPARATION, Config, Option
-from charrnn.terminal import Notify, escape_controls
+from charrnn.terminal import Notify, escape_controls, unescape
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
@@ -154,7 +154,7 @@ def _derive(config: type[Config]) -> Iterator[inspect.Parameter]:
     for field in fields(config):
         option, hint, default = field.metadata["option"], hints[field.name], field.default
         kind = next(member for member in (*_members(hint), str) if member is not type(None))
-        if kind is tuple:
+        if kind is tuple or option.adds_up:
             kind, hint, default = str, list[str] | None, None
         elif option.none is not None:
             hint, default = kind, option.none if default is None else default
@@ -184,6 +184,10 @@ def _value(field: "Field[Any]", value: Any) -> Any:
     if isinstance(field.default, tuple):
         return tuple(value or ())
     option: Option = field.metadata["option"]
+    if option.has_escapes and value is not None:
+        return unescape(value)
+    if option.adds_up:
+        return "".join(value or ())
     return None if option.none is not None and value == option.none else value
 
 

@@ -31,12 +31,13 @@ from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import Batch, Form, View, as_json, as_text, counted, shows_count, view_on_stdout, write
 from charrnn.config import COMMON, FILTERS, SamplingConfig, options_of
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import prints_unicode, unescape
+from charrnn.terminal import Notify, list_characters, prints_unicode, unescape
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
     from charrnn.sampling.copies import SuffixArray
     from charrnn.sampling.sampler import Sampler
+    from charrnn.text.vocabulary import Vocabulary
 
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
 _TEMPERATURE = options_of(SamplingConfig)["temperature"]
@@ -48,7 +49,8 @@ def sample(
     checkpoint: CheckpointArgument = None,
     prompt: Annotated[str | None, declare("What to continue.", "--prompt", "-p", metavar="TEXT")] = None,
     prompt_file: Annotated[
-        str | None, declare("Read the prompt from a file, or from - for stdin.", metavar="FILE")
+        str | None,
+        declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -59,6 +61,9 @@ def sample(
     ] = r"\n\n",
     show_surprisal: Annotated[
         bool, declare("Colour what surprised the model, by its bits, on a terminal.", "--show-surprisal")
+    ] = False,
+    skip_unknown: Annotated[
+        bool, declare("Leave characters out of prompts that the model does not know.", "--skip-unknown")
     ] = False,
     raw: Annotated[bool, declare("Do not make control characters visible on a terminal.", "--raw")] = False,
     no_echo: Annotated[bool, declare("Do not repeat the prompt.", "--no-echo")] = False,
@@ -126,7 +131,10 @@ def sample(
         echoes=not no_echo,
         is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
     )
-    write(session.continue_all(map(model.normalise, prompts), goes_on=interactive), output)
+    prompts = map(model.normalise, prompts)
+    if skip_unknown:
+        prompts = (_skip_unknown(each, model.vocabulary, notify) for each in prompts)
+    write(session.continue_all(prompts, goes_on=interactive), output)
     if session.has_failed and not sys.stdin.isatty():
         raise typer.Exit(1)
 
@@ -231,8 +239,16 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise OptionError("--prompt and --prompt-file exclude each other: give one")
     try:
         raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
+
+
+def _skip_unknown(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
+    """The prompt without the symbols that the model does not know, which are told."""
+    if not (missing := vocabulary.missing(prompt)):
+        return prompt
+    notify(f"left out of the prompt, since the model does not know them: {list_characters(missing)}")
+    return "".join(symbol for symbol in vocabulary.split(prompt) if symbol not in missing)

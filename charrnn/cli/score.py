@@ -25,13 +25,12 @@ from charrnn.cli.options import (
 from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import escape_controls, json_line, prints_unicode
+from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
 
-_MAX_LISTED = 20
 _LINE_SECONDS = 30.0
 _BAR_DELAY = 2.0
 
@@ -178,9 +177,8 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", *, json: bool) -> None:
 def _tell_unknown(scorer: "Scorer") -> None:
     if not scorer.num_unknown:
         return
-    more = " ..." if len(scorer.unknown) > _MAX_LISTED else ""
-    listed = " ".join(map(repr, sorted(scorer.unknown)[:_MAX_LISTED])) + more
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
+    listed = list_characters(scorer.unknown)
     tell(f"{scorer.num_unknown:,} characters outside the model's vocabulary were {how}: {listed}")
 
 

@@ -74,15 +74,15 @@ def as_json(batches: Iterable[Batch], corpus: "SuffixArray | None", *, ascii_onl
     """A line of JSON for each sample."""
     for batch in batches:
         for sample in collect(batch.pieces):
-            symbols = "".join(piece.symbols for piece in sample)
+            text = "".join(piece.text for piece in sample)
             record = {
-                "text": batch.echo + "".join(piece.text for piece in sample),
+                "text": batch.echo + text,
                 "seed": batch.seed,
                 "index": sample[-1].index,
                 "temperature": batch.config.temperature,
                 "finish_reason": sample[-1].finish_reason,
                 "bits_per_char": sample[-1].bits_per_char,
-                "longest_copy": None if corpus is None else corpus.longest_copy(symbols),
+                "longest_copy": None if corpus is None else corpus.longest_copy(text),
             }
             yield json_line(record, ascii_only=ascii_only) + "\n"
 

@@ -107,6 +107,27 @@ def test_prompt_file_and_no_echo(tmp_path: Path, charrnn: Command, trained_run: 
     assert echoed.stdout == "the cat\nsat" + plain.stdout
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_final_line_end_of_a_prompt_file_is_dropped_but_not_that_of_a_prompt(
+    charrnn: Command, trained_run: Run, end: str
+) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "0"]
+    assert charrnn(*words, "--prompt-file", "-", input=f"the cat{end}{end}").stdout == "the cat\n"
+    assert charrnn(*words, "--prompt", "the cat\n\n").stdout == "the cat\n\n"
+
+
+def test_skipped_characters_of_a_prompt_are_told(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "5", "--seed", "1"]
+    refused = charrnn(*words, "--prompt", "the Qcat!")
+    assert refused.stderr.endswith("'!' 'Q'; leave them out (--skip-unknown does)\n")
+    done = charrnn(*words, "--prompt", "the Qcat!", "--skip-unknown")
+    assert done.stdout == charrnn(*words, "--prompt", "the cat").stdout
+    assert done.stderr == "left out of the prompt, since the model does not know them: '!' 'Q'\n"
+    lines = charrnn(*words, "--interactive", "--skip-unknown", input="the cat\nthe Qcat!\n")
+    assert lines.returncode == 0
+    assert lines.stdout.startswith(done.stdout)
+
+
 def test_length_zero_echoes_the_prompt(charrnn: Command, trained_run: Run) -> None:
     done = charrnn("sample", trained_run.folder.path, "--prompt", "the cat", "--length", "0", "--num-samples", "2")
     assert done.stdout == "the cat\n\nthe cat\n"

@@ -138,7 +138,7 @@ GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (TrainingConfig, f"--minutes 0.5 {OPTIMISATION} {EVALUATION}", TRAINING | {"minutes": 0.5}),
     (
         SamplingConfig,
-        "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban xy --stop a --stop b --lines 2 --num-samples 4 "
+        "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban x --ban y --stop a --stop b --lines 2 --num-samples 4 "
         "--avoid-copying 6",
         {"length": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.25, "ban": "xy", "stop": ("a", "b")}
         | {"lines": 2, "num_samples": 4, "avoid_copying": 6},

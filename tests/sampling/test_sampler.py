@@ -19,10 +19,11 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.runs.run import Run
-from charrnn.sampling.copies import SuffixArray, pack
+from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.draft import Draft, Rules
 from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k, top_p
 from charrnn.sampling.noise import gumbel
-from charrnn.sampling.sampler import Piece, Sampler, _Rules, _Stream, choose, sample
+from charrnn.sampling.sampler import Piece, Sampler, choose, sample
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU, TEXT, needs_fbgemm
 
@@ -399,17 +400,25 @@ def test_copies_are_drawn_again(trained_run: Run) -> None:
     assert texts_of(alone) == guarded[:1]
 
 
+def draft(max_length: int, max_copy: int, corpus: str) -> Draft:
+    """A sample whose indices are code points."""
+    texts, lengths = tuple(map(chr, range(2**7))), (1.0,) * 2**7
+    return Draft(
+        0, 1, Rules(texts=texts, lengths=lengths, max_length=max_length, max_copy=max_copy, corpus=SuffixArray(corpus))
+    )
+
+
 def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None:
-    stream = _Stream(0, 1, _Rules((), None, None, 1000, 4, SuffixArray("cdef bxyz")))
+    stream = draft(1000, 4, "cdef bxyz")
     text = ""
     for symbols in ("abcde", "f", "xyzq", "rstuv"):
-        text += stream.add(symbols, [1.0] * len(symbols))[0]
+        text += stream.add(symbols, [1.0] * len(symbols)).text
     assert text == "abrs"
     assert (stream.symbols, stream.length, stream.rejections) == ("abrstuv", 7, 2)
 
 
 def test_only_rejections_without_progress_are_an_error() -> None:
-    stream = _Stream(0, 1, _Rules((), None, None, 10**6, 2, SuffixArray("zz")))
+    stream = draft(10**6, 2, "zz")
     for _ in range(300):
         stream.add("abcdef", [1.0] * 6)
         stream.add("zz", [1.0] * 2)
@@ -439,7 +448,7 @@ def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trai
 
 
 def own_corpus(run: Run) -> SuffixArray:
-    return SuffixArray(pack(run.corpus.indices))
+    return SuffixArray(run.corpus.text)
 
 
 def bits_of(run: Run, prompt: str, text: str) -> list[float]:
