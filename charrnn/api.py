@@ -182,7 +182,7 @@ class LanguageModel:
             p = self._model.head(last).softmax(-1).cpu()
         probabilities: dict[str, float] = {}
         for index in p.argsort(descending=True).tolist():
-            symbol = self.vocabulary.texts[index].replace(BORDER, "")
+            symbol = self._text_of(index)
             probabilities[symbol] = probabilities.get(symbol, 0.0) + float(p[index])
         return probabilities
 
@@ -196,12 +196,15 @@ class LanguageModel:
         indices = self._encode(text)
         if self.vocabulary.border is not None:
             indices = start_symbols(self.vocabulary, indices)
-        symbols = tuple(self.vocabulary.texts[index] for index in indices.tolist())
+        symbols = tuple(map(self._text_of, indices.tolist()))
         with evaluating(self._model), torch.inference_mode():
             states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
         h_and_c = [torch.cat([torch.stack(layer) for layer in state], dim=1) for state in states]  # (1 or 2, L, 1, H)
         h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
         return TextStates(symbols, h, c[0] if c else None)
+
+    def _text_of(self, index: int) -> str:
+        return "" if index == self.vocabulary.border else self.vocabulary.texts[index]
 
     def _encode(self, text: str) -> Tensor:
         """The indices (N,) of a text. Raises: CharRNNError."""

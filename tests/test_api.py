@@ -17,14 +17,15 @@ from typer.testing import CliRunner
 import charrnn
 from charrnn import CharRNNError, LanguageModel
 from charrnn.cli.app import app
-from charrnn.config import Cell, ModelOptions, SamplingConfig, TrainingConfig
+from charrnn.config import Cell, ModelOptions, PreparationConfig, SamplingConfig, TrainingConfig
 from charrnn.files import container
 from charrnn.keywords import SamplingOptions
 from charrnn.model.network import evaluating
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
 from charrnn.runs.run import Run
-from charrnn.text.corpus import Corpus
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 from tests.conftest import CPU, TEXT
 
@@ -218,6 +219,18 @@ def test_states_are_those_of_the_module(corpus: Corpus, tmp_path: Path, cell: Ce
     else:
         assert states.c is None
     assert model.states("").h.shape == (num_layers, 0, 8)
+
+
+def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Path) -> None:
+    config = PreparationConfig(unit="word", separator="\n")
+    corpus = prepare(find_sources([str(text_file)]), config, tmp_path / "words.safetensors")
+    run = start(RunFolder(tmp_path), corpus, ModelOptions(hidden_size=8), TrainingConfig(steps=1), CPU, seed=1)
+    model = LanguageModel(run.checkpoint(), tmp_path, CPU)
+    assert model.states("the cat\na hen").symbols == ("the", " cat", "", "a", " hen")
+    probabilities = model.next("the cat")
+    assert {" sat", " dog", ""} <= set(probabilities)
+    assert sum(probabilities.values()) == pytest.approx(1)
+    assert model.next() != probabilities
 
 
 def test_representations_are_telling_and_short(model: LanguageModel) -> None:

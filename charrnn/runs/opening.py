@@ -14,6 +14,7 @@ from charrnn.machine.distributed import ALONE, Ranks, joined
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
+from charrnn.runs.definition import origin_of
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
@@ -201,7 +202,7 @@ def start(
     model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
     trainer = Trainer(model, config, text, runtime)
     _diverge(ranks, seed)
-    return Run(folder, corpus, trainer, seed)
+    return Run(folder, corpus, trainer, seed, origin=None if init_from is None else origin_of(init_from))
 
 
 def _load_source(init_from: str | Path, checkpoint_dir: Path, given: Mapping[str, Any]) -> Checkpoint:
