@@ -76,7 +76,13 @@ def sample(
     data_dir: DataDir = DATA_DIR,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Write text in the style of the corpus that a model was trained on."""
+    """Write text in the style of the corpus that a model was trained on.
+
+    Examples:
+      charrnn sample --temperature 0.5                 by the newest run
+      charrnn sample tales --prompt "Once upon a time" --length 400
+      charrnn sample names --num-samples 50 --lines 1 --avoid-copying 12
+    """
     if corpus == "-" and (interactive or prompt_file == "-"):
         raise OptionError("stdin can be read once: name a file for --corpus")
     if corpus is not None and config.avoid_copying is None and not json:

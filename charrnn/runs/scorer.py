@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from charrnn.config import PreparationConfig, count
+from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import OptionError
 from charrnn.files import container
 from charrnn.machine.runtime import Runtime
@@ -23,7 +23,6 @@ from charrnn.text.corpus import Corpus
 from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import Vocabulary
 
-MAX_WINDOW = 2**20
 _SEGMENT = 2**22
 """Symbols of a text that are read at once; a longer one is scored in bounded memory."""
 _POOL_LINES, _POOL_CHARS = 2**15, 2**21
@@ -142,9 +141,8 @@ class Scorer:
 
 def check_window(window: int | None) -> int | None:
     """A window within its limits. Raises: OptionError."""
-    limits = count(1, MAX_WINDOW)
-    if window is not None and window not in limits:
-        raise OptionError(f"--window is {window}: it must be {limits}")
+    if window is not None and window not in WINDOWS:
+        raise OptionError(f"--window is {window}: it must be {WINDOWS}")
     return window
 
 

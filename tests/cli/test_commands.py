@@ -44,6 +44,15 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command, 
     assert set(json.loads(records[0])) == keys
 
 
+def test_training_without_a_text_learns_from_the_tales_that_come_along(tmp_path: Path, charrnn: Command) -> None:
+    done = charrnn("train", "--steps", "1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("learning from the tales that come with charrnn; `charrnn train book.txt` takes")
+    assert (tmp_path / "checkpoints" / "tales" / "last.safetensors").exists()
+    tales = Path(__file__).parents[2] / "data" / "tales.txt"
+    assert Corpus.open(tmp_path / "data" / "tales.safetensors").text == tales.read_text()
+
+
 def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
     tmp_path: Path, charrnn: Command
 ) -> None:

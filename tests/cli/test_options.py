@@ -136,6 +136,7 @@ GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (TrainingConfig, f"--epochs 1.5 {OPTIMISATION} {EVALUATION}", TRAINING | {"epochs": 1.5}),
     (TrainingConfig, f"--steps 9 {OPTIMISATION} {EVALUATION}", TRAINING | {"steps": 9}),
     (TrainingConfig, f"--minutes 0.5 {OPTIMISATION} {EVALUATION}", TRAINING | {"minutes": 0.5}),
+    (TrainingConfig, f"--minutes 1h30m {OPTIMISATION} {EVALUATION}", TRAINING | {"minutes": 90.0}),
     (
         SamplingConfig,
         "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban x --ban y --stop a --stop b --lines 2 --num-samples 4 "
