@@ -76,6 +76,40 @@ def prints_unicode() -> bool:
     return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
 
 
+def format_number(value: float) -> str:
+    """Format a number for people, with three digits and without an exponent.
+
+    >>> format_number(1153.0), format_number(2.0), format_number(0.01234), format_number(1e6)
+    ('1,150', '2', '0.0123', '1,000,000')
+    """
+    return f"{float(f'{value:.3g}'):,.10f}".rstrip("0").rstrip(".")
+
+
+def count_of(number: int, noun: str) -> str:
+    """Format a number of things.
+
+    >>> count_of(1, "step"), count_of(2000, "step")
+    ('1 step', '2,000 steps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def parse_minutes(text: str) -> float:
+    """A duration in minutes: a number, or hours, minutes and seconds by their letters. Raises: ValueError.
+
+    >>> parse_minutes("2.5"), parse_minutes("90s"), parse_minutes("1h30m")
+    (2.5, 1.5, 90.0)
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    try:
+        if found is None or not any(found.groups()):
+            return float(text)
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    except ValueError:
+        raise ValueError("a number of minutes, or hours, minutes and seconds as in 90s, 10m or 1h30m") from None
+    return 60 * hours + minutes + seconds / 60
+
+
 def format_seconds(seconds: float) -> str:
     """Format a duration for people: 45 s, 12 min or 3.5 h."""
     if not math.isfinite(seconds):
@@ -191,6 +225,7 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
     return json.dumps(record, ensure_ascii=ascii_only).translate(_CONTROLS_IN_JSON)
 
 
+_DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
 _CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 """Control characters and line ends that JSON does not escape."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -157,7 +157,7 @@ def test_signatures_and_help_tell_each_option(model: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, r"^temperature is -1: it must be from 0 to 1000$"),
+        ({"temperature": -1}, r"^temperature is -1: it must be from 0 to 1,000$"),
         ({"ban": TEXT}, r"^ban leaves no symbol to sample: ban fewer$"),
         ({"avoid_copying": 1, "length": 5}, r"^sample 0 comes no further .*: raise avoid_copying or temperature$"),
     ],
@@ -226,7 +226,7 @@ def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Pat
     corpus = prepare(find_sources([str(text_file)]), config, tmp_path / "words.safetensors")
     run = start(RunFolder(tmp_path), corpus, ModelOptions(hidden_size=8), TrainingConfig(steps=1), CPU, seed=1)
     model = LanguageModel(run.checkpoint(), tmp_path, CPU)
-    assert model.states("the cat\na hen").symbols == ("the", " cat", "", "a", " hen")
+    assert model.states("the cat\na hen").symbols == ("", "the", " cat", "", "a", " hen")
     probabilities = model.next("the cat")
     assert {" sat", " dog", ""} <= set(probabilities)
     assert sum(probabilities.values()) == pytest.approx(1)

@@ -98,11 +98,17 @@ def sample(
     data_dir: DataDir = DATA_DIR,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Write text in the style of the corpus that a model was trained on."""
+    """Write text in the style of the corpus that a model was trained on.
+
+    Examples:
+      charrnn sample --temperature 0.5                 by the newest run
+      charrnn sample tales --prompt "Once upon a time" --length 400
+      charrnn sample names --num-samples 50 --lines 1 --avoid-copying 12
+    """
     if corpus == "-" and (interactive or prompt_file == "-"):
         raise OptionError("stdin can be read once: name a file for --corpus")
-    if corpus is not None and config.avoid_copying is None and not json:
-        raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
+    if corpus is not None and config.avoid_copying is None and not config.new and not json:
+        raise OptionError("--corpus is for --avoid-copying, --new and --json: give one of them")
     if show_surprisal and (json or output is not None):
         raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
     configs = [replace(config, temperature=each) for each in _parse_temperatures(temperature)]
@@ -115,15 +121,20 @@ def sample(
     notify = notifier(quiet=quiet)
     path = choose_checkpoint(checkpoint, checkpoint_dir, notify)
     model = LanguageModel.open(path, device=device, precision=precision, data_dir=data_dir)
-    is_required = config.avoid_copying is not None or corpus is not None
+    preparation = model.checkpoint.corpus.config
+    known = model.known_documents(corpus) if config.new else None
+    is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     if json:
-        form: Form = functools.partial(as_json, corpus=copies, ascii_only=output is None and not prints_unicode())
+        ascii_only = output is None and not prints_unicode()
+        form: Form = functools.partial(as_json, preparation=preparation, corpus=copies, ascii_only=ascii_only)
     else:
-        view = View() if output is not None else view_on_stdout(model.vocabulary, notify, show_surprisal, raw)
+        view = View(preparation)
+        if output is None:
+            view = view_on_stdout(model.vocabulary, preparation, notify, show_surprisal, raw)
         form = functools.partial(as_text, separator=unescape(separator), view=view, notify=notify)
     session = _Session(
-        functools.partial(model.sampler, corpus=copies),
+        functools.partial(model.sampler, corpus=copies, known=known),
         configs,
         form,
         seed_everything(seed),
@@ -189,7 +200,7 @@ def _parse_temperatures(temperature: str) -> list[float]:
     except ValueError:
         limits = _TEMPERATURE.limits
         raise OptionError(
-            f"--temperature is {temperature!r}: it must be {limits}, or several such, as 0.3,0.7,1"
+            f"--temperature is {temperature}: it must be {limits}, or several such, as 0.3,0.7,1"
         ) from None
 
 

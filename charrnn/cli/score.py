@@ -20,10 +20,11 @@ from charrnn.cli.options import (
     Precision,
     choose_checkpoint,
     declare,
+    reads,
     tell,
 )
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import PreparationConfig
+from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
 from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
@@ -46,7 +47,8 @@ def score(
         ),
     ] = None,
     window: Annotated[
-        int | None, declare("Empty the state every N characters; default: it is carried.", metavar="N")
+        int | None,
+        declare("Empty the state every N characters; default: it is carried.", metavar="N", **reads(int, WINDOWS)),
     ] = None,
     per_line: Annotated[
         bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")
@@ -62,7 +64,12 @@ def score(
     precision: Precision = "auto",
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Measure how well a model predicts a text, in bits per character."""
+    """Measure how well a model predicts a text, in bits per character.
+
+    Examples:
+      charrnn score tales chapter.txt
+      charrnn score tales --per-line lines.txt | sort -n    the likeliest line first
+    """
     if per_line and (per_char or window is not None):
         raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
     if adapt and (per_line or per_char):
@@ -72,12 +79,11 @@ def score(
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
     from charrnn.runs.checkpoint import Checkpoint
-    from charrnn.runs.scorer import check_window, split_lines
+    from charrnn.runs.scorer import split_lines
     from charrnn.text.corpus import read_blocks
 
     exit_on_signals()
 
-    check_window(window)
     path = choose_checkpoint(checkpoint, checkpoint_dir)
     model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision))
     config = replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn.config import SamplingConfig
+from charrnn.config import PreparationConfig, SamplingConfig
 from charrnn.files.atomic import write_atomically
 from charrnn.terminal import Notify, escape_controls, json_line, prints_unicode
+from charrnn.text.units import Display, display
 
 if TYPE_CHECKING:
     from charrnn.sampling.copies import SuffixArray
@@ -44,13 +45,22 @@ _COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
 def write(parts: Iterable[str], output: Path | None) -> None:
     """Write a text as it is made: to stdout, or as UTF-8 to a file that appears once it is whole.
 
-    Raises: CharRNNError.
+    A surrogate stands for a byte that is no UTF-8, and is written as that. Raises: CharRNNError.
     """
     if output is not None:
-        write_atomically(output, (part.encode() for part in parts))
+        write_atomically(output, (part.encode("utf-8", "surrogateescape") for part in parts))
         return
     for part in parts:
-        print(part, end="", flush=True)
+        if part.isascii() or not _has_bytes(part):
+            print(part, end="", flush=True)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+
+
+def _has_bytes(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
 
 
 def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Notify) -> Iterator[str]:
@@ -66,17 +76,21 @@ def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Noti
         for index, sample in enumerate([batch.pieces] if batch.config.num_samples == 1 else collect(batch.pieces)):
             if index:
                 yield separator
-            yield from _without_line_end(itertools.chain([view.escape(batch.echo)], map(view.show, sample)))
+            yield from _without_line_end(
+                itertools.chain([view.escape(display(batch.echo, view.preparation))], view.show(sample))
+            )
     yield "\n"
 
 
-def as_json(batches: Iterable[Batch], corpus: "SuffixArray | None", *, ascii_only: bool) -> Iterator[str]:
+def as_json(
+    batches: Iterable[Batch], preparation: PreparationConfig, corpus: "SuffixArray | None", *, ascii_only: bool
+) -> Iterator[str]:
     """A line of JSON for each sample."""
     for batch in batches:
         for sample in collect(batch.pieces):
             text = "".join(piece.text for piece in sample)
             record = {
-                "text": batch.echo + text,
+                "text": display(batch.echo + text, preparation),
                 "seed": batch.seed,
                 "index": sample[-1].index,
                 "temperature": batch.config.temperature,
@@ -130,27 +144,36 @@ class View:
     `texts` are those of the indices, and only needed for colours.
     """
 
+    preparation: PreparationConfig
     escape: Callable[[str], str] = str
     texts: Sequence[str] | None = None
+    errors: str = "surrogateescape"
 
-    def show(self, piece: "Piece") -> str:
-        """The text of a piece."""
-        if self.texts is None:
-            return self.escape(piece.text)
-        symbols = zip(piece.symbols, piece.nats, strict=True)
-        return "".join(_paint(self.escape(self.texts[ord(symbol)]), nats / math.log(2)) for symbol, nats in symbols)
+    def show(self, sample: Iterable["Piece"]) -> Iterator[str]:
+        """The text of a sample, piece by piece."""
+        show = Display(self.preparation, self.errors)
+        for piece in sample:
+            if self.texts is None:
+                yield self.escape(show(piece.text, final=piece.finish_reason is not None))
+                continue
+            for symbol, nats in zip(piece.symbols, piece.nats, strict=True):
+                yield _paint(self.escape(show(self.texts[ord(symbol)])), nats / math.log(2))
 
 
-def view_on_stdout(vocabulary: "Vocabulary", notify: Notify, show_surprisal: bool, raw: bool) -> View:
+def view_on_stdout(
+    vocabulary: "Vocabulary", preparation: PreparationConfig, notify: Notify, show_surprisal: bool, raw: bool
+) -> View:
     """The view that stdout takes: a terminal wants control characters visible and may want colours."""
-    _warn_of_what_cannot_be_printed(vocabulary.symbols, notify)
+    if preparation.unit != "byte":
+        _warn_of_what_cannot_be_printed(vocabulary.symbols, notify)
     if not sys.stdout.isatty():
-        return View()
+        return View(preparation)
     has_colours = show_surprisal and not os.environ.get("NO_COLOR")
     if has_colours:
         notify(", ".join(f"{name} from {bits:g}" for bits, name, _ in _COLOURS) + " bits of surprisal")
     # A stranger's vocabulary may hold what would steer the terminal.
-    return View(str if raw else escape_controls, vocabulary.texts if has_colours else None)
+    escape = str if raw else escape_controls
+    return View(preparation, escape, vocabulary.texts if has_colours else None, "surrogateescape" if raw else "replace")
 
 
 def _paint(text: str, bits: float) -> str:

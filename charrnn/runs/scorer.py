@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from charrnn.config import count
+from charrnn.config import WINDOWS
 from charrnn.errors import OptionError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.adaptation import Adaptation
@@ -19,7 +19,6 @@ from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, wind
 from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import Vocabulary
 
-MAX_WINDOW = 2**20
 _SEGMENT = 2**22
 """Symbols of a text that are read at once; a longer one is scored in bounded memory."""
 _POOL_LINES, _POOL_CHARS = 2**15, 2**21
@@ -144,9 +143,8 @@ class Scorer:
 
 def check_window(window: int | None) -> int | None:
     """A window within its limits. Raises: OptionError."""
-    limits = count(1, MAX_WINDOW)
-    if window is not None and window not in limits:
-        raise OptionError(f"--window is {window}: it must be {limits}")
+    if window is not None and window not in WINDOWS:
+        raise OptionError(f"--window is {window}: it must be {WINDOWS}")
     return window
 
 

@@ -92,21 +92,15 @@ def inner_separator(config: PreparationConfig) -> str:
     return text.encode().decode("latin-1") if config.unit == "byte" else text
 
 
-def to_bytes(text: str, config: PreparationConfig) -> bytes:
-    """The bytes of a text from inside the program: those that it was made from, or its characters in UTF-8."""
-    text = text.replace(BORDER, inner_separator(config))
-    return text.encode("latin-1") if config.unit == "byte" else text.encode("utf-8", "surrogatepass")
-
-
 class Display:
     """Turn a text from inside the program into one for people, piece by piece.
 
-    Bytes are decoded as UTF-8; those that are none become U+FFFD.
+    Bytes are decoded as UTF-8; those that are none become U+FFFD, or what else `errors` tells.
     """
 
-    def __init__(self, config: PreparationConfig) -> None:
+    def __init__(self, config: PreparationConfig, errors: str = "replace") -> None:
         self._separator = inner_separator(config)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if config.unit == "byte" else None
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors) if config.unit == "byte" else None
 
     def __call__(self, piece: str, *, final: bool = False) -> str:
         """The next piece; `final` if it is the last one."""

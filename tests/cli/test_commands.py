@@ -65,6 +65,15 @@ def test_training_ends_with_the_curve_of_all_its_evaluations(
     assert "validation loss #" not in charrnn(*words, "--resume", "--steps", "160", "--json").stderr
 
 
+def test_training_without_a_text_learns_from_the_tales_that_come_along(tmp_path: Path, charrnn: Command) -> None:
+    done = charrnn("train", "--steps", "1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("learning from the tales that come with charrnn; `charrnn train book.txt` takes")
+    assert (tmp_path / "checkpoints" / "tales" / "last.safetensors").exists()
+    tales = Path(__file__).parents[2] / "data" / "tales.txt"
+    assert Corpus.open(tmp_path / "data" / "tales.safetensors").text == tales.read_text()
+
+
 def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
     tmp_path: Path, charrnn: Command
 ) -> None:
