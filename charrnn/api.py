@@ -176,7 +176,7 @@ class LanguageModel:
         Raises: CharRNNError for a text outside the vocabulary.
         """
         indices = start_symbols(self.vocabulary, self._encode(text))
-        with evaluating(self._model), torch.inference_mode():
+        with evaluating(self._model), torch.no_grad():
             for outputs, _ in self._read(indices, _CHUNK):
                 last = outputs[-1, 0]
             p = self._model.head(last).softmax(-1).cpu()
@@ -197,7 +197,7 @@ class LanguageModel:
         if self.vocabulary.border is not None:
             indices = start_symbols(self.vocabulary, indices)
         symbols = tuple(map(self._text_of, indices.tolist()))
-        with evaluating(self._model), torch.inference_mode():
+        with evaluating(self._model), torch.no_grad():
             states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
         h_and_c = [torch.cat([torch.stack(layer) for layer in state], dim=1) for state in states]  # (1 or 2, L, 1, H)
         h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
