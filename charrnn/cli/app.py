@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from charrnn.cli import bench, export, inspect, prepare, runs, sample, score, train
+from charrnn.cli import bench, export, inspect, prepare, report, runs, sample, score, train
 from charrnn.cli.options import tell
 from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.terminal import escape_controls, is_alone, speaks
@@ -63,6 +63,7 @@ app.command("sample")(sample.sample)
 app.command("score")(score.score)
 app.command("runs")(runs.runs)
 app.command("inspect")(inspect.inspect)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 
