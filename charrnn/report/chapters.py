@@ -7,7 +7,7 @@ from markupsafe import Markup
 from charrnn.report.calibration import Calibration, calibrate
 from charrnn.report.curves import draw_calibration
 from charrnn.report.embeddings import Map, draw_map
-from charrnn.report.header import list_facts
+from charrnn.report.header import list_facts, write_command
 from charrnn.report.neurons import Neuron, find_neurons
 from charrnn.report.passage import Predictions, Sheet, find_typical, find_worst
 from charrnn.report.reading import Reading, read
@@ -36,6 +36,7 @@ class Chapter:
     name: str
     noun: str
     facts: dict[str, str]
+    command: list[str]
     training_samples: list[TrainingSample]
     temperatures: list[tuple[float, str]]
     copies: Copies | None
@@ -51,6 +52,7 @@ def write_chapter(subject: Subject, predictions: Predictions) -> Chapter:
         name=subject.name,
         noun=subject.noun,
         facts=list_facts(subject),
+        command=write_command(subject.checkpoint),
         training_samples=samples(subject.records),
         temperatures=write_at_temperatures(subject),
         copies=find_copies(subject),

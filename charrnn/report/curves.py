@@ -60,7 +60,7 @@ def _draw(
             )
         axes.set_xlim(left=0)
         if title == "Speed":
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * max(value for each in curves for value in each.values))
             axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.set_xlabel("characters trained on", color=INK)

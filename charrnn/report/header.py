@@ -35,7 +35,6 @@ def list_facts(subject: Subject) -> dict[str, str]:
         "Seed": str(checkpoint.seed),
         "Computed in": f"{checkpoint.precision}, by charrnn {checkpoint.versions['charrnn']} "
         f"with PyTorch {checkpoint.versions['torch']}",
-        "Command": command(checkpoint),
     }
 
 
@@ -44,15 +43,16 @@ def corpus_name(checkpoint: Checkpoint) -> str:
     return PureWindowsPath(checkpoint.corpus.path).name or "the text"
 
 
-def command(checkpoint: Checkpoint) -> str:
-    """A command that trains this model, from the options that the checkpoint remembers."""
-    words = ["charrnn", "train", corpus_name(checkpoint)]
+def write_command(checkpoint: Checkpoint) -> list[str]:
+    """A command that trains this model, from the options that the checkpoint remembers: its beginning, each option."""
+    parts = [["charrnn", "train", corpus_name(checkpoint)]]
     for config in (checkpoint.model_config, checkpoint.training_config, checkpoint.corpus.config):
-        words += _options(config)
-    return shlex.join([*words, "--precision", checkpoint.precision, "--seed", str(checkpoint.seed)])
+        parts += _options(config)
+    parts += [["--precision", checkpoint.precision], ["--seed", str(checkpoint.seed)]]
+    return [shlex.join(part) for part in parts]
 
 
-def _options(config: Config) -> Iterator[str]:
+def _options(config: Config) -> Iterator[list[str]]:
     """The options of a config that differ from their defaults."""
     defaults: dict[str, Any] = {each: getattr(type(config), each) for each in options_of(type(config))}
     for name, option in options_of(type(config)).items():
@@ -60,9 +60,8 @@ def _options(config: Config) -> Iterator[str]:
         if value == defaults[name] and not (isinstance(config, ModelConfig) and name == "hidden_size"):
             continue
         if value is not None or option.none is not None:
-            yield f"--{name.replace('_', '-')}"
-            if value is not True:
-                yield str(option.none if value is None else value)
+            words = [] if value is True else [str(option.none if value is None else value)]
+            yield [f"--{name.replace('_', '-')}", *words]
 
 
 def _loss(subject: Subject) -> str:

@@ -6,6 +6,7 @@ each is the unit of the highest correlation on one half of a text, and its figur
 Letters in shapes: N symbols, U units of the state, F features.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from charrnn.model.network import CharRNN
 from charrnn.report.features import FEATURES
-from charrnn.report.passage import shown
 from charrnn.report.reading import Reading, read
 from charrnn.report.subject import Subject
 
@@ -29,7 +29,8 @@ _UNTRAINED_SEED = 1
 class Neuron:
     """A unit, the feature that it follows, and their correlation; `untrained` is the same of a model before training.
 
-    `runs` are successive symbols with the same activation in whole steps, from -4 to 4, as (step, text).
+    `runs` are successive symbols of equal activation, as (step, text). The steps, from -4 to 4, lead from the unit's
+    mean away from the feature or towards it.
     """
 
     layer: int
@@ -58,7 +59,7 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> li
             feature=names[i],
             correlation=float(correlations[i]),
             untrained=float(before[i].abs()),
-            runs=_runs(reading, units[i], begin, end),
+            runs=_runs(reading, units[i], float(correlations[i]), begin, end),
         )
         for i in gains.argsort(descending=True)[:NUM_NEURONS].tolist()
     ]
@@ -109,9 +110,10 @@ def _untrained(model: CharRNN) -> CharRNN:
         return CharRNN(model.config).eval()
 
 
-def _runs(reading: Reading, unit: int, begin: int, end: int) -> list[tuple[int, str]]:
-    """The symbols of a part of the reading in runs of equal activation; its largest is the last step."""
-    values = reading.states[begin:end, unit]
-    steps = (values * _MAX_LEVEL / values.abs().max().clamp(min=1e-6)).round().int().tolist()
+def _runs(reading: Reading, unit: int, correlation: float, begin: int, end: int) -> list[tuple[int, str]]:
+    """The symbols of a part of the reading in runs of equal activation; two standard deviations are the last step."""
+    values = reading.states[:, unit]
+    scores = (values[begin:end] - values.mean()) / values.std().clamp(min=1e-6) * math.copysign(1, correlation)
+    steps = (scores * _MAX_LEVEL / 2).round().clamp(-_MAX_LEVEL, _MAX_LEVEL).int().tolist()
     pairs = zip(steps, reading.texts[begin:end], strict=True)
-    return [(step, "".join(shown(text) for _, text in run)) for step, run in groupby(pairs, key=lambda pair: pair[0])]
+    return [(step, "".join(text for _, text in run)) for step, run in groupby(pairs, key=lambda pair: pair[0])]

@@ -56,10 +56,15 @@ def render(subjects: Sequence[Subject]) -> str:
 def _template() -> Any:
     """The page's template, which escapes all that it is given and makes visible what would steer the display."""
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
+    def with_line_ends(text: str) -> Markup:
+        """Text whose line ends can be seen and pointed at; a sign of a line end begins no line."""
+        return escape(visible(text)).replace("\n", Markup("&#8288;↵\n"))
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True)
+    environment.filters["with_line_ends"] = with_line_ends
     return environment.from_string(assets.read("report.html"))

@@ -13,7 +13,8 @@ from torch import Tensor
 from charrnn.report.reading import Reading
 from charrnn.report.visible import name
 
-_PASSAGE_CHARS, _WORST_CHARS, _NUM_WORST = 900, 90, 5
+_PASSAGE_CHARS, _WORST_CHARS, _NUM_WORST = 720, 100, 6
+_APART = 8  # lengths of a bad passage from one to the next, lest all be of one place
 _MAX_LEVEL = 8
 
 
@@ -51,15 +52,10 @@ class Predictions:
             reading.probabilities[part].tolist(),
             strict=True,
         ):
-            tokens.append(Token(len(self.rows), min(_MAX_LEVEL, int(bits)), shown(text)))
+            tokens.append(Token(len(self.rows), min(_MAX_LEVEL, int(bits)), text))
             expected = [[name(texts[i]), round(100 * each, 1)] for i, each in zip(likeliest, p, strict=True)]
             self.rows.append([name(text), round(bits, 2), expected])
         return Sheet(float(reading.bits[part].mean()), tokens)
-
-
-def shown(text: str) -> str:
-    """A symbol within a passage: the end of a line can be seen and pointed at."""
-    return text.replace("\n", "↵\n")
 
 
 def find_typical(reading: Reading) -> tuple[int, int]:
@@ -73,15 +69,21 @@ def find_typical(reading: Reading) -> tuple[int, int]:
 
 
 def find_worst(reading: Reading) -> Iterator[tuple[int, int]]:
-    """The passages of the highest mean surprisal that share no symbol, worst first."""
+    """The passages of the highest mean surprisal, some way apart, worst first; each begins and ends with a word."""
     size = _num_symbols(reading, _WORST_CHARS)
     means = _window_means(reading.bits, size)
     for _ in range(_NUM_WORST):
         worst = int(means.argmax())
         if means[worst] < 0:
             return
-        yield worst, worst + size
-        means[max(0, worst - size + 1) : worst + size] = -1
+        yield _begin_of_word(reading.texts, worst), _begin_of_word(reading.texts, worst + size)
+        means[max(0, worst - _APART * size) : worst + _APART * size] = -1
+
+
+def _begin_of_word(texts: list[str], place: int) -> int:
+    """The nearest place at or before this one that follows a blank; the place itself where there is none nearby."""
+    nearby = range(place, max(0, place - _WORST_CHARS // 2), -1)
+    return next((i for i in nearby if texts[i - 1].isspace()), place)
 
 
 def _num_symbols(reading: Reading, num_chars: int) -> int:
