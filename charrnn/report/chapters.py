@@ -27,6 +27,8 @@ class HeldOut:
     calibration: Calibration
     chart: Markup
     neurons: list[Neuron]
+    missed: dict[str, float]
+    """Features that no unit follows, and their correlations."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,15 @@ def _describe(subject: Subject, reading: Reading, predictions: Predictions) -> H
     texts = subject.vocabulary.texts
     begin, end = find_typical(reading)
     calibration = calibrate(reading)
+    worst = [predictions.add(reading, texts, *each) for each in find_worst(reading)]
+    neurons, missed = find_neurons(subject, reading, begin, end)
     return HeldOut(
         num_symbols=len(reading.texts),
         bits_per_symbol=reading.bits_per_symbol,
         passage=predictions.add(reading, texts, begin, end),
-        worst=[predictions.add(reading, texts, *each) for each in find_worst(reading)],
+        worst=sorted(worst, key=lambda sheet: -sheet.bits_per_symbol),
         calibration=calibration,
         chart=draw_calibration(calibration),
-        neurons=find_neurons(subject, reading, begin, end),
+        neurons=neurons,
+        missed=missed,
     )

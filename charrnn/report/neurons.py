@@ -19,7 +19,8 @@ from charrnn.report.features import FEATURES
 from charrnn.report.reading import Reading, read
 from charrnn.report.subject import Subject
 
-NUM_NEURONS = 8
+_MAX_NEURONS = 8
+_MIN_CORRELATION = 0.3  # a weaker one could not be seen
 _MAX_LEVEL = 4
 _MIN_SHARE = 0.005  # of the places that a feature marks, lest it rest on a few
 _UNTRAINED_SEED = 1
@@ -41,18 +42,22 @@ class Neuron:
     runs: list[tuple[int, str]]
 
 
-def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> list[Neuron]:
-    """The units that training has made follow a feature most, and what they do over a part of the reading."""
+def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tuple[list[Neuron], dict[str, float]]:
+    """The units that training has made follow a feature most, with what they do over a part of the reading.
+
+    Returns: those units, and the correlations of features that no unit follows, or none more than before training.
+    """
     names, features = _features(reading.texts)
     if not names:
-        return []
+        return [], {}
     untrained = read(_untrained(subject.model), subject.vocabulary, subject.held_out)
     assert untrained is not None, "the trained model has read the same text"
     units, correlations = match(features, reading.states)
     _, before = match(features, untrained.states)
     gains = correlations.abs() - before.abs()
+    are_found = (correlations.abs() >= _MIN_CORRELATION) & (gains > 0)
     H = subject.model.config.hidden_size
-    return [
+    neurons = [
         Neuron(
             layer=units[i] // H + 1,
             unit=units[i] % H + 1,
@@ -61,8 +66,11 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> li
             untrained=float(before[i].abs()),
             runs=_runs(reading, units[i], float(correlations[i]), begin, end),
         )
-        for i in gains.argsort(descending=True)[:NUM_NEURONS].tolist()
+        for i in gains.argsort(descending=True).tolist()
+        if are_found[i]
     ]
+    missed = {names[i]: float(correlations[i].abs()) for i in range(len(names)) if not are_found[i]}
+    return neurons[:_MAX_NEURONS], missed
 
 
 def match(features: Tensor, states: Tensor) -> tuple[list[int], Tensor]:

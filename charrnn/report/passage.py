@@ -59,12 +59,15 @@ class Predictions:
 
 
 def find_typical(reading: Reading) -> tuple[int, int]:
-    """The passage that begins with a line and whose surprisal is nearest to the mean of all."""
+    """A passage from the beginning of a line that is about as surprising as all, and as varied as such can be."""
     size = _num_symbols(reading, _PASSAGE_CHARS)
     means = _window_means(reading.bits, size)
-    begins = [i for i in range(1, len(means)) if reading.texts[i - 1].endswith("\n")] or list(range(len(means)))
-    distances = (means[begins] - reading.bits.mean()).abs()
-    begin = begins[int(distances.argmin())]
+    begins = [i for i in range(1, len(means)) if reading.texts[i - 1].endswith("\n")]
+    begins = begins or list(range(0, len(means), max(1, size // 8)))
+    distances = (means - reading.bits.double().mean()).abs()
+    begins.sort(key=distances.tolist().__getitem__)
+    typical = begins[: max(1, len(begins) // 10)]
+    begin = max(typical, key=lambda i: len(set(reading.texts[i : i + size])))
     return begin, begin + size
 
 
