@@ -43,7 +43,12 @@ def report(
     data_dir: DataDir = DATA_DIR,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Write one HTML page about a run, or several overlaid: its course, and what the model has learned."""
+    """Write one HTML page about a run, or several overlaid: its course, and what the model has learned.
+
+    Examples:
+      charrnn report
+      charrnn report tales tales-2 -o tales.html
+    """
     from charrnn.report.page import require_extra, write_report
     from charrnn.report.subject import open_subject
 

@@ -206,7 +206,7 @@ def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_cur
         "patience": f"stopped early: no improvement in {run.trainer.config.patience} evaluation(s)",
         "stopped": "stopped and saved; --resume goes on",
     }[reason]
-    num_predictions = run.trainer.evaluations.num_predictions
+    num_chars = run.trainer.evaluations.num_chars
     line = f"{how}: {summary['steps']:,} steps, {summary['chars_per_second']:,} characters/s in training"
     losses = run.log.val_losses() if with_curve and run.log is not None else []
     if len(losses) > 1:
@@ -217,9 +217,9 @@ def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_cur
             f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "
             f"{summary['bits_per_char']:.3f} bits per character"
         )
-        if summary["val_chars"] not in (num_predictions, None):
-            line += f", on {summary['val_chars']:,} of {num_predictions:,} characters"
-    elif num_predictions == 0:
+        if summary["val_chars"] not in (num_chars, None):
+            line += f", on {summary['val_chars']:,} of {num_chars:,} characters"
+    elif num_chars == 0:
         line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
     else:
         line += "\nit was not evaluated yet"

@@ -57,6 +57,11 @@ class Evaluations:
         """Symbols of the validation text that a loss can be measured on."""
         return max(len(self._text.val) - 1, 0)
 
+    @property
+    def num_chars(self) -> int:
+        """Characters that these stand for, in the mean."""
+        return round(self.num_predictions * self._text.chars_per_symbol)
+
     def count_chars(self, score: Score) -> int:
         """The characters that the predictions of a score stand for, in the mean."""
         return round(score.num_predictions * self._text.chars_per_symbol)
