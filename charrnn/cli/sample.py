@@ -259,7 +259,8 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
 
 def _skip_unknown(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
     """The prompt without the symbols that the model does not know, which are told."""
-    if not (missing := vocabulary.missing(prompt)):
+    symbols = vocabulary.split_prompt(prompt)
+    if not (missing := vocabulary.missing(symbols)):
         return prompt
     notify(f"left out of the prompt, since the model does not know them: {list_characters(missing)}")
-    return "".join(symbol for symbol in vocabulary.split(prompt) if symbol not in missing)
+    return "".join(symbol for symbol in symbols if symbol not in missing)

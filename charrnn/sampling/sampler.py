@@ -136,23 +136,25 @@ class Sampler:
         vocabulary = self._vocabulary
         begun = prompt[prompt.rfind(BORDER) + 1 :]
         if vocabulary.unit == "word" and prompt:
-            symbols = vocabulary.split(prompt)
+            symbols = vocabulary.split_prompt(prompt)
+            whole = vocabulary.split(prompt)
             excluded = set(excluded_symbols(self._config, vocabulary))
             for size in (2, 1):  # symbols, such as "don" and "'"
-                prefix = "".join(symbols[-size:])
+                prefix = "".join(whole[-size:])
                 fitting = [
                     i
                     for i, symbol in enumerate(vocabulary.symbols)
                     if symbol.startswith(prefix) and i not in excluded and len(symbols) >= size
                 ]
                 if fitting:
-                    vocabulary.require("".join(symbols[:-size]))
+                    vocabulary.require(symbols[:-size])
                     allowed = torch.full((vocabulary.size,), -math.inf)
                     allowed[fitting] = 0.0
                     start = start_symbols(vocabulary, vocabulary.encode_symbols(symbols[:-size]))
                     return _Prompt(start, prefix, begun, self._runtime.place(allowed))
-        vocabulary.require(prompt)
-        return _Prompt(start_symbols(vocabulary, vocabulary.encode_any(prompt)), begun=begun)
+        symbols = vocabulary.split_prompt(prompt)
+        vocabulary.require(symbols)
+        return _Prompt(start_symbols(vocabulary, vocabulary.encode_symbols(symbols)), begun=begun)
 
     def _sample(self, prompt: "_Prompt", seed: int) -> Iterator[Piece]:
         if self._config.max_length == 0:

@@ -95,6 +95,7 @@ class CleanText:
             self.digest.begin()
             if last != joint:
                 yield joint
+                last = joint
             for block in self._clean(source, steps):
                 last = block[-1]
                 yield block

@@ -220,9 +220,19 @@ class Vocabulary:
         """The symbols of a text that comes in blocks."""
         return split_word_blocks(blocks) if self.unit == "word" else iter(blocks)
 
-    def missing(self, text: str) -> list[str]:
-        """The distinct symbols of the text that have no index of their own, sorted."""
-        return sorted(set(self.split(text)).difference(self._indices))
+    def split_prompt(self, text: str) -> Sequence[str]:
+        """The symbols of a prompt; a word that is only known with the space before it, or without, is that."""
+        if self.unit != "word":
+            return text
+        symbols = []
+        for symbol in split_words(text):
+            other = symbol[1:] if symbol.startswith(" ") else f" {symbol}"
+            symbols.append(other if symbol not in self._indices and other in self._indices else symbol)
+        return symbols
+
+    def missing(self, symbols: Sequence[str]) -> list[str]:
+        """The distinct ones of symbols that have no index of their own, sorted."""
+        return sorted(set(symbols).difference(self._indices))
 
     def encode(self, text: str) -> Tensor:
         """The indices of a text: (N,) in `dtype`.
@@ -230,17 +240,17 @@ class Vocabulary:
         Raises: CharRNNError that lists the symbols outside the vocabulary, if it has no unknown symbol.
         """
         if self.unknown is None:
-            self.require(text)
+            self.require(self.split(text))
         return self._encode_known(self.split(text))
 
-    def require(self, text: str) -> None:
+    def require(self, symbols: Sequence[str]) -> None:
         """Check that a prompt can be read: rare words as the unknown symbol, characters by an index of their own.
 
         Raises: CharRNNError that lists those that have none.
         """
         if self.unit == "word" and self.unknown is not None:
             return
-        if missing := self.missing(text):
+        if missing := self.missing(symbols):
             kind = "words" if self.unit == "word" else "characters"
             raise CharRNNError(
                 f"{kind} outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "

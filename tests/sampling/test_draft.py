@@ -1,0 +1,114 @@
+"""A sample in the making: its ends, and what of it is taken back, whatever a symbol is."""
+
+from typing import Any
+
+import pytest
+
+from charrnn.errors import CharRNNError
+from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.draft import Draft, Rules
+from charrnn.text.units import BORDER
+
+WORDS = (" the", " cat", "\n\n", " sat", ",", " the end", BORDER, "\n")
+THE, CAT, GAP, SAT, COMMA, THE_END, END, NEWLINE = map(chr, range(len(WORDS)))
+
+
+def draft(texts: tuple[str, ...] = WORDS, prefix: str = "", begun: str = "", **rules: Any) -> Draft:
+    rules = {"max_length": 1000, "line_ends": "\n", **rules}
+    return Draft(0, 1, Rules(texts=texts, lengths=[len(text) for text in texts], **rules), prefix, begun)
+
+
+def written(sample: Draft, *parts: str) -> str:
+    """What is settled of a sample that draws these parts, as far as its end."""
+    text = ""
+    for part in parts:
+        if sample.finish_reason is None:
+            text += sample.add(part, [1.0] * len(part)).text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [(" the c", " the c"), ("cat,", " the cat,"), ("t s", " the cat s"), ("\n", " the cat sat\n"), ("dog", None)],
+)
+def test_a_stop_is_text_that_may_end_within_a_symbol(stop: str, text: str | None) -> None:
+    sample = draft(stops=(stop,))
+    parts = (THE + CAT, SAT + GAP) if stop != "cat," else (THE, CAT, COMMA + SAT)
+    assert written(sample, *parts) == (text or " the cat sat\n\n")
+    assert sample.finish_reason == ("stop" if text else None)
+
+
+def test_lines_end_within_a_symbol_of_several() -> None:
+    sample = draft(lines=2)
+    assert written(sample, THE + NEWLINE, CAT + GAP + SAT) == " the\n cat\n"
+    assert sample.finish_reason == "lines"
+
+
+def test_length_counts_symbols_and_bits_are_per_character() -> None:
+    sample = draft(max_length=3)
+    assert written(sample, THE + CAT + SAT + CAT) == " the cat sat"
+    assert sample.finish_reason == "length"
+    assert sample.bits_per_char == pytest.approx(3 / 12 / 0.6931471805599453)
+
+
+def test_the_begin_of_the_first_symbol_is_the_end_of_the_prompt() -> None:
+    sample = draft(prefix=" th", max_length=2)
+    assert written(sample, THE + CAT) == "e cat"
+    assert sample.bits_per_char == pytest.approx(2 / 5 / 0.6931471805599453)
+    stopped = draft(prefix=" the", stops=("the",))
+    assert written(stopped, THE + CAT + THE) == " cat the"
+
+
+def test_copies_are_runs_of_characters_and_whole_symbols_are_taken_back() -> None:
+    sample = draft(corpus=SuffixArray("the cat, sat"), max_copy=7, max_length=3)
+    text = written(sample, SAT, THE, CAT)
+    assert (sample.rejections, sample.symbols) == (1, SAT)
+    assert text + written(sample, CAT + COMMA) == " sat cat,"
+    assert sample.finish_reason == "length"
+
+
+def test_bytes_of_a_banned_character_are_taken_back() -> None:
+    sample = draft(tuple(map(chr, range(256))), banned=("\xc3\xa9",))
+    assert written(sample, "caf\xc3", "\xa9s", "e", "\xc3\xa8 ") == "cafe\xc3\xa8"
+    assert sample.rejections == 1
+
+
+def test_documents_are_counted() -> None:
+    sample = draft(documents=2)
+    assert written(sample, THE + END + CAT, SAT + END + THE) == f" the{BORDER} cat sat{BORDER}"
+    assert sample.finish_reason == "documents"
+
+
+def test_no_document_is_written_twice() -> None:
+    sample = draft(unique=True, documents=3)
+    assert (
+        written(sample, THE + END + CAT, END + THE, END, THE + CAT + END) == f" the{BORDER} cat{BORDER} the cat{BORDER}"
+    )
+    assert sample.rejections == 1
+
+
+def test_no_document_of_the_corpus_is_written() -> None:
+    sample = draft(known={hash(" the cat"), hash(" sat")}, documents=2)
+    assert written(sample, THE + CAT + END, THE + END, SAT, END, SAT + CAT + END) == f" the{BORDER} sat cat{BORDER}"
+    assert sample.rejections == 2
+
+
+def test_the_first_document_begins_in_the_prompt() -> None:
+    sample = draft(known={hash("a the")}, begun="a", documents=1)
+    assert written(sample, THE + END, CAT + END) == f" cat{BORDER}"
+    assert sample.rejections == 1
+
+
+def test_documents_and_copies_are_judged_together() -> None:
+    corpus = SuffixArray(f"{BORDER} the cat{BORDER}")
+    sample = draft(unique=True, corpus=corpus, max_copy=8, documents=2)
+    parts = [THE + SAT + END, THE + SAT + END, THE + CAT, SAT + END, NEWLINE + CAT + END]
+    assert written(sample, *parts) == f" the sat sat{BORDER}\n cat{BORDER}"
+    assert sample.finish_reason == "documents"
+
+
+def test_a_document_that_is_always_known_is_an_error() -> None:
+    sample = draft(unique=True, documents=9)
+    written(sample, THE + END)
+    with pytest.raises(CharRNNError, match="without a document for the second time, tried 100 times: write fewer"):
+        written(sample, *[THE + END] * 101)

@@ -1,0 +1,124 @@
+"""Borders between documents, and their shuffle."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn.config import PreparationConfig
+from charrnn.errors import CharRNNError, OptionError
+from charrnn.text import documents
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.documents import mark_borders, shuffled
+from charrnn.text.sources import find_sources
+from charrnn.text.units import BORDER
+
+SEPARATORS = ["\n", "\n\n", "\n---\n", "|", "ab"]
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The documents of a text, in the plainest way."""
+    if not separator.strip("\n"):
+        return [part for part in re.split(f"\n{{{len(separator)},}}", text.strip("\n")) if part]
+    parts = text.split(separator)
+    return [part for part in parts if part]
+
+
+@given(st.text("ab|-\n"), st.sampled_from(SEPARATORS), st.lists(st.integers(0, 30), max_size=5))
+def test_borders_do_not_depend_on_those_of_blocks(text: str, separator: str, sizes: list[int]) -> None:
+    places = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    blocks = [*(text[begin:end] for begin, end in itertools.pairwise(places)), text[places[-1] :]]
+    marked = "".join(mark_borders(blocks, separator))
+    assert marked == "".join(mark_borders([text], separator))
+    expected = split(text, separator)
+    if separator.endswith("\n") and separator.strip("\n") and expected and not text.endswith(separator):
+        expected[-1] = expected[-1].removesuffix("\n")
+    assert marked == BORDER + "".join(document + BORDER for document in expected if document)
+
+
+@pytest.mark.parametrize("bucket", [2**24, 50])
+def test_a_shuffle_keeps_each_document_whole(bucket: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_BUCKET", bucket)
+    monkeypatch.setattr(documents, "_BLOCK", 16)
+    each = [[i % 50 + 1] * (i % 40 + 1) for i in range(300)]
+    text = torch.tensor([0, *(index for document in each for index in [*document, 0])], dtype=torch.int16)
+
+    def documents_of(seed: int) -> list[list[int]]:
+        mixed = torch.cat(list(shuffled(text.split(29), 0, len(text), seed, tmp_path))).tolist()
+        assert (len(mixed), mixed[0], mixed[-1]) == (len(text), 0, 0)
+        found: list[list[int]] = [[]]
+        for index in mixed[1:-1]:
+            found[-1] += [index] if index else []
+            found += [] if index else [[]]
+        return found
+
+    mixed = documents_of(1)
+    assert sorted(mixed) == sorted(each)
+    assert mixed != each
+    assert mixed == documents_of(1)
+    assert mixed != documents_of(2)
+    neighbours = sum(mixed[i + 1] == each[(each.index(mixed[i]) + 1) % 300] for i in range(299))
+    assert neighbours < 20
+    assert not list(tmp_path.iterdir())
+
+
+def prepared(tmp_path: Path, *sources: str, **options: object) -> Corpus:
+    config = PreparationConfig(**options)  # type: ignore[arg-type]
+    return prepare(find_sources(list(sources)), config, tmp_path / "corpus.safetensors", overwrite=True)
+
+
+def test_lines_become_shuffled_documents(tmp_path: Path) -> None:
+    names = [f"name {i}" for i in range(200)]
+    (tmp_path / "names.txt").write_text("\r\n".join(names) + "\r\n")
+    kept = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n", keep_order=True)
+    assert kept.text == BORDER + "".join(name + BORDER for name in names)
+    assert kept.num_documents == 200
+    assert "\n" not in kept.vocabulary.symbols
+    mixed = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n")
+    assert mixed.text != kept.text
+    assert sorted(mixed.text.split(BORDER)) == sorted(kept.text.split(BORDER))
+    assert "200 documents, shuffled (--keep-order leaves them as they are)" in mixed.notes
+    assert prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n", shuffle_seed=1).text != mixed.text
+
+
+def test_each_file_is_a_document(tmp_path: Path) -> None:
+    for name, text in {"a": "first\n", "b": "", "c": "second\n\nend"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    corpus = prepared(tmp_path, *(str(tmp_path / f"{name}.txt") for name in "abc"), documents=True, keep_order=True)
+    assert corpus.text == f"{BORDER}first\n{BORDER}second\n\nend{BORDER}"
+    texts = prepared(tmp_path, *(str(tmp_path / f"{name}.txt") for name in "ac"), separator="\n\n", keep_order=True)
+    assert texts.text == f"{BORDER}first{BORDER}second{BORDER}end{BORDER}"
+
+
+def test_bytes_are_taken_as_they_are(tmp_path: Path) -> None:
+    data = bytes(range(256)) + b"\r\n\xc3\xa9 no text \0"
+    (tmp_path / "any.bin").write_bytes(data)
+    corpus = prepared(tmp_path, str(tmp_path / "any.bin"), unit="byte")
+    assert corpus.text.encode("latin-1") == data
+    assert corpus.indices.tolist() == list(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"separator": ""}, "--separator is empty"),
+        ({"separator": "\n", "documents": True}, "exclude each other"),
+        ({"keep_order": True}, "give --separator or --documents"),
+        ({"unit": "byte", "ascii": True}, "leave --ascii out"),
+        ({"unit": "byte", "max_vocab": 9}, "leave --max-vocab out"),
+        ({"unit": "syllable"}, "must be one of char, byte, word"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, object], problem: str) -> None:
+    with pytest.raises(OptionError, match=problem):
+        PreparationConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_text_of_separators_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n\n")
+    with pytest.raises(CharRNNError, match="is empty"):
+        prepared(tmp_path, str(tmp_path / "empty.txt"), separator="\n")
