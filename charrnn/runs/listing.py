@@ -28,7 +28,7 @@ class Listed:
 
     @property
     def best_val_loss(self) -> float | None:
-        """In nats per symbol; None before the first evaluation."""
+        """In nats per character; None before the first evaluation."""
         return self.header.counters.best_val_loss
 
     def to_json(self) -> dict[str, Any]:
