@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from charrnn.errors import OptionError
-from charrnn.terminal import format_number, parse_minutes
+from charrnn.terminal import format_number, parse_minutes, unescape
 
 Cell = Literal["lstm", "gru", "rnn"]
 Size = Literal["small", "medium", "large"]
 NormalForm = Literal["nfc", "nfkc", "none"]
+Unit = Literal["char", "byte", "word"]
 
 RUN, PREPARATION, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
     "The run",
@@ -99,7 +100,7 @@ def option(
     panel: str | None = None,
     limits: Interval | Choice | None = None,
     *,
-    absent: Any = None,
+    absent: Any = ...,
     **more: Any,
 ) -> Any:
     """A dataclass field for an option; `more` are fields of `Option`.
@@ -107,7 +108,7 @@ def option(
     `absent` is the value in files that were written before there was the option.
     """
     metadata = {"option": Option(help, panel, limits, **more)}
-    return field(default=default, metadata=metadata if absent is None else {**metadata, "absent": absent})
+    return field(default=default, metadata=metadata if absent is ... else {**metadata, "absent": absent})
 
 
 def options_of(config: type) -> dict[str, Option]:
@@ -140,7 +141,8 @@ class Config:
         for name, option in options_of(type(self)).items():
             limits, value = option.limits, getattr(self, name)
             if limits is not None and value is not None and value not in limits:
-                raise OptionError(f"--{name.replace('_', '-')} is {value}: it must be {limits}")
+                found = format_number(value) if isinstance(value, float) else value
+                raise OptionError(f"--{name.replace('_', '-')} is {found}: it must be {limits}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,48 @@ class PreparationConfig(Config):
         None, "Keep the most frequent symbols only, N with the unknown one.", PREPARATION, count(2)
     )
     keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.", PREPARATION)
+    unit: Unit = option("char", "The meaning of an index.", PREPARATION, Choice(get_args(Unit)), absent="char")
+    separator: str | None = option(
+        None, "The text between documents, such as \\n.", PREPARATION, absent=None, parse=unescape
+    )
+    documents: bool = option(False, "Each file is a document.", PREPARATION, absent=False)
+    keep_order: bool = option(False, "Do not shuffle the documents.", PREPARATION, absent=False)
+    shuffle_seed: int = option(0, "The documents' order follows from it.", PREPARATION, count(0), absent=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.separator == "":
+            raise OptionError("--separator is empty: give the text between two documents, such as \\n")
+        if self.separator is not None and self.documents:
+            raise OptionError("--separator and --documents exclude each other: a document is a part of a file, or all")
+        if self.keep_order and self.border_text is None:
+            raise OptionError("--keep-order is for documents: give --separator or --documents")
+        if self.unit == "byte":
+            self._require_plain_bytes()
+
+    def _require_plain_bytes(self) -> None:
+        """Refuse what would change bytes. Raises: OptionError."""
+        for name, plain in {
+            "encoding": "utf-8",
+            "ascii": False,
+            "lowercase": False,
+            "min_count": 1,
+            "max_vocab": None,
+        }.items():
+            if getattr(self, name) != plain:
+                raise OptionError(f"--unit byte takes bytes as they are: leave --{name.replace('_', '-')} out")
+        object.__setattr__(self, "normalize", "none")
+        object.__setattr__(self, "keep_boilerplate", True)
+
+    @property
+    def border_text(self) -> str | None:
+        """The text that stands for the border between two documents; None if there are no documents."""
+        return "\n" if self.documents else self.separator
+
+    @property
+    def border_chars(self) -> int | None:
+        """The characters of text that a border takes the place of: none between files."""
+        return len(self.separator) if self.separator is not None else 0 if self.documents else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +332,10 @@ class SamplingConfig(Config):
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
     length: int | None = option(
-        None, "Symbols to sample; default: 1000, or with --lines 1000 for each.", ENDS, count(0), flag="-n"
+        None, "Symbols to sample; default: 1000, or 1000 for each of --lines or --documents.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
+    documents: int | None = option(None, "End after N whole documents.", ENDS, count())
     stop: tuple[str, ...] = option((), "End after this text has appeared; repeatable.", ENDS)
     temperature: float = option(
         1.0,
@@ -308,10 +353,11 @@ class SamplingConfig(Config):
     avoid_copying: int | None = option(
         None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
     )
+    unique: bool = option(False, "No document twice in a sample.", FILTERS)
+    new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         super().__post_init__()
         if "" in self.stop:
             raise OptionError("--stop is empty: it must be a text of at least one character")
@@ -319,4 +365,4 @@ class SamplingConfig(Config):
     @property
     def max_length(self) -> int:
         """Symbols after which a sample ends at the latest."""
-        return 1000 * (self.lines or 1) if self.length is None else self.length
+        return 1000 * max(self.lines or 1, self.documents or 1) if self.length is None else self.length

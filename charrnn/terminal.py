@@ -185,6 +185,34 @@ def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+def blocks(values: Sequence[float], *, ascii_only: bool = False) -> str:
+    """A curve of finite values as a line of blocks, from the lowest to the highest; of many, neighbours are averaged.
+
+    >>> blocks([3.0, 2.0, 1.5, 1.2, 1.0]), blocks([3.0, 2.0, 1.0], ascii_only=True), blocks([1, 1])
+    ('█▅▃▂▁', '#=_', '▁▁')
+    """
+    N, width = len(values), min(len(values), _MAX_BLOCKS)
+    bins = [values[i * N // width : (i + 1) * N // width] for i in range(width)]
+    means = [sum(each) / len(each) for each in bins]
+    low, high = min(means), max(means)
+    signs = _ASCII_BLOCKS if ascii_only else BLOCKS
+    return "".join(signs[round((mean - low) / ((high - low) or 1.0) * (len(signs) - 1))] for mean in means)
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.:-=+*#"
+_MAX_BLOCKS = 60
+
+
+def can_print(text: str, stream: TextIO) -> bool:
+    """True if the stream's encoding has these characters."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def list_characters(characters: Collection[str]) -> str:
     """Name characters in quotes, at most 20 of them.
 
@@ -202,6 +230,19 @@ def escape_controls(text: str) -> str:
     'red \\\\x1b[31m'
     """
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def unescape(text: str) -> str:
+    r"""Replace ``\n``, ``\t``, ``\0`` and ``\\`` by the characters they stand for, in a text that a shell passes on.
+
+    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\d")
+    ('a\tb', 'a\\tb', '\\d')
+    """
+    return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], text)
+
+
+_ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
+_ESCAPES = re.compile(r"\\([nt0\\])")
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from charrnn.cli import bench, export, inspect, prepare, runs, sample, score, train
+from charrnn.cli import bench, export, inspect, prepare, report, runs, sample, score, train
 from charrnn.cli.help import Command, render_page
 from charrnn.cli.options import BadValueError, tell
 from charrnn.errors import CharRNNError, CharRNNWarning
@@ -92,6 +92,7 @@ for command in (
     score.score,
     runs.runs,
     inspect.inspect,
+    report.report,
     export.export,
     bench.bench,
 ):

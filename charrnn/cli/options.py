@@ -116,17 +116,20 @@ CHECKPOINT_DIR = Path("checkpoints")
 def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of the configs among its parameters, which it receives built.
 
-    The options are put in the order of the help's panels.
+    An option that the command declares itself takes the place of the field of that name, which keeps its default. The
+    options are put in the order of the help's panels.
     """
     own = inspect.signature(command, eval_str=True).parameters
     configs = {name: p.annotation for name, p in own.items() if _is_config(p.annotation)}
-    parameters = [each for p in own.values() for each in (_derive(p.annotation) if p.name in configs else [p])]
+    derived = {name: [p for p in _derive(config) if p.name not in own] for name, config in configs.items()}
+    parameters = [each for p in own.values() for each in derived.get(p.name, [p])]
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=_place)]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         for name, config in configs.items():
-            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field in fields(config)})
+            taken = [field for field in fields(config) if field.name not in own]
+            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field in taken})
         command(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -158,7 +161,7 @@ def notifier(*, quiet: bool) -> Notify:
     return notify
 
 
-def choose_checkpoint(run: str | None, checkpoint_dir: Path) -> Path:
+def choose_checkpoint(run: str | None, checkpoint_dir: Path, tell: Callable[[str], object] = tell) -> Path:
     """The checkpoint that a command was given by name or path, else that of the newest run, which is told.
 
     Raises: CharRNNError.

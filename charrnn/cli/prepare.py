@@ -55,9 +55,19 @@ def prepare(
     notify = notifier(quiet=quiet)
     for note in corpus.notes:
         notify(note)
-    size = corpus.vocabulary.size
+    size, length = corpus.vocabulary.size, len(corpus.indices)
+    num_chars = round(corpus.vocabulary.count_chars(corpus.indices))
     if json:
-        summary = {"corpus": str(output), "characters": len(corpus.indices), "vocabulary": size}
+        summary = {
+            "corpus": str(output),
+            "characters": num_chars,
+            "unit": config.unit,
+            "symbols": length,
+            "vocabulary": size,
+        }
+        if config.border_text is not None:
+            summary["documents"] = corpus.num_documents
         print(json_module.dumps(summary), flush=True)
     else:
-        notify(f"{output}: {len(corpus.indices):,} characters, {size:,} distinct symbols")
+        symbols = "" if config.unit == "char" else f" in {length:,} {config.unit}s"
+        notify(f"{output}: {num_chars:,} characters{symbols}, {size:,} distinct symbols")

@@ -15,7 +15,7 @@ Sort = Literal["time", "loss"]
 _SORT = declare(
     "Newest first, or lowest validation loss first.", metavar="time|loss", **reads(str, Choice(get_args(Sort)))
 )
-_HEAD = ("name", "corpus", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
+_HEAD = ("name", "corpus", "unit", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
 
 
 def runs(
@@ -38,7 +38,7 @@ def runs(
         for run in listed:
             print(json_line(run.to_json()))
     elif listed:
-        for line in align([_HEAD, *map(_row, listed)], left=3):
+        for line in align([_HEAD, *map(_row, listed)], left=4):
             print(line)
     else:
         tell(f"{checkpoint_dir} holds no trained model: run `charrnn train CORPUS` first")
@@ -53,6 +53,7 @@ def _row(run: "Listed") -> tuple[str, ...]:
     return (
         run.path.name,
         str(run.to_json()["corpus"]),
+        run.header.corpus.config.unit,
         f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
         f"{config.vocab_size:,}",
         "-" if loss is None else f"{loss:.4f}",

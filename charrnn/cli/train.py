@@ -41,7 +41,7 @@ from charrnn.config import (
 )
 from charrnn.errors import OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import Notify, byte_bar, count_of, no_bar, silence, speaks
+from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, count_of, no_bar, silence, speaks
 from charrnn.text.sources import find_tales
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             if reporter is not None:
                 reporter.close()
     summary = run.summary(finished)
-    notify(_closing_lines(summary, finished.reason, run))
+    notify(_closing_lines(summary, finished.reason, run, with_curve=not json))
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
@@ -194,7 +194,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             raise typer.Exit(128 + signals[0])
 
 
-def _closing_lines(summary: dict[str, Any], reason: str, run: "Run") -> str:
+def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_curve: bool) -> str:
     how = {
         "budget": "done",
         "patience": f"stopped early: no improvement in {count_of(run.trainer.config.patience or 0, 'evaluation')}",
@@ -204,6 +204,10 @@ def _closing_lines(summary: dict[str, Any], reason: str, run: "Run") -> str:
         return f"{how}, before the first step: there is nothing to sample yet; --resume with a larger budget goes on"
     num_predictions = run.trainer.evaluations.num_predictions
     line = f"{how}: {count_of(summary['steps'], 'step')}, {summary['chars_per_second']:,} characters/s in training"
+    losses = run.log.val_losses() if with_curve and run.log is not None else []
+    if len(losses) > 1:
+        curve = blocks(losses, ascii_only=not can_print(BLOCKS, sys.stderr))
+        line += f"\nvalidation loss {curve} from {losses[0]:.4f} to {losses[-1]:.4f}"
     if summary["best_val_loss"] is not None:
         line += (
             f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "

@@ -8,9 +8,7 @@ Letters in shapes: R rows, C columns.
 
 import base64
 import copy
-import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from charrnn.files.atomic import write_atomically
 from charrnn.model.network import CharRNN, layer_weights
+from charrnn.report.assets import policy, read
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.vocabulary import Vocabulary
 
@@ -53,15 +52,7 @@ def export(checkpoint: Checkpoint, path: Path, title: str = TITLE) -> int:
 
 def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
     """The page of a checkpoint's model. Nothing but the title, the model and its symbols tells where it comes from."""
-    style, script = _read("page.css"), _read("model.js") + _read("page.js")
-    policy = [
-        "default-src 'none'",
-        f"script-src {_source(script)}",
-        f"style-src {_source(style)}",
-        "worker-src blob:",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
+    style, script = read("colours.css") + read("page.css"), read("model.js") + read("page.js")
     data = {
         "title": title,
         "description": describe(checkpoint),
@@ -69,7 +60,8 @@ def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
         "model": _model(checkpoint.build_model()),
     }
     model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
-    return Template(_read("page.html")).substitute(policy="; ".join(policy), style=style, script=script, model=model)
+    allowed = policy(script, style, "worker-src blob:")
+    return Template(read("page.html")).substitute(policy=allowed, style=style, script=script, model=model)
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -78,15 +70,6 @@ def describe(checkpoint: Checkpoint) -> str:
     cell = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}[config.cell]
     layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     return f"{cell}, {layers} of {config.hidden_size:,} units, {config.vocab_size:,} symbols"
-
-
-def _read(name: str) -> str:
-    return resources.files("charrnn.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _source(text: str) -> str:
-    """The source expression of a content security policy that allows exactly this inline text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _vocabulary(vocabulary: Vocabulary, *, lowercase: bool) -> dict[str, Any]:

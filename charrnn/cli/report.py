@@ -1,0 +1,64 @@
+"""`charrnn report`: one HTML page about a run, or about several side by side."""
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from charrnn.cli.options import (
+    CHECKPOINT_DIR,
+    DATA_DIR,
+    CheckpointDir,
+    DataDir,
+    Json,
+    choose_checkpoint,
+    declare,
+    takes_configs,
+)
+from charrnn.cli.signals import exit_on_signals
+from charrnn.terminal import escape_controls
+
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN...", help="Runs' names, folders or checkpoint files; default: the newest run.", show_default=False
+    ),
+]
+
+
+@takes_configs
+def report(
+    *,
+    runs: Runs = None,
+    output: Annotated[
+        Path, declare("The page; a file of that name is replaced.", "--output", "-o", metavar="FILE")
+    ] = Path("report.html"),
+    corpus: Annotated[
+        str | None,
+        declare("The text that the models were trained on, raw or prepared, if not in --data-dir.", metavar="FILE"),
+    ] = None,
+    json: Json = False,
+    data_dir: DataDir = DATA_DIR,
+    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+) -> None:
+    """Write one HTML page about a run, or several overlaid: its course, and what the model has learned.
+
+    Examples:
+      charrnn report tales -o tales.html
+      charrnn report tales-256-1 tales-512-1     side by side
+    """
+    from charrnn.report.page import require_extra, write_report
+    from charrnn.report.subject import open_subject
+
+    exit_on_signals()
+    require_extra()
+    paths = [Path(run) for run in runs] if runs else [choose_checkpoint(None, checkpoint_dir)]
+    subjects = [open_subject(path, data_dir, checkpoint_dir, corpus) for path in paths]
+    size = write_report(subjects, output)
+    if json:
+        print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)
+    else:
+        names = ", ".join(subject.name for subject in subjects)
+        print(escape_controls(f"{output}: {size / 1e6:.1f} MB about {names}"), file=sys.stderr)

@@ -1,0 +1,88 @@
+"""The vectors of a model's symbols in two dimensions.
+
+Letters in shapes: V vocabulary size, E embedding size, G gate rows, K symbols that are shown.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from charrnn.model.network import CharRNN, layer_weights
+from charrnn.report.visible import name
+from charrnn.text.vocabulary import Vocabulary
+
+_MAX_SYMBOLS, _MAX_LABELS = 150, 250  # symbols, and characters of their labels
+_MAX_CHARS = 12  # of a label
+_DISTANCE, _NUM_PUSHES = 0.036, 100  # between labels, of a map's width
+
+
+@dataclass(frozen=True)
+class Place:
+    """A symbol on the map: from 0 to 1 to the right and downwards, its kind for the colour."""
+
+    text: str
+    x: float
+    y: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Map:
+    """The most frequent symbols on the plane in which their vectors differ most, and its share of their variance."""
+
+    places: list[Place]
+    share: float
+    is_whole: bool
+
+
+def draw_map(model: CharRNN, vocabulary: Vocabulary) -> Map | None:
+    """The map of a model's symbols by principal components; None of fewer than three symbols."""
+    counts = torch.tensor(vocabulary.counts[: len(vocabulary.symbols)])
+    shown = counts.argsort(descending=True, stable=True)[:_MAX_SYMBOLS]
+    lengths = torch.tensor([min(_MAX_CHARS, len(vocabulary.texts[i])) for i in shown])
+    shown = shown[lengths.cumsum(0) <= _MAX_LABELS]
+    if len(shown) < 3:
+        return None
+    points, share = project(_vectors(model)[shown])
+    low, high = points.amin(0), points.amax(0)
+    points = push_apart((points - low) / (high - low).clamp(min=1e-9))
+    places = [
+        Place(name(text := vocabulary.texts[i])[:_MAX_CHARS], round(x, 4), round(1 - y, 4), _kind(text))
+        for i, (x, y) in zip(shown.tolist(), points.tolist(), strict=True)
+    ]
+    return Map(places, share, len(places) == len(counts))
+
+
+def project(vectors: Tensor) -> tuple[Tensor, float]:
+    """Vectors (K, E) on their first two principal components (K, 2), and the share of the variance that these hold."""
+    u, s, _ = torch.linalg.svd((vectors - vectors.mean(0)).double(), full_matrices=False)
+    points = torch.nn.functional.pad(u[:, :2] * s[:2], (0, max(0, 2 - u.shape[1])))
+    return points, float(s[:2].square().sum() / s.square().sum().clamp(min=1e-30))
+
+
+def push_apart(points: Tensor) -> Tensor:
+    """Points (K, 2) from 0 to 1, moved as far as they must for their labels not to lie on one another."""
+    for _ in range(_NUM_PUSHES):
+        away = points[:, None] - points  # (K, K, 2)
+        distance = away.norm(dim=2).clamp(min=1e-6)
+        push = (_DISTANCE - distance).clamp(min=0).fill_diagonal_(0) / 2
+        points = (points + (away / distance[:, :, None] * push[:, :, None]).sum(1)).clamp(0, 1)
+    return points
+
+
+@torch.no_grad()
+def _vectors(model: CharRNN) -> Tensor:
+    """What each symbol brings to the first layer's gates (V, G): its embedding, if it has one, times their weights."""
+    weight_ih = layer_weights(model.stack.layers[0])[0]  # (G, E), or (G, V) where inputs are one-hot
+    return (weight_ih.T if model.embedding is None else model.embedding.weight @ weight_ih.T).detach()
+
+
+def _kind(text: str) -> str:
+    """The kind of a symbol by its first character."""
+    char = text[:1]
+    if char.isalpha():
+        base = unicodedata.normalize("NFD", char)[0].lower()
+        return "upper" if char.isupper() else "vowel" if base in "aeiouy" else "letter"
+    return "digit" if char.isdigit() else "other"

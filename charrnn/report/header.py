@@ -1,0 +1,71 @@
+"""The facts about a run that its report begins with: only what helps to make it again or to judge it."""
+
+import math
+import shlex
+from collections.abc import Iterator
+from pathlib import PureWindowsPath
+from typing import Any
+
+from charrnn.config import Config, ModelConfig, options_of
+from charrnn.model.network import count_parameters
+from charrnn.report.records import bits_per_nat, number
+from charrnn.report.subject import Subject
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.terminal import format_seconds
+
+_CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}
+
+
+def list_facts(subject: Subject) -> dict[str, str]:
+    """The facts by their names."""
+    checkpoint = subject.checkpoint
+    config, history = checkpoint.model_config, checkpoint.snapshot.history
+    layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
+    last = subject.records[-1] if subject.records else {}
+    step = number(last, "step") or checkpoint.snapshot.course.step
+    seconds = number(last, "elapsed_s") or history.elapsed_s
+    speed = number(last, "chars_per_second")
+    return {
+        "Best loss": _loss(subject),
+        "Model": f"{_CELLS[config.cell]}, {layers} of {config.hidden_size:,} units, "
+        f"{count_parameters(config):,} parameters, {config.vocab_size:,} symbols",
+        "Text": f"{corpus_name(checkpoint)}, {sum(checkpoint.vocabulary.counts):,} {subject.noun}s",
+        "Trained": f"{step:,.0f} steps in {format_seconds(seconds)}"
+        + (f", {speed:,.0f} characters/s" if speed else ""),
+        "Seed": str(checkpoint.seed),
+        "Computed in": f"{checkpoint.precision}, by charrnn {checkpoint.versions['charrnn']} "
+        f"with PyTorch {checkpoint.versions['torch']}",
+    }
+
+
+def corpus_name(checkpoint: Checkpoint) -> str:
+    """The name of the prepared file, without the folder, which may tell a user's name, on whatever system it lay."""
+    return PureWindowsPath(checkpoint.corpus.path).name or "the text"
+
+
+def write_command(checkpoint: Checkpoint) -> list[str]:
+    """A command that trains this model, from the options that the checkpoint remembers: its beginning, each option."""
+    parts = [["charrnn", "train", corpus_name(checkpoint)]]
+    for config in (checkpoint.model_config, checkpoint.training_config, checkpoint.corpus.config):
+        parts += _options(config)
+    parts += [["--precision", checkpoint.precision], ["--seed", str(checkpoint.seed)]]
+    return [shlex.join(part) for part in parts]
+
+
+def _options(config: Config) -> Iterator[list[str]]:
+    """The options of a config that differ from their defaults."""
+    defaults: dict[str, Any] = {each: getattr(type(config), each) for each in options_of(type(config))}
+    for name, option in options_of(type(config)).items():
+        value = getattr(config, name)
+        if value == defaults[name] and not (isinstance(config, ModelConfig) and name == "hidden_size"):
+            continue
+        if value is not None or option.none is not None:
+            words = [] if value is True else [str(option.none if value is None else value)]
+            yield [f"--{name.replace('_', '-')}", *words]
+
+
+def _loss(subject: Subject) -> str:
+    loss = subject.checkpoint.snapshot.history.best_val_loss
+    if loss is None or not math.isfinite(loss):
+        return "not measured"
+    return f"{loss * bits_per_nat(subject.records):.3f} bits per character ({loss:.4f} nats per {subject.noun})"

@@ -1,0 +1,101 @@
+"""Text coloured by surprisal: a passage that is typical of the held-out text, and those predicted worst.
+
+Letters in shapes: N symbols.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charrnn.report.reading import Reading
+from charrnn.report.visible import name
+
+_PASSAGE_CHARS, _WORST_CHARS, _NUM_WORST = 720, 100, 6
+_APART = 8  # lengths of a bad passage from one to the next, lest all be of one place
+_MAX_LEVEL = 8
+
+
+@dataclass(frozen=True)
+class Token:
+    """A symbol on the page: the number of its prediction, its surprisal in whole bits, its text."""
+
+    number: int
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A coloured piece of text."""
+
+    bits_per_symbol: float
+    tokens: list[Token]
+
+
+@dataclass
+class Predictions:
+    """What was expected in place of each token, for the page's script: symbol, bits, and likeliest with percentages."""
+
+    rows: list[list[Any]] = field(default_factory=list)
+
+    def add(self, reading: Reading, texts: tuple[str, ...], begin: int, end: int) -> Sheet:
+        """A part of a reading as a sheet."""
+        part = slice(begin, end)
+        tokens = []
+        for text, bits, likeliest, p in zip(
+            reading.texts[part],
+            reading.bits[part].tolist(),
+            reading.likeliest[part].tolist(),
+            reading.probabilities[part].tolist(),
+            strict=True,
+        ):
+            tokens.append(Token(len(self.rows), min(_MAX_LEVEL, int(bits)), text))
+            expected = [[name(texts[i]), round(100 * each, 1)] for i, each in zip(likeliest, p, strict=True)]
+            self.rows.append([name(text), round(bits, 2), expected])
+        return Sheet(float(reading.bits[part].mean()), tokens)
+
+
+def find_typical(reading: Reading) -> tuple[int, int]:
+    """A passage from the beginning of a line that is about as surprising as all, and as varied as such can be."""
+    size = _num_symbols(reading, _PASSAGE_CHARS)
+    means = _window_means(reading.bits, size)
+    begins = [i for i in range(1, len(means)) if reading.texts[i - 1].endswith("\n")]
+    begins = begins or list(range(0, len(means), max(1, size // 8)))
+    distances = (means - reading.bits.double().mean()).abs()
+    begins.sort(key=distances.tolist().__getitem__)
+    typical = begins[: max(1, len(begins) // 10)]
+    begin = max(typical, key=lambda i: len(set(reading.texts[i : i + size])))
+    return begin, begin + size
+
+
+def find_worst(reading: Reading) -> Iterator[tuple[int, int]]:
+    """The passages of the highest mean surprisal, some way apart, worst first; each begins and ends with a word."""
+    size = _num_symbols(reading, _WORST_CHARS)
+    means = _window_means(reading.bits, size)
+    for _ in range(_NUM_WORST):
+        worst = int(means.argmax())
+        if means[worst] < 0:
+            return
+        yield _begin_of_word(reading.texts, worst), _begin_of_word(reading.texts, worst + size)
+        means[max(0, worst - _APART * size) : worst + _APART * size] = -1
+
+
+def _begin_of_word(texts: list[str], place: int) -> int:
+    """The nearest place at or before this one that follows a blank; the place itself where there is none nearby."""
+    nearby = range(place, max(0, place - _WORST_CHARS // 2), -1)
+    return next((i for i in nearby if texts[i - 1].isspace()), place)
+
+
+def _num_symbols(reading: Reading, num_chars: int) -> int:
+    """The number of symbols that make about so many characters."""
+    chars_per_symbol = max(1.0, sum(map(len, reading.texts)) / len(reading.texts))
+    return min(len(reading.texts), max(1, round(num_chars / chars_per_symbol)))
+
+
+def _window_means(bits: Tensor, size: int) -> Tensor:
+    """The mean of each `size` successive values of (N,): (N - size + 1,)."""
+    sums = torch.cat([torch.zeros(1, dtype=torch.float64), bits.double().cumsum(0)])
+    return (sums[size:] - sums[:-size]) / size

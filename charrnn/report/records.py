@@ -1,0 +1,93 @@
+"""The log of a run, `metrics.jsonl`, as curves and samples.
+
+A stranger may have written it: what fits no type is dropped.
+"""
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from charrnn.files.atomic import open_regular
+
+Records = list[dict[str, Any]]
+Item = TypeVar("Item")
+_MAX_BYTES, _MAX_VALUE = 2**27, 1e15
+_MAX_POINTS, _MAX_SAMPLES, _MAX_CHARS = 400, 12, 600
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over the number of characters that were trained on."""
+
+    chars: list[float]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """A text that the model wrote while it was trained, and the validation loss before it."""
+
+    step: int
+    bits_per_char: float | None
+    text: str
+
+
+def read_records(path: Path) -> Records:
+    """The records of a log, none if it is not there or cannot be read."""
+    records: Records = []
+    with contextlib.suppress(OSError), open_regular(path) as stream:
+        for line in stream.read(_MAX_BYTES).decode("utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(record := json.loads(line), dict):
+                    records.append(record)
+    return records
+
+
+def number(record: dict[str, Any], name: str) -> float | None:
+    """A finite number of a record."""
+    value = record.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MAX_VALUE:
+        return None
+    return float(value)
+
+
+def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
+    """A field's values times a factor, thinned to a few hundred points; but for the record that ends a run."""
+    rows = [(number(each, "chars"), number(each, name)) for each in records if "finished" not in each]
+    points = [(chars, value * factor) for chars, value in rows if chars is not None and value is not None]
+    points = thin(points, _MAX_POINTS)
+    return Curve([chars for chars, _ in points], [value for _, value in points])
+
+
+def bits_per_nat(records: Records) -> float:
+    """The factor from a loss in nats per symbol to bits per character, as the run's evaluations have it."""
+    for record in reversed(records):
+        loss, bits = number(record, "val_loss"), number(record, "bits_per_char")
+        if loss and bits:
+            return bits / loss
+    return 1 / math.log(2)
+
+
+def samples(records: Records) -> list[TrainingSample]:
+    """Texts written while training, at most a dozen that are spread over the run."""
+    found, bits = [], None
+    for record in records:
+        bits = number(record, "bits_per_char") or bits
+        text, step = record.get("text"), number(record, "step")
+        if isinstance(text, str) and step is not None:
+            found.append(TrainingSample(int(step), bits, text[:_MAX_CHARS]))
+    return thin(found, _MAX_SAMPLES)
+
+
+def thin(items: list[Item], limit: int) -> list[Item]:
+    """At most `limit` items at even distances, the first and the last among them.
+
+    >>> thin([0, 1, 2, 3, 4], 3)
+    [0, 2, 4]
+    """
+    if len(items) <= limit:
+        return items
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]

@@ -1,0 +1,56 @@
+// What the model expected in place of a symbol: shown where a pointer rests, a finger taps or the arrow keys lead.
+"use strict";
+
+const rows = JSON.parse(document.getElementById("predictions").textContent);
+const panel = document.getElementById("expected");
+let chosen = null;
+
+function element(name, text, className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  made.className = className;
+  return made;
+}
+
+function line([symbol, percent], came) {
+  const made = element("div", "", symbol === came ? "came" : "");
+  const bar = element("span", "", "bar");
+  bar.style.width = `${percent}%`;
+  made.append(element("span", symbol), bar, element("span", `${percent.toFixed(1)} %`));
+  return made;
+}
+
+function choose(token) {
+  chosen?.classList.remove("chosen");
+  chosen = token;
+  panel.hidden = token === null;
+  if (token === null) return;
+  token.classList.add("chosen");
+  const [symbol, bits, expected] = rows[token.dataset.i];
+  const heading = element("p", "");
+  heading.append(element("b", symbol), ` came: ${bits.toFixed(1)} bits. Expected:`);
+  panel.replaceChildren(heading, ...expected.map((each) => line(each, symbol)));
+  place(token.getClientRects()[0]);
+}
+
+// Below the symbol, or above it where there is no room.
+function place(box) {
+  const { offsetWidth: width, offsetHeight: height } = panel;
+  const below = box.bottom + 8;
+  panel.style.left = `${Math.max(8, Math.min(box.left, innerWidth - width - 8))}px`;
+  panel.style.top = `${below + height < innerHeight ? below : Math.max(8, box.top - height - 8)}px`;
+}
+
+const token_of = ({ target }) => target.closest?.("[data-i]") ?? null;
+
+document.addEventListener("pointerover", (event) => choose(token_of(event)));
+document.addEventListener("click", (event) => choose(token_of(event)));
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") choose(null);
+  const sheet = event.target.closest?.(".sheet");
+  const step = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
+  if (!sheet || !step) return;
+  choose(chosen && sheet.contains(chosen) ? (chosen[step] ?? chosen) : sheet.firstElementChild);
+  event.preventDefault();
+});
+addEventListener("scroll", () => chosen && place(chosen.getClientRects()[0]), { passive: true });

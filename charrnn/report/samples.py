@@ -1,0 +1,63 @@
+"""Texts that a model writes for its report, and what in them stands in the text that it was trained on."""
+
+from dataclasses import dataclass
+
+import torch
+
+from charrnn.config import SamplingConfig
+from charrnn.machine.runtime import Runtime
+from charrnn.report.subject import Subject
+from charrnn.sampling.copies import SuffixArray, pack, unpack
+from charrnn.sampling.sampler import sample
+
+TEMPERATURES = (0.3, 0.6, 1.0, 1.4)
+SEED = 1
+_LENGTH = 400
+COPYING = SamplingConfig(num_samples=16, length=500, temperature=0.7)
+"""The samples in which copies are looked for."""
+_NUM_COPIES = 3
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The longest runs of symbols in some samples that stand in the training text, longest first, and their lengths."""
+
+    longest: list[tuple[int, str]]
+    median: int
+    """Of the longest copy of each sample."""
+
+
+def write_at_temperatures(subject: Subject) -> list[tuple[float, str]]:
+    """A sample at each temperature, all of the same seed."""
+    return [
+        (each, _decode(subject, _write(subject, SamplingConfig(length=_LENGTH, temperature=each))[0]))
+        for each in TEMPERATURES
+    ]
+
+
+def find_copies(subject: Subject) -> Copies | None:
+    """The longest copies in samples of the model; None without the text it was trained on."""
+    if not len(subject.train):
+        return None
+    corpus = SuffixArray(pack(subject.train))
+    written = _write(subject, COPYING)
+    lengths = [corpus.longest_copy(each) for each in written]
+    copies = set()
+    for symbols, length in zip(written, lengths, strict=True):
+        begin = corpus.find_copy(symbols, length)
+        assert begin is not None, "a copy of this length was found"
+        copies.add((length, _decode(subject, symbols[begin : begin + length])))
+    return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(lengths)[len(lengths) // 2])
+
+
+def _write(subject: Subject, config: SamplingConfig) -> list[str]:
+    """The samples of a config, as packed symbols."""
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    written = [""] * config.num_samples
+    for piece in sample(subject.model, subject.vocabulary, config, seed=SEED, runtime=runtime):
+        written[piece.index] += piece.symbols
+    return written
+
+
+def _decode(subject: Subject, symbols: str) -> str:
+    return subject.vocabulary.decode(unpack(symbols))

@@ -1,0 +1,88 @@
+"""A run to report on: its model, its log, and its text as far as that is at hand."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from charrnn.errors import CharRNNError
+from charrnn.model.network import CharRNN
+from charrnn.report.records import Records, read_records
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder, find_checkpoint
+from charrnn.text.corpus import read_text
+from charrnn.text.vocabulary import Vocabulary
+from charrnn.training.streams import TrainingText
+
+_MAX_TRAIN = 2**22  # symbols in which copies are looked for: sorted in a second or two
+_MAX_HELD_OUT = 2**18  # symbols that are read at most
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run. `train` and `held_out` are indices (N,), empty where they are not at hand."""
+
+    name: str
+    checkpoint: Checkpoint
+    model: CharRNN
+    records: Records
+    train: Tensor
+    """All that was trained on; empty, too, if that is too long to look for copies in it."""
+    held_out: Tensor
+    """The beginning of what was not trained on."""
+    has_text: bool
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's symbols."""
+        return self.checkpoint.vocabulary
+
+    @property
+    def noun(self) -> str:
+        """The word for a symbol."""
+        return "character" if all(len(text) == 1 for text in self.vocabulary.texts) else "symbol"
+
+
+def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: str | None = None) -> Subject:
+    """A run by its folder, its name or one of its checkpoints; `corpus` names its text, if not its own.
+
+    Raises: CharRNNError.
+    """
+    path = find_checkpoint(run, checkpoint_dir)
+    checkpoint = Checkpoint.load(path)
+    folder = path.absolute().parent
+    records = read_records(RunFolder(folder).metrics)
+    indices = _find_text(checkpoint, [data_dir, *(root / "data" for root in path.absolute().parents[2:3])], corpus)
+    train, held_out = (torch.zeros(0), torch.zeros(0)) if indices is None else _split(indices, checkpoint)
+    return Subject(
+        name=folder.name if records and folder != Path.home() else path.stem,
+        checkpoint=checkpoint,
+        model=checkpoint.build_model().eval(),
+        records=records,
+        train=train.long() if len(train) <= _MAX_TRAIN else torch.zeros(0, dtype=torch.int64),
+        held_out=held_out[:_MAX_HELD_OUT].long(),
+        has_text=indices is not None,
+    )
+
+
+def _find_text(checkpoint: Checkpoint, folders: list[Path], corpus: str | None) -> Tensor | None:
+    """The indices (N,) of the model's own text, if it is in one of the folders, or of a text that is named.
+
+    Raises: CharRNNError.
+    """
+    if corpus is None:
+        own = checkpoint.corpus.find(folders)
+        return None if own is None else own.indices
+    indices = checkpoint.vocabulary.encode_any(read_text(corpus, checkpoint.corpus.config))
+    if checkpoint.vocabulary.unknown is None:
+        indices = indices[indices < checkpoint.vocabulary.size]
+    if len(indices) < 2:
+        raise CharRNNError(f"{corpus} has fewer than 2 of the model's symbols: name the text that it was trained on")
+    return indices
+
+
+def _split(indices: Tensor, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
+    """What the run trained on and what it held out. Raises: CharRNNError for too few symbols."""
+    text = TrainingText.split(indices, replace(checkpoint.training_config, batch_size=1, seq_length=1))
+    return text.train, text.val

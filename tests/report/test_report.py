@@ -1,0 +1,206 @@
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn.config import PreparationConfig, TrainingConfig
+from charrnn.errors import CharRNNError
+from charrnn.report.page import render, require_extra, write_report
+from charrnn.report.records import Records
+from charrnn.report.subject import Subject, open_subject
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.opening import start
+from charrnn.runs.run import Run
+from charrnn.text.corpus import prepare
+from charrnn.text.sources import find_sources
+from tests.conftest import CPU, TINY, Command
+from tests.report.conftest import Open, Opened
+from tests.report.test_export import HOSTILE, with_vocabulary
+
+TEXT = (
+    """The Cat said: "I sat on the mat, and you?"
+"On a log," said the DOG, and he ran to the den.
+
+A hen (the old one) had 12 eggs. "Good night!" said she.
+"""
+    * 80
+)
+
+
+@pytest.fixture(scope="session")
+def told_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a log, its corpus where `data_dir` has it."""
+    home = tmp_path_factory.mktemp("secret-home")
+    (home / "farm.txt").write_text(TEXT)
+    corpus = prepare(find_sources([str(home / "farm.txt")]), PreparationConfig(), home / "data" / "farm.safetensors")
+    config = TrainingConfig(steps=200, batch_size=8, seq_length=16, learning_rate=1e-2, eval_every=50, val_fraction=0.3)
+    run = start(RunFolder(home / "runs" / "farm"), corpus, replace(TINY, hidden_size=32), config, CPU, seed=7)
+    run.open_log()
+    run.drive([])
+    return run
+
+
+@pytest.fixture(scope="session")
+def subject(told_run: Run) -> Subject:
+    return open_subject(told_run.folder.path, told_run.corpus.path.parent, Path("nowhere"))
+
+
+@pytest.fixture(scope="session")
+def page(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "report.html"
+    assert write_report([subject], path) == path.stat().st_size < 500_000
+    return path
+
+
+def expected(opened: Opened) -> list[tuple[str, float]]:
+    """The symbols and percentages of the panel."""
+    lines = opened.page.locator("#expected div").all()
+    return [(line.locator("span").first.inner_text(), float(line.inner_text().split()[-2])) for line in lines]
+
+
+def hostile(subject: Subject) -> Subject:
+    """A run of a stranger, who wrote markup wherever there is text."""
+    checkpoint = with_vocabulary(subject.checkpoint, HOSTILE + "ab \u2066")
+    checkpoint = replace(checkpoint, corpus=replace(checkpoint.corpus, path=f"C:\\Users\\secret\\{HOSTILE}"))
+    indices = torch.randint(checkpoint.vocabulary.size, (1000,), generator=torch.Generator().manual_seed(1))
+    records: Records = [{"step": 1, "chars": 10, "train_loss": 1.0}, {"step": 2, "text": HOSTILE + "\ud800"}]
+    return Subject(HOSTILE, checkpoint, checkpoint.build_model(), records, indices, indices, has_text=True)
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_opens_and_fits_the_screen(page: Path, open_page: Open, width: int, color_scheme: str) -> None:
+    opened = open_page(page, viewport={"width": width, "height": 800}, color_scheme=color_scheme)
+    assert opened.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert opened.page.locator("figure svg").count() == 4
+    stroke = "(path) => getComputedStyle(path).stroke"
+    line = opened.page.locator('figure svg path[stroke="var(--series-0)"]').first.evaluate(stroke)
+    assert line == {"light": "rgb(31, 95, 139)", "dark": "rgb(140, 196, 234)"}[color_scheme]
+    assert not opened.complaints
+    assert not opened.foreign_requests
+
+
+def test_page_shows_all_that_was_asked_for(page: Path, open_page: Open, subject: Subject) -> None:
+    opened = open_page(page).page
+    text = opened.inner_text("body")
+    for heading in ("Loss", "Learning rate", "Speed", "It learns to write", "Four temperatures", "Predicted worst"):
+        assert heading in text
+    assert "charrnn train farm.safetensors --hidden-size 32" in text.replace("\n", " ")
+    assert [each.text_content() for each in opened.locator("nav a").all()][-1] == "Its alphabet"
+    assert opened.locator(".neuron").count() >= 6
+    assert opened.locator(".map text").count() == subject.vocabulary.size
+    assert all(opened.locator(each["href"]).count() == 1 for each in links(opened))
+
+
+def links(page: Any) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = page.eval_on_selector_all("nav a", "all => all.map((a) => ({href: a.hash}))")
+    return found
+
+
+def test_hover_shows_the_five_likeliest(page: Path, open_page: Open, subject: Subject) -> None:
+    opened = open_page(page)
+    token = opened.page.locator(".sheet [data-i]").nth(200)
+    token.hover()
+    shown = expected(opened)
+    rows = json.loads(opened.page.locator("#predictions").text_content())
+    symbol, bits, likeliest = rows[int(token.get_attribute("data-i"))]
+    assert shown == [(name, percent) for name, percent in likeliest]
+    assert len(shown) == 5
+    assert [percent for _, percent in shown] == sorted((percent for _, percent in shown), reverse=True)
+    assert opened.page.inner_text("#expected p").startswith(f"{symbol} came: {bits:.1f} bits")
+    opened.page.locator("h1").hover()
+    assert opened.page.locator("#expected").is_hidden()
+    opened.page.locator(".sheet").first.focus()
+    opened.page.keyboard.press("ArrowRight")
+    assert opened.page.locator("#expected").is_visible()
+    opened.page.keyboard.press("Escape")
+    assert opened.page.locator("#expected").is_hidden()
+
+
+def test_tap_shows_the_five_likeliest(page: Path, open_page: Open) -> None:
+    opened = open_page(page, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    opened.page.locator(".sheet [data-i]").nth(30).tap()
+    assert len(expected(opened)) == 5
+    box = opened.page.locator("#expected").bounding_box()
+    assert box["x"] == 0
+    assert round(box["width"]) == 390
+    assert round(box["y"] + box["height"]) == 800
+    opened.page.locator("h1").tap()
+    assert opened.page.locator("#expected").is_hidden()
+
+
+def test_page_tells_nothing_of_the_machine(page: Path, told_run: Run) -> None:
+    text = page.read_text()
+    for private in ("secret-home", str(Path.home()), str(Path(__file__).parent), str(told_run.corpus.path.parent)):
+        assert private not in text
+    assert set(re.findall(r"[a-z]+://[^\s\"<]*", text)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_hostile_text_is_text(subject: Subject, tmp_path: Path, open_page: Open) -> None:
+    write_report([hostile(subject)], tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text()
+    assert source.count("<script") == source.count("</script") == 2
+    assert not re.search("[\u202e\u2028\u2066\x00\x1b]", source)
+    assert "secret" not in source
+    opened = open_page(tmp_path / "page.html")
+    assert opened.page.inner_text("h1").startswith("</script><img src=x onerror=")
+    assert "[U+202E]" in opened.page.inner_text("h1")
+    assert "[U+D800]" in opened.page.inner_text(".card .text >> nth=0")
+    for i in range(0, 300, 25):
+        opened.page.locator(".sheet [data-i]").nth(i).hover()
+        assert len(expected(opened)) == 5
+    assert opened.page.locator("img").count() == 0
+    assert not opened.complaints
+    assert not opened.foreign_requests
+
+
+def test_runs_are_overlaid(subject: Subject, tmp_path: Path, open_page: Open) -> None:
+    write_report([subject, replace(subject, name="other")], tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    losses = opened.page.locator("figure svg").first
+    assert all(losses.locator(f'path[stroke="var(--series-{i})"]').count() for i in (0, 1))
+    assert opened.page.locator("article h2").all_text_contents() == ["farm", "other"]
+    assert not opened.complaints
+
+
+def test_page_without_a_text_or_a_log(subject: Subject) -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    bare = render([replace(subject, records=[], train=none, held_out=none, has_text=False)])
+    assert "The text of this model is not at hand" in bare
+    assert "no log of the training" in bare
+    assert "Its alphabet" in bare
+    short = render([replace(subject, held_out=none)])
+    assert "No text was held out" in short
+    assert "Longest copies" in short
+
+
+def test_command_writes_a_page(told_run: Run, tmp_path: Path, charrnn: Command) -> None:
+    done = charrnn("report", told_run.folder.path, "-o", "page.html", "--data-dir", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"page": "page.html", "bytes": (tmp_path / "page.html").stat().st_size}
+    assert "Predicted worst" in (tmp_path / "page.html").read_text()  # the corpus lies beside the runs
+
+
+def test_corpus_can_be_named(told_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("the hen sat. " * 50 + "€")
+    found = open_subject(told_run.folder.best, tmp_path, tmp_path, str(tmp_path / "other.txt"))
+    assert found.name == "farm"
+    assert len(found.train) + len(found.held_out) == 13 * 50
+    (tmp_path / "foreign.txt").write_text("€€€")
+    with pytest.raises(CharRNNError, match="fewer than 2 of the model's symbols"):
+        open_subject(told_run.folder.best, tmp_path, tmp_path, str(tmp_path / "foreign.txt"))
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(CharRNNError, match=r"pip install 'charrnn\[report\]'"):
+        require_extra()
