@@ -1,4 +1,4 @@
-"""The README as a package index shows it: pictures and links of the project, which are not there, become their text."""
+"""The README as a package index shows it: a picture or a link to a file of the project, which it lacks, is its text."""
 
 import re
 from pathlib import Path

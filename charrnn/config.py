@@ -166,7 +166,7 @@ class PreparationConfig(Config):
     keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.", PREPARATION)
     unit: Unit = option("char", "The meaning of an index.", PREPARATION, Choice(get_args(Unit)), absent="char")
     separator: str | None = option(
-        None, "The text between documents, such as \\\\n.", PREPARATION, absent=None, parse=unescape
+        None, "The text between documents, such as \\n.", PREPARATION, absent=None, parse=unescape
     )
     documents: bool = option(False, "Each file is a document.", PREPARATION, absent=False)
     keep_order: bool = option(False, "Do not shuffle the documents.", PREPARATION, absent=False)

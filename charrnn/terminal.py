@@ -6,6 +6,8 @@ import math
 import os
 import re
 import sys
+import textwrap
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TextIO
 
@@ -85,13 +87,14 @@ def format_number(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.10f}".rstrip("0").rstrip(".")
 
 
-def count_of(number: int, noun: str) -> str:
-    """Format a number of things.
+def count_of(number: float, noun: str) -> str:
+    """Format a number of things, one that is not whole with three digits.
 
-    >>> count_of(1, "step"), count_of(2000, "step")
-    ('1 step', '2,000 steps')
+    >>> count_of(1, "step"), count_of(12_345, "step"), count_of(1.5, "epoch")
+    ('1 step', '12,345 steps', '1.5 epochs')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    told = f"{number:,}" if isinstance(number, int) else format_number(number)
+    return f"{told} {noun}{'' if told == '1' else 's'}"
 
 
 def parse_minutes(text: str) -> float:
@@ -108,6 +111,32 @@ def parse_minutes(text: str) -> float:
     except ValueError:
         raise ValueError("a number of minutes, or hours, minutes and seconds as in 90s, 10m or 1h30m") from None
     return 60 * hours + minutes + seconds / 60
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns of the terminal that a stream leads to; 80 if that cannot be told."""
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    return 80
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of a text, broken at spaces where they would take more columns than `width`.
+
+    Chinese and Japanese characters take two columns each.
+
+    >>> wrap("to be or not to be", 8)
+    ['to be or', 'not to', 'be']
+    >>> wrap("日本語", 4)
+    ['日本', '語']
+    """
+    lines = []
+    for line in text.splitlines():
+        # A second column is held by a character that no shown text has.
+        wide = "".join(f"{c}\0" if unicodedata.east_asian_width(c) in "WF" else c for c in line)
+        broken = textwrap.wrap(wide, width, replace_whitespace=False, break_on_hyphens=False) or [""]
+        lines += [each.replace("\0", "") for each in broken]
+    return lines
 
 
 def format_seconds(seconds: float) -> str:

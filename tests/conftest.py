@@ -227,7 +227,7 @@ class Told(list[str]):
 def described(run: Run) -> list[str]:
     """The lines that are told before a run begins."""
     told = Told()
-    describe(run.trainer, run.corpus.vocabulary.size, run.seed, told)
+    describe(run.trainer, run.corpus.vocabulary, run.seed, told)
     return told
 
 

@@ -1,8 +1,14 @@
 """What the README promises."""
 
 import re
+import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 
+import pytest
+
+from charrnn.version import __version__
 from tests.option_tables import README, with_current_tables
 
 TEXT = README.read_text(encoding="utf-8")
@@ -28,6 +34,30 @@ def test_file_map_names_every_module() -> None:
     names = re.findall(r"^ *(\w+\.py) ", TEXT, re.MULTILINE)
     modules = [path.name for path in (ROOT / "charrnn").rglob("*.py") if path.parent.name != "cli"]
     assert sorted(names) == sorted(name for name in modules if not name.startswith("__"))
+
+
+def test_citation_names_this_version_and_the_holders_of_the_licence() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {__version__}\n" in citation
+    [holders] = re.findall(r"Copyright \(c\) \d+ (.+)", (ROOT / "LICENSE").read_text())
+    assert f"\n  - name: {holders}\n" in citation
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["authors"] == [{"name": holders}]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_loop_over_shapes_and_seeds_trains_each_once(tmp_path: Path) -> None:
+    """The README's loop, with a program that only notes how it was called."""
+    [loop] = re.findall(r"```bash\n(charrnn prepare.*?)```", TEXT, re.DOTALL)
+    program = tmp_path / "charrnn"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    program.chmod(0o755)
+    subprocess.run(["bash", "-euc", loop], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    first, *trained, last = (tmp_path / "calls").read_text().splitlines()
+    assert (first, last) == ("prepare fairy-tales.txt", "runs --sort loss")
+    assert len({re.search(r"--run (\S+)", call)[1] for call in trained}) == 12  # type: ignore[index]
+    devices = [re.search(r"cuda:(\d)", call)[1] for call in trained]  # type: ignore[index]
+    assert [sorted(devices[i : i + 4]) for i in (0, 4, 8)] == [["0", "1", "2", "3"]] * 3, "four at a time"
 
 
 def test_sample_corpus_is_large_plain_and_free_of_repeats() -> None:

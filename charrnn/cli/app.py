@@ -153,7 +153,8 @@ def _show_warning(
 ) -> None:
     """Print our own warnings as the command line prints its errors, and others as Python does."""
     if issubclass(category, CharRNNWarning):
-        tell(f"warning: {message}")
+        if speaks():  # of several processes each meets it
+            tell(f"warning: {message}")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 

@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointArgument, CheckpointDir, Json, declare, takes_configs
+from charrnn.cli.options import (
+    CHECKPOINT_DIR,
+    CheckpointArgument,
+    CheckpointDir,
+    Json,
+    choose_checkpoint,
+    declare,
+    takes_configs,
+)
 from charrnn.cli.signals import exit_on_signals
 from charrnn.terminal import escape_controls
 
@@ -27,10 +35,9 @@ def export(
     from charrnn.report.export import TITLE, describe
     from charrnn.report.export import export as write_page
     from charrnn.runs.checkpoint import Checkpoint
-    from charrnn.runs.folder import find_checkpoint
 
     exit_on_signals()
-    found = Checkpoint.load(find_checkpoint(checkpoint, checkpoint_dir))
+    found = Checkpoint.load(choose_checkpoint(checkpoint, checkpoint_dir))
     size = write_page(found, output, TITLE if title is None else title)
     if json:
         print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)

@@ -46,8 +46,8 @@ def report(
     """Write one HTML page about a run, or several overlaid: its course, and what the model has learned.
 
     Examples:
-      charrnn report
-      charrnn report tales tales-2 -o tales.html
+      charrnn report tales -o tales.html
+      charrnn report tales-256-1 tales-512-1     side by side
     """
     from charrnn.report.page import require_extra, write_report
     from charrnn.report.subject import open_subject

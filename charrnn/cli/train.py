@@ -41,7 +41,7 @@ from charrnn.config import (
 )
 from charrnn.errors import OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, no_bar, silence, speaks
+from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, count_of, no_bar, silence, speaks
 from charrnn.text.sources import find_tales
 
 if TYPE_CHECKING:
@@ -136,16 +136,19 @@ def train(
     from charrnn.runs.folder import RunFolder
     from charrnn.runs.opening import opened
     from charrnn.runs.preflight import describe
+    from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
     from charrnn.text.corpus import default_stem
 
     exit_on_signals()
 
     if deterministic:
         compute_deterministically()
+    folder = RunFolder(run or checkpoint_dir / default_stem(corpus))
+    reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard and speaks() else []
     with (
         sharing_cores(),
         opened(
-            RunFolder(run or checkpoint_dir / default_stem(corpus)),
+            folder,
             corpus,
             shape,
             config,
@@ -165,20 +168,11 @@ def train(
             bar=byte_bar(sys.stderr) if speaks() and not quiet else no_bar,
         ) as begun,
     ):
-        describe(begun.trainer, begun.corpus.vocabulary.size, begun.seed, notify)
-        reporters: list[Reporter] = []
+        describe(begun.trainer, begun.corpus.vocabulary, begun.seed, notify)
         if speaks():
-            reporters = _reporters(begun, quiet=quiet, tensorboard=tensorboard)
+            reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, begun.trainer.fraction))
             begun.open_log()
         _train(begun, reporters, json=json and speaks(), notify=notify)
-
-
-def _reporters(run: "Run", *, quiet: bool, tensorboard: bool) -> "list[Reporter]":
-    from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
-
-    reporters: list[Reporter] = [TensorBoard(run.folder.path)] if tensorboard else []
-    reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, run.trainer.fraction))
-    return reporters
 
 
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:
@@ -203,11 +197,13 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
 def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_curve: bool) -> str:
     how = {
         "budget": "done",
-        "patience": f"stopped early: no improvement in {run.trainer.config.patience} evaluation(s)",
+        "patience": f"stopped early: no improvement in {count_of(run.trainer.config.patience or 0, 'evaluation')}",
         "stopped": "stopped and saved; --resume goes on",
     }[reason]
+    if not summary["steps"]:
+        return f"{how}, before the first step: there is nothing to sample yet; --resume with a larger budget goes on"
     num_chars = run.trainer.evaluations.num_chars
-    line = f"{how}: {summary['steps']:,} steps, {summary['chars_per_second']:,} characters/s in training"
+    line = f"{how}: {count_of(summary['steps'], 'step')}, {summary['chars_per_second']:,} characters/s in training"
     losses = run.log.val_losses() if with_curve and run.log is not None else []
     if len(losses) > 1:
         curve = blocks(losses, ascii_only=not can_print(BLOCKS, sys.stderr))

@@ -226,7 +226,7 @@ class Runtime:
         return sum(int(used) < _IDLE_MIB for used in told.split() if used.isdigit())
 
     def free_memory(self) -> int | None:
-        """Bytes of free memory on the device, in rank 0; None if unknown."""
+        """Bytes of free memory on the device of rank 0; None if unknown. All processes have to call it."""
         return self.ranks.share(lambda: _free_memory(self.device))
 
     def synchronize(self) -> None:
@@ -264,7 +264,10 @@ class Runtime:
             time.sleep(1e-4)
 
     def random_state(self) -> dict[str, Tensor]:
-        """States of the random generators that this device uses, in all processes: those of rank 1 end with ".1"."""
+        """States of the random generators that this device uses, of all processes: those of rank 1 end with ".1".
+
+        All processes have to call it.
+        """
         states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -609,9 +612,14 @@ def _either(names: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
+def draw_seed() -> int:
+    """A seed from the operating system."""
+    return secrets.randbits(31)
+
+
 def seed_everything(seed: int | None) -> int:
-    """Seed every generator, by default with a seed from the operating system; returns the seed."""
+    """Seed every generator, by default with a drawn seed; returns the seed."""
     if seed is None:
-        seed = secrets.randbits(31)
+        seed = draw_seed()
     torch.manual_seed(seed)
     return seed

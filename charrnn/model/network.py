@@ -129,21 +129,29 @@ class RecurrentStack(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run x (T, B, I) from a state (None: zeros); returns outputs (T, B, H) of the last layer and the new state."""
-        new_state = []
-        for i, layer in enumerate(self.layers):
-            x, after = self._run(layer, x, None if state is None else state[i])
+        state, new_state = state or self.initial_state(x.shape[1]), []
+        for layer, before in zip(self.layers, state, strict=True):
+            x, after = self._run(layer, x, before)
             new_state.append(after)
             x = self.dropout(x)
         return x, tuple(new_state)
 
-    def _run(self, layer: nn.Module, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def initial_state(self, batch_size: int) -> State:
+        """A state of zeros for B streams, on the device of the weights."""
+
+        def zeros(layer: nn.Module) -> tuple[Tensor, ...]:
+            weight_hh = layer_weights(layer)[1]
+            count = _KINDS[self.cell].state_tensors
+            return tuple(weight_hh.new_zeros(1, batch_size, weight_hh.shape[1]) for _ in range(count))
+
+        return tuple(map(zeros, self.layers))
+
+    def _run(self, layer: nn.Module, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run one layer over x (T, B, I); returns its outputs (T, B, H) and its new state."""
         weight_ih, weight_hh, *biases = layer_weights(layer)
         H, kind = weight_hh.shape[1], _KINDS[self.cell]
         if padding := -x.shape[2] % self.input_multiple:
             x, weight_ih = F.pad(x, (0, padding)), F.pad(weight_ih, (0, padding))
-        if state is None:
-            state = (x.new_zeros(1, x.shape[1], H),) * kind.state_tensors
         if self.training and self.recurrent_dropout > 0:
             weight_hh = weight_hh * F.dropout(weight_hh.new_ones(H), self.recurrent_dropout)
         weights = [weight_ih, weight_hh, *biases]
@@ -191,9 +199,7 @@ class CharRNN(nn.Module):
 
     def initial_state(self, batch_size: int) -> State:
         """A state of zeros for B streams, on the model's device."""
-        config, weight = self.config, self.head.weight
-        shape, count = (1, batch_size, config.hidden_size), _KINDS[config.cell].state_tensors
-        return tuple(tuple(weight.new_zeros(shape) for _ in range(count)) for _ in range(config.num_layers))
+        return self.stack.initial_state(batch_size)
 
     @property
     def num_parameters(self) -> int:

@@ -1,6 +1,7 @@
 """The folder of a run: its newest, previous and best checkpoints; finding a checkpoint."""
 
 import contextlib
+import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,10 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 times.append(path.stat().st_mtime)
         return max(times, default=None)
+
+    def mentions(self, source_digest: str) -> bool:
+        """True if a checkpoint seems to be of a run on the text of this digest."""
+        return any(container.mentions(path, source_digest) for path in self.checkpoints)
 
     def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
         """Write a run's first checkpoint and its log, in place of any old run.
@@ -161,6 +166,9 @@ def _missing(path: Path | None, checkpoint_dir: Path) -> str:
     names = [run.path.name for run in find_runs(checkpoint_dir)]
     if not names:
         return f"{problem}: run `charrnn train CORPUS` first, or name a checkpoint"
+    near = difflib.get_close_matches(str(path), names, n=1)
+    if near and is_name:
+        return f"{problem}: did you mean {near[0]}?"
     listed = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
     return f"{problem}: name a checkpoint or one of the runs in {checkpoint_dir}: {listed}"
 

@@ -2,24 +2,26 @@
 
 import contextlib
 import functools
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from charrnn.config import BUDGETS, ModelOptions, PreparationConfig, TrainingConfig
+from charrnn.config import BUDGETS, SIZES, ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.files import container
 from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import ALONE, Ranks, joined
-from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
+from charrnn.machine.runtime import Runtime, draw_seed, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
-from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
+from charrnn.runs.checkpoint import KIND, VERSIONS, Checkpoint, CorpusIdentity, Header
 from charrnn.runs.definition import origin_of
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.terminal import Bar, Notify, no_bar, silence
-from charrnn.text.corpus import Corpus, open_or_prepare
+from charrnn.text.corpus import Corpus, digest_of, open_or_prepare
 from charrnn.training.heuristics import (
     choose_layout,
     choose_learning_rate,
@@ -32,6 +34,8 @@ from charrnn.training.trainer import Trainer
 
 _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
 """Options that a resumed run may be given anew; all others are those it began with."""
+_OF_THIS_TEXT = ": --resume goes on with it, --overwrite starts again, --run DIR starts another"
+_OF_ANOTHER_TEXT = " that was made from another text: --run DIR starts another run, --overwrite replaces that one"
 
 
 @contextlib.contextmanager
@@ -63,10 +67,11 @@ def opened(
     """
     with joined(device) as ranks, _held(folder, ranks) as folder:
         if ranks.is_first:
+            _require_text(text, checkpoint_dir)
             remove_leftovers(folder.path)
             if folder.holds_run() and not (resuming or overwriting):
-                ways = "--resume goes on with it, --overwrite starts again, --run DIR starts another"
-                raise CharRNNError(f"{folder.path} holds a run: {ways}")
+                is_other = not folder.mentions(digest_of(text, recursive=recursive, force=force, bar=bar))
+                raise CharRNNError(f"{folder.path} holds a run{_OF_ANOTHER_TEXT if is_other else _OF_THIS_TEXT}")
         runtime = source = None
         if is_new := ranks.share(lambda: not (resuming and folder.holds_run())):  # errors come before the text is read
             runtime = _open_runtime(device, precision, ranks)
@@ -94,6 +99,24 @@ def opened(
         if init_from is not None:
             notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
         yield resume(folder, corpus, given, device, ranks, notify=notify)
+
+
+def _require_text(text: str, checkpoint_dir: Path) -> None:
+    """Raises: CharRNNError where a run or a checkpoint stands in a text's place, with what was meant perhaps."""
+    path = Path(text)
+    if container.is_stored(path):
+        what, is_run = "a checkpoint, not a corpus", container.kind_of(path) == KIND
+    elif path.is_dir():
+        what, is_run = "a run, not a text", RunFolder(path).holds_run() and not any(path.glob("*.txt"))
+    else:
+        what, is_run = "a run, not a text", not path.exists() and RunFolder(checkpoint_dir / path).holds_run()
+    if is_run:
+        checkpoint = find_checkpoint(path, checkpoint_dir)
+        corpus = shlex.quote(Header.read(checkpoint).corpus.path)
+        resume = f"charrnn train {corpus} --run {shlex.quote(str(checkpoint.parent))} --resume"
+        raise CharRNNError(
+            f"{text} is {what}: `{resume}` goes on with it, and --init-from {text} starts another run from its weights"
+        )
 
 
 def _held(folder: RunFolder, ranks: Ranks) -> contextlib.AbstractContextManager[RunFolder]:
@@ -175,7 +198,7 @@ def start(
 ) -> Run:
     """A new run. Its shape is that of `init_from`, else the given one, else chosen. Raises: CharRNNError."""
     ranks = runtime.ranks
-    seed = ranks.share(lambda: seed_everything(seed))
+    seed = ranks.share(lambda: draw_seed() if seed is None else seed)
     seed_everything(seed)
     config = choose_layout(config, len(corpus.indices), runtime)
     text = _split(corpus, config, ranks).placed(runtime)
@@ -298,4 +321,7 @@ def _require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, r
         if name in own and value != own[name]:
             # None of one-hot inputs is given as 0.
             asked, found = (0 if each is None else each for each in (value, own[name]))
-            raise CharRNNError(f"--{name.replace('_', '-')} is {asked}, but {owner} has {found}: {remedy}")
+            option = f"--{name.replace('_', '-')}"
+            if (size := given.get("size")) is not None and SIZES[size].get(name) == value:
+                option = f"--size is {size}, so that {option}"
+            raise CharRNNError(f"{option} is {asked}, but {owner} has {found}: {remedy}")

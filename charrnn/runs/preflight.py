@@ -2,22 +2,24 @@
 
 import math
 
-from charrnn.terminal import Notify, format_seconds
+from charrnn.terminal import Notify, count_of, format_seconds
+from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.heuristics import MAX_PARAMETERS_PER_CHAR
 from charrnn.training.timing import seconds_per_step
 from charrnn.training.trainer import Trainer
 
 _MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
+_MIN_CHARS = 500
 
 
-def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> None:
+def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify) -> None:
     """Tell three lines, and what may surprise."""
     model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
     config, layout = trainer.config, trainer.layout
     notify(
         f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, dropout "
         f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; corpus: {len(text.train):,} characters "
-        f"to train, {len(text.val):,} to validate, {num_symbols:,} symbols"
+        f"to train, {len(text.val):,} to validate, {count_of(vocabulary.size, 'symbol')}"
     )
     processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
     notify(
@@ -32,12 +34,16 @@ def describe(trainer: Trainer, num_symbols: int, seed: int, notify: Notify) -> N
     seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
     notify(_describe_budget(trainer, epochs, seconds))
-    if (advice := _advise(model.num_parameters, model.config.hidden_size, len(text.train), epochs)) is not None:
+    if all(map(str.isspace, vocabulary.symbols)):
+        notify("the text is white space alone: there is nothing to learn from it", warning=True)
+    elif (num_chars := sum(vocabulary.counts)) < _MIN_CHARS:
+        notify(f"{num_chars:,} characters are too few to learn to write from: find more text", warning=True)
+    elif (advice := _advise(model.num_parameters, model.config.hidden_size, len(text.train), epochs)) is not None:
         notify(advice, warning=True)
     if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
         notify(
-            f"the corpus is small: {layout.batch_size} streams of chunks of {layout.seq_length} characters "
-            f"instead of {config.batch_size} of {config.seq_length}"
+            f"the corpus is small: {count_of(layout.batch_size, 'stream')} of chunks of "
+            f"{count_of(layout.seq_length, 'character')} instead of {config.batch_size} of {config.seq_length}"
         )
     if not trainer.evaluations.are_validating and config.val_fraction > 0:
         notify("the corpus is too short to hold out a validation part: the training loss decides")
@@ -47,11 +53,12 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     steps, config = trainer.budget.steps, trainer.config
     rate = f"about {trainer.layout.symbols_per_step / seconds:,.0f} characters/s"
     if steps is None:
-        steps_at_rate = f"{epochs * trainer.layout.num_chunks:,.0f} steps at {rate}"
-        return f"budget: {config.minutes:g} minutes; {epochs:,.3g} epochs, {steps_at_rate}"
+        num_steps = round(epochs * trainer.layout.num_chunks)
+        minutes, steps_at_rate = count_of(config.minutes or 0.0, "minute"), f"{count_of(num_steps, 'step')} at {rate}"
+        return f"budget: {minutes}; {count_of(epochs, 'epoch')}, {steps_at_rate}"
     left = max(steps - trainer.course.step, 0)
     return (
-        f"budget: {epochs:,.3g} epochs, {steps:,} steps; {left:,} to go, "
+        f"budget: {count_of(epochs, 'epoch')}, {count_of(steps, 'step')}; {left:,} to go, "
         f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"
     )
 

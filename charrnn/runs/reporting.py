@@ -1,6 +1,7 @@
 """Report events of a training run: progress bar or plain lines, `metrics.jsonl`, TensorBoard."""
 
 import contextlib
+import functools
 import json
 import math
 import sys
@@ -13,17 +14,21 @@ from tqdm import tqdm
 
 from charrnn.errors import CharRNNError
 from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
-from charrnn.terminal import escape_controls, format_seconds, json_line
+from charrnn.terminal import escape_controls, format_seconds, json_line, width_of, wrap
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 30.0
+_MARGIN = "  | "
 
 
 class Reporter(ABC):
-    """A consumer of a run's events."""
+    """A consumer of a run's events. What it keeps in the run's folder waits for `begin`."""
+
+    def begin(self) -> None:  # noqa: B027 (most keep nothing there)
+        """Write to the folder from now on, with the run's first checkpoint. Raises: CharRNNError."""
 
     @abstractmethod
     def report(self, event: Event) -> None:
@@ -62,7 +67,7 @@ class ProgressBar(Reporter):
             case Finished(reason="budget"):
                 self._bar.update(1.0 - self._bar.n)
             case Evaluated() | Sampled() | Recovered():
-                self._bar.write(_describe(event), file=self._bar.fp)
+                self._bar.write(_describe(event, width_of(self._bar.fp)), file=self._bar.fp)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -176,35 +181,49 @@ class MetricsLog(Reporter):
 
 
 class TensorBoard(Reporter):
-    """Curves and samples for TensorBoard, in the run's folder.
-
-    Raises: CharRNNError if it is not installed or cannot write to the folder.
-    """
+    """Curves and samples for TensorBoard, in the run's folder."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises: CharRNNError if TensorBoard is not installed, or cannot write to a folder of this name."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise CharRNNError("--tensorboard needs TensorBoard: pip install tensorboard") from None
         try:
-            self._writer = SummaryWriter(str(folder))
+            str(folder).encode()
         except UnicodeEncodeError as error:
             raise CharRNNError(f"--tensorboard cannot write to {folder}: name another --run DIR, in UTF-8") from error
+        self._open = functools.partial(SummaryWriter, str(folder))
+        self._writer: Any = None
+        self._waiting: list[dict[str, Any]] = []
+
+    def begin(self) -> None:
+        """Write the waiting records, and later ones at once."""
+        self._writer = self._open()
+        for record in self._waiting:
+            self._write(record)
+        self._waiting = []
 
     def report(self, event: Event) -> None:
         """Add the numbers of a record as curves, a sample as text."""
         if isinstance(event, Progress) and event.step % RECORD_EVERY:
             return
-        record = _as_record(event)
+        if self._writer is None:
+            self._waiting.append(_as_record(event))
+        else:
+            self._write(_as_record(event))
+
+    def _write(self, record: dict[str, Any]) -> None:
         for name in ("train_loss", "val_loss", "bits_per_char", "learning_rate", "chars_per_second"):
             if name in record:
-                self._writer.add_scalar(name, record[name], event.step)
-        if isinstance(event, Sampled):
-            self._writer.add_text("sample", event.text, event.step)
+                self._writer.add_scalar(name, record[name], record["step"])
+        if "text" in record:
+            self._writer.add_text("sample", record["text"], record["step"])
 
     def close(self) -> None:
         """Write pending records."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Terminal(Reporter):
@@ -214,7 +233,9 @@ class Terminal(Reporter):
         self._inner: Reporter | None = ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
 
     def report(self, event: Event) -> None:
-        """Show an event, unless the stream is broken."""
+        """Show an event, unless the stream is broken; a sample of white space alone is none."""
+        if isinstance(event, Sampled) and not event.text.strip():
+            return
         try:
             if self._inner is not None:
                 self._inner.report(event)
@@ -258,8 +279,8 @@ def _as_record(event: Event) -> dict[str, Any]:
     return record
 
 
-def _describe(event: Event) -> str:
-    """Describe an event for people."""
+def _describe(event: Event, width: int | None = None) -> str:
+    """Describe an event for people; a sample is wrapped at a terminal's width."""
     where = f"step {event.step:,} epoch {event.epoch:.2f}"
     match event:
         case Evaluated():
@@ -279,7 +300,9 @@ def _describe(event: Event) -> str:
                 f"at most {event.learning_rate:.3g} from there on"
             )
         case Sampled():
-            return "\n".join(f"  | {line}" for line in escape_controls(event.text).splitlines())
+            shown = escape_controls(event.text)
+            lines = shown.splitlines() if width is None else wrap(shown, max(width - len(_MARGIN), 1))
+            return "\n".join(f"{_MARGIN}{line}" for line in lines)
     raise TypeError(f"{type(event).__name__} has no description")
 
 

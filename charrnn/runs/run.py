@@ -37,6 +37,8 @@ class Run:
     num_records: int | None = 0
     """Records of the log up to the moment at which the run begins or goes on; None for all of it."""
     log: MetricsLog | None = None
+    reporters: Sequence[Reporter] = ()
+    """Those that are told of the run as it is driven, the log among them."""
     origin: dict[str, Any] | None = None
     """Of the weights that it began with, where they were another run's."""
 
@@ -55,7 +57,7 @@ class Run:
         return define(self.corpus, trainer.bptt.model.config, trainer.config, self.seed, self.runtime, self.origin)
 
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands, between two events."""
+        """The run as it stands, between two events. All processes have to call it."""
         return Checkpoint(
             model_config=self.trainer.bptt.model.config,
             training_config=self.trainer.config,
@@ -81,11 +83,12 @@ class Run:
         Raises: CharRNNError if a checkpoint cannot be written, the loss stays absurd, or the corpus was changed; the
         run is saved then.
         """
-        if self.log is not None:
-            reporters = [self.log, *reporters]
+        if not self.is_new:
+            _begin(reporters)
+        self.reporters = reporters if self.log is None else [self.log, *reporters]
         with contextlib.closing(Saver(self.folder)) as saver:
             try:
-                return self._drive(reporters, saver)
+                return self._drive(saver)
             except CorpusChangedError as error:
                 if self.runtime.ranks.size > 1:
                     raise  # to save takes all processes, and the others may go on
@@ -96,7 +99,7 @@ class Run:
                     f"{self.trainer.course.step:,}: prepare the same text again, and go on with --resume"
                 ) from error
 
-    def _drive(self, reporters: Sequence[Reporter], saver: Saver) -> Finished:
+    def _drive(self, saver: Saver) -> Finished:
         unsaved = self.is_new
         for event in self.trainer.run():
             saver.check()
@@ -108,14 +111,14 @@ class Run:
                     self._save(saver, best=False)
                 saver.wait()
                 self.runtime.ranks.meet("the end")  # whoever ends before is taken for lost
-                _tell(reporters, event)
+                self._tell(event)
                 return event
-            _tell(reporters, event)
+            self._tell(event)
             unsaved = True
             # The checkpoint counts all records reported so far, so a resumed run repeats none.
             if self._sample_is_due(event) and self.runtime.ranks.is_first:
                 with self.trainer.clock.paused(self.runtime):
-                    _tell(reporters, self._sample(event))
+                    self._tell(self._sample(event))
             if self._save_is_due(event):
                 with self.trainer.clock.paused(self.runtime):
                     self._save(saver, best=isinstance(event, Evaluated))
@@ -123,12 +126,16 @@ class Run:
             self.trainer.saving_seconds = saver.seconds
         raise AssertionError("a run ends with Finished")
 
+    def _tell(self, event: Event) -> None:
+        for reporter in self.reporters:
+            reporter.report(event)
+
     def _save(self, saver: Saver, *, best: bool) -> None:
         self._saved_at = self.trainer.clock.elapsed_s
         checkpoint, is_first_save, self.is_new = self.checkpoint(), self.is_new, False  # which all processes give to
         ranks = self.runtime.ranks
         if ranks.is_first and is_first_save:
-            saver.begin(checkpoint, best=best, begin_log=None if self.log is None else self.log.begin)
+            saver.begin(checkpoint, best=best, begin_log=lambda: _begin(self.reporters))
         elif ranks.is_first:
             saver.save(checkpoint, best=best)
         ranks.meet("a checkpoint")  # which a slow disk may hold up
@@ -181,6 +188,6 @@ class Run:
         }
 
 
-def _tell(reporters: Iterable[Reporter], event: Event) -> None:
+def _begin(reporters: Iterable[Reporter]) -> None:
     for reporter in reporters:
-        reporter.report(event)
+        reporter.begin()

@@ -289,7 +289,8 @@ def open_or_prepare(
     if not is_same and (argument == "-" or list(corpus.sources) != _origins(sources)):
         raise CharRNNError(
             f"{output} was made from another text, {' + '.join(corpus.sources)}: "
-            f"train on {output} itself, remove it, or prepare {argument} with -o FILE and train on that"
+            f"train on {output} itself, remove it, give {argument} a --data-dir DIR of its own, or prepare it with "
+            "-o FILE and train on that"
         )
     _require_options(corpus, config, given)
     if is_same:
@@ -303,6 +304,14 @@ def open_or_prepare(
         )
     corpus = prepare(sources, corpus.config, output, overwrite=True, force=force, bar=bar)
     return replace(corpus, notes=(f"{argument} has changed: prepared it again", *corpus.notes))
+
+
+def digest_of(argument: str, *, recursive: bool = False, force: bool = False, bar: Bar = no_bar) -> str:
+    """The digest of the raw text behind what `train` was given, raw or prepared. Raises: CharRNNError."""
+    path = Path(argument)
+    if container.is_stored(path):
+        return parse(_Header, container.read_header(path, KIND), argument).source_digest
+    return digest(find_sources([argument], recursive=recursive, force=force), bar)
 
 
 def _require_options(corpus: Corpus, config: PreparationConfig, given: Collection[str]) -> None:

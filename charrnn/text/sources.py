@@ -5,6 +5,7 @@ Decoding is left to `cleaning.py`.
 
 import bz2
 import contextlib
+import difflib
 import gzip
 import hashlib
 import io
@@ -23,7 +24,7 @@ from typing import IO, cast
 from charrnn.errors import CharRNNError
 from charrnn.files import memo
 from charrnn.files.atomic import open_regular
-from charrnn.terminal import Advance, Bar, advance_nothing, no_bar
+from charrnn.terminal import Advance, Bar, advance_nothing, count_of, no_bar
 from charrnn.text.detection import HEAD_BYTES, foreign_format
 
 BLOCK_BYTES = 1 << 19
@@ -32,6 +33,7 @@ COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
+_REMEDY = "name a text file, a folder of them, or - for stdin"
 _MAX_NAMES = 5
 """Max skipped files of a folder that are named."""
 
@@ -96,6 +98,8 @@ def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bo
     sources = []
     for argument in arguments:
         path = Path(argument)
+        if not argument:
+            raise CharRNNError(f"a text's name is empty: {_REMEDY}")
         if argument == "-":
             sources.append(Source("stdin", None, _spool(sys.stdin.buffer)))
         elif path.is_dir():
@@ -105,8 +109,19 @@ def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bo
         elif path.exists():
             sources.append(Source(argument, None, _read_once(path), origin=argument))
         else:
-            raise CharRNNError(f"{argument} does not exist: name a text file, a folder of them, or - for stdin")
+            raise CharRNNError(_describe_missing(argument))
     return sources
+
+
+def _describe_missing(argument: str) -> str:
+    """The reason why there is no such file, with the name that was meant perhaps."""
+    if "://" in argument:
+        return f"{argument} is an address: download it first, and name the file"
+    folder, name = Path(argument).parent, Path(argument).name
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    for near in difflib.get_close_matches(name, names, n=1):
+        return f"{argument} does not exist: did you mean {folder / near}?"
+    return f"{argument} does not exist: {_REMEDY}"
 
 
 def find_tales() -> Path:
@@ -129,7 +144,7 @@ def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Sourc
         more = "" if recursive else ", or look into its folders with --recursive"
         raise CharRNNError(f"{folder} is a folder without *.txt files: name a file or another folder{more}")
     skipped = [str(path.relative_to(folder)) for path in sorted(set(files).difference(texts))]
-    note = f"{folder}: {len(texts):,} file{'s' * (len(texts) > 1)} read"
+    note = f"{folder}: {count_of(len(texts), 'file')} read"
     if skipped:
         note += f", skipped {len(skipped):,}: " + ", ".join(skipped[:_MAX_NAMES])
         note += ", ..." if len(skipped) > _MAX_NAMES else ""
@@ -151,7 +166,7 @@ def _read_once(path: Path) -> IO[bytes]:
     try:
         status = path.stat()
         if not stat.S_ISFIFO(status.st_mode) and not os.path.samestat(status, os.fstat(0)):
-            raise CharRNNError(f"{path} is a device: name a text file, a folder of them, or - for stdin")
+            raise CharRNNError(f"{path} is a device: {_REMEDY}")
         with path.open("rb") as stream:
             return _spool(stream)
     except OSError as error:

@@ -120,7 +120,10 @@ class TruncatedBPTT:
         return dict(self._scaler.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that the next step depends on, of all processes, as they lie: copy them before it is taken."""
+        """All tensors that the next step depends on, of all processes, which have to call it together.
+
+        They are those in use: copy them before it is taken.
+        """
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._generator.get_state()}
         tensors |= {f"trainer.random.{name}": state for name, state in self.runtime.random_state().items()}

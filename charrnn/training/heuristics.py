@@ -86,14 +86,17 @@ def choose_shape(
 def choose_learning_rate(
     model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime, *, is_warm: bool = False
 ) -> float:
-    """The peak of the learning rate, chosen where it is open: lower for weights that come from another run."""
+    """The peak of the learning rate, chosen where it is open: lower for weights that come from another run.
+
+    One that is chosen has three digits, and is told in full.
+    """
     if config.learning_rate is not None:
         return config.learning_rate
     learning_rate = default_learning_rate(model, text.layout.symbols_per_step)
-    if not is_warm:
-        return learning_rate
-    epochs = expected_epochs(model, config, text, runtime)
-    return learning_rate * warm_share(count_parameters(model), len(text.train), epochs)
+    if is_warm:
+        epochs = expected_epochs(model, config, text, runtime)
+        learning_rate *= warm_share(count_parameters(model), len(text.train), epochs)
+    return float(f"{learning_rate:.3g}")
 
 
 def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> float:

@@ -76,7 +76,10 @@ class Trainer:
         return self.clock.agree(self.bptt.runtime.ranks, stop=self.stop_requested)
 
     def snapshot(self) -> Snapshot:
-        """The training as it stands between two events. Its tensors are in use: copy them before the next step."""
+        """The training as it stands between two events, of all processes, which have to call it together.
+
+        Its tensors are in use: copy them before the next step.
+        """
         history = replace(self.history, elapsed_s=self.clock.elapsed_s, paused_seconds=self.clock.paused_s)
         return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.course, history)
 

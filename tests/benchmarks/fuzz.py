@@ -11,7 +11,6 @@ but a CharRNNError, ends it with a traceback and a file `crash-...` that reprodu
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -38,29 +37,22 @@ with atheris.instrument_imports(include=["charrnn"]):
     from charrnn.text.corpus import Corpus, prepare
     from charrnn.text.sources import BLOCK_BYTES, Source
 
-MARK = b'"charrnn":"{\\"digest\\":\\"'
-NO_DIGEST = b"0" * 64
+from tests.forging import NO_DIGEST, seal_head, unseal
+
 TEXT = "abba\n" * 5
 
 
 def split(whole: bytes) -> bytes:
     """A file as the fuzzer sees it: header, entries of the tensors, data, with zero bytes between them."""
-    length = int.from_bytes(whole[:8], "little")
-    entries = json.loads(whole[8 : 8 + length])
-    header = json.loads(entries.pop("__metadata__")["charrnn"])
-    header.pop("digest")
-    return b"\0".join([json.dumps(header).encode(), json.dumps(entries).encode(), whole[8 + length :]])
+    entries, header, data = unseal(whole)
+    return b"\0".join([json.dumps(header).encode(), json.dumps(entries).encode(), data])
 
 
 def join(fuzzed: bytes) -> bytes:
     """The file of what the fuzzer made, with the digest that it must have."""
     header, entries, data = (*fuzzed.split(b"\0", 2), b"", b"")[:3]
-    text = json.dumps('{"digest":"' + NO_DIGEST.decode() + '",' + header.decode("latin-1").lstrip("{"))
-    head = b'{"__metadata__":{"charrnn":' + text.encode() + b"}," + entries.lstrip(b"{")
-    head += b" " * (-len(head) % 8)
-    head = len(head).to_bytes(8, "little") + head
-    at = head.index(MARK) + len(MARK)
-    return head[:at] + hashlib.sha256(head + data).hexdigest().encode() + head[at + 64 :] + data
+    text = json.dumps('{"digest":"' + NO_DIGEST + '",' + header.decode("latin-1").lstrip("{"))
+    return seal_head(b'{"__metadata__":{"charrnn":' + text.encode() + b"}," + entries.lstrip(b"{"), data)
 
 
 def mutate(fuzzed: bytes, max_size: int, seed: int) -> bytes:

@@ -38,16 +38,25 @@ CASES = [
     ("prepare good.txt -o corpus.safetensors", 1, "another text: --overwrite"),
     ("prepare good.txt -o checkpoint.safetensors", 1, "is a checkpoint, not a corpus"),
     ("train missing.txt", 1, "does not exist"),
+    ("train goood.txt", 1, "goood.txt does not exist: did you mean good.txt?"),
+    ("prepare folder/../goood.txt", 1, "did you mean folder/../good.txt?"),
+    ("train https://example.org/good.txt", 1, "is an address: download it first"),
+    ("train good.txt --run run", 1, "run holds a run that was made from another text: --run DIR starts another run"),
+    ("train run", 1, "run is a run, not a text: `charrnn train "),
+    ("train run --checkpoint-dir folder", 1, "tiny.safetensors --run run --resume` goes on with it"),
+    ("train --init-from run --checkpoint-dir . run", 1, "run is a run, not a text"),
+    ("train good.txt --tensorboard --run good.txt/run", 1, "good.txt"),
     ("train corpus.safetensors --ascii", 1, "--ascii is True, but corpus.safetensors was made with False"),
     ("train page.txt", 1, "is an HTML page"),
     ("train empty.txt", 1, "is empty"),
-    ("train checkpoint.safetensors", 1, "is a checkpoint, not a corpus"),
+    ("train checkpoint.safetensors", 1, "is a checkpoint, not a corpus: `charrnn train "),
     ("train newer.safetensors", 1, "another version of charrnn"),
     ("train truncated.safetensors", 1, "damaged"),
     ("train corpus.safetensors --device tpu", 2, "device 'tpu' is unknown"),
     ("train corpus.safetensors --device cuda:99", 1, "device cuda:99 is not available"),
     ("train corpus.safetensors --run run", 1, "--resume goes on with it, --overwrite starts again"),
-    ("train corpus.safetensors --steps 5 --run run --resume --hidden-size 8", 1, "--hidden-size is 8, but"),
+    ("train corpus.safetensors --steps 5 --run run --resume --hidden-size 8", 1, "error: --hidden-size is 8, but"),
+    ("train corpus.safetensors --run run --resume --size small", 1, "--size is small, so that --hidden-size is 256"),
     ("train corpus.safetensors --steps 5 --run good.txt", 1, "good.txt is a file"),
     ("train good.txt --device tpu", 2, "device 'tpu' is unknown"),
     ("train good.txt --init-from missing.safetensors", 1, "no trained model is called missing.safetensors"),
@@ -187,6 +196,14 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert snapshot(folder) == before
+
+
+def test_text_without_a_name_is_not_the_whole_folder(folder: Path, charrnn: Command) -> None:
+    for command in ("train", "prepare"):
+        done = charrnn(command, "")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: a text's name is empty: name a text file")
+    assert not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(

@@ -410,10 +410,50 @@ def test_small_corpora_train_and_say_so(tmp_path: Path, charrnn: Command, size: 
     trained = charrnn("train", "tiny.txt", "--steps", "3", "--hidden-size", "16")
     assert trained.returncode == 0, trained.stderr
     assert "the corpus is small" in trained.stderr
+    assert f"warning: {size} characters are too few to learn to write from: find more text" in trained.stderr
+    assert ("1 stream of chunks of 1 character instead" in trained.stderr) == (size == 2)
     if size < 20:
         assert "too short to hold out a validation part" in trained.stderr
         assert "lowest training loss" in trained.stderr
     assert (tmp_path / "checkpoints" / "tiny" / "best.safetensors").exists()
+
+
+def test_white_space_alone_is_told_and_shown_as_no_sample(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "blank.txt").write_text(" \n\n" * 500)
+    done = charrnn("train", "blank.txt", "--steps", "3", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the text is white space alone: there is nothing to learn from it" in done.stderr
+    assert "  |" not in done.stderr
+
+
+def test_budget_too_small_for_a_step_recommends_no_sample(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    done = charrnn("train", "tiny.txt", "--minutes", "1e-9", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("done, before the first step: there is nothing to sample yet")
+    again = charrnn("train", "tiny.txt", "--steps", "2", "--resume")
+    assert "now run: charrnn sample" in again.stderr
+
+
+def test_learning_rate_that_was_told_can_be_repeated(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    first = charrnn("train", "tiny.txt", "--steps", "2", "--hidden-size", "600", "--batch-size", "3")
+    told = re.search(r"learning rate (\S+),", first.stderr)
+    assert told is not None
+    assert len(told[1]) >= 6, "one that has more digits"
+    again = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--learning-rate", told[1])
+    assert again.returncode == 0, again.stderr
+
+
+def test_failed_start_leaves_no_curves(tmp_path: Path, charrnn: Command, forked: Start) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    done = forked("train", "tiny.txt", "--steps", "3", "--tensorboard", *SMALL, file_limit=8 * 1024).wait()
+    assert done.returncode == 1
+    assert not (tmp_path / "checkpoints").exists()
+    done = charrnn("train", "tiny.txt", "--steps", "3", "--tensorboard", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "checkpoints" / "tiny").glob("events.*"))) == 1
 
 
 def test_same_seed_trains_the_same_model_to_the_bit(tmp_path: Path, charrnn: Command) -> None:

@@ -50,8 +50,11 @@ def test_names_of_runs_are_taken_by_every_command(two_runs: Path, charrnn: Comma
     for words in (("sample", "goood"), ("score", "goood", text_file), ("inspect", "goood")):
         missing = charrnn(*words)
         assert missing.returncode == 1
-        told = "error: no trained model is called goood: name a checkpoint or one of the runs in checkpoints: "
-        assert missing.stderr == f"{told}fresh, good\n"
+        assert missing.stderr == "error: no trained model is called goood: did you mean good?\n"
+    told = "error: no trained model is called tales: name a checkpoint or one of the runs in checkpoints: fresh, good"
+    assert charrnn("sample", "tales").stderr == f"{told}\n"
+    page = charrnn("export", "-o", "page.html")
+    assert page.stderr.startswith("run new: the newest in checkpoints\n") or "run fresh" in page.stderr
 
 
 def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Command, trained_run: Run) -> None:

@@ -1,7 +1,5 @@
 """Files of strangers, with a digest that is right: they are data, and at worst an error of one line."""
 
-import hashlib
-import json
 import struct
 import tracemalloc
 from collections import Counter
@@ -22,9 +20,7 @@ from charrnn.runs.opening import resume
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from tests.conftest import with_weights
-
-NO_DIGEST = b"0" * 64
-MARK = b'"charrnn":"{\\"digest\\":\\"'
+from tests.forging import seal, unseal
 
 hostile = st.one_of(
     st.none(),
@@ -36,26 +32,6 @@ hostile = st.one_of(
     st.lists(st.integers(-1, 2**40), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
-
-
-def unseal(whole: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """A file's tensor entries, its own header, and its data."""
-    length = int.from_bytes(whole[:8], "little")
-    entries = json.loads(whole[8 : 8 + length])
-    header = json.loads(entries.pop("__metadata__")["charrnn"])
-    header.pop("digest")
-    return entries, header, whole[8 + length :]
-
-
-def seal(entries: dict[str, Any], header: dict[str, Any], data: bytes) -> bytes:
-    """A file of these, with the digest that it must have."""
-    text = json.dumps({"digest": NO_DIGEST.decode(), **header}, separators=(",", ":"))
-    head = json.dumps({"__metadata__": {"charrnn": text}, **entries}, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    head = len(head).to_bytes(8, "little") + head
-    at = head.index(MARK) + len(MARK)
-    digest = hashlib.sha256(head + data).hexdigest().encode()
-    return head[:at] + digest + head[at + 64 :] + data
 
 
 def mutate(value: Any, data: st.DataObject) -> Any:

@@ -1,5 +1,6 @@
 """Events to lines, bars and logs."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -141,6 +142,25 @@ def test_broken_terminal_does_not_end_the_training() -> None:
     assert stream.written == 1, "it is given up after the first line"
 
 
+def test_samples_are_wrapped_at_the_terminals_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charrnn.runs.reporting.width_of", lambda stream: 24)
+    stream = io.StringIO()
+    bar = ProgressBar(stream)
+    bar.report(dataclasses.replace(SAMPLED, text="the king and the queen of the castle\n\n" + 30 * "x"))
+    bar.close()
+    shown = [line for line in stream.getvalue().replace("\r", "\n").splitlines() if line.startswith("  |")]
+    assert shown == ["  | the king and the", "  | queen of the castle", "  | ", "  | " + 20 * "x", "  | " + 10 * "x"]
+
+
+def test_sample_of_white_space_alone_is_not_shown() -> None:
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    terminal.report(dataclasses.replace(SAMPLED, text=" \n\n\n"))
+    assert stream.getvalue() == ""
+    terminal.report(SAMPLED)
+    assert stream.getvalue() != ""
+
+
 def test_bar_shows_loss_rate_and_end() -> None:
     stream = io.StringIO()
     bar = ProgressBar(stream)
@@ -155,8 +175,11 @@ def test_bar_shows_loss_rate_and_end() -> None:
 def test_tensorboard_reads_the_curves_and_the_sample(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = TensorBoard(tmp_path)
-    for event in (progress(1), progress(RECORD_EVERY), evaluated(), SAMPLED):
+    for event in (progress(1), progress(RECORD_EVERY), evaluated()):
         board.report(event)
+    assert not list(tmp_path.iterdir()), "nothing before the run's first checkpoint"
+    board.begin()
+    board.report(SAMPLED)
     board.close()
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     curves = {name: [(point.step, point.value) for point in events.Scalars(name)] for name in events.Tags()["scalars"]}

@@ -397,6 +397,10 @@ def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(
         return described(start(RunFolder(tmp_path), corpus, replace(TINY, hidden_size=hidden_size), CONFIG, CPU))
 
     assert [line.split(":")[0] for line in describe()] == ["model", "device", "budget"]
+    [_, _, budget] = described(start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, steps=None, epochs=1153), CPU))
+    assert budget.startswith("budget: 1,150 epochs, ")
+    [_, _, budget] = described(start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, steps=None, minutes=1.0), CPU))
+    assert budget.startswith("budget: 1 minute; ")
     assert describe(hidden_size=256)[3].startswith("warning: 276,624 parameters are far too many for 2,520 characters")
     assert "--hidden-size 64" in describe(hidden_size=256)[3]
     long = replace(corpus, indices=corpus.indices.repeat(100))
