@@ -22,7 +22,7 @@ class Figure:
 
 def draw_curves(runs: Sequence[Records]) -> list[Figure]:
     """The charts of the runs, overlaid; those without a point are left out."""
-    factors = [bits_per_nat(records) for records in runs]
+    factors = [bits_per_nat(records) or 1 / math.log(2) for records in runs]
     training = [curve(records, "train_loss", factor) for records, factor in zip(runs, factors, strict=True)]
     validation = [curve(records, "val_loss", factor) for records, factor in zip(runs, factors, strict=True)]
     losses = _draw(

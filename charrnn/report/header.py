@@ -68,4 +68,6 @@ def _loss(subject: Subject) -> str:
     loss = subject.checkpoint.snapshot.history.best_val_loss
     if loss is None or not math.isfinite(loss):
         return "not measured"
-    return f"{loss * bits_per_nat(subject.records):.3f} bits per character ({loss:.4f} nats per {subject.noun})"
+    factor = bits_per_nat(subject.records)
+    per = subject.noun if factor is None else "character"
+    return f"{loss * (factor or 1 / math.log(2)):.3f} bits per {per} ({loss:.4f} nats per {subject.noun})"

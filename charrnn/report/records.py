@@ -5,7 +5,6 @@ A stranger may have written it: what fits no type is dropped.
 
 import contextlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,13 +61,13 @@ def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
     return Curve([chars for chars, _ in points], [value for _, value in points])
 
 
-def bits_per_nat(records: Records) -> float:
-    """The factor from a loss in nats per symbol to bits per character, as the run's evaluations have it."""
+def bits_per_nat(records: Records) -> float | None:
+    """The factor from a loss in nats per symbol to bits per character, if an evaluation of the run tells it."""
     for record in reversed(records):
         loss, bits = number(record, "val_loss"), number(record, "bits_per_char")
         if loss and bits:
             return bits / loss
-    return 1 / math.log(2)
+    return None
 
 
 def samples(records: Records) -> list[TrainingSample]:

@@ -44,7 +44,10 @@ function place(box) {
 const token_of = ({ target }) => target.closest?.("[data-i]") ?? null;
 
 document.addEventListener("pointerover", (event) => choose(token_of(event)));
-document.addEventListener("click", (event) => choose(token_of(event)));
+document.addEventListener("click", (event) => {
+  choose(token_of(event));
+  chosen?.scrollIntoView({ block: "nearest" }); // on a phone from under the panel
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") choose(null);
   const sheet = event.target.closest?.(".sheet");

@@ -162,6 +162,22 @@ def test_hostile_text_is_text(subject: Subject, tmp_path: Path, open_page: Open)
     assert not opened.foreign_requests
 
 
+def test_policy_stops_what_is_smuggled_in(page: Path, open_page: Open) -> None:
+    opened = open_page(page)
+    opened.page.evaluate(
+        """() => {
+            document.body.insertAdjacentHTML("beforeend", '<img src="https://example.com/x.png" onerror="hacked = 1">');
+            const script = document.createElement("script");
+            script.textContent = "hacked = 1";
+            document.body.append(script);
+        }"""
+    )
+    opened.page.wait_for_timeout(100)
+    assert opened.page.evaluate("() => window.hacked") is None
+    for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
+        assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+
+
 def test_runs_are_overlaid(subject: Subject, tmp_path: Path, open_page: Open) -> None:
     write_report([subject, replace(subject, name="other")], tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
