@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from charrnn.version import __version__
 
 if TYPE_CHECKING:
-    from charrnn.api import CharRNNError, LanguageModel, TextScore, load
+    from charrnn.api import CharRNNError, LanguageModel, TextScore, TextStates, load
 
-__all__ = ["CharRNNError", "LanguageModel", "TextScore", "__version__", "load"]
+__all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,3 +20,7 @@ def __getattr__(name: str) -> Any:
     from charrnn import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,46 +5,71 @@
 """
 
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
+from torch import Tensor
 
-from charrnn.config import SamplingConfig
+from charrnn.config import PreparationConfig, SamplingConfig
 from charrnn.errors import CharRNNError
+from charrnn.keywords import SamplingOptions, telling_keywords, tells_options
 from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
+from charrnn.model.network import CharRNN, State, evaluating
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
-from charrnn.runs.scorer import Scored, Scorer, check_window
-from charrnn.sampling.copies import SuffixArray, pack
-from charrnn.sampling.sampler import Piece, Sampler
+from charrnn.runs.scorer import Scorer, check_window
+from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.sampler import Piece, Sampler, start_symbols
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
+from charrnn.text.units import BORDER, Display, display
 from charrnn.text.vocabulary import Vocabulary
 
-__all__ = ["CharRNNError", "LanguageModel", "TextScore", "load"]
+__all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "load"]
+
+_CHUNK = 2**12  # symbols that are read at once
 
 
 @dataclass(frozen=True)
 class TextScore:
     """Bits per character of a text under a model, and the surprisal of each character in bits.
 
-    `text` are the characters that were predicted: all but the first, and but those outside the vocabulary, which
-    `num_unknown` counts. (If the vocabulary has an unknown symbol, that is predicted in their place.)
+    `text` is what was predicted: all symbols but the first, and but those outside the vocabulary, which `num_unknown`
+    counts. (If the vocabulary has an unknown symbol, that is predicted in their place.) `symbols` are its characters,
+    bytes or words, to each of which a surprisal belongs.
     """
 
     bits_per_char: float
-    text: str
-    surprisals: list[float]
+    text: str = field(repr=False)
+    symbols: list[str] = field(repr=False)
+    surprisals: list[float] = field(repr=False)
     num_unknown: int
     adapted_bits_per_char: float | None = None
 
 
+@dataclass(frozen=True)
+class TextStates:
+    """The states of L layers of H units behind each of the N symbols of a text, on the CPU in float32.
+
+    `symbols` are the N texts of the symbols. `h` (L, N, H) are the layers' outputs, in (-1, 1); the last layer's,
+    `h[-1]`, are those that the model predicts from. `c` (L, N, H) are an LSTM's cell states, None of other cells.
+    """
+
+    symbols: tuple[str, ...]
+    h: Tensor
+    c: Tensor | None
+
+
 class LanguageModel:
-    """A checkpoint on a device. The options of its methods are the fields of `SamplingConfig`."""
+    """A trained model on a device.
+
+    It writes (`sample`, `stream`, `sample_many`), predicts (`next`), measures (`score`) and shows its states
+    (`states`); `module` is the network itself.
+    """
 
     def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime, data_dir: Path = Path("data")) -> None:
         self.checkpoint = checkpoint
@@ -54,25 +79,79 @@ class LanguageModel:
         self._model = checkpoint.build_model().to(runtime.device)
         self._indices: dict[str | None, SuffixArray] = {}
 
+    @classmethod
+    def open(
+        cls, path: Path, *, device: str = "auto", precision: str = "auto", data_dir: Path = Path("data")
+    ) -> "LanguageModel":
+        """Open a checkpoint file. Raises: CharRNNError."""
+        checkpoint = Checkpoint.load(path)
+        runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
+        if precision == "auto":
+            runtime = fastest_runtime(runtime, checkpoint.model_config)
+        return cls(checkpoint, path, runtime, data_dir)
+
+    def __repr__(self) -> str:
+        config, history = self.checkpoint.model_config, self.checkpoint.snapshot.history
+        facts = [
+            f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
+            f"{self._model.num_parameters:,} parameters",
+            f"{self.vocabulary.size:,} symbols",
+            f"trained for {self.checkpoint.snapshot.course.step:,} steps",
+        ]
+        if history.best_val_chars is not None:
+            facts.append(f"best validation loss {history.best_val_loss:.4f}")
+        return f"<LanguageModel {self.path}: {', '.join(facts)}; {self.runtime.precision} on {self.runtime.device}>"
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The symbols that it reads and writes."""
         return self.checkpoint.vocabulary
 
-    def sample(self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any) -> str:
-        """Generate a continuation of the prompt, without the prompt itself; see `stream`."""
+    @property
+    def _preparation(self) -> PreparationConfig:
+        return self.checkpoint.corpus.config
+
+    @property
+    def module(self) -> CharRNN:
+        """The network, a `torch.nn.Module` on the model's device, in float32 whatever the precision of sampling.
+
+        It takes indices (T, B) int64, and a state unless it begins, and returns logits (T, B, V) and the state behind
+        them, for T time steps of B texts over V symbols: `logits, state = model.module(x)`, where a text is
+        `x = model.vocabulary.encode(text).long()[:, None]`.
+        """
+        return self._model
+
+    @tells_options
+    def sample(
+        self,
+        prompt: str = "",
+        *,
+        seed: int | None = None,
+        corpus: str | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> str:
+        """Generate a continuation of the prompt, without the prompt itself.
+
+        Without a seed each call gives another text. `corpus` names the text that `avoid_copying` refers to, if not
+        the model's own. Raises: CharRNNError for a prompt outside the vocabulary, or an option out of its range.
+        """
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
+    @tells_options
     def stream(
-        self, prompt: str = "", *, seed: int | None = None, corpus: str | None = None, **options: Any
+        self,
+        prompt: str = "",
+        *,
+        seed: int | None = None,
+        corpus: str | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
-        """The same text as `sample` gives, in pieces as they are made.
+        """The same text as `sample` gives, in pieces as they are made."""
+        show = Display(self._preparation)
+        pieces = self._pieces(1, prompt, seed, corpus, options)
+        return (show(piece.text, final=piece.finish_reason is not None) for piece in pieces)
 
-        `corpus` names the text that `avoid_copying` refers to, if not the checkpoint's own. Without a seed each
-        call gives another text. Raises: CharRNNError for a prompt outside the vocabulary, OptionError.
-        """
-        return (piece.text for piece in self._pieces(SamplingConfig(num_samples=1, **options), prompt, seed, corpus))
-
+    @tells_options
     def sample_many(
         self,
         num_samples: int,
@@ -80,22 +159,76 @@ class LanguageModel:
         *,
         seed: int | None = None,
         corpus: str | None = None,
-        **options: Any,
+        **options: Unpack[SamplingOptions],
     ) -> list[str]:
         """Independent samples, computed together; the first is that of `sample` with the same seed."""
         texts = [""] * num_samples
-        for piece in self._pieces(SamplingConfig(num_samples=num_samples, **options), prompt, seed, corpus):
+        for piece in self._pieces(num_samples, prompt, seed, corpus, options):
             texts[piece.index] += piece.text
-        return texts
+        return [display(text, self._preparation) for text in texts]
 
-    def sampler(self, config: SamplingConfig, corpus: SuffixArray | None = None) -> Sampler:
+    @telling_keywords()
+    def next(self, text: str = "") -> dict[str, float]:
+        """The probability of each symbol behind a text, the most likely first; behind nothing, of each to begin with.
+
+        They are the model's own, at temperature 1 and without filters, and sum to 1. The unknown symbol, if the
+        vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the character of its number.
+        Raises: CharRNNError for a text outside the vocabulary.
+        """
+        indices = start_symbols(self.vocabulary, self._encode(text))
+        with evaluating(self._model), torch.no_grad():
+            for outputs, _ in self._read(indices, _CHUNK):
+                last = outputs[-1, 0]
+            p = self._model.head(last).softmax(-1).cpu()
+        probabilities: dict[str, float] = {}
+        for index in p.argsort(descending=True).tolist():
+            symbol = self._text_of(index)
+            probabilities[symbol] = probabilities.get(symbol, 0.0) + float(p[index])
+        return probabilities
+
+    @telling_keywords()
+    def states(self, text: str) -> TextStates:
+        """The states behind each symbol of a text, read from its beginning and an empty state.
+
+        A model of documents reads a border before it. See `TextStates` for the shapes. Raises: CharRNNError for a text
+        outside the vocabulary.
+        """
+        indices = self._encode(text)
+        if self.vocabulary.border is not None:
+            indices = start_symbols(self.vocabulary, indices)
+        symbols = tuple(map(self._text_of, indices.tolist()))
+        with evaluating(self._model), torch.no_grad():
+            states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
+        h_and_c = [torch.cat([torch.stack(layer) for layer in state], dim=1) for state in states]  # (1 or 2, L, 1, H)
+        h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
+        return TextStates(symbols, h, c[0] if c else None)
+
+    def _text_of(self, index: int) -> str:
+        return "" if index == self.vocabulary.border else self.vocabulary.texts[index]
+
+    def _encode(self, text: str) -> Tensor:
+        """The indices (N,) of a text. Raises: CharRNNError."""
+        return self.vocabulary.encode(self.normalise(text))
+
+    def _read(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
+        """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state behind them."""
+        state = None
+        for chunk in indices.long().to(self.runtime.device).split(size) if len(indices) else ():
+            outputs, state = self._model.stack(self._model.encode(chunk[:, None]), state)
+            yield outputs, state
+
+    def sampler(
+        self, config: SamplingConfig, corpus: SuffixArray | None = None, known: Collection[int] | None = None
+    ) -> Sampler:
         """A sampler for any number of prompts; banned characters and stops are normalised as prompts are.
 
         Raises: OptionError.
         """
         ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
-        return Sampler(self._model, self.vocabulary, replace(config, ban=ban, stop=stop), self.runtime, corpus)
+        config = replace(config, ban=ban, stop=stop)
+        return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
 
+    @telling_keywords()
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
         """The surprisal of each character of a text but the first, which nothing predicts.
 
@@ -105,16 +238,19 @@ class LanguageModel:
         """
         scorer = self.scorer()
         parts = list(scorer.score([self.normalise(text)], check_window(window), adapt=adapt))
-        scored = Scored("".join(part.text for part in parts), torch.cat([part.surprisals for part in parts]))
-        adapted = torch.cat([part.adapted for part in parts if part.adapted is not None] or [torch.zeros(0)])
-        if scored.bits_per_char is None:
+        symbols = [symbol for part in parts for symbol in part.symbols]
+        surprisals = torch.cat([part.surprisals for part in parts])
+        num_chars = sum(part.num_chars for part in parts)
+        if not num_chars:
             raise CharRNNError("nothing can be scored: give a text with at least 2 characters of the vocabulary")
+        adapted = sum(float(part.adapted.double().sum()) for part in parts if part.adapted is not None)
         return TextScore(
-            scored.bits_per_char,
-            scored.text,
-            scored.surprisals.tolist(),
+            float(surprisals.double().sum()) / num_chars,
+            display("".join(symbols), self._preparation),
+            symbols,
+            surprisals.tolist(),
             scorer.num_unknown,
-            adapted_bits_per_char=float(adapted.double().mean()) if adapt else None,
+            adapted_bits_per_char=adapted / num_chars if adapt else None,
         )
 
     def scorer(self, advance: Callable[[int], None] = lambda num_symbols: None) -> Scorer:
@@ -124,18 +260,25 @@ class LanguageModel:
         return Scorer(self._model, self.vocabulary, runtime, advance)
 
     def normalise(self, prompt: str) -> str:
-        """A prompt as the corpus was prepared: its normal form, transliterated, in lower case."""
-        return normalise(prompt.replace("\r\n", "\n"), self.checkpoint.corpus.config)
+        """A prompt as the corpus was prepared, in the form of texts inside the program (`text/units.py`)."""
+        return normalise(prompt.replace("\r\n", "\n"), self._preparation)
 
     def index_corpus(self, corpus: str | None = None) -> SuffixArray:
         """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.
 
         Raises: CharRNNError if it is not there any more.
         """
-        text = self._open_own_corpus().text if corpus is None else read_text(corpus, self.checkpoint.corpus.config)
+        return SuffixArray(self._read_corpus(corpus))
+
+    def known_documents(self, corpus: str | None = None) -> set[int]:
+        """The hashes of the documents of the same text. Raises: CharRNNError if it is not there any more."""
+        return set(map(hash, self._read_corpus(corpus).split(BORDER)))
+
+    def _read_corpus(self, corpus: str | None) -> str:
+        text = self._open_own_corpus().text if corpus is None else read_text(corpus, self._preparation)
         if not text:
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
-        return SuffixArray(pack(self.vocabulary.encode_any(text)))
+        return text
 
     def _open_own_corpus(self) -> Corpus:
         """From the folder of prepared corpora, here or beside the folder of runs that the checkpoint lies in."""
@@ -145,14 +288,27 @@ class LanguageModel:
             raise CharRNNError(f"the model's corpus is not in {self._data_dir}: name it (--corpus FILE)")
         return corpus
 
-    def _pieces(self, config: SamplingConfig, prompt: str, seed: int | None, corpus: str | None) -> Iterator[Piece]:
-        index = None
-        if config.avoid_copying is not None:
-            index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
-        seed = secrets.randbits(31) if seed is None else seed
-        return self.sampler(config, index).sample(self.normalise(prompt), seed=seed)
+    def _pieces(
+        self, num_samples: int, prompt: str, seed: int | None, corpus: str | None, options: SamplingOptions
+    ) -> Iterator[Piece]:
+        with telling_keywords():
+            given = {name: value for name, value in options.items() if value is not None}
+            config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
+            index = None
+            if config.avoid_copying is not None:
+                index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
+            seed = secrets.randbits(31) if seed is None else seed
+            known = self.known_documents(corpus) if config.new else None
+            pieces = self.sampler(config, index, known).sample(self.normalise(prompt), seed=seed)
+        return _telling(pieces)
 
 
+def _telling(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    with telling_keywords():
+        yield from pieces
+
+
+@telling_keywords()
 def load(
     path: str | Path,
     *,
@@ -167,8 +323,4 @@ def load(
     Raises: CharRNNError if there is none, or the device or precision cannot be had.
     """
     path = find_checkpoint(path, Path(checkpoint_dir))
-    checkpoint = Checkpoint.load(path)
-    runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
-    if precision == "auto":
-        runtime = fastest_runtime(runtime, checkpoint.model_config)
-    return LanguageModel(checkpoint, path, runtime, Path(data_dir))
+    return LanguageModel.open(path, device=device, precision=precision, data_dir=Path(data_dir))

@@ -4,15 +4,17 @@ The command line, the README's tables and the checks of a file's header follow f
 """
 
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from charrnn.errors import OptionError
+from charrnn.terminal import format_number, parse_minutes, unescape
 
 Cell = Literal["lstm", "gru", "rnn"]
 Size = Literal["small", "medium", "large"]
 NormalForm = Literal["nfc", "nfkc", "none"]
+Unit = Literal["char", "byte", "word"]
 
 RUN, PREPARATION, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
     "The run",
@@ -53,11 +55,12 @@ class Interval:
 
     def __str__(self) -> str:
         if self.is_whole:
-            return f"a whole number from {self.low} to {self.high}"
-        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
+            return f"a whole number from {self.low:,} to {self.high:,}"
+        low, high = format_number(self.low), format_number(self.high)
         if not (self.open_low or self.open_high):
-            return f"from {self.low:g} to {self.high:g}"
-        return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
+            return f"from {low} to {high}"
+        at_least, at_most = "above" if self.open_low else "at least", "below" if self.open_high else "at most"
+        return f"{at_least} {low} and {at_most} {high}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Choice:
 class Option:
     """The part of a field that its type and default do not tell the command line.
 
-    `none` is the value that stands for None on the command line, where None is not the default.
+    `parse` reads a value from the command line, if not the field's type does. `none` is the value that stands for
+    None there, where None is not the default. Of an option that `adds_up` all texts that are given are joined.
     """
 
     help: str
@@ -86,6 +90,8 @@ class Option:
     flag: str | None = None
     metavar: str | None = None
     none: int | None = None
+    adds_up: bool = False
+    parse: Callable[[str], Any] | None = None
 
 
 def option(
@@ -94,7 +100,7 @@ def option(
     panel: str | None = None,
     limits: Interval | Choice | None = None,
     *,
-    absent: Any = None,
+    absent: Any = ...,
     **more: Any,
 ) -> Any:
     """A dataclass field for an option; `more` are fields of `Option`.
@@ -102,7 +108,7 @@ def option(
     `absent` is the value in files that were written before there was the option.
     """
     metadata = {"option": Option(help, panel, limits, **more)}
-    return field(default=default, metadata=metadata if absent is None else {**metadata, "absent": absent})
+    return field(default=default, metadata=metadata if absent is ... else {**metadata, "absent": absent})
 
 
 def options_of(config: type) -> dict[str, Option]:
@@ -120,6 +126,9 @@ def positive(high: float) -> Interval:
     return Interval(0, high, open_low=True)
 
 
+WINDOWS = count(1, 2**20)
+"""Symbols after which `score --window` empties the state."""
+
 _HIDDEN_SIZE = 512
 _WIDTHS = count(1, 2**16)
 
@@ -132,7 +141,8 @@ class Config:
         for name, option in options_of(type(self)).items():
             limits, value = option.limits, getattr(self, name)
             if limits is not None and value is not None and value not in limits:
-                raise OptionError(f"--{name.replace('_', '-')} is {value}: it must be {limits}")
+                found = format_number(value) if isinstance(value, float) else value
+                raise OptionError(f"--{name.replace('_', '-')} is {found}: it must be {limits}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +152,60 @@ class PreparationConfig(Config):
     encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", PREPARATION, metavar="NAME")
     normalize: NormalForm = option(
         "nfc",
-        "The Unicode normal form, here and in every prompt.",
+        "The Unicode normal form, in prompts too.",
         PREPARATION,
         Choice(get_args(NormalForm)),
         absent="none",
     )
-    ascii: bool = option(False, "Transliterate to ASCII, here and in every prompt.", PREPARATION)
-    lowercase: bool = option(False, "Fold case, here and in every prompt.", PREPARATION)
+    ascii: bool = option(False, "Transliterate to ASCII, in prompts too.", PREPARATION)
+    lowercase: bool = option(False, "Fold case, in prompts too.", PREPARATION)
     min_count: int = option(1, "Rarer symbols become one unknown symbol, which is never sampled.", PREPARATION, count())
     max_vocab: int | None = option(
         None, "Keep the most frequent symbols only, N with the unknown one.", PREPARATION, count(2)
     )
     keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.", PREPARATION)
+    unit: Unit = option("char", "The meaning of an index.", PREPARATION, Choice(get_args(Unit)), absent="char")
+    separator: str | None = option(
+        None, "The text between documents, such as \\\\n.", PREPARATION, absent=None, parse=unescape
+    )
+    documents: bool = option(False, "Each file is a document.", PREPARATION, absent=False)
+    keep_order: bool = option(False, "Do not shuffle the documents.", PREPARATION, absent=False)
+    shuffle_seed: int = option(0, "The documents' order follows from it.", PREPARATION, count(0), absent=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.separator == "":
+            raise OptionError("--separator is empty: give the text between two documents, such as \\n")
+        if self.separator is not None and self.documents:
+            raise OptionError("--separator and --documents exclude each other: a document is a part of a file, or all")
+        if self.keep_order and self.border_text is None:
+            raise OptionError("--keep-order is for documents: give --separator or --documents")
+        if self.unit == "byte":
+            self._require_plain_bytes()
+
+    def _require_plain_bytes(self) -> None:
+        """Refuse what would change bytes. Raises: OptionError."""
+        for name, plain in {
+            "encoding": "utf-8",
+            "ascii": False,
+            "lowercase": False,
+            "min_count": 1,
+            "max_vocab": None,
+        }.items():
+            if getattr(self, name) != plain:
+                raise OptionError(f"--unit byte takes bytes as they are: leave --{name.replace('_', '-')} out")
+        object.__setattr__(self, "normalize", "none")
+        object.__setattr__(self, "keep_boilerplate", True)
+
+    @property
+    def border_text(self) -> str | None:
+        """The text that stands for the border between two documents; None if there are no documents."""
+        return "\n" if self.documents else self.separator
+
+    @property
+    def border_chars(self) -> int | None:
+        """The characters of text that a border takes the place of: none between files."""
+        return len(self.separator) if self.separator is not None else 0 if self.documents else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +218,7 @@ class ModelOptions(Config):
     cell: Cell = option("lstm", "The kind of layers.", MODEL, Choice(get_args(Cell)))
     hidden_size: int | None = option(
         None,
-        f"Units of a layer; default: {_HIDDEN_SIZE} where another option of the shape is given.",
+        f"Units of a layer; default: chosen, or {_HIDDEN_SIZE} beside other options of the shape.",
         MODEL,
         _WIDTHS,
     )
@@ -174,7 +226,7 @@ class ModelOptions(Config):
     embedding_size: int | None = option(64, "Size of a symbol's vector; 0: one-hot.", MODEL, _WIDTHS, none=0)
     dropout: float | None = option(
         None,
-        "Share of a layer's outputs dropped in training; default: chosen from the budget.",
+        "Share of outputs dropped in training; default: chosen from the budget.",
         MODEL,
         Interval(0, 1, open_high=True),
     )
@@ -227,10 +279,17 @@ class TrainingConfig(Config):
 
     epochs: float | None = option(None, "Passes over the text; default: chosen from its size.", BUDGET, positive(1e6))
     steps: int | None = option(None, "Updates of the weights.", BUDGET, count())
-    minutes: float | None = option(None, "Wall-clock time, evaluations included.", BUDGET, positive(1e7))
+    minutes: float | None = option(
+        None,
+        "Wall-clock time, evaluations included: minutes, or 90s, 10m, 1h30m.",
+        BUDGET,
+        positive(1e7),
+        metavar="TIME",
+        parse=parse_minutes,
+    )
     batch_size: int | None = option(
         None,
-        "Parallel streams of text; default: 32, 16 in float32 on a CPU, up to 128 on a GPU.",
+        "Parallel streams of text; default: 32, in float32 on a CPU 16, on a GPU up to 128.",
         OPTIMISATION,
         count(),
     )
@@ -239,7 +298,7 @@ class TrainingConfig(Config):
     )
     learning_rate: float | None = option(
         None,
-        "AdamW's, at its peak; a cosine leads it to 0; default: chosen from the shapes, lower with --init-from.",
+        "AdamW's, at its peak; default: chosen from the shapes, lower with --init-from.",
         OPTIMISATION,
         positive(1e3),
     )
@@ -273,9 +332,10 @@ class SamplingConfig(Config):
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
     length: int | None = option(
-        None, "Symbols to sample; default: 1000, or with --lines 1000 for each.", ENDS, count(0), flag="-n"
+        None, "Symbols to sample; default: 1000, or 1000 for each of --lines or --documents.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
+    documents: int | None = option(None, "End after N whole documents.", ENDS, count())
     stop: tuple[str, ...] = option((), "End after this text has appeared; repeatable.", ENDS)
     temperature: float = option(
         1.0,
@@ -289,14 +349,15 @@ class SamplingConfig(Config):
     min_p: float | None = option(
         None, "Only symbols at least X times as likely as the likeliest.", FILTERS, positive(1)
     )
-    ban: str = option("", "Never these characters.", FILTERS, metavar="CHARS")
+    ban: str = option("", "Never these characters; repeatable.", FILTERS, metavar="CHARS", adds_up=True)
     avoid_copying: int | None = option(
         None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
     )
+    unique: bool = option(False, "No document twice in a sample.", FILTERS)
+    new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         super().__post_init__()
         if "" in self.stop:
             raise OptionError("--stop is empty: it must be a text of at least one character")
@@ -304,4 +365,4 @@ class SamplingConfig(Config):
     @property
     def max_length(self) -> int:
         """Symbols after which a sample ends at the latest."""
-        return 1000 * (self.lines or 1) if self.length is None else self.length
+        return 1000 * max(self.lines or 1, self.documents or 1) if self.length is None else self.length

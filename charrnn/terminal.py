@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TextIO
 
 
@@ -44,6 +44,7 @@ def advance_nothing(num_bytes: int) -> None:
 
 
 _BAR_DELAY_S = 0.5
+_MAX_CHARACTERS = 20  # that are named
 Bar = Callable[[str, int], contextlib.AbstractContextManager[Advance]]
 """Begin to show the progress of a piece of work of so many bytes."""
 
@@ -73,6 +74,40 @@ def byte_bar(stream: TextIO) -> Bar:
 def prints_unicode() -> bool:
     """True if stdout's encoding has every character."""
     return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+
+
+def format_number(value: float) -> str:
+    """Format a number for people, with three digits and without an exponent.
+
+    >>> format_number(1153.0), format_number(2.0), format_number(0.01234), format_number(1e6)
+    ('1,150', '2', '0.0123', '1,000,000')
+    """
+    return f"{float(f'{value:.3g}'):,.10f}".rstrip("0").rstrip(".")
+
+
+def count_of(number: int, noun: str) -> str:
+    """Format a number of things.
+
+    >>> count_of(1, "step"), count_of(2000, "step")
+    ('1 step', '2,000 steps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def parse_minutes(text: str) -> float:
+    """A duration in minutes: a number, or hours, minutes and seconds by their letters. Raises: ValueError.
+
+    >>> parse_minutes("2.5"), parse_minutes("90s"), parse_minutes("1h30m")
+    (2.5, 1.5, 90.0)
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    try:
+        if found is None or not any(found.groups()):
+            return float(text)
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    except ValueError:
+        raise ValueError("a number of minutes, or hours, minutes and seconds as in 90s, 10m or 1h30m") from None
+    return 60 * hours + minutes + seconds / 60
 
 
 def format_seconds(seconds: float) -> str:
@@ -121,6 +156,44 @@ def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+def blocks(values: Sequence[float], *, ascii_only: bool = False) -> str:
+    """A curve of finite values as a line of blocks, from the lowest to the highest; of many, neighbours are averaged.
+
+    >>> blocks([3.0, 2.0, 1.5, 1.2, 1.0]), blocks([3.0, 2.0, 1.0], ascii_only=True), blocks([1, 1])
+    ('█▅▃▂▁', '#=_', '▁▁')
+    """
+    N, width = len(values), min(len(values), _MAX_BLOCKS)
+    bins = [values[i * N // width : (i + 1) * N // width] for i in range(width)]
+    means = [sum(each) / len(each) for each in bins]
+    low, high = min(means), max(means)
+    signs = _ASCII_BLOCKS if ascii_only else BLOCKS
+    return "".join(signs[round((mean - low) / ((high - low) or 1.0) * (len(signs) - 1))] for mean in means)
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.:-=+*#"
+_MAX_BLOCKS = 60
+
+
+def can_print(text: str, stream: TextIO) -> bool:
+    """True if the stream's encoding has these characters."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def list_characters(characters: Collection[str]) -> str:
+    """Name characters in quotes, at most 20 of them.
+
+    >>> list_characters("éa")
+    "'a' 'é'"
+    """
+    more = " ..." if len(characters) > _MAX_CHARACTERS else ""
+    return " ".join(map(repr, sorted(characters)[:_MAX_CHARACTERS])) + more
+
+
 def escape_controls(text: str) -> str:
     """Make control characters visible, except tab and line feed, so that they cannot steer a terminal.
 
@@ -128,6 +201,19 @@ def escape_controls(text: str) -> str:
     'red \\\\x1b[31m'
     """
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def unescape(text: str) -> str:
+    r"""Replace ``\n``, ``\t``, ``\0`` and ``\\`` by the characters they stand for, in a text that a shell passes on.
+
+    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\d")
+    ('a\tb', 'a\\tb', '\\d')
+    """
+    return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], text)
+
+
+_ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
+_ESCAPES = re.compile(r"\\([nt0\\])")
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:
@@ -139,6 +225,7 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
     return json.dumps(record, ensure_ascii=ascii_only).translate(_CONTROLS_IN_JSON)
 
 
+_DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
 _CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 """Control characters and line ends that JSON does not escape."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -10,18 +10,36 @@ import typer
 from typer.core import TyperGroup
 
 from charrnn.cli import bench, export, inspect, prepare, report, runs, sample, score, train
-from charrnn.cli.options import tell
+from charrnn.cli.help import Command, render_page
+from charrnn.cli.options import BadValueError, tell
 from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.terminal import escape_controls, is_alone, speaks
 from charrnn.version import __version__
 
+_UsageError: Any = typer.BadParameter.__base__
+"""Of the command line's grammar, which Typer exports under no name of its own."""
+
 
 class _Group(TyperGroup):
-    """Commands whose CharRNNErrors end them with one line on stderr."""
+    """Commands whose errors end them with one line on stderr."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page of all commands."""
+        formatter.write(render_page(self, ctx, formatter.width))
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except _UsageError as error:
+            if not sys.argv[1:]:
+                raise  # the help page is shown
+            raise _exit_of_usage(error) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            raise _exit_of_usage(error) from error
         except CharRNNError as error:
             if not (speaks() or error.is_claimed):  # another process tells the same
                 raise typer.Exit(error.exit_code) from error
@@ -42,6 +60,15 @@ def _exit(message: str, code: int = 1) -> typer.Exit:
     return typer.Exit(code)
 
 
+def _exit_of_usage(error: Any) -> typer.Exit:
+    """Say what is wrong with a command line, and where its options are listed; returns the exit to raise."""
+    message = error.format_message()
+    if not isinstance(error, BadValueError):
+        page = f"{error.ctx.command_path} -h" if error.ctx is not None else "charrnn -h"
+        message = f"{message[:1].lower()}{message[1:].rstrip('.')}; {page} tells more"
+    return _exit(message, error.exit_code)
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     """PyTorch raises RuntimeErrors of several wordings, on a CPU without a class of their own."""
     if isinstance(error, MemoryError):
@@ -55,17 +82,21 @@ app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prepare")(prepare.prepare)
-app.command("train")(train.train)
-app.command("sample")(sample.sample)
-app.command("score")(score.score)
-app.command("runs")(runs.runs)
-app.command("inspect")(inspect.inspect)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("bench")(bench.bench)
+for command in (
+    prepare.prepare,
+    train.train,
+    sample.sample,
+    score.score,
+    runs.runs,
+    inspect.inspect,
+    report.report,
+    export.export,
+    bench.bench,
+):
+    app.command(command.__name__, cls=Command)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,7 +113,13 @@ def charrnn_command(
 ) -> None:
     """Turn any text into a model that writes like it.
 
-    Prepare a text (optional), train a model on it, sample new text from the model.
+    Examples:
+      charrnn train --minutes 2          learn from the tales that come with charrnn
+      charrnn sample --temperature 0.5   write like them
+      charrnn train book.txt             learn from a text of your own
+      charrnn runs                       see what was trained
+
+    `charrnn COMMAND -h` tells what a command can do.
     """
 
 

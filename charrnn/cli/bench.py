@@ -2,28 +2,39 @@
 
 import json as json_module
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from charrnn.cli.options import Device, Json, Precision, declare
+from charrnn.cli.options import Device, Json, Precision, declare, reads
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import SIZES, Size, TrainingConfig, options_of
+from charrnn.config import SIZES, Choice, Size, TrainingConfig, options_of
 
 if TYPE_CHECKING:
     from charrnn.benchmark import Measurement
 
 _COLUMNS = "{:32} {:>12} {:14} {:>12}  {:26} {:>7}"
-_OPTIONS = options_of(TrainingConfig)
+_SIZE = declare("The preset of the model's shape.", metavar="|".join(SIZES), **reads(str, Choice(tuple(SIZES))))
+
+
+def _declare(name: str) -> Any:
+    """An option of training."""
+    option = options_of(TrainingConfig)[name]
+    return declare(option.help, metavar="N", **reads(int, option.limits))
 
 
 def bench(
-    size: Annotated[Size, declare("The preset of the model's shape.", metavar="|".join(SIZES))] = "medium",
-    batch_size: Annotated[int | None, declare(_OPTIONS["batch_size"].help, metavar="N")] = None,
-    seq_length: Annotated[int | None, declare(_OPTIONS["seq_length"].help, metavar="N")] = None,
+    size: Annotated[Size, _SIZE] = "medium",
+    batch_size: Annotated[int | None, _declare("batch_size")] = None,
+    seq_length: Annotated[int | None, _declare("seq_length")] = None,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure training, sampling and preparing on this machine, each beside reference rates; takes a minute."""
+    """Measure training, sampling and preparing on this machine; takes a minute.
+
+    Examples:
+      charrnn bench
+      charrnn bench --size large --device cuda
+    """
     config = TrainingConfig(batch_size=batch_size, seq_length=seq_length)
     from charrnn.benchmark import run_benchmark
     from charrnn.machine.runtime import open_runtime

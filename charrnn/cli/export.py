@@ -19,7 +19,11 @@ def export(
     json: Json = False,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Write the model as one HTML page that writes in any browser, offline."""
+    """Write the model as one HTML page that writes in any browser, offline.
+
+    Examples:
+      charrnn export tales -o tales.html --title "Tales of a small machine"
+    """
     from charrnn.report.export import TITLE, describe
     from charrnn.report.export import export as write_page
     from charrnn.runs.checkpoint import Checkpoint

@@ -33,7 +33,13 @@ def inspect(
     json: Json = False,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Verify corpora and checkpoints, and tell what they hold; several stand side by side."""
+    """Verify prepared corpora and checkpoints, and tell what they hold.
+
+    Examples:
+      charrnn inspect tales data/tales.safetensors
+      charrnn inspect tales first-try                    side by side
+      charrnn inspect tales --slim tales.safetensors     a small file to share
+    """
     if slim is not None and len(paths) > 1:
         raise OptionError(f"--slim is for one checkpoint, and {len(paths)} were given: run it for each")
     from charrnn.runs import inspection

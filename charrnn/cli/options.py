@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
-from charrnn.config import COMMON, PANELS, PREPARATION, Config, Option
+from charrnn.config import COMMON, PANELS, PREPARATION, Choice, Config, Interval, Option, count
 from charrnn.terminal import Notify, escape_controls
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -23,11 +23,42 @@ def declare(help: str, *names: str, metavar: str | None = None, panel: str | Non
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
 
 
+class BadValueError(typer.BadParameter):
+    """A value that an option does not take."""
+
+    def format_message(self) -> str:
+        """The option, the value and its limits."""
+        names = self.param.opts if self.param is not None else ["a value"]
+        return f"{max(names, key=len)} is {self.message}"
+
+
+def reads(parse: Callable[[str], Any], limits: Interval | Choice | None = None, none: Any = None) -> dict[str, Any]:
+    """Arguments of `declare` for an option whose value is read by `parse` and lies within limits, or is `none`."""
+    if parse in (str, bool) and limits is None:
+        return {}
+
+    def read(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text  # a default
+        try:
+            value = parse(text)
+        except ValueError as error:
+            raise BadValueError(f"{text}: it must be {limits if parse in (int, float) else error}") from None
+        if limits is not None and value not in limits and value != none:
+            raise BadValueError(f"{text}: it must be {limits}")
+        return value
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in getattr(limits, "names", ()) if name.startswith(incomplete)]
+
+    return {"parser": read, "autocompletion": complete}
+
+
 Device = Annotated[
     str,
     declare(
-        "Where to compute; auto takes CUDA, else the faster of MPS and CPU by a short trial.",
-        metavar="auto|cpu|cuda|cuda:N|mps",
+        "auto, cpu, cuda, cuda:N or mps; auto takes CUDA, else the faster of MPS and CPU.",
+        metavar="NAME",
         panel=COMMON,
         envvar="CHARRNN_DEVICE",
     ),
@@ -35,8 +66,8 @@ Device = Annotated[
 Precision = Annotated[
     str,
     declare(
-        "auto takes the fastest that loses no quality on this hardware.",
-        metavar="auto|float32|bfloat16|float16",
+        "auto, float32, bfloat16 or float16; auto takes the fastest that loses no quality.",
+        metavar="NAME",
         panel=COMMON,
         envvar="CHARRNN_PRECISION",
     ),
@@ -44,8 +75,8 @@ Precision = Annotated[
 SamplingPrecision = Annotated[
     str,
     declare(
-        "auto takes the fastest that loses no quality: int8 on an x86 CPU.",
-        metavar="auto|float32|bfloat16|float16|int8",
+        "auto, float32, bfloat16, float16 or int8; auto takes the fastest that loses no quality.",
+        metavar="NAME",
         panel=COMMON,
         envvar="CHARRNN_PRECISION",
     ),
@@ -56,18 +87,17 @@ Seed = Annotated[
         "Everything random follows from it; drawn and reported if unset.",
         metavar="N",
         panel=COMMON,
-        min=0,
-        max=2**31 - 1,
+        **reads(int, count(0)),
     ),
 ]
 Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--recursive", panel=PREPARATION)]
 Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
 Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
 DataDir = Annotated[
-    Path, declare("Where prepared corpora lie by default.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR")
+    Path, declare("Where prepared corpora lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR")
 ]
 CheckpointDir = Annotated[
-    Path, declare("Where runs lie by default.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR")
+    Path, declare("Where runs lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR")
 ]
 
 CheckpointArgument = Annotated[
@@ -86,17 +116,20 @@ CHECKPOINT_DIR = Path("checkpoints")
 def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of the configs among its parameters, which it receives built.
 
-    The options are put in the order of the help's panels.
+    An option that the command declares itself takes the place of the field of that name, which keeps its default. The
+    options are put in the order of the help's panels.
     """
     own = inspect.signature(command, eval_str=True).parameters
     configs = {name: p.annotation for name, p in own.items() if _is_config(p.annotation)}
-    parameters = [each for p in own.values() for each in (_derive(p.annotation) if p.name in configs else [p])]
+    derived = {name: [p for p in _derive(config) if p.name not in own] for name, config in configs.items()}
+    parameters = [each for p in own.values() for each in derived.get(p.name, [p])]
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=_place)]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         for name, config in configs.items():
-            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field in fields(config)})
+            taken = [field for field in fields(config) if field.name not in own]
+            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field in taken})
         command(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -128,7 +161,7 @@ def notifier(*, quiet: bool) -> Notify:
     return notify
 
 
-def choose_checkpoint(run: str | None, checkpoint_dir: Path) -> Path:
+def choose_checkpoint(run: str | None, checkpoint_dir: Path, tell: Callable[[str], object] = tell) -> Path:
     """The checkpoint that a command was given by name or path, else that of the newest run, which is told.
 
     Raises: CharRNNError.
@@ -151,18 +184,19 @@ def _derive(config: type[Config]) -> Iterator[inspect.Parameter]:
     for field in fields(config):
         option, hint, default = field.metadata["option"], hints[field.name], field.default
         kind = next(member for member in (*_members(hint), str) if member is not type(None))
-        if kind is tuple:
+        names = get_args(kind) if get_origin(kind) is Literal else ()
+        if kind is tuple or option.adds_up:
             kind, hint, default = str, list[str] | None, None
         elif option.none is not None:
             hint, default = kind, option.none if default is None else default
         name = f"--{field.name.replace('_', '-')}"
-        metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else _METAVARS.get(kind)
-        info = typer.Option(
+        info = declare(
+            option.help,
             *filter(None, [name if kind is bool or option.flag else None, option.flag]),
-            metavar=option.metavar or metavar,
-            help=option.help,
-            rich_help_panel=option.panel,
+            metavar=option.metavar or "|".join(names) or _METAVARS.get(kind),
+            panel=option.panel,
             show_default=default not in (None, ""),
+            **reads(option.parse or (str if names else kind), option.limits, option.none),
         )
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
@@ -181,6 +215,8 @@ def _value(field: "Field[Any]", value: Any) -> Any:
     if isinstance(field.default, tuple):
         return tuple(value or ())
     option: Option = field.metadata["option"]
+    if option.adds_up:
+        return "".join(value or ())
     return None if option.none is not None and value == option.none else value
 
 

@@ -20,15 +20,14 @@ def prepare(
     text: Annotated[
         list[str],
         typer.Argument(
-            metavar="TEXT",
-            help="Files, folders (their *.txt, sorted) or - for stdin, joined in order; "
-            ".gz, .bz2 and .xz are read as they are.",
+            metavar="TEXT...",
+            help="Files (.gz, .bz2 and .xz too), folders (their *.txt, sorted) or - for stdin, joined in order.",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        declare("Default: <stem of the first source>.safetensors in --data-dir.", "--output", "-o", metavar="FILE"),
+        declare("Default: DATA_DIR/<name of the first text>.safetensors.", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
     recursive: Recursive = False,
@@ -38,7 +37,13 @@ def prepare(
     json: Json = False,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Turn raw text into an index tensor and its vocabulary, for `train`."""
+    """Read a text for `train` in a way of your own; `train` alone reads it too.
+
+    Examples:
+      charrnn prepare book.txt --lowercase
+      charrnn prepare poems/ letters.txt.gz -o data/writings.safetensors
+      curl -s https://example.org/a.txt | charrnn prepare - -o data/a.safetensors
+    """
     sources = find_sources(text, recursive=recursive, force=force)
     from charrnn.text import corpus as corpora
 
@@ -50,9 +55,19 @@ def prepare(
     notify = notifier(quiet=quiet)
     for note in corpus.notes:
         notify(note)
-    size = corpus.vocabulary.size
+    size, length = corpus.vocabulary.size, len(corpus.indices)
+    num_chars = round(corpus.vocabulary.count_chars(corpus.indices))
     if json:
-        summary = {"corpus": str(output), "characters": len(corpus.indices), "vocabulary": size}
+        summary = {
+            "corpus": str(output),
+            "characters": num_chars,
+            "unit": config.unit,
+            "symbols": length,
+            "vocabulary": size,
+        }
+        if config.border_text is not None:
+            summary["documents"] = corpus.num_documents
         print(json_module.dumps(summary), flush=True)
     else:
-        notify(f"{output}: {len(corpus.indices):,} characters, {size:,} distinct symbols")
+        symbols = "" if config.unit == "char" else f" in {length:,} {config.unit}s"
+        notify(f"{output}: {num_chars:,} characters{symbols}, {size:,} distinct symbols")

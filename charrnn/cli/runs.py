@@ -2,24 +2,33 @@
 
 import math
 import time
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, tell
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, reads, tell
+from charrnn.config import Choice
 from charrnn.terminal import align, format_bytes, json_line
 
 if TYPE_CHECKING:
     from charrnn.runs.listing import Listed
 
 Sort = Literal["time", "loss"]
-_HEAD = ("name", "corpus", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
+_SORT = declare(
+    "Newest first, or lowest validation loss first.", metavar="time|loss", **reads(str, Choice(get_args(Sort)))
+)
+_HEAD = ("name", "corpus", "unit", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
 
 
 def runs(
-    sort: Annotated[Sort, declare("Newest first, or lowest validation loss first.", metavar="time|loss")] = "time",
+    sort: Annotated[Sort, _SORT] = "time",
     json: Json = False,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """List the runs under the checkpoint folder; sample, score and inspect take their names."""
+    """List the trained models, whose names the other commands take.
+
+    Examples:
+      charrnn runs
+      charrnn runs --sort loss      the best first
+    """
     from charrnn.runs.listing import list_runs
 
     listed = list(list_runs(checkpoint_dir, _warn))
@@ -29,7 +38,7 @@ def runs(
         for run in listed:
             print(json_line(run.to_json()))
     elif listed:
-        for line in align([_HEAD, *map(_row, listed)], left=3):
+        for line in align([_HEAD, *map(_row, listed)], left=4):
             print(line)
     else:
         tell(f"{checkpoint_dir} holds no trained model: run `charrnn train CORPUS` first")
@@ -44,6 +53,7 @@ def _row(run: "Listed") -> tuple[str, ...]:
     return (
         run.path.name,
         str(run.to_json()["corpus"]),
+        run.header.corpus.config.unit,
         f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
         f"{config.vocab_size:,}",
         "-" if loss is None else f"{loss:.4f}",

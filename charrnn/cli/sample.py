@@ -4,7 +4,8 @@ import contextlib
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,23 +23,24 @@ from charrnn.cli.options import (
     Seed,
     choose_checkpoint,
     declare,
+    notifier,
     takes_configs,
     tell,
 )
 from charrnn.cli.signals import exit_on_signals
-from charrnn.config import FILTERS, SamplingConfig
+from charrnn.cli.writing import Batch, Form, View, as_json, as_text, counted, shows_count, view_on_stdout, write
+from charrnn.config import COMMON, FILTERS, SamplingConfig, options_of
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import escape_controls, json_line, prints_unicode
+from charrnn.terminal import Notify, list_characters, prints_unicode, unescape
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
     from charrnn.sampling.copies import SuffixArray
-    from charrnn.sampling.sampler import Piece
-
-Write = Callable[[Iterable["Piece"], str, int], None]
-"""Write the samples of one prompt: their pieces, what to repeat before each, the seed."""
+    from charrnn.sampling.sampler import Sampler
+    from charrnn.text.vocabulary import Vocabulary
 
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
+_TEMPERATURE = options_of(SamplingConfig)["temperature"]
 
 
 @takes_configs
@@ -47,14 +49,38 @@ def sample(
     checkpoint: CheckpointArgument = None,
     prompt: Annotated[str | None, declare("What to continue.", "--prompt", "-p", metavar="TEXT")] = None,
     prompt_file: Annotated[
-        str | None, declare("Read the prompt from a file, or from - for stdin.", metavar="FILE")
+        str | None,
+        declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE"),
     ] = None,
+    output: Annotated[
+        Path | None,
+        declare("Write to a file instead of stdout; one of that name is replaced.", "--output", "-o", metavar="FILE"),
+    ] = None,
+    separator: Annotated[
+        str, declare(r"Between two samples; \n, \t, \0 and \\ are understood.", metavar="TEXT")
+    ] = r"\n\n",
+    show_surprisal: Annotated[
+        bool, declare("Colour what surprised the model, by its bits, on a terminal.", "--show-surprisal")
+    ] = False,
+    skip_unknown: Annotated[
+        bool, declare("Leave characters out of prompts that the model does not know.", "--skip-unknown")
+    ] = False,
     raw: Annotated[bool, declare("Do not make control characters visible on a terminal.", "--raw")] = False,
     no_echo: Annotated[bool, declare("Do not repeat the prompt.", "--no-echo")] = False,
     interactive: Annotated[
         bool, declare("Read a prompt a line from stdin, and continue each.", "--interactive", "-i")
     ] = False,
     config: SamplingConfig,
+    temperature: Annotated[
+        str,
+        declare(
+            f"{_TEMPERATURE.help} Several are tried in turn, with the same seed.",
+            "--temperature",
+            "-t",
+            metavar="X,...",
+            panel=_TEMPERATURE.panel,
+        ),
+    ] = str(SamplingConfig.temperature),
     corpus: Annotated[
         str | None,
         declare(
@@ -64,6 +90,7 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    quiet: Annotated[bool, declare("No notes, no count.", "--quiet", "-q", panel=COMMON)] = False,
     json: Json = False,
     seed: Seed = None,
     device: Device = "auto",
@@ -71,44 +98,110 @@ def sample(
     data_dir: DataDir = DATA_DIR,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Write text in the style of the corpus that a model was trained on."""
+    """Write text in the style of the corpus that a model was trained on.
+
+    Examples:
+      charrnn sample --temperature 0.5                 by the newest run
+      charrnn sample tales --prompt "Once upon a time" --length 400
+      charrnn sample names --num-samples 50 --lines 1 --avoid-copying 12
+    """
     if corpus == "-" and (interactive or prompt_file == "-"):
         raise OptionError("stdin can be read once: name a file for --corpus")
-    if corpus is not None and config.avoid_copying is None and not json:
-        raise OptionError("--corpus is for --avoid-copying and for --json: give one of them")
+    if corpus is not None and config.avoid_copying is None and not config.new and not json:
+        raise OptionError("--corpus is for --avoid-copying, --new and --json: give one of them")
+    if show_surprisal and (json or output is not None):
+        raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
+    configs = [replace(config, temperature=each) for each in _parse_temperatures(temperature)]
     prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
-    from charrnn.api import load
+    from charrnn.api import LanguageModel
     from charrnn.machine.runtime import seed_everything
 
     exit_on_signals()
 
-    model = load(choose_checkpoint(checkpoint, checkpoint_dir), device=device, precision=precision, data_dir=data_dir)
-    is_required = config.avoid_copying is not None or corpus is not None
+    notify = notifier(quiet=quiet)
+    path = choose_checkpoint(checkpoint, checkpoint_dir, notify)
+    model = LanguageModel.open(path, device=device, precision=precision, data_dir=data_dir)
+    preparation = model.checkpoint.corpus.config
+    known = model.known_documents(corpus) if config.new else None
+    is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     if json:
-        write: Write = functools.partial(_print_json, corpus=copies)
+        ascii_only = output is None and not prints_unicode()
+        form: Form = functools.partial(as_json, preparation=preparation, corpus=copies, ascii_only=ascii_only)
     else:
-        _warn_of_what_cannot_be_printed(model.vocabulary.symbols)
-        # A stranger's vocabulary may hold what would steer the terminal.
-        show = escape_controls if sys.stdout.isatty() and not raw else str
-        write = functools.partial(_stream if config.num_samples == 1 else _print_whole, show=show)
-    announce_seed = seed is None and not json
-    sampler, seed = model.sampler(config, copies), seed_everything(seed)
-    failed = False
-    for number, each in enumerate(map(model.normalise, prompts)):
-        try:
-            pieces = sampler.sample(each, seed=seed + number)
-            if announce_seed:
-                tell(f"seed {seed}")
-                announce_seed = False
-            write(pieces, "" if no_echo else each, seed + number)
-        except CharRNNError as error:
-            if not interactive:
-                raise
-            tell(f"error: {error}")
-            failed = not sys.stdin.isatty()
-    if failed:
+        view = View(preparation)
+        if output is None:
+            view = view_on_stdout(model.vocabulary, preparation, notify, show_surprisal, raw)
+        form = functools.partial(as_text, separator=unescape(separator), view=view, notify=notify)
+    session = _Session(
+        functools.partial(model.sampler, corpus=copies, known=known),
+        configs,
+        form,
+        seed_everything(seed),
+        tells_seed=seed is None,
+        echoes=not no_echo,
+        is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
+    )
+    prompts = map(model.normalise, prompts)
+    if skip_unknown:
+        prompts = (_skip_unknown(each, model.vocabulary, notify) for each in prompts)
+    write(session.continue_all(prompts, goes_on=interactive), output)
+    if session.has_failed and not sys.stdin.isatty():
         raise typer.Exit(1)
+
+
+class _Session:
+    """Continue one prompt after another by samplers at each temperature."""
+
+    def __init__(
+        self,
+        make_sampler: "Callable[[SamplingConfig], Sampler]",
+        configs: Sequence[SamplingConfig],
+        form: Form,
+        seed: int,
+        *,
+        tells_seed: bool,
+        echoes: bool,
+        is_counted: bool,
+    ) -> None:
+        self._sampler = functools.lru_cache(maxsize=1)(make_sampler)  # its tensors are large
+        self._configs, self._form, self._seed = configs, form, seed
+        self._tells_seed, self._echoes, self._is_counted = tells_seed, echoes, is_counted
+        self.has_failed = False
+        """True once a prompt could not be continued."""
+
+    def continue_all(self, prompts: Iterable[str], *, goes_on: bool) -> Iterator[str]:
+        """The texts for all prompts. Raises: CharRNNError, unless it goes on behind an error, which is told."""
+        for number, prompt in enumerate(prompts):
+            try:
+                yield from self._form(self._begin(prompt, self._seed + number))
+            except CharRNNError as error:
+                if not goes_on:
+                    raise
+                tell(f"error: {error}")
+                self.has_failed = True
+
+    def _begin(self, prompt: str, seed: int) -> Iterator[Batch]:
+        for config in self._configs:
+            pieces = self._sampler(config).sample(prompt, seed=seed)
+            notes = [f"seed {self._seed}"] if self._tells_seed else []
+            if len(self._configs) > 1:
+                notes.append(f"temperature {config.temperature:g}")
+            self._tells_seed = False
+            if self._is_counted:
+                pieces = counted(pieces, config.num_samples)
+            yield Batch(config, prompt if self._echoes else "", seed, pieces, ", ".join(notes))
+
+
+def _parse_temperatures(temperature: str) -> list[float]:
+    """The temperatures of a list with commas. Raises: OptionError."""
+    try:
+        return [float(each) for each in temperature.split(",")]
+    except ValueError:
+        limits = _TEMPERATURE.limits
+        raise OptionError(
+            f"--temperature is {temperature}: it must be {limits}, or several such, as 0.3,0.7,1"
+        ) from None
 
 
 def _read_prompts(prompt: str | None, prompt_file: str | None, *, interactive: bool) -> Iterable[str]:
@@ -157,59 +250,16 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise OptionError("--prompt and --prompt-file exclude each other: give one")
     try:
         raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
 
 
-def _stream(pieces: Iterable["Piece"], echo: str, seed: int, *, show: Callable[[str], str]) -> None:
-    """Write a single sample as it is made; a final line's end is added if it has none."""
-    last = echo
-    print(show(echo), end="", flush=True)
-    for piece in pieces:
-        print(show(piece.text), end="", flush=True)
-        last = piece.text or last
-    print(end="" if last.endswith("\n") else "\n", flush=True)
-
-
-def _collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
-    """The pieces of each sample as it ends, in the order of the samples' numbers."""
-    made: dict[int, list[Piece]] = {}
-    number = 0
-    for piece in pieces:
-        made.setdefault(piece.index, []).append(piece)
-        while number in made and made[number][-1].finish_reason is not None:
-            yield made.pop(number)
-            number += 1
-
-
-def _print_whole(pieces: Iterable["Piece"], echo: str, seed: int, *, show: Callable[[str], str]) -> None:
-    for sample in _collect(pieces):
-        whole = show(echo + "".join(piece.text for piece in sample))
-        print(whole, end="" if whole.endswith("\n") else "\n", flush=True)
-
-
-def _print_json(pieces: Iterable["Piece"], echo: str, seed: int, *, corpus: "SuffixArray | None") -> None:
-    for sample in _collect(pieces):
-        symbols = "".join(piece.symbols for piece in sample)
-        record = {
-            "text": echo + "".join(piece.text for piece in sample),
-            "seed": seed,
-            "index": sample[-1].index,
-            "finish_reason": sample[-1].finish_reason,
-            "bits_per_char": sample[-1].bits_per_char,
-            "longest_copy": None if corpus is None else corpus.longest_copy(symbols),
-        }
-        print(json_line(record, ascii_only=not prints_unicode()), flush=True)
-
-
-def _warn_of_what_cannot_be_printed(symbols: Iterable[str]) -> None:
-    """Warn of the model's symbols that stdout's encoding lacks."""
-    encoding = sys.stdout.encoding
-    lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
-    if not prints_unicode() and lacking:
-        tell(
-            f"warning: {lacking:,} symbols of the model are shown as ?: {encoding} has none; try PYTHONIOENCODING=utf-8"
-        )
+def _skip_unknown(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
+    """The prompt without the symbols that the model does not know, which are told."""
+    if not (missing := vocabulary.missing(prompt)):
+        return prompt
+    notify(f"left out of the prompt, since the model does not know them: {list_characters(missing)}")
+    return "".join(symbol for symbol in vocabulary.split(prompt) if symbol not in missing)

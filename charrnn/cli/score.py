@@ -20,18 +20,20 @@ from charrnn.cli.options import (
     Precision,
     choose_checkpoint,
     declare,
+    reads,
     tell,
 )
 from charrnn.cli.signals import exit_on_signals
+from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import escape_controls, json_line, prints_unicode
+from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
+from charrnn.text.units import display
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
 
-_MAX_LISTED = 20
 _LINE_SECONDS = 30.0
 _BAR_DELAY = 2.0
 
@@ -45,7 +47,8 @@ def score(
         ),
     ] = None,
     window: Annotated[
-        int | None, declare("Empty the state every N characters; default: it is carried.", metavar="N")
+        int | None,
+        declare("Empty the state every N characters; default: it is carried.", metavar="N", **reads(int, WINDOWS)),
     ] = None,
     per_line: Annotated[
         bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")
@@ -61,7 +64,12 @@ def score(
     precision: Precision = "auto",
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Measure how well a model predicts a text, in bits per character."""
+    """Measure how well a model predicts a text, in bits per character.
+
+    Examples:
+      charrnn score tales chapter.txt
+      charrnn score tales --per-line lines.txt | sort -n    the likeliest line first
+    """
     if per_line and (per_char or window is not None):
         raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
     if adapt and (per_line or per_char):
@@ -71,23 +79,24 @@ def score(
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
     from charrnn.runs.checkpoint import Checkpoint
-    from charrnn.runs.scorer import check_window, read_blocks, split_lines
+    from charrnn.runs.scorer import split_lines
+    from charrnn.text.corpus import read_blocks
 
     exit_on_signals()
 
-    check_window(window)
     path = choose_checkpoint(checkpoint, checkpoint_dir)
     model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision))
-    blocks = read_blocks(text, replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True))
+    config = replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True)
+    blocks = read_blocks(text, config)
     prints_much = per_line or per_char
     is_shown = not (prints_much and sys.stdout.isatty())
     with sharing_cores(), _Progress(text, 1 + adapt, is_shown=is_shown) as progress:
         scorer = model.scorer(progress.advance)
         if per_line:
-            _print_lines(scorer.score_lines(split_lines(blocks)), json=json)
+            _print_lines(scorer.score_lines(split_lines(blocks)), config, json=json)
         else:
             parts = scorer.score(blocks, window, adapt=adapt)
-            total = _add_up(_printing_chars(parts, json=json) if per_char else parts)
+            total = _add_up(_printing_chars(parts, config, json=json) if per_char else parts)
             if not total.num_chars:
                 raise CharRNNError(f"{text} has no 2 characters that the model knows: nothing can be scored")
     _tell_unknown(scorer)
@@ -101,7 +110,7 @@ def _print_total(figures: dict[str, Any], *, json: bool) -> None:
     if json:
         print(json_line(figures, ascii_only=not prints_unicode()), flush=True)
         return
-    print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,} characters".format(**figures))
+    print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,.0f} characters".format(**figures))
     if "adapted_bits_per_char" in figures:
         print("{adapted_bits_per_char:.4f} bits per character, adapting to the text".format(**figures))
 
@@ -111,12 +120,19 @@ class _Total:
     """Sums of surprisals in bits, with `adapted` those of a model that adapts, and their number."""
 
     bits: float = 0.0
-    num_chars: int = 0
+    num_chars: float = 0.0
+    num_symbols: int = 0
     adapted: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         mean = self.bits / self.num_chars
-        figures = {"bits_per_char": mean, "loss": mean * math.log(2), "chars": self.num_chars}
+        figures = {
+            "bits_per_char": mean,
+            "loss": mean * math.log(2),
+            "chars": round(self.num_chars),
+            "bits_per_symbol": self.bits / self.num_symbols,
+            "symbols": self.num_symbols,
+        }
         return figures | ({} if self.adapted is None else {"adapted_bits_per_char": self.adapted / self.num_chars})
 
 
@@ -143,16 +159,18 @@ def _add_up(parts: "Iterable[Scored]") -> _Total:
     total = _Total()
     for part in parts:
         total.bits += float(part.surprisals.double().sum())
-        total.num_chars += len(part.surprisals)
+        total.num_chars += part.num_chars
+        total.num_symbols += len(part.surprisals)
         if part.adapted is not None:
             total.adapted = (total.adapted or 0.0) + float(part.adapted.double().sum())
     return total
 
 
-def _printing_chars(parts: "Iterable[Scored]", *, json: bool) -> "Iterator[Scored]":
+def _printing_chars(parts: "Iterable[Scored]", config: PreparationConfig, *, json: bool) -> "Iterator[Scored]":
     """The same parts, whose characters are printed with their surprisals."""
     for part in parts:
-        for char, bits in zip(part.text, part.surprisals.tolist(), strict=True):
+        for symbol, bits in zip(part.symbols, part.surprisals.tolist(), strict=True):
+            char = _show_byte(symbol) if config.unit == "byte" else display(symbol, config)
             if json:
                 print(json_line({"surprisal_bits": bits, "char": char}, ascii_only=not prints_unicode()))
             else:
@@ -160,14 +178,21 @@ def _printing_chars(parts: "Iterable[Scored]", *, json: bool) -> "Iterator[Score
         yield part
 
 
-def _show_char(char: str) -> str:
-    """A character on one line: line feeds, tabs, other control characters and backslashes as Python escapes them."""
-    return char.encode("unicode_escape").decode() if char == "\\" or not char.isprintable() else char
+def _show_char(text: str) -> str:
+    """A symbol on one line: line feeds, tabs, other control characters and backslashes as Python escapes them."""
+    return "".join(
+        char.encode("unicode_escape").decode() if char == "\\" or not char.isprintable() else char for char in text
+    )
 
 
-def _print_lines(lines: "Iterable[tuple[str, Scored]]", *, json: bool) -> None:
+def _show_byte(symbol: str) -> str:
+    """An ASCII character, any other byte as a surrogate, which is escaped."""
+    return symbol.encode("latin-1").decode("ascii", "surrogateescape")
+
+
+def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfig, *, json: bool) -> None:
     show = escape_controls if sys.stdout.isatty() else str
-    for line, scored in lines:
+    for line, scored in ((display(line, config), scored) for line, scored in lines):
         bits = scored.bits_per_char
         if json:
             print(json_line({"bits_per_char": bits, "line": line}, ascii_only=not prints_unicode()))
@@ -178,9 +203,8 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", *, json: bool) -> None:
 def _tell_unknown(scorer: "Scorer") -> None:
     if not scorer.num_unknown:
         return
-    more = " ..." if len(scorer.unknown) > _MAX_LISTED else ""
-    listed = " ".join(map(repr, sorted(scorer.unknown)[:_MAX_LISTED])) + more
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
+    listed = list_characters(scorer.unknown)
     tell(f"{scorer.num_unknown:,} characters outside the model's vocabulary were {how}: {listed}")
 
 

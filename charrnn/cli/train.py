@@ -3,7 +3,6 @@
 import json as json_module
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +22,7 @@ from charrnn.cli.options import (
     declare,
     given,
     notifier,
+    reads,
     takes_configs,
 )
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
@@ -32,6 +32,7 @@ from charrnn.config import (
     REPORTS,
     RUN,
     SIZES,
+    Choice,
     ModelOptions,
     PreparationConfig,
     Size,
@@ -40,23 +41,14 @@ from charrnn.config import (
 )
 from charrnn.errors import OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import Notify, byte_bar, no_bar, silence, speaks
+from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, no_bar, silence, speaks
+from charrnn.text.sources import find_tales
 
 if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
     from charrnn.runs.run import Run
 
-_PURPOSES: Mapping[Size, str] = {
-    "small": "for a first look or a short text (Shakespeare after 3 minutes of 2 cores: 1.42 nats)",
-    "medium": "for minutes on a CPU (1.40)",
-    "large": "for a GPU, or hours",
-}
-
-
-def _describe_sizes() -> str:
-    return "; ".join(
-        f"{name} is {shape['num_layers']}x{shape['hidden_size']}, {_PURPOSES[name]}" for name, shape in SIZES.items()
-    )
+_SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
 @takes_configs
@@ -64,15 +56,18 @@ def train(
     *,
     ctx: typer.Context,
     corpus: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="CORPUS", help="A prepared file, or raw text that is prepared first.", show_default=False
+            metavar="CORPUS",
+            help="A text: a file (.gz, .bz2 and .xz too), a folder of *.txt, or - for stdin; or what `prepare` made; "
+            "default: the tales that come with charrnn.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     run: Annotated[
         Path | None,
         declare(
-            "Where the run lives; default: <corpus stem> in --checkpoint-dir.", "--run", "-o", metavar="DIR", panel=RUN
+            "The run's folder; default: CHECKPOINT_DIR/<name of the corpus>.", "--run", "-o", metavar="DIR", panel=RUN
         ),
     ] = None,
     resume: Annotated[
@@ -82,8 +77,8 @@ def train(
     init_from: Annotated[
         str | None,
         declare(
-            "Start from the weights of another run (its name, folder or checkpoint), matched symbol by symbol.",
-            metavar="CHECKPOINT",
+            "Start from the weights of another run: its name, folder or checkpoint.",
+            metavar="RUN",
             panel=RUN,
         ),
     ] = None,
@@ -94,21 +89,22 @@ def train(
     size: Annotated[
         Size | None,
         declare(
-            f"A preset of the shape, which single options override: {_describe_sizes()}; default: "
-            "the shape is chosen from the budget, the text and this machine's speed.",
-            metavar="|".join(SIZES),
+            f"{_SHAPES} (layers x units), which single options override; default: chosen from the budget, the text and "
+            "this machine's speed.",
+            metavar="NAME",
             panel=MODEL,
+            **reads(str, Choice(tuple(SIZES))),
         ),
     ] = None,
     model: ModelOptions,
-    tensorboard: Annotated[bool, declare("Log curves to the run's folder.", "--tensorboard", panel=REPORTS)] = False,
+    tensorboard: Annotated[bool, declare("Write curves for TensorBoard.", "--tensorboard", panel=REPORTS)] = False,
     quiet: Annotated[bool, declare("No progress, no samples.", "--quiet", "-q", panel=REPORTS)] = False,
     json: Json = False,
     seed: Seed = None,
     deterministic: Annotated[
         bool,
         declare(
-            "The same to the bit from the same seed on a GPU too, if slower; on a CPU it is so anyway.",
+            "The same to the bit from the same seed on a GPU too, if slower.",
             "--deterministic",
             panel=COMMON,
         ),
@@ -118,13 +114,22 @@ def train(
     data_dir: DataDir = DATA_DIR,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Train a model on a text, and keep its best and its last state."""
+    """Train a model on a text, and keep its best and its last state.
+
+    Examples:
+      charrnn train book.txt --minutes 30           a model that suits text and time
+      charrnn train book.txt --minutes 1h --resume  go on, to an hour in all
+      charrnn train letters.txt --init-from book    start from what `book` learned
+    """
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
     asked = given(ctx, preparation, config, model)
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
     notify = notifier(quiet=quiet) if speaks() else silence
+    if corpus is None:
+        corpus = str(find_tales())
+        notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
 
     choose_spinning()
     from charrnn.machine.runtime import compute_deterministically
@@ -186,7 +191,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             if reporter is not None:
                 reporter.close()
     summary = run.summary(finished)
-    notify(_closing_lines(summary, finished.reason, run))
+    notify(_closing_lines(summary, finished.reason, run, with_curve=not json))
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
@@ -195,7 +200,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             raise typer.Exit(128 + signals[0])
 
 
-def _closing_lines(summary: dict[str, Any], reason: str, run: "Run") -> str:
+def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_curve: bool) -> str:
     how = {
         "budget": "done",
         "patience": f"stopped early: no improvement in {run.trainer.config.patience} evaluation(s)",
@@ -203,6 +208,10 @@ def _closing_lines(summary: dict[str, Any], reason: str, run: "Run") -> str:
     }[reason]
     num_predictions = run.trainer.evaluations.num_predictions
     line = f"{how}: {summary['steps']:,} steps, {summary['chars_per_second']:,} characters/s in training"
+    losses = run.log.val_losses() if with_curve and run.log is not None else []
+    if len(losses) > 1:
+        curve = blocks(losses, ascii_only=not can_print(BLOCKS, sys.stderr))
+        line += f"\nvalidation loss {curve} from {losses[0]:.4f} to {losses[-1]:.4f}"
     if summary["best_val_loss"] is not None:
         line += (
             f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "

@@ -6,6 +6,7 @@ import functools
 import math
 import mmap
 import os
+import platform
 import re
 import secrets
 import subprocess
@@ -45,6 +46,16 @@ class Runtime:
     def precision(self) -> str:
         """The precision's name, as in `--precision`."""
         return next(name for name, dtype in SAMPLING_PRECISIONS.items() if dtype == self.dtype)
+
+    @property
+    def device_name(self) -> str:
+        """The name of the GPU or CPU, as its maker calls it if the system tells."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+                return found[1]
+        return platform.processor() or platform.machine()
 
     def place(self, tensor: Tensor) -> Tensor:
         """Move a tensor to the device."""

@@ -180,7 +180,7 @@ class Checkpoint:
         checkpoint = cls(
             model_config=header.model_config,
             training_config=header.training_config,
-            vocabulary=Vocabulary.restore(header.vocabulary),
+            vocabulary=Vocabulary.restore(header.vocabulary, header.corpus.config),
             corpus=header.corpus,
             seed=header.seed,
             precision=header.precision,

@@ -38,6 +38,7 @@ class Listed:
             "name": self.path.name,
             "run": str(self.path),
             "corpus": Path(header.corpus.path).stem,
+            "unit": header.corpus.config.unit,
             **shape_of(header.model_config),
             "best_val_loss": loss,
             "val_chars": header.counters.best_val_chars,

@@ -14,6 +14,7 @@ from charrnn.machine.distributed import ALONE, Ranks, joined
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
+from charrnn.runs.definition import origin_of
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
@@ -142,6 +143,19 @@ def _open_corpus(open_or_prepare: Callable[[], Corpus], ranks: Ranks) -> Corpus:
     return corpus
 
 
+def _split(corpus: Corpus, config: TrainingConfig, ranks: Ranks) -> TrainingText:
+    """The text that is trained on, and that which validates. Raises: CharRNNError."""
+    vocabulary = corpus.vocabulary
+    return TrainingText.split(
+        corpus.indices,
+        config,
+        corpus.check,
+        ranks.size,
+        border=vocabulary.border,
+        count_chars=vocabulary.count_chars,
+    )
+
+
 def _diverge(ranks: Ranks, seed: int) -> None:
     """Let each process draw its own dropout from now on."""
     if not ranks.is_first:
@@ -164,7 +178,7 @@ def start(
     seed = ranks.share(lambda: seed_everything(seed))
     seed_everything(seed)
     config = choose_layout(config, len(corpus.indices), runtime)
-    text = TrainingText.split(corpus.indices, config, corpus.check, ranks.size).placed(runtime)
+    text = _split(corpus, config, ranks).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train)))
     if init_from is not None:
@@ -188,7 +202,7 @@ def start(
     model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
     trainer = Trainer(model, config, text, runtime)
     _diverge(ranks, seed)
-    return Run(folder, corpus, trainer, seed)
+    return Run(folder, corpus, trainer, seed, origin=None if init_from is None else origin_of(init_from))
 
 
 def _load_source(init_from: str | Path, checkpoint_dir: Path, given: Mapping[str, Any]) -> Checkpoint:
@@ -245,7 +259,7 @@ def resume(
     runtime = _open_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
     seed_everything(checkpoint.seed)
     layout = choose_layout(config, len(corpus.indices), runtime)
-    text = TrainingText.split(corpus.indices, layout, corpus.check, ranks.size).placed(runtime)
+    text = _split(corpus, layout, ranks).placed(runtime)
     before = checkpoint.snapshot.num_ranks
     if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, before):
         raise CharRNNError(f"the text is so short that {ranks.size} processes cut it otherwise: resume in {before}")

@@ -114,6 +114,24 @@ class MetricsLog(Reporter):
         self._waiting = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
         self._file: TextIO | None = None
         self.num_records = len(self._waiting)
+        self.definition: dict[str, Any] = {}
+        """Everything that defines the run."""
+
+    def define(self, definition: dict[str, Any]) -> None:
+        """Let the log begin with what defines the run, before `begin`.
+
+        In a log that is continued it takes the place of what was there, all but the origin of the weights, which only
+        a new run knows. A log from before there was such a record stays without.
+        """
+        first = json.loads(self._waiting[0]) if self._waiting else {}
+        if isinstance(before := first.get("definition"), dict):
+            definition = definition | {"init_from": before.get("init_from")}
+        self.definition = definition
+        line = json_line({"definition": definition}, ascii_only=True) + "\n"  # a path may hold what UTF-8 cannot
+        if not self._waiting:
+            self.num_records += 1
+        if not self._waiting or "definition" in first:
+            self._waiting[:1] = [line]
 
     def begin(self) -> None:
         """Write the waiting records in place of any old log; write later ones at once. Raises: CharRNNError."""
@@ -139,6 +157,16 @@ class MetricsLog(Reporter):
             self._file.flush()
         except OSError as error:
             raise CharRNNError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def val_losses(self) -> list[float]:
+        """The validation losses of the whole log, as far as it can be read."""
+        with contextlib.suppress(CharRNNError):
+            return [
+                loss
+                for loss in (json.loads(line).get("val_loss") for line in _whole_records(self._path))
+                if isinstance(loss, int | float) and math.isfinite(loss)
+            ]
+        return []
 
     def close(self) -> None:
         """Close the file."""

@@ -10,11 +10,13 @@ from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs.checkpoint import Checkpoint, CorpusIdentity
+from charrnn.runs.definition import define
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.reporting import MetricsLog, Reporter
 from charrnn.runs.saving import Saver
 from charrnn.sampling.sampler import sample
 from charrnn.text.corpus import Corpus
+from charrnn.text.units import display
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.training.trainer import Trainer
 
@@ -35,6 +37,8 @@ class Run:
     num_records: int | None = 0
     """Records of the log up to the moment at which the run begins or goes on; None for all of it."""
     log: MetricsLog | None = None
+    origin: dict[str, Any] | None = None
+    """Of the weights that it began with, where they were another run's."""
 
     def __post_init__(self) -> None:
         self._saved_at = self.trainer.clock.elapsed_s
@@ -43,6 +47,12 @@ class Run:
     def runtime(self) -> Runtime:
         """The machine that the run trains on."""
         return self.trainer.bptt.runtime
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """Everything that defines the run, as JSON values."""
+        trainer = self.trainer
+        return define(self.corpus, trainer.bptt.model.config, trainer.config, self.seed, self.runtime, self.origin)
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands, between two events."""
@@ -60,6 +70,7 @@ class Run:
     def open_log(self) -> MetricsLog:
         """The log, as far as this run has come; `drive` writes it, that of a new run with its first checkpoint."""
         self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard)
+        self.log.define(self.definition)
         if not self.is_new:
             self.log.begin()
         return self.log
@@ -145,7 +156,7 @@ class Run:
         runtime = open_runtime(str(self.runtime.device), "float32")
         model, seed = self.trainer.bptt.model, self.seed + event.step
         pieces = sample(model, self.corpus.vocabulary, _SAMPLE, seed=seed, runtime=runtime)
-        text = "".join(piece.text for piece in pieces)
+        text = display("".join(piece.text for piece in pieces), self.corpus.config)
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
     def summary(self, finished: Finished) -> dict[str, Any]:
@@ -166,6 +177,7 @@ class Run:
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
             "seed": self.seed,
+            "definition": self.definition if self.log is None else self.log.definition,
         }
 
 

@@ -4,26 +4,21 @@ The losses are computed in `model/scoring.py`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from charrnn.config import PreparationConfig, count
+from charrnn.config import WINDOWS
 from charrnn.errors import OptionError
-from charrnn.files import container
 from charrnn.machine.runtime import Runtime
 from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
-from charrnn.text.cleaning import CleanText
-from charrnn.text.corpus import Corpus
-from charrnn.text.sources import find_sources
+from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import Vocabulary
 
-MAX_WINDOW = 2**20
 _SEGMENT = 2**22
 """Symbols of a text that are read at once; a longer one is scored in bounded memory."""
 _POOL_LINES, _POOL_CHARS = 2**15, 2**21
@@ -33,17 +28,18 @@ _END = "\n"
 
 @dataclass(frozen=True)
 class Scored:
-    """Symbols of a text (N,) that were predicted, and their surprisals (N,) in bits."""
+    """Symbols of a text (N,) that were predicted, their surprisals (N,) in bits, and the number of their characters."""
 
-    text: str
+    symbols: Sequence[str]
     surprisals: Tensor
+    num_chars: float
     adapted: Tensor | None = None
     """The surprisals under a model that adapts to the text, if it was asked for."""
 
     @property
     def bits_per_char(self) -> float | None:
         """The mean surprisal; None of nothing."""
-        return float(self.surprisals.double().mean()) if len(self.surprisals) else None
+        return float(self.surprisals.double().sum()) / self.num_chars if self.num_chars else None
 
 
 @dataclass
@@ -71,18 +67,20 @@ class Scorer:
         size, overlap, first = _SEGMENT, SEQ_LENGTH, 1
         if window is not None:
             size, overlap = max(1, _SEGMENT // window) * window, 1
-        for text, indices in self._segments(blocks, size, overlap):
+        for symbols, indices in self._segments(blocks, size, overlap):
             losses = self._losses(indices, window)
             adapted = None
             if adaptation is not None:
                 adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
-            yield Scored(text[first:], losses[first - 1 :] / math.log(2), adapted)
+            num_chars = self.vocabulary.count_chars(indices[first:])
+            yield Scored(symbols[first:], losses[first - 1 :] / math.log(2), num_chars, adapted)
             first = overlap
 
     def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:
         """Each line with its surprisals, from a state that has read a line end; its own line end is predicted too.
 
-        If the vocabulary has no line end, neither is, and the first symbol is predicted by nothing.
+        To a model of documents a line is one, between two borders. If the vocabulary has no line end, neither is, and
+        the first symbol is predicted by nothing.
         """
         pool: list[str] = []
         size = 0
@@ -95,17 +93,20 @@ class Scorer:
         yield from self._score_pool(pool)
 
     def _score_pool(self, lines: list[str]) -> Iterator[tuple[str, Scored]]:
-        end = _END if _END in self.vocabulary.symbols else ""
+        vocabulary = self.vocabulary
+        end = BORDER if vocabulary.border is not None else _END if _END in vocabulary.symbols else ""
+        border, parts = vocabulary.split(end), list(map(vocabulary.split, lines))
         encoded, begin = [], 0
-        joined, is_known = self._encode(end + "".join(line + end for line in lines))
-        for line in lines:
-            part = slice(begin, begin + len(line) + 2 * len(end))
-            encoded.append(joined[part] if is_known is None else joined[part][is_known[part]])
-            begin += len(line) + len(end)
+        between = (each for part in parts for each in (part, border))
+        indices, is_known = self._encode(vocabulary.join([border, *between]))
+        for part in parts:
+            own = slice(begin, begin + len(part) + 2 * len(end))
+            encoded.append(indices[own] if is_known is None else indices[own][is_known[own]])
+            begin += len(part) + len(end)
         losses = sequence_losses(self.model, encoded, self.runtime, self.advance)
-        for line, indices, each in zip(lines, encoded, losses, strict=True):
-            text = line[not end :] + end if is_known is None else self.vocabulary.decode(indices[1:])
-            yield line, Scored(text, each / math.log(2))
+        for line, own_indices, each in zip(lines, encoded, losses, strict=True):
+            symbols = vocabulary.symbols_of(own_indices[1:])
+            yield line, Scored(symbols, each / math.log(2), vocabulary.count_chars(own_indices[1:]))
 
     def _losses(self, indices: Tensor, window: int | None) -> Tensor:
         """The losses (N - 1,) of indices (N,) in nats."""
@@ -113,56 +114,46 @@ class Scorer:
             return text_losses(self.model, indices, self.runtime, self.advance)
         return window_losses(self.model, indices, window, self.runtime, self.advance)
 
-    def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[str, Tensor]]:
+    def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""
-        text, indices, is_first = "", torch.zeros(0, dtype=torch.int32), True
-        for block in blocks:
+        symbols, indices, is_first = self.vocabulary.split(""), torch.zeros(0, dtype=torch.int32), True
+        for block in self.vocabulary.split_blocks(blocks):
             more, is_known = self._encode(block)
             if is_known is not None:
                 more = more[is_known]
-                block = self.vocabulary.decode(more)
-            text, indices = text + block, torch.cat([indices, more])
-            while len(text) >= size + overlap:
-                yield text[: size + overlap], indices[: size + overlap]
-                text, indices, is_first = text[size:], indices[size:], False
-        if is_first or len(text) > overlap:
-            yield text, indices
+                block = self.vocabulary.symbols_of(more)
+            symbols, indices = self.vocabulary.join([symbols, block]), torch.cat([indices, more])
+            while len(symbols) >= size + overlap:
+                yield symbols[: size + overlap], indices[: size + overlap]
+                symbols, indices, is_first = symbols[size:], indices[size:], False
+        if is_first or len(symbols) > overlap:
+            yield symbols, indices
 
-    def _encode(self, text: str) -> tuple[Tensor, Tensor | None]:
-        """The indices (N,) int32 of a text, and if some are to be left out, those (N,) that are not."""
-        indices = self.vocabulary.encode_any(text)
-        is_known = indices != len(self.vocabulary.symbols)
+    def _encode(self, symbols: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """The indices (N,) int32 of symbols, and if some are to be left out, those (N,) that are not."""
+        indices = self.vocabulary.encode_symbols(symbols)
+        is_known = indices != self.vocabulary.outside
         num_unknown = len(indices) - int(is_known.sum())
         if not num_unknown:
             return indices, None
         self.num_unknown += num_unknown
-        self.unknown.update(self.vocabulary.missing(text))
+        self.unknown.update(set(symbols).difference(self.vocabulary.symbols, BORDER))
         return indices, is_known if self.vocabulary.unknown is None else None
 
 
 def check_window(window: int | None) -> int | None:
     """A window within its limits. Raises: OptionError."""
-    limits = count(1, MAX_WINDOW)
-    if window is not None and window not in limits:
-        raise OptionError(f"--window is {window}: it must be {limits}")
+    if window is not None and window not in WINDOWS:
+        raise OptionError(f"--window is {window}: it must be {WINDOWS}")
     return window
 
 
-def read_blocks(text: str, config: PreparationConfig) -> Iterator[str]:
-    """The text of a prepared file, or of a raw one as it would be prepared, block by block. Raises: CharRNNError."""
-    if not container.is_stored(Path(text)):
-        yield from CleanText(find_sources([text]), config)
-        return
-    corpus = Corpus.open(Path(text))
-    for indices in corpus.indices.split(_SEGMENT):
-        corpus.check()
-        yield corpus.vocabulary.decode(indices)
-
-
 def split_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The lines of a text without their ends."""
+    """The lines of a text without their ends; documents are lines, as none is empty."""
     rest = ""
     for block in blocks:
+        if BORDER in block:
+            block = block.replace(BORDER, _END).removeprefix("" if rest else _END)
         *lines, rest = (rest + block).split(_END)
         yield from lines
     if rest:

@@ -6,6 +6,7 @@ Letters in shapes: S symbols of the source, V symbols of the model.
 import torch
 from torch import Tensor
 
+from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.vocabulary import Vocabulary
@@ -15,14 +16,21 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
     """Copy another run's weights into a model of the same shape, matching rows by symbol.
 
     The rows of new symbols are drawn at random, with the mean and the spread of the source's rows, and their biases
-    follow from their frequencies. Returns: the number of matched symbols.
+    follow from their frequencies. Returns: the number of matched symbols. Raises: CharRNNError for symbols of
+    another unit.
     Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021); yet several new symbols
     that all begin at the mean are hard to tell apart.
     """
+    if vocabulary.unit != source.vocabulary.unit:
+        raise CharRNNError(
+            f"--init-from names a model of {source.vocabulary.unit}s, but the corpus is one of {vocabulary.unit}s: "
+            f"prepare the text with --unit {source.vocabulary.unit}"
+        )
     old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}
     pairs = [(i, old[symbol]) for i, symbol in enumerate(vocabulary.symbols) if symbol in old]
-    if vocabulary.unknown is not None and source.vocabulary.unknown is not None:
-        pairs.append((vocabulary.unknown, source.vocabulary.unknown))
+    for name in ("unknown", "border"):
+        special = getattr(vocabulary, name), getattr(source.vocabulary, name)
+        pairs += [special] if None not in special else []
     here, there = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
     weights = source.build_model().state_dict()
     with torch.no_grad():

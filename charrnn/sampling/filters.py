@@ -4,12 +4,13 @@ Letters in shapes: B streams, V vocabulary size.
 """
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from charrnn.config import SamplingConfig
+from charrnn.config import SamplingConfig, Unit
 from charrnn.errors import OptionError
 from charrnn.machine.runtime import Runtime
 from charrnn.text.vocabulary import Vocabulary
@@ -63,16 +64,26 @@ def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
     return lambda log_p: log_p.add_(mask)
 
 
+def excluded_symbols(config: SamplingConfig, vocabulary: Vocabulary) -> list[int]:
+    """The indices of the symbols with a banned character, and of the unknown one."""
+    banned = [char for char in split_ban(config.ban, vocabulary.unit) if len(char) == 1]
+    excluded = [i for i, text in enumerate(vocabulary.texts) if any(char in text for char in banned)]
+    return excluded if vocabulary.unknown is None else sorted({*excluded, vocabulary.unknown})
+
+
+def split_ban(ban: str, unit: Unit) -> list[str]:
+    """The banned characters, each of one symbol or, of bytes, of several."""
+    return re.findall(r"[\xc0-\xff][\x80-\xbf]*|.", ban, re.DOTALL) if unit == "byte" else list(ban)
+
+
 def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtime) -> list[Filter]:
     """The filters that a config asks for, in the order in which they apply; the unknown symbol never passes.
 
     Raises: OptionError if every symbol is banned.
     """
-    banned = [i for i, symbol in enumerate(vocabulary.symbols) if symbol in config.ban]
-    if len(banned) == len(vocabulary.symbols):
+    banned = excluded_symbols(config, vocabulary)
+    if not set(range(len(vocabulary.symbols))).difference(banned):
         raise OptionError("--ban leaves no symbol to sample: ban fewer")
-    if vocabulary.unknown is not None:
-        banned.append(vocabulary.unknown)
     filters = [exclude(banned, vocabulary.size, runtime)] if banned else []
     if config.top_k is not None:
         filters.append(top_k(config.top_k))

@@ -24,8 +24,10 @@ from charrnn.text.detection import (
     foreign_format,
     wide_encoding_for,
 )
+from charrnn.text.documents import mark_borders
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source, SourceDigest
+from charrnn.text.units import BORDER, inner, inner_separator
 
 _MAX_HELD = 1 << 20
 """Max characters that wait for the next block: more that belong together are no text, but an attack on memory."""
@@ -76,19 +78,34 @@ class CleanText:
         self.digest = SourceDigest()
         self.notes = []
         self._transliterated = 0
-        end = "\n"
-        for source, steps in zip(self._sources, self._steps, strict=True):
-            self.digest.begin()
-            if end != "\n":
-                yield "\n"  # a file without a final newline must not run into the next one
-            for block in self._clean(source, steps):
-                end = block[-1]
-                yield block
+        config = self._config
+        blocks = self._join()
+        yield from blocks if config.separator is None else mark_borders(blocks, inner_separator(config))
         if self._transliterated:
             self.notes.append(f"transliterated {self._transliterated:,} characters to ASCII")
 
+    def _join(self) -> Iterator[str]:
+        """All sources, with a border between two if there are documents, else each on lines of its own."""
+        config = self._config
+        joint = BORDER if config.border_text is not None else "" if config.unit == "byte" else "\n"
+        if config.documents:
+            yield BORDER
+        last = joint
+        for source, steps in zip(self._sources, self._steps, strict=True):
+            self.digest.begin()
+            if last != joint:
+                yield joint
+            for block in self._clean(source, steps):
+                last = block[-1]
+                yield block
+        if config.documents and last != joint:
+            yield BORDER
+
     def _clean(self, source: Source, steps: _Steps) -> Iterator[str]:
         config = self._config
+        if config.unit == "byte":
+            yield from (block.decode("latin-1") for block in self._read(source))
+            return
         with ahead(self._read(source)) as raw:
             blocks = _decode(source, config.encoding, raw, force=self._force)
             changed = _Steps(cut=False, normalise=False)
@@ -117,9 +134,9 @@ class CleanText:
 
 
 def normalise(text: str, config: PreparationConfig) -> str:
-    """A prompt or a scored text as the corpus was prepared: its normal form, transliterated, in lower case."""
+    """A prompt or a scored text as the corpus was prepared: its normal form, transliterated, in lower case, `inner`."""
     form = config.normalize
-    return fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase)
+    return inner(fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase), config)
 
 
 def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 (the option's name)

@@ -6,11 +6,11 @@ Letters in shapes: N characters.
 import mmap
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig
@@ -21,11 +21,16 @@ from charrnn.machine.runtime import num_threads
 from charrnn.terminal import Bar, format_share, no_bar
 from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText
+from charrnn.text.documents import shuffled
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
-from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, code_points, count
+from charrnn.text.units import BORDER
+from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, count
 
 KIND = "corpus"
 RARE = 10
+_BLOCK = 2**22
+_COMMON_WORDS = 8000
+"""The classic size of a vocabulary of words."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Corpus:
         corpus = cls(
             path=path,
             indices=stored.tensors["indices"],
-            vocabulary=Vocabulary.restore(header.vocabulary),
+            vocabulary=Vocabulary.restore(header.vocabulary, header.config),
             config=header.config,
             sources=header.sources,
             source_digest=header.source_digest,
@@ -84,8 +89,13 @@ class Corpus:
             raise CorpusChangedError(f"{self.path} was truncated while it was read: prepare the same text again")
 
     @property
+    def num_documents(self) -> int:
+        """The number of documents; 0 of a text without borders."""
+        return 0 if self.vocabulary.border is None else self.vocabulary.counts[-1] - 1
+
+    @property
     def text(self) -> str:
-        """The characters of the indices, decoded anew at each call."""
+        """The text of the indices as it is inside the program, decoded anew at each call."""
         return self.vocabulary.decode(self.indices)
 
     def _check_indices(self, *, are_known: bool) -> None:
@@ -132,20 +142,29 @@ def prepare(
 def _write(text: CleanText, name: str, config: PreparationConfig, origins: Sequence[str], output: Path) -> list[str]:
     """Count the symbols of a text, then encode it into the file; returns a line per change. Raises: CharRNNError."""
     with num_threads(1), ahead(text) as blocks:  # PyTorch's others would wait actively, in the way of our own
-        totals = count(map(code_points, blocks))
+        totals = count(blocks, config.unit)
     notes, source_digest = text.notes, text.digest.hexdigest()
     _require_learnable(totals, name, config)
-    vocabulary = Vocabulary.build(totals, min_count=config.min_count, max_vocab=config.max_vocab)
+    vocabulary = Vocabulary.build(
+        totals,
+        config.unit,
+        min_count=config.min_count,
+        max_vocab=config.max_vocab,
+        border_chars=config.border_chars,
+    )
+    length = sum(vocabulary.counts)
+    if vocabulary.border is not None:
+        notes.append(_describe_documents(vocabulary, config))
 
     def encoded() -> Iterator[Tensor]:
-        for block in text:
-            yield vocabulary.encode_known(block)
+        yield from vocabulary.encode_blocks(text)
         if text.digest.hexdigest() != source_digest:
             raise CharRNNError(f"{name} was changed while it was read: prepare it again")
 
     header = dump(_Header(vocabulary.stored(), config, tuple(origins), source_digest))
     with ahead(encoded()) as indices:
-        length = sum(vocabulary.counts)
+        if vocabulary.border is not None and not config.keep_order:
+            indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
         container.write_blocks(output, KIND, header, "indices", vocabulary.dtype, length, indices)
     return [*notes, *_describe_rare(vocabulary)]
 
@@ -164,16 +183,18 @@ def _require_free(output: Path, sources: Sequence[Source]) -> None:
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
 
 
-def _require_learnable(totals: Tensor, name: str, config: PreparationConfig) -> None:
-    """Raises: CharRNNError for a text, by its counts of code points, that holds too little or no characters."""
-    if (num_chars := int(totals.sum())) < 2:
-        what = "empty" if num_chars == 0 else "one character long"
-        raise CharRNNError(f"{name} is {what}: a corpus needs at least 2 characters")
-    if int((totals > 0).sum()) < 2:
-        raise CharRNNError(f"{name} repeats one character: a corpus needs at least 2 distinct ones")
-    if len(halves := torch.nonzero(totals[0xD800:0xE000])):
+def _require_learnable(totals: Counter[str], name: str, config: PreparationConfig) -> None:
+    """Raises: CharRNNError for a text, by the counts of its symbols, that holds too little or no characters."""
+    one = {"char": "character", "byte": "byte", "word": "word or mark"}[config.unit]
+    text = {symbol: n for symbol, n in totals.items() if symbol != BORDER or config.border_text is None}
+    if (length := sum(text.values())) < 2:
+        found = f"one {one} long" if length else "empty"
+        raise CharRNNError(f"{name} is {found}: a corpus needs at least 2 {one}s")
+    if len(text) < 2:
+        raise CharRNNError(f"{name} repeats one {one}: a corpus needs at least 2 distinct ones")
+    if halves := [char for symbol in text for char in symbol if "\ud800" <= char <= "\udfff"]:
         raise CharRNNError(
-            f"{name} holds U+{0xD800 + int(halves[0]):04X}, half of a character and none of itself, "
+            f"{name} holds U+{ord(halves[0]):04X}, half of a character and none of itself, "
             f"as {config.encoding}: try another --encoding"
         )
 
@@ -183,16 +204,29 @@ def _origins(sources: Sequence[Source]) -> list[str]:
     return list(dict.fromkeys(source.origin for source in sources))
 
 
+def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
+    count = vocabulary.counts[-1] - 1
+    order = "in their order" if config.keep_order else "shuffled (--keep-order leaves them as they are)"
+    return f"{count:,} document{'s' * (count != 1)}, {order}"
+
+
 def _describe_rare(vocabulary: Vocabulary) -> list[str]:
     """A line on symbols that were folded, or that had better be."""
     total = sum(vocabulary.counts)
+    kind = "words" if vocabulary.unit == "word" else "characters"
     if vocabulary.unknown is not None:
         folded = vocabulary.counts[vocabulary.unknown]
         share = format_share(folded, total)
-        return [f"folded {folded:,} characters ({share}), rare ones, into one unknown symbol that is never sampled"]
-    rare = {symbol: n for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=True) if n < RARE}
-    if len(rare) * 5 < vocabulary.size or len(rare) < 20:
+        return [f"folded {folded:,} {kind} ({share}), rare ones, into one unknown symbol that is never sampled"]
+    rare = {symbol: n for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=False) if n < RARE}
+    if vocabulary.unit == "byte" or len(rare) * 5 < vocabulary.size or len(rare) < 20:
         return []
+    if vocabulary.unit == "word":
+        share = format_share(sum(rare.values()), total)
+        return [
+            f"{len(rare):,} of {vocabulary.size:,} words occur fewer than {RARE} times, {share} of all: "
+            f"--max-vocab {_COMMON_WORDS} would fold rare ones into one, and train faster"
+        ]
     advice = f"--min-count {RARE} would fold them into one"
     if _is_mostly_latin(vocabulary) and not "".join(rare).isascii():
         advice += ", --ascii would transliterate them"
@@ -283,6 +317,20 @@ def _require_options(corpus: Corpus, config: PreparationConfig, given: Collectio
 
 def read_text(argument: str, config: PreparationConfig) -> str:
     """The text of a prepared file, or of a raw one as it would be prepared. Raises: CharRNNError."""
-    if container.is_stored(Path(argument)):
-        return Corpus.open(Path(argument)).text
-    return "".join(CleanText(find_sources([argument]), config))
+    return "".join(read_blocks(argument, config))
+
+
+def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
+    """The same text, block by block."""
+    if not container.is_stored(Path(argument)):
+        yield from CleanText(find_sources([argument]), config)
+        return
+    corpus = Corpus.open(Path(argument))
+    for name in ("unit", "border_text"):
+        own, other = getattr(config, name), getattr(corpus.config, name)
+        if own != other:
+            what = {"unit": "--unit", "border_text": "the border between documents"}[name]
+            raise CharRNNError(f"{argument} has {other!r} for {what}, where the model has {own!r}: give the raw text")
+    for indices in corpus.indices.split(_BLOCK):
+        corpus.check()
+        yield corpus.vocabulary.decode(indices)

@@ -109,6 +109,18 @@ def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bo
     return sources
 
 
+def find_tales() -> Path:
+    """The tales that come with charrnn: in the package, or in `data/` of the repository that it lies in.
+
+    Raises: CharRNNError.
+    """
+    package = Path(__file__).parents[1]
+    for path in (package / "tales.txt", package.parent / "data" / "tales.txt"):
+        if path.is_file():
+            return path
+    raise CharRNNError("the tales that come with charrnn are missing here: name a text of your own")
+
+
 def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Source]:
     """The texts of a folder. Raises: CharRNNError if there are none."""
     files = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not path.is_dir())

@@ -1,18 +1,30 @@
-"""Symbols to indices and back: count, build, encode, decode, all without a Python loop over the text.
+"""Symbols to indices and back: count, build, encode, decode, without a Python loop over characters.
 
-Letters in shapes: N characters, V vocabulary size.
+The form of a text inside the program is told in `units.py`.
+Letters in shapes: N symbols, V vocabulary size.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from charrnn.config import PreparationConfig, Unit
 from charrnn.errors import CharRNNError
+from charrnn.terminal import list_characters
+from charrnn.text.units import BORDER, split_word_blocks, split_words
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
+_BYTES = tuple(map(chr, range(2**8)))
+_FORGOTTEN = ""
+_MAX_COUNTED = 2**20
+"""Distinct words that are counted at once: more than a file's header can list."""
+_BLOCK = 2**20
 
 
 def code_points(text: str) -> Tensor:
@@ -24,23 +36,44 @@ def code_points(text: str) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def count(blocks: Iterable[Tensor]) -> Tensor:
-    """Occurrences of each code point in blocks of them: (highest code point + 1,) int64."""
+def count(blocks: Iterable[str], unit: Unit = "char") -> Counter[str]:
+    """Occurrences of each symbol of a text that comes in blocks."""
+    return _count_words(blocks) if unit == "word" else _count_chars(blocks)
+
+
+def _count_chars(blocks: Iterable[str]) -> Counter[str]:
     totals = torch.zeros(1, dtype=torch.int64)
-    for points in blocks:
-        counts = torch.bincount(points)
+    for block in blocks:
+        counts = torch.bincount(code_points(block))
         longer, shorter = (counts, totals) if len(counts) > len(totals) else (totals, counts)
         longer[: len(shorter)] += shorter
         totals = longer
+    points = torch.nonzero(totals).flatten()
+    return Counter(dict(zip(map(chr, points.tolist()), totals[points].tolist(), strict=True)))
+
+
+def _count_words(blocks: Iterable[str]) -> Counter[str]:
+    """Of more words than memory should hold the rarest are forgotten now and then, and counted under _FORGOTTEN."""
+    totals: Counter[str] = Counter()
+    for symbols in split_word_blocks(blocks):
+        totals.update(symbols)
+        least = 1
+        while len(totals) > _MAX_COUNTED:
+            rare = [symbol for symbol, n in totals.items() if n <= least and symbol not in (BORDER, _FORGOTTEN)]
+            totals[_FORGOTTEN] += sum(map(totals.pop, rare))
+            least *= 2
     return totals
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols of a corpus in the order of their indices, with how often each occurred.
+    """The symbols of a corpus in the order of their indices, with the number of occurrences of each.
 
-    Where rare symbols were folded, one more index, the last, stands for all of them: it is what any other
-    character is encoded to, and it is never sampled. `counts` includes it.
+    Where rare symbols were folded, one more index stands for all of them: any other symbol is encoded to it, and it is
+    never sampled. In a corpus of documents one more, the last, is the border between two. `counts` includes both.
+
+    `border_chars` is the number of characters that a border stands for, None without documents; `unknown_chars` is
+    that of all folded words.
 
     >>> vocabulary = Vocabulary(("a", "b"), (2, 1))
     >>> vocabulary.encode("aab").tolist(), vocabulary.decode([1, 0])
@@ -49,90 +82,189 @@ class Vocabulary:
 
     symbols: tuple[str, ...]
     counts: tuple[int, ...]
+    unit: Unit = "char"
+    border_chars: int | None = None
+    unknown_chars: int = 0
+    texts: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The text of each index; U+FFFD of the unknown symbol, BORDER of a border."""
+    _indices: Mapping[str, int] = field(init=False, repr=False, compare=False)
     _table: Tensor = field(init=False, repr=False, compare=False)
     _points: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        unique = set(self.symbols)
-        if not unique or len(unique) < len(self.symbols) or any(len(symbol) != 1 for symbol in unique):
-            raise CharRNNError("a vocabulary's symbols must be distinct single characters, at least one")
-        if any("\ud800" <= symbol <= "\udfff" for symbol in unique):
-            raise CharRNNError("a vocabulary's symbols must be characters, and surrogates are none")
-        if len(self.counts) - len(self.symbols) not in (0, 1) or min(self.counts) < 0:
+        self._require_symbols()
+        has_border = self.border_chars is not None
+        num_unknown = len(self.counts) - len(self.symbols) - has_border
+        if num_unknown not in (0, 1) or min(self.counts) < 0:
             raise CharRNNError("a vocabulary needs one count for each symbol")
-        points = code_points("".join(self.symbols)).int()
-        # One entry past the last symbol's, and all up to a byte's range, stand for every other code point.
-        table = torch.full((max(int(points.max()) + 1, 2**8) + 1,), len(self.symbols), dtype=torch.int32)
-        table[points] = torch.arange(len(points), dtype=torch.int32)
-        object.__setattr__(self, "_table", table)
-        object.__setattr__(self, "_points", code_points("".join(self.symbols) + UNKNOWN_CHAR).int())
+        texts = (*self.symbols, *[UNKNOWN_CHAR] * num_unknown, *[BORDER] * has_border)
+        indices = {text: i for i, text in enumerate(texts) if i < len(self.symbols) or text == BORDER}
+        object.__setattr__(self, "texts", texts)
+        object.__setattr__(self, "_indices", indices)
+        if self.unit != "word":
+            points = code_points("".join(indices)).int()
+            # One entry past the last symbol's, and all up to a byte's range, stand for every other code point.
+            table = torch.full((max(int(points.max()) + 1, 2**8) + 1,), self.outside, dtype=torch.int32)
+            table[points] = torch.tensor(list(indices.values()), dtype=torch.int32)
+            object.__setattr__(self, "_table", table)
+            object.__setattr__(self, "_points", code_points("".join(texts) + UNKNOWN_CHAR).int())
+
+    def _require_symbols(self) -> None:
+        unique = set(self.symbols)
+        if self.unit == "byte" and self.symbols != _BYTES:
+            raise CharRNNError("a vocabulary of bytes must hold all 256 in their order")
+        are_single = "" not in unique and (self.unit == "word" or all(len(symbol) == 1 for symbol in unique))
+        if not unique or len(unique) < len(self.symbols) or not are_single:
+            kind = "words" if self.unit == "word" else "single characters"
+            raise CharRNNError(f"a vocabulary's symbols must be distinct {kind}, at least one")
+        if any("\ud800" <= char <= "\udfff" for char in "".join(unique)):
+            raise CharRNNError("a vocabulary's symbols must be characters, and surrogates are none")
 
     @classmethod
-    def build(cls, totals: Tensor, *, min_count: int = 1, max_vocab: int | None = None) -> "Vocabulary":
-        """Keep the symbols seen `min_count` times, at most `max_vocab` with the unknown symbol, by code point.
+    def build(
+        cls,
+        totals: Mapping[str, int],
+        unit: Unit = "char",
+        *,
+        min_count: int = 1,
+        max_vocab: int | None = None,
+        border_chars: int | None = None,
+    ) -> "Vocabulary":
+        """Keep the symbols seen `min_count` times, at most `max_vocab` with the unknown symbol.
 
-        `totals` are counts by code point, as `count` makes them. Raises: CharRNNError if nothing is left.
+        Characters are put in the order of their code points, words in that of their frequencies. `totals` are those of
+        `count`. Raises: CharRNNError if nothing is left.
         """
-        seen = torch.nonzero(totals).flatten()
-        kept = seen[totals[seen] >= min_count]
+        if unit == "byte":
+            border = [] if border_chars is None else [totals.get(BORDER, 0)]
+            return cls(_BYTES, (*(totals.get(byte, 0) for byte in _BYTES), *border), unit, border_chars)
+        seen = {symbol: n for symbol, n in totals.items() if border_chars is None or symbol != BORDER}
+        kept = [symbol for symbol, n in seen.items() if n >= min_count and symbol != _FORGOTTEN]
         if max_vocab is not None and len(kept) + (len(kept) < len(seen)) > max_vocab:
-            by_count = torch.argsort(totals[kept], descending=True, stable=True)
-            kept = kept[by_count[: max_vocab - 1]].sort().values
-        if not len(kept):
+            kept = sorted(kept, key=lambda symbol: (-seen[symbol], symbol))[: max_vocab - 1]
+        if not kept:
             raise CharRNNError(f"no symbol occurs {min_count} times: lower --min-count")
-        counts = totals[kept].tolist()
-        if len(kept) < len(seen):
-            counts.append(int(totals.sum()) - sum(counts))
-        return cls(tuple(map(chr, kept.tolist())), tuple(counts))
+        kept.sort(key=lambda symbol: (-seen[symbol], symbol) if unit == "word" else (0, symbol))
+        counts = [seen.pop(symbol) for symbol in kept]
+        folded = sum(seen.values())
+        forgotten = seen.pop(_FORGOTTEN, 0)
+        folded_chars = sum(n * len(symbol) for symbol, n in seen.items())
+        if forgotten:
+            folded_chars += round(forgotten * folded_chars / max(folded - forgotten, 1))
+        counts += [folded] * (folded > 0) + ([] if border_chars is None else [totals.get(BORDER, 0)])
+        return cls(tuple(kept), tuple(counts), unit, border_chars, folded_chars if unit == "word" else 0)
 
     @property
     def size(self) -> int:
-        """V, with the unknown symbol if there is one."""
+        """V, with the unknown symbol and the border if there are."""
         return len(self.counts)
 
     @property
     def unknown(self) -> int | None:
         """The index of the unknown symbol."""
-        return len(self.symbols) if len(self.counts) > len(self.symbols) else None
+        return len(self.symbols) if self.texts[len(self.symbols) :][:1] == (UNKNOWN_CHAR,) else None
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The text of each index; U+FFFD for the unknown symbol."""
-        return self.symbols if self.unknown is None else (*self.symbols, UNKNOWN_CHAR)
+    def border(self) -> int | None:
+        """The index of the border between documents."""
+        return None if self.border_chars is None else self.size - 1
+
+    @property
+    def outside(self) -> int:
+        """The index of what the vocabulary lacks: the unknown symbol's, or V, which no model has."""
+        return self.size if self.unknown is None else self.unknown
 
     @property
     def dtype(self) -> torch.dtype:
         """The smallest dtype that holds every index."""
         return torch.uint8 if self.size <= 2**8 else torch.int16 if self.size <= 2**15 else torch.int32
 
+    @functools.cached_property
+    def lengths(self) -> Tensor:
+        """The characters of text that each index stands for: (V,) float64; of the unknown symbol in the mean.
+
+        A byte that goes on with a character of UTF-8 stands for none, unless the corpus is none.
+        """
+        if self.unit == "byte" and self._seems_utf8():
+            lengths = [float(not 0x80 <= ord(byte) < 0xC0) for byte in self.symbols]
+        else:
+            lengths = [float(len(symbol)) for symbol in self.symbols]
+        if self.unknown is not None:
+            folded = self.counts[self.unknown]
+            lengths.append(self.unknown_chars / folded if self.unit == "word" and folded else 1.0)
+        if self.border_chars is not None:
+            lengths.append(float(self.border_chars))
+        return torch.tensor(lengths, dtype=torch.float64)
+
+    def _seems_utf8(self) -> bool:
+        """True if there are as many continuing bytes as the leading ones ask for."""
+        following = sum(self.counts[0x80:0xC0])
+        asked = sum(self.counts[0xC2:0xE0]) + 2 * sum(self.counts[0xE0:0xF0]) + 3 * sum(self.counts[0xF0:0xF5])
+        return following == asked and not any((*self.counts[0xC0:0xC2], *self.counts[0xF5:0x100]))
+
+    def count_chars(self, indices: Tensor) -> float:
+        """The number of characters of text that indices (N,) stand for."""
+        if self.unit == "char" and self.border_chars in (None, 1):
+            return float(len(indices))
+        return sum(float(self.lengths[block.long()].sum()) for block in indices.split(_BLOCK))
+
+    def split(self, text: str) -> Sequence[str]:
+        """The symbols of a text, known or not."""
+        return split_words(text) if self.unit == "word" else text
+
+    def join(self, parts: Iterable[Sequence[str]]) -> Sequence[str]:
+        """The symbols of several texts, one after another; characters as a text."""
+        return list(itertools.chain.from_iterable(parts)) if self.unit == "word" else "".join(map(str, parts))
+
+    def split_blocks(self, blocks: Iterable[str]) -> Iterator[Sequence[str]]:
+        """The symbols of a text that comes in blocks."""
+        return split_word_blocks(blocks) if self.unit == "word" else iter(blocks)
+
     def missing(self, text: str) -> list[str]:
-        """The distinct characters of the text that have no index of their own, sorted."""
-        return sorted(set(text).difference(self.symbols))
+        """The distinct symbols of the text that have no index of their own, sorted."""
+        return sorted(set(self.split(text)).difference(self._indices))
 
     def encode(self, text: str) -> Tensor:
         """The indices of a text: (N,) in `dtype`.
 
-        Raises: CharRNNError that lists the characters outside the vocabulary, if it has no unknown symbol.
+        Raises: CharRNNError that lists the symbols outside the vocabulary, if it has no unknown symbol.
         """
         if self.unknown is None:
             self.require(text)
-        return self.encode_known(text)
+        return self._encode_known(self.split(text))
 
     def require(self, text: str) -> None:
-        """Check that each character has an index of its own. Raises: CharRNNError that lists those that have none."""
+        """Check that a prompt can be read: rare words as the unknown symbol, characters by an index of their own.
+
+        Raises: CharRNNError that lists those that have none.
+        """
+        if self.unit == "word" and self.unknown is not None:
+            return
         if missing := self.missing(text):
-            listed = " ".join(map(repr, missing[:20])) + (" ..." if len(missing) > 20 else "")
-            raise CharRNNError(f"characters outside the vocabulary of {self.size} symbols: {listed}; leave them out")
+            kind = "words" if self.unit == "word" else "characters"
+            raise CharRNNError(
+                f"{kind} outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "
+                "leave them out (--skip-unknown does)"
+            )
 
     def encode_any(self, text: str) -> Tensor:
-        """The indices of a text: (N,) int32. Characters outside the vocabulary become `len(symbols)`, never sampled."""
-        return torch.index_select(self._table, 0, code_points(text).int().clamp(max=len(self._table) - 1))
+        """The indices of a text: (N,) int32; of symbols outside the vocabulary `outside`."""
+        return self.encode_symbols(self.split(text))
 
-    def encode_known(self, text: str) -> Tensor:
-        """The indices of a text that is known to fit: (N,) in `dtype`.
+    def encode_symbols(self, symbols: Sequence[str]) -> Tensor:
+        """The indices (N,) int32 of symbols, characters as a text; of those outside the vocabulary `outside`."""
+        if not isinstance(symbols, str):
+            return self._encode_words(symbols, torch.int32)
+        return torch.index_select(self._table, 0, code_points(symbols).int().clamp(max=len(self._table) - 1))
 
-        By NumPy, which takes no further threads: `prepare` has its own.
-        """
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Tensor]:
+        """The indices of a text that comes in blocks and is known to fit, in blocks (N,) in `dtype`."""
+        return map(self._encode_known, self.split_blocks(blocks))
+
+    def _encode_known(self, text: Sequence[str]) -> Tensor:
+        """By NumPy, which takes no further threads: `prepare` has its own."""
+        if not isinstance(text, str):
+            return self._encode_words(text, self.dtype)
         table = self._table.to(self.dtype).numpy()
         if text.isascii() and table.dtype == np.uint8:  # twice as fast as the general way
             translated = bytearray(text.encode("ascii").translate(table[: 2**8].tobytes()))
@@ -140,24 +272,42 @@ class Vocabulary:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4")
         return torch.from_numpy(np.take(table, points, mode="clip"))
 
+    def _encode_words(self, words: Sequence[str], dtype: torch.dtype) -> Tensor:
+        get, outside = self._indices.get, self.outside
+        return torch.tensor([get(word, outside) for word in words], dtype=dtype)
+
+    def symbols_of(self, indices: Tensor | Sequence[int]) -> Sequence[str]:
+        """The symbols of indices (N,), characters as a text."""
+        if self.unit != "word":
+            return self.decode(indices)
+        texts = (*self.texts, UNKNOWN_CHAR)
+        return [texts[i] for i in torch.as_tensor(indices).tolist()]
+
     def decode(self, indices: Tensor | Sequence[int]) -> str:
-        """The text of indices (N,); the unknown symbol becomes U+FFFD."""
+        """The text of indices (N,); the unknown symbol becomes U+FFFD, a border BORDER."""
+        if self.unit == "word":
+            return "".join(self.symbols_of(indices))
         chosen = torch.index_select(self._points, 0, torch.as_tensor(indices).cpu().int())
         return chosen.numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def stored(self) -> "StoredVocabulary":
         """The symbols and counts as a file's header keeps them."""
+        if self.unit == "word":
+            return StoredVocabulary("", self.counts, self.symbols, self.unknown_chars)
         return StoredVocabulary("".join(self.symbols), self.counts)
 
     @classmethod
-    def restore(cls, stored: "StoredVocabulary") -> "Vocabulary":
-        """The vocabulary of a file's header. Raises: CharRNNError if it is none."""
-        return cls(tuple(stored.symbols), stored.counts)
+    def restore(cls, stored: "StoredVocabulary", config: PreparationConfig) -> "Vocabulary":
+        """The vocabulary of a file's header, of a text that was prepared so. Raises: CharRNNError if it is none."""
+        symbols = stored.words if config.unit == "word" else tuple(stored.symbols)
+        return cls(symbols, stored.counts, config.unit, config.border_chars, stored.unknown_chars)
 
 
 @dataclass(frozen=True)
 class StoredVocabulary:
-    """A vocabulary in a file's header."""
+    """A vocabulary in a file's header: its single characters, or its words."""
 
     symbols: str
     counts: tuple[int, ...]
+    words: tuple[str, ...] = field(default=(), metadata={"absent": []})
+    unknown_chars: int = field(default=0, metadata={"absent": 0})

@@ -17,13 +17,16 @@ EVALUATION_SHARE = 0.04
 FINAL_SHARE = 0.05
 """Max share of a run for the final one."""
 EVALUATION_COST = 0.25
-"""Cost of evaluating a character, in characters of training."""
+"""Cost of evaluating a symbol, in symbols of training."""
 _MIN_EVALUATIONS = 4  # that are spaced over a budget
 
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation: the loss of the part that each one reads, which decides, and the score to report."""
+    """An evaluation: the loss of the part that each one reads, which decides, and the score to report.
+
+    Both are in nats per character, whatever a symbol is.
+    """
 
     part_loss: float
     score: Score
@@ -39,9 +42,9 @@ class Evaluations:
 
     def __init__(self, bptt: TruncatedBPTT, config: TrainingConfig, budget: Budget) -> None:
         self._bptt, self._text, self._config, self._budget = bptt, bptt.text, config, budget
-        self._chars_per_step = bptt.layout.symbols_per_step
+        self._symbols_per_step = bptt.layout.symbols_per_step
         self._final_part = Part()
-        self._seconds_per_char = 0.0
+        self._seconds_per_symbol = 0.0
         self._follow_up_seconds = 0.0
 
     @property
@@ -51,21 +54,25 @@ class Evaluations:
 
     @property
     def num_predictions(self) -> int:
-        """Characters of the validation text that a loss can be measured on."""
+        """Symbols of the validation text that a loss can be measured on."""
         return max(len(self._text.val) - 1, 0)
+
+    def count_chars(self, score: Score) -> int:
+        """The characters that the predictions of a score stand for, in the mean."""
+        return round(score.num_predictions * self._text.chars_per_symbol)
 
     def begin(self, history: History) -> None:
         """Choose the part that each evaluation reads, unless the run has one, and reserve time for the final one."""
-        seconds_per_char = 0.0
+        seconds_per_symbol = 0.0
         if self._budget.steps is None and self.are_validating:
-            seconds_per_char = EVALUATION_COST * seconds_per_step(self._bptt) / self._chars_per_step
+            seconds_per_symbol = EVALUATION_COST * seconds_per_step(self._bptt) / self._symbols_per_step
         if history.part is None:
-            history.part = self._afford(EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_char)
-            history.evaluation_seconds = self._num_chars(history.part) * seconds_per_char
-            self._reserve(history, seconds_per_char)
+            history.part = self._afford(EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_symbol)
+            history.evaluation_seconds = self._num_symbols(history.part) * seconds_per_symbol
+            self._reserve(history, seconds_per_symbol)
         else:
             history.part = history.part.bounded(self._bptt.model.config.vocab_size)
-            self._final_part = self._afford(FINAL_SHARE, seconds_per_char)
+            self._final_part = self._afford(FINAL_SHARE, seconds_per_symbol)
 
     def are_due(self, course: Course, history: History, now: Moment) -> bool:
         """True if the next event is an evaluation."""
@@ -86,7 +93,7 @@ class Evaluations:
         begin = time.perf_counter()
         score = self._read(history.part, should_stop)
         seconds = self._bptt.runtime.ranks.share(lambda: time.perf_counter() - begin)
-        self._seconds_per_char = seconds / max(self._num_chars(history.part), 1)
+        self._seconds_per_symbol = seconds / max(self._num_symbols(history.part), 1)
         part_loss, best = score.loss, history.best_part_loss
         improved = math.isfinite(part_loss) and (best is None or part_loss < best)
         if improved and self._final_part != history.part and is_over():
@@ -101,7 +108,7 @@ class Evaluations:
         """Remember the best loss, and count evaluations without progress."""
         if result.improved:
             history.best_part_loss = result.part_loss
-            history.best_val_loss, history.best_val_chars = result.score.loss, result.score.num_predictions
+            history.best_val_loss, history.best_val_chars = result.score.loss, self.count_chars(result.score)
         if course.patience_lost_at is None:
             course.stale_evaluations = 0 if result.improved else course.stale_evaluations + 1
             if self.have_lost_patience(course):
@@ -112,7 +119,7 @@ class Evaluations:
         """Plan with the measured duration; `follow_up_seconds` of it went to the sample and the checkpoint."""
         history.evaluation_seconds, self._follow_up_seconds = seconds, follow_up_seconds
         reserve_s = history.final_evaluation_seconds
-        self._reserve(history, self._seconds_per_char)
+        self._reserve(history, self._seconds_per_symbol)
         if is_final:  # a budget that was spent stays spent
             history.final_evaluation_seconds = max(history.final_evaluation_seconds, reserve_s)
 
@@ -123,37 +130,37 @@ class Evaluations:
     def _max_evaluations(self, history: History) -> int:
         """Evaluations that are spaced over the budget, fewer where they would take too much of it."""
         if self._budget.steps is not None:
-            total = float(self._budget.steps * self._chars_per_step)
-            cost = EVALUATION_COST * self._num_chars(history.part)
+            total = float(self._budget.steps * self._symbols_per_step)
+            cost = EVALUATION_COST * self._num_symbols(history.part)
         else:
             total, cost = self._budget.total(history.final_evaluation_seconds), history.evaluation_seconds
         return max(_MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * total / max(cost, 1e-9))))
 
-    def _afford(self, share: float, seconds_per_char: float) -> Part:
+    def _afford(self, share: float, seconds_per_symbol: float) -> Part:
         """The largest part of the validation text that can be read in a share of the run."""
         if self._budget.steps is not None:
-            max_chars = share * self._budget.steps * self._chars_per_step / EVALUATION_COST
+            max_symbols = share * self._budget.steps * self._symbols_per_step / EVALUATION_COST
         else:
-            max_chars = share * self._budget.seconds / max(seconds_per_char, 1e-12)
-        return Part.fit(len(self._text.val), self._bptt.model.config.vocab_size, max_chars)
+            max_symbols = share * self._budget.seconds / max(seconds_per_symbol, 1e-12)
+        return Part.fit(len(self._text.val), self._bptt.model.config.vocab_size, max_symbols)
 
-    def _num_chars(self, part: Part | None) -> int:
+    def _num_symbols(self, part: Part | None) -> int:
         return 0 if part is None else part.count(len(self._text.val))
 
-    def _reserve(self, history: History, seconds_per_char: float) -> None:
+    def _reserve(self, history: History, seconds_per_symbol: float) -> None:
         """Reserve for the final evaluation the duration of any other, and of the text that it reads beyond those."""
-        self._final_part = self._afford(FINAL_SHARE, seconds_per_char)
-        more = 0 if self._final_part == history.part else self._num_chars(self._final_part)
-        history.final_evaluation_seconds = history.evaluation_seconds + more * seconds_per_char
+        self._final_part = self._afford(FINAL_SHARE, seconds_per_symbol)
+        more = 0 if self._final_part == history.part else self._num_symbols(self._final_part)
+        history.final_evaluation_seconds = history.evaluation_seconds + more * seconds_per_symbol
 
     def _read(
         self, part: Part | None, should_stop: Callable[[], bool], is_time_up: Callable[[], bool] = lambda: False
     ) -> Score:
         """The loss on a part of the validation text, or else the running training loss."""
         if not self.are_validating:
-            return Score(float(self._bptt.mean_loss), 0)
+            return Score(float(self._bptt.mean_loss) / self._text.chars_per_symbol, 0)
         with self._text.watched():
-            return evaluate(
+            score = evaluate(
                 self._bptt.model,
                 self._text.val,
                 self._bptt.runtime,
@@ -162,3 +169,4 @@ class Evaluations:
                 should_stop=should_stop,
                 is_time_up=is_time_up,
             )
+        return Score(score.loss / self._text.chars_per_symbol, score.num_predictions)

@@ -14,6 +14,8 @@ from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime
 
+_BLOCK = 2**20
+
 
 def _trust() -> None:
     """No check, of indices that nobody else can change."""
@@ -71,31 +73,47 @@ class Layout:
 class TrainingText:
     """Training indices (N,), validation indices, and the streams of the former.
 
-    `check` raises CorpusChangedError where the indices lie in a file that another program has made shorter.
+    `check` raises CorpusChangedError where the indices lie in a file that another program has made shorter. A symbol
+    stands for `chars_per_symbol` characters in the mean, of the validation text if there is any.
     """
 
     train: Tensor
     val: Tensor
     layout: Layout
     check: Callable[[], None] = _trust
+    chars_per_symbol: float = 1.0
 
     @classmethod
     def split(
-        cls, indices: Tensor, config: TrainingConfig, check: Callable[[], None] = _trust, num_ranks: int = 1
+        cls,
+        indices: Tensor,
+        config: TrainingConfig,
+        check: Callable[[], None] = _trust,
+        num_ranks: int = 1,
+        *,
+        border: int | None = None,
+        count_chars: Callable[[Tensor], float] = len,
     ) -> "TrainingText":
         """Hold out the last part for validation, and lay the rest out in the config's streams and chunks.
 
-        A text whose last part would be shorter than two symbols is not split: there is nothing to predict.
+        If there is a `border` between documents, the cut is at one, which both parts have. `count_chars` counts the
+        characters that indices stand for. A text whose last part would be shorter than two symbols is not split: there
+        is nothing to predict.
         Raises: CharRNNError for too few symbols.
         """
         num_train = int((1 - config.val_fraction) * len(indices))
-        if num_train < 2 or len(indices) - num_train < 2:
-            num_train = len(indices)
+        first_val = num_train
+        if border is not None and (cut := _last_border(indices, num_train, border)):
+            first_val, num_train = cut, cut + 1
+        if num_train < 2 or len(indices) - first_val < 2:
+            first_val = num_train = len(indices)
         B, T = config.batch_size, config.seq_length
         if B is None or T is None:
             raise ValueError("streams and chunks are open: `heuristics.choose_layout` chooses them")
         layout = Layout.fit(num_train, B, T, num_ranks)
-        return cls(indices[:num_train], indices[num_train:], layout, check)
+        train, val = indices[:num_train], indices[first_val:]
+        predicted = val[1:] if len(val) else train[1:]
+        return cls(train, val, layout, check, count_chars(predicted) / len(predicted))
 
     def placed(self, runtime: Runtime) -> "TrainingText":
         """The same text on a device, in a copy that is nobody else's, if it takes less than half of the free memory."""
@@ -115,6 +133,15 @@ class TrainingText:
             raise CorpusChangedError(
                 "the corpus was overwritten while it was read: prepare the same text again"
             ) from error
+
+
+def _last_border(indices: Tensor, end: int, border: int) -> int:
+    """The place of the last border before an end, looked for block by block; 0 if there is none behind the first."""
+    for begin in range(end - _BLOCK, -_BLOCK, -_BLOCK):
+        places = torch.nonzero(indices[max(begin, 0) : begin + _BLOCK] == border)
+        if len(places):
+            return max(begin, 0) + int(places[-1])
+    return 0
 
 
 def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> Tensor:

@@ -96,7 +96,9 @@ class Trainer:
         self.course.step += 1
         where = self._where()
         rate = self.clock.rate(where["chars"])
-        return Progress(**where, train_loss=self.bptt.mean_loss, learning_rate=learning_rate, chars_per_second=rate)
+        ratio = self.bptt.text.chars_per_symbol
+        loss = self.bptt.mean_loss if ratio == 1 else self.bptt.mean_loss / ratio
+        return Progress(**where, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
         """Evaluate once; yields nothing if a stop is requested meanwhile."""
@@ -110,7 +112,7 @@ class Trainer:
             return
         self.evaluations.record(result, self.course, self.history, self.now)
         reported = time.perf_counter()
-        loss, val_chars = result.score.loss, result.score.num_predictions or None
+        loss, val_chars = result.score.loss, self.evaluations.count_chars(result.score) or None
         improved, is_whole = result.improved, result.is_whole
         yield Evaluated(**self._where(), loss=loss, val_chars=val_chars, is_whole=is_whole, improved=improved)
         ended = time.perf_counter() + self.saving_seconds
@@ -152,5 +154,6 @@ class Trainer:
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
         step, elapsed_s = self.course.step, self.clock.elapsed_s
-        epoch, chars = step / self.layout.num_chunks, step * self.layout.symbols_per_step
+        epoch = step / self.layout.num_chunks
+        chars = round(step * self.layout.symbols_per_step * self.bptt.text.chars_per_symbol)
         return {"step": step, "epoch": epoch, "chars": chars, "elapsed_s": elapsed_s, "fraction": self.fraction}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,8 +41,37 @@ def test_a_text_becomes_a_model_that_writes(tmp_path: Path, installed: Command, 
 
     records = charrnn("sample", "--json", "--num-samples", "3", "--lines", "1", "--seed", "2").stdout.splitlines()
     assert sorted(json.loads(record)["index"] for record in records) == [0, 1, 2]
-    keys = {"text", "seed", "index", "finish_reason", "bits_per_char", "longest_copy"}
+    keys = {"text", "seed", "index", "temperature", "finish_reason", "bits_per_char", "longest_copy"}
     assert set(json.loads(records[0])) == keys
+
+
+def test_training_ends_with_the_curve_of_all_its_evaluations(
+    tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    words = ["train", "tiny.txt", "--seed", "1", "--eval-every", "30", *SMALL]
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    assert "validation loss █" not in charrnn(*words, "--steps", "30").stderr, "one evaluation is no curve"
+    done = charrnn(*words, "--resume", "--steps", "120")
+    log = (tmp_path / "checkpoints/tiny/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in log if "val_loss" in line]
+    assert len(losses) == 4
+    told = rf"^validation loss █[▁-▇]{{2}}▁ from {losses[0]:.4f} to {losses[-1]:.4f}$"
+    assert re.search(told, done.stderr, re.MULTILINE), done.stderr
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert re.search(
+        r"^validation loss #\S{3}_ from ", charrnn(*words, "--resume", "--steps", "150").stderr, re.MULTILINE
+    )
+    assert "validation loss #" not in charrnn(*words, "--resume", "--steps", "160", "--json").stderr
+
+
+def test_training_without_a_text_learns_from_the_tales_that_come_along(tmp_path: Path, charrnn: Command) -> None:
+    done = charrnn("train", "--steps", "1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("learning from the tales that come with charrnn; `charrnn train book.txt` takes")
+    assert (tmp_path / "checkpoints" / "tales" / "last.safetensors").exists()
+    tales = Path(__file__).parents[2] / "data" / "tales.txt"
+    assert Corpus.open(tmp_path / "data" / "tales.safetensors").text == tales.read_text()
 
 
 def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
@@ -64,7 +94,8 @@ def test_prepare_reads_stdin_and_reports(charrnn: Command) -> None:
         "--json",
         input="héllo world\n",
     )
-    assert json.loads(done.stdout) == {"corpus": "data/stdin.safetensors", "characters": 12, "vocabulary": 9}
+    summary = {"corpus": "data/stdin.safetensors", "characters": 12, "unit": "char", "symbols": 12, "vocabulary": 9}
+    assert json.loads(done.stdout) == summary
     again = charrnn("prepare", "-", input="héllo world\n")
     assert "up to date" in again.stderr
 
@@ -86,9 +117,30 @@ def test_prompt_file_and_no_echo(tmp_path: Path, charrnn: Command, trained_run: 
     assert echoed.stdout == "the cat\nsat" + plain.stdout
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_final_line_end_of_a_prompt_file_is_dropped_but_not_that_of_a_prompt(
+    charrnn: Command, trained_run: Run, end: str
+) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "0"]
+    assert charrnn(*words, "--prompt-file", "-", input=f"the cat{end}{end}").stdout == "the cat\n"
+    assert charrnn(*words, "--prompt", "the cat\n\n").stdout == "the cat\n\n"
+
+
+def test_skipped_characters_of_a_prompt_are_told(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "5", "--seed", "1"]
+    refused = charrnn(*words, "--prompt", "the Qcat!")
+    assert refused.stderr.endswith("'!' 'Q'; leave them out (--skip-unknown does)\n")
+    done = charrnn(*words, "--prompt", "the Qcat!", "--skip-unknown")
+    assert done.stdout == charrnn(*words, "--prompt", "the cat").stdout
+    assert done.stderr == "left out of the prompt, since the model does not know them: '!' 'Q'\n"
+    lines = charrnn(*words, "--interactive", "--skip-unknown", input="the cat\nthe Qcat!\n")
+    assert lines.returncode == 0
+    assert lines.stdout.startswith(done.stdout)
+
+
 def test_length_zero_echoes_the_prompt(charrnn: Command, trained_run: Run) -> None:
     done = charrnn("sample", trained_run.folder.path, "--prompt", "the cat", "--length", "0", "--num-samples", "2")
-    assert done.stdout == "the cat\nthe cat\n"
+    assert done.stdout == "the cat\n\nthe cat\n"
 
 
 def test_interactive_continues_each_line_of_stdin(charrnn: Command, trained_run: Run) -> None:
@@ -104,7 +156,7 @@ def test_interactive_continues_each_line_of_stdin(charrnn: Command, trained_run:
 
 
 def test_many_lines_come_as_they_finish(charrnn: Command, trained_run: Run) -> None:
-    run, options = trained_run.folder.path, ["--lines", "1", "--seed", "1", "-t", "1.5"]
+    run, options = trained_run.folder.path, ["--lines", "1", "--seed", "1", "-t", "1.5", "--separator", r"\n"]
     many = charrnn("sample", run, "--num-samples", "600", *options).stdout.splitlines()
     assert len(many) == 600
     few = charrnn("sample", run, "--num-samples", "3", *options).stdout.splitlines()
@@ -119,7 +171,7 @@ def test_samples_are_printed_in_the_order_of_their_numbers(charrnn: Command, tra
     assert [json.loads(record)["index"] for record in records] == list(range(40))
     assert len({len(text) for text in texts}) > 5, "they end at different steps"
     printed = charrnn("sample", trained_run.folder.path, *options).stdout
-    assert printed == "".join(f"{text}\n" for text in texts)
+    assert printed == "\n\n".join(texts) + "\n"
 
 
 def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:

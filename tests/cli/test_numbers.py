@@ -1,6 +1,7 @@
 """The commands that tell numbers about models."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ def two_runs(trained_run: Run, tmp_path: Path) -> Path:
 def test_runs_are_a_table_or_json(two_runs: Path, charrnn: Command) -> None:
     table = charrnn("runs")
     assert [line.split()[0] for line in table.stdout.splitlines()] == ["name", "fresh", "good"]
-    assert "1 x 32 LSTM" in table.stdout
+    assert re.search(r"^good +tiny +char +1 x 32 LSTM ", table.stdout, re.MULTILINE)
     by_loss = charrnn("runs", "--sort", "loss", "--json").stdout.splitlines()
     assert [json.loads(line)["name"] for line in by_loss] == ["good", "fresh"]
     assert table.stderr == ""
@@ -58,7 +59,9 @@ def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Co
     (two_runs / "text.txt").write_text(text)
     arguments = ("--device", "cpu", "--precision", "float32", "--json")
     told = json.loads(charrnn("score", "good", "text.txt", *arguments).stdout)
-    assert set(told) == set("bits_per_char loss chars unknown window checkpoint text device precision".split())
+    assert set(told) == set(
+        "bits_per_char loss chars bits_per_symbol symbols unknown window checkpoint text device precision".split()
+    )
     assert (told["chars"], told["checkpoint"]) == (199, "checkpoints/good/best.safetensors")
     for words in (("good",), ("good", "-"), ("text.txt",), ("-",), ()):
         done = charrnn("score", *words, *arguments, input=text)

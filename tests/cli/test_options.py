@@ -23,6 +23,11 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "min_count": 1,
         "max_vocab": None,
         "keep_boilerplate": False,
+        "unit": "char",
+        "separator": None,
+        "documents": False,
+        "keep_order": False,
+        "shuffle_seed": 0,
     },
     ModelOptions: {
         "cell": "lstm",
@@ -58,6 +63,9 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "lines": None,
         "num_samples": 1,
         "avoid_copying": None,
+        "documents": None,
+        "unique": False,
+        "new": False,
     },
 }
 COMMAND_LINES = {  # that end with an error once their configs are made
@@ -94,7 +102,7 @@ def config_of(kind: type, options: str, built: list[object]) -> dict[str, Any]:
     done = CliRunner().invoke(app, [*COMMAND_LINES[kind].split(), *options.split()])
     assert done.exit_code == 1, done.output
     assert "missing" in done.output, "the command line was understood"
-    [config] = [config for config in built if isinstance(config, kind)]
+    config = [config for config in built if isinstance(config, kind)][-1]
     return asdict(config)  # type: ignore[call-overload, no-any-return]
 
 
@@ -124,9 +132,16 @@ TRAINING = {
 GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (
         PreparationConfig,
-        "--encoding cp1252 --normalize nfkc --ascii --lowercase --min-count 2 --max-vocab 9 --keep-boilerplate",
+        "--encoding cp1252 --normalize nfkc --ascii --lowercase --min-count 2 --max-vocab 9 --keep-boilerplate"
+        " --unit word --separator \\n\\\\ --keep-order --shuffle-seed 3",
         {"encoding": "cp1252", "normalize": "nfkc", "ascii": True, "lowercase": True}
-        | {"min_count": 2, "max_vocab": 9, "keep_boilerplate": True},
+        | {"min_count": 2, "max_vocab": 9, "keep_boilerplate": True, "unit": "word", "separator": "\n\\"}
+        | {"documents": False, "keep_order": True, "shuffle_seed": 3},
+    ),
+    (
+        PreparationConfig,
+        "--documents",
+        DEFAULTS[PreparationConfig] | {"documents": True},
     ),
     (
         ModelOptions,
@@ -136,12 +151,13 @@ GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (TrainingConfig, f"--epochs 1.5 {OPTIMISATION} {EVALUATION}", TRAINING | {"epochs": 1.5}),
     (TrainingConfig, f"--steps 9 {OPTIMISATION} {EVALUATION}", TRAINING | {"steps": 9}),
     (TrainingConfig, f"--minutes 0.5 {OPTIMISATION} {EVALUATION}", TRAINING | {"minutes": 0.5}),
+    (TrainingConfig, f"--minutes 1h30m {OPTIMISATION} {EVALUATION}", TRAINING | {"minutes": 90.0}),
     (
         SamplingConfig,
-        "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban xy --stop a --stop b --lines 2 --num-samples 4 "
-        "--avoid-copying 6",
+        "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban x --ban y --stop a --stop b --lines 2 --num-samples 4 "
+        "--avoid-copying 6 --documents 3 --unique --new",
         {"length": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.25, "ban": "xy", "stop": ("a", "b")}
-        | {"lines": 2, "num_samples": 4, "avoid_copying": 6},
+        | {"lines": 2, "num_samples": 4, "avoid_copying": 6, "documents": 3, "unique": True, "new": True},
     ),
 ]
 

@@ -25,7 +25,7 @@ def test_runs_are_listed_newest_first_with_their_facts(runs: Path, trained_run: 
     listed = list(list_runs(runs))
     assert [run.path.name for run in listed] == ["new", "old"]
     facts = listed[1].to_json()
-    assert (facts["corpus"], facts["steps"], facts["hidden_size"]) == ("tiny", 400, 32)
+    assert (facts["corpus"], facts["unit"], facts["steps"], facts["hidden_size"]) == ("tiny", "char", 400, 32)
     assert facts["best_val_loss"] == trained_run.trainer.history.best_val_loss
     assert facts["parameters"] == trained_run.trainer.bptt.model.num_parameters
 

@@ -84,6 +84,17 @@ def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").count("\n") == 3
 
 
+def test_log_from_before_keeps_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 100}\n{"step": 200}\n')
+    log = MetricsLog(path, keep=1)
+    log.define({"seed": 1})
+    log.begin()
+    assert log.num_records == 1
+    assert path.read_text() == '{"step": 100}\n'
+    assert log.definition == {"seed": 1}
+
+
 def test_log_of_a_new_run_takes_the_place_of_another_as_it_begins(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 100}\n')

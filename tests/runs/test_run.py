@@ -500,8 +500,44 @@ def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
     summary = json.loads(json.dumps(run.summary(run.drive([]))))
     assert list(summary) == [
         *("run", "checkpoint", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "val_chars"),
-        *("bits_per_char", "chars_per_second", "device", "precision", "seed"),
+        *("bits_per_char", "chars_per_second", "device", "precision", "seed", "definition"),
     ]
+
+
+def test_definition_of_a_run_begins_its_log_and_ends_its_summary(corpus: Corpus, tmp_path: Path) -> None:
+    source = start(RunFolder(tmp_path / "source"), corpus, TINY, CONFIG, CPU, seed=3)
+    source.drive([])
+    run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=4, init_from=source.checkpoint())
+    run.open_log()
+    summary = run.summary(run.drive([]))
+    first, *others = log_of(run)
+    assert first == {"definition": json.loads(json.dumps(summary["definition"]))}
+    definition = first["definition"]
+    assert definition["versions"].keys() == {"charrnn", "torch", "python"}
+    assert definition["machine"]["name"]
+    assert definition["corpus"]["source_digest"] == corpus.source_digest
+    assert definition["preparation"] == vars(corpus.config)
+    assert definition["model"]["parameters"] == run.trainer.bptt.model.num_parameters
+    assert definition["training"] == {**vars(run.trainer.config), "precision": "float32"}
+    assert definition["training"]["learning_rate"] is not None, "options are as they were resolved"
+    assert (definition["seed"], definition["init_from"]["seed"], definition["init_from"]["steps"]) == (4, 3, 20)
+    assert all("step" in record for record in others)
+    assert Checkpoint.load(run.folder.last).records == len(others), "all but the last"
+
+
+def test_definition_of_a_resumed_run_tells_its_new_options(corpus: Corpus, tmp_path: Path) -> None:
+    source = start(RunFolder(tmp_path / "source"), corpus, TINY, CONFIG, CPU, seed=3)
+    run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=4, init_from=source.checkpoint())
+    run.open_log()
+    run.drive([])
+    before = log_of(run)
+    longer = resume(run.folder, corpus, {"steps": 25}, "cpu")
+    longer.open_log()
+    assert longer.summary(longer.drive([]))["definition"]["training"]["steps"] == 25
+    after = log_of(longer)
+    training = before[0]["definition"]["training"] | {"steps": 25}
+    assert after[0] == {"definition": before[0]["definition"] | {"training": training}}, "the origin is kept"
+    assert after[1 : len(before) - 1] == before[1:-1]
 
 
 def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_long_text_is_scored_in_segments_as_if_in_one(model: LanguageModel, monk
     monkeypatch.setattr(scoring, "_SEGMENT", 300)
     parts = list(model.scorer().score(TEXT[i : i + 70] for i in range(0, len(TEXT), 70)))
     assert len(parts) > 5
-    assert "".join(part.text for part in parts) == TEXT[1:] == whole.text
+    assert "".join("".join(part.symbols) for part in parts) == TEXT[1:] == whole.text
     assert float(torch.cat([part.surprisals for part in parts]).mean()) == pytest.approx(whole.bits_per_char, abs=5e-3)
 
 
@@ -45,7 +45,7 @@ def test_window_begins_with_an_empty_state(model: LanguageModel, monkeypatch: py
     expected = [bits for window in windows for bits in model.score(window).surprisals]
     scored = model.score(text, window=7)
     assert scored.surprisals == pytest.approx(expected, abs=1e-5)
-    assert scored.text == text[1:]
+    assert scored.text == "".join(scored.symbols) == text[1:]
 
 
 def test_line_is_scored_with_its_end_from_a_line_end(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_line_is_scored_with_its_end_from_a_line_end(model: LanguageModel, monke
     scored = list(model.scorer().score_lines(lines))
     assert [line for line, _ in scored] == lines
     for line, each in scored:
-        assert each.text == f"{line}\n"
+        assert each.symbols == f"{line}\n"
         assert each.surprisals.tolist() == pytest.approx(model.score(f"\n{line}\n").surprisals, abs=1e-5)
     bits = {line: each.bits_per_char or 0 for line, each in scored}
     assert bits["the cat sat on the mat."] < bits["tac"] < bits["gggggggggg"]
@@ -65,7 +65,7 @@ def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: L
     other = tuple("#" if symbol == "\n" else symbol for symbol in vocabulary.symbols)
     scorer = replace(model.scorer(), vocabulary=Vocabulary(other, vocabulary.counts))
     (_, cat), (_, short) = scorer.score_lines(["the cat", "t"])
-    assert cat.text == "he cat"
+    assert cat.symbols == "he cat"
     assert cat.surprisals.tolist() == pytest.approx(model.score("the cat").surprisals, abs=1e-5)
     assert short.bits_per_char is None
     assert scorer.num_unknown == 0
@@ -74,10 +74,10 @@ def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: L
 def test_characters_outside_the_vocabulary_are_counted_and_left_out(model: LanguageModel) -> None:
     scorer = model.scorer()
     (part,) = scorer.score(["the é", "cat", "Éé sat"])
-    assert (part.text, scorer.num_unknown, scorer.unknown) == ("he cat sat", 3, {"é", "É"})
+    assert (part.symbols, scorer.num_unknown, scorer.unknown) == ("he cat sat", 3, {"é", "É"})
     assert part.surprisals.tolist() == pytest.approx(model.score("the cat sat").surprisals, abs=1e-5)
     (_, line), (_, plain) = scorer.score_lines(["théé cat", "th cat"])
-    assert line.text == plain.text == "th cat\n"
+    assert line.symbols == plain.symbols == "th cat\n"
     torch.testing.assert_close(line.surprisals, plain.surprisals)
     assert scorer.num_unknown == 5
 
@@ -87,7 +87,7 @@ def test_unknown_symbol_stands_for_what_the_vocabulary_lacks(model: LanguageMode
     folded = Vocabulary(vocabulary.symbols[:-1], vocabulary.counts)
     scorer = replace(model.scorer(), vocabulary=folded)
     (part,) = scorer.score(["a é a"])
-    assert (part.text, scorer.num_unknown) == (" é a", 1)
+    assert (part.symbols, scorer.num_unknown) == (" é a", 1)
     last = vocabulary.symbols[-1]
     assert part.surprisals.tolist() == pytest.approx(model.score(f"a {last} a").surprisals, abs=1e-5)
 

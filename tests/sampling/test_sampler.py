@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -18,10 +19,11 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.runs.run import Run
-from charrnn.sampling.copies import SuffixArray, pack
+from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.draft import Draft, Rules
 from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k, top_p
 from charrnn.sampling.noise import gumbel
-from charrnn.sampling.sampler import Piece, Sampler, _Rules, _Stream, choose, sample
+from charrnn.sampling.sampler import Piece, Sampler, choose, sample
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU, TEXT, needs_fbgemm
 
@@ -293,7 +295,7 @@ def test_lines_may_take_a_thousand_symbols_each() -> None:
 
 
 def test_length_zero_samples_nothing(trained_run: Run) -> None:
-    assert pieces_of(trained_run, length=0) == [Piece(0, "", "", "length")]
+    assert pieces_of(trained_run, length=0) == [Piece(0, "", "", finish_reason="length")]
 
 
 def test_several_samples_differ_and_end_on_their_own(trained_run: Run) -> None:
@@ -398,17 +400,25 @@ def test_copies_are_drawn_again(trained_run: Run) -> None:
     assert texts_of(alone) == guarded[:1]
 
 
+def draft(max_length: int, max_copy: int, corpus: str) -> Draft:
+    """A sample whose indices are code points."""
+    texts, lengths = tuple(map(chr, range(2**7))), (1.0,) * 2**7
+    return Draft(
+        0, 1, Rules(texts=texts, lengths=lengths, max_length=max_length, max_copy=max_copy, corpus=SuffixArray(corpus))
+    )
+
+
 def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None:
-    stream = _Stream(0, 1, _Rules((), None, None, 1000, 4, SuffixArray("cdef bxyz")))
+    stream = draft(1000, 4, "cdef bxyz")
     text = ""
     for symbols in ("abcde", "f", "xyzq", "rstuv"):
-        text += stream.add(symbols, [1.0] * len(symbols))
+        text += stream.add(symbols, [1.0] * len(symbols)).text
     assert text == "abrs"
     assert (stream.symbols, stream.length, stream.rejections) == ("abrstuv", 7, 2)
 
 
 def test_only_rejections_without_progress_are_an_error() -> None:
-    stream = _Stream(0, 1, _Rules((), None, None, 10**6, 2, SuffixArray("zz")))
+    stream = draft(10**6, 2, "zz")
     for _ in range(300):
         stream.add("abcdef", [1.0] * 6)
         stream.add("zz", [1.0] * 2)
@@ -434,24 +444,33 @@ def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trai
         "length": 150,
     }
     pieces = pieces_of(trained_run, "the", **options)
-    assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-3)
+    assert pieces[-1].bits_per_char == pytest.approx(mean(bits_of(trained_run, "the", texts_of(pieces)[0])), abs=1e-3)
 
 
 def own_corpus(run: Run) -> SuffixArray:
-    return SuffixArray(pack(run.corpus.indices))
+    return SuffixArray(run.corpus.text)
 
 
-def bits_of(run: Run, prompt: str, text: str) -> float:
-    """Bits per character of a text behind a prompt, read as a sequence."""
+def bits_of(run: Run, prompt: str, text: str) -> list[float]:
+    """The bits of each character of a text behind a prompt, read as a sequence."""
     indices = run.corpus.vocabulary.encode(prompt + text).long()
     with torch.no_grad():
         log_p = run.trainer.bptt.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
-    return float(-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :].mean()) / math.log(2)
+    bits: list[float] = (-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :, 0] / math.log(2)).tolist()
+    return bits
 
 
 def test_bits_per_char_are_the_models_own_whatever_the_temperature(trained_run: Run) -> None:
     pieces = pieces_of(trained_run, "the", temperature=0.5, top_k=3, length=20)
-    assert pieces[-1].bits_per_char == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-4)
+    assert pieces[-1].bits_per_char == pytest.approx(mean(bits_of(trained_run, "the", texts_of(pieces)[0])), abs=1e-4)
+
+
+@pytest.mark.parametrize("max_copy", [None, 6])
+def test_pieces_carry_the_surprisal_of_each_symbol(trained_run: Run, max_copy: int | None) -> None:
+    corpus = own_corpus(trained_run)
+    pieces = pieces_of(trained_run, "the", temperature=1.3, length=60, avoid_copying=max_copy, corpus=corpus)
+    bits = [nats / math.log(2) for piece in pieces for nats in piece.nats]
+    assert bits == pytest.approx(bits_of(trained_run, "the", texts_of(pieces)[0]), abs=1e-3)
 
 
 def test_prompt_outside_the_vocabulary_is_an_error_that_lists_it(trained_run: Run) -> None:

@@ -5,13 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files.schema import parse
-from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary, code_points, count
+from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary, count
 
 
 def build(text: str, **options: int) -> Vocabulary:
-    return Vocabulary.build(count([code_points(text)]), **options)
+    return Vocabulary.build(count([text]), min_count=options.get("min_count", 1), max_vocab=options.get("max_vocab"))
 
 
 @given(st.text(min_size=1))
@@ -79,15 +80,15 @@ def test_dtype_is_the_smallest_that_holds_the_vocabulary(size: int, dtype: torch
 )
 def test_header_without_a_sound_vocabulary_is_refused(header: object, problem: str) -> None:
     with pytest.raises(CharRNNError, match=problem):
-        Vocabulary.restore(parse(StoredVocabulary, header))
+        Vocabulary.restore(parse(StoredVocabulary, header), PreparationConfig())
 
 
 def test_vocabulary_is_restored_from_what_is_stored() -> None:
     vocabulary = build("hello world", max_vocab=5)
-    assert Vocabulary.restore(vocabulary.stored()) == vocabulary
+    assert Vocabulary.restore(vocabulary.stored(), PreparationConfig()) == vocabulary
 
 
 @pytest.mark.parametrize("symbols", ["a\ud800", "\udfff", "\ud83d\ude00"])
 def test_surrogates_are_refused_by_whoever_reads_a_vocabulary(symbols: str) -> None:
     with pytest.raises(CharRNNError, match="surrogates are none"):
-        Vocabulary.restore(StoredVocabulary(symbols, (1,) * len(symbols)))
+        Vocabulary.restore(StoredVocabulary(symbols, (1,) * len(symbols)), PreparationConfig())

@@ -1,0 +1,97 @@
+"""Help pages in plain text: usage, the command's docstring with its examples, options by panel, exit codes."""
+
+import inspect
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+_GAP = "  "
+_OPTION_WIDTH = 24
+_EXIT_CODES = (
+    ("0", "done"),
+    ("1", "it cannot be done; one line on stderr says why and what to do"),
+    ("2", "wrong usage, such as an option's value out of its range"),
+    ("128 + N", "signal N, such as 130 after Ctrl-C; a training is saved first"),
+)
+
+
+class Command(TyperCommand):
+    """A command with such a page."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the page."""
+        formatter.write(render_page(self, ctx, formatter.width))
+
+
+def render_page(command: Any, ctx: Any, width: int) -> str:
+    """The help page of a command, or of the group of all commands, in lines of at most `width` columns."""
+    parameters = [parameter for parameter in command.get_params(ctx) if "--help" not in parameter.opts]
+    arguments = [parameter for parameter in parameters if parameter.param_type_name == "argument"]
+    options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
+    commands = getattr(command, "commands", {})
+    usage = ["COMMAND", "[ARGUMENTS]"] if commands else map(_usage, arguments)
+    required = [_flags(option).strip() for option in options if option.required]
+    parts = [" ".join([_bold("Usage:"), ctx.command_path, *usage, *required, "[OPTIONS]"])]
+    parts += _paragraphs(inspect.cleandoc(command.help or ""), width)
+    parts += _section("", [(argument.metavar, argument.help or "") for argument in arguments], width)
+    summaries = [(name, each.help.partition("\n\n")[0]) for name, each in commands.items()]
+    parts += _section("Commands", summaries, width)
+    for panel in dict.fromkeys(option.rich_help_panel for option in options):
+        rows = [(_flags(option), _explain(option)) for option in options if option.rich_help_panel == panel]
+        parts += _section(panel or "Options", rows, width, _OPTION_WIDTH)
+    parts += _section("Exit codes", _EXIT_CODES, width)
+    return "\n\n".join(parts)
+
+
+def _usage(argument: Any) -> str:
+    return str(argument.metavar if argument.required else f"[{argument.metavar}]")
+
+
+def _paragraphs(text: str, width: int) -> Iterator[str]:
+    """The paragraphs of a docstring, filled; one with indented lines, such as examples, stays as it is."""
+    for paragraph in filter(None, text.split("\n\n")):
+        head, *rest = paragraph.split("\n")
+        if any(line.startswith(" ") for line in rest):
+            yield "\n".join([_bold(head), *rest])
+        else:
+            yield textwrap.fill(paragraph, width)
+
+
+def _section(title: str, rows: Sequence[tuple[str, str]], width: int, name_width: int | None = None) -> list[str]:
+    """A title and two columns below it, the first as wide as its names if not given; nothing without rows."""
+    name_width = name_width or max((len(name) for name, _ in rows), default=0)
+    lines = [line for name, text in rows for line in _row(name, text, width, name_width)]
+    return ["\n".join([_bold(title), *lines] if title else lines)] if lines else []
+
+
+def _row(name: str, text: str, width: int, name_width: int) -> list[str]:
+    """A name with its text beside it, or below where the name is too long for its column."""
+    column = _GAP + " " * name_width + _GAP
+    filled = textwrap.wrap(text, width, initial_indent=column, subsequent_indent=column, break_on_hyphens=False) or [""]
+    head = _GAP + name
+    if len(name) > name_width:
+        return [head, *filled]
+    return [head + filled[0][len(head) :], *filled[1:]]
+
+
+def _flags(option: Any) -> str:
+    """The names of an option, the short one first, with the metavar of its value."""
+    names = sorted(option.opts, key=len)
+    value = "" if option.is_flag else f" {option.metavar}"
+    return ("" if len(names) > 1 else "    ") + ", ".join(names) + value
+
+
+def _explain(option: Any) -> str:
+    """The help of an option with its default and its environment variable."""
+    if not option.show_default or option.default in (None, False, ""):
+        return str(option.help)
+    variable = f"${option.envvar}, else " if option.envvar else ""
+    return f"{option.help.removesuffix('.')}; default: {variable}{option.default}."
+
+
+def _bold(text: str) -> str:
+    return text if os.environ.get("NO_COLOR") else typer.style(text, bold=True)

@@ -1,0 +1,195 @@
+"""Samples as text or JSON, to stdout or a file; what they are is left to `sample.py`."""
+
+import itertools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charrnn.config import PreparationConfig, SamplingConfig
+from charrnn.files.atomic import write_atomically
+from charrnn.terminal import Notify, escape_controls, json_line, prints_unicode
+from charrnn.text.units import Display, display
+
+if TYPE_CHECKING:
+    from charrnn.sampling.copies import SuffixArray
+    from charrnn.sampling.sampler import Piece
+    from charrnn.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that continue one prompt at one temperature.
+
+    `echo` is written before each sample, `note` is told before all of them.
+    """
+
+    config: SamplingConfig
+    echo: str
+    seed: int
+    pieces: Iterable["Piece"]
+    note: str
+
+
+Form = Callable[[Iterable[Batch]], Iterator[str]]
+"""The output for one prompt's samples, part by part as they are made."""
+
+_COUNT_DELAY_S = 0.5
+_COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
+"""From how many bits of surprisal on a symbol is shown in which colour: its name, its number of the 256."""
+
+
+def write(parts: Iterable[str], output: Path | None) -> None:
+    """Write a text as it is made: to stdout, or as UTF-8 to a file that appears once it is whole.
+
+    A surrogate stands for a byte that is no UTF-8, and is written as that. Raises: CharRNNError.
+    """
+    if output is not None:
+        write_atomically(output, (part.encode("utf-8", "surrogateescape") for part in parts))
+        return
+    for part in parts:
+        if part.isascii() or not _has_bytes(part):
+            print(part, end="", flush=True)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+
+
+def _has_bytes(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Notify) -> Iterator[str]:
+    """The samples of a prompt with the separator between them, and one line end behind the last.
+
+    A single sample of a batch comes piece by piece, several as wholes.
+    """
+    for number, batch in enumerate(batches):
+        if number:
+            yield separator
+        if batch.note:
+            notify(batch.note)
+        for index, sample in enumerate([batch.pieces] if batch.config.num_samples == 1 else collect(batch.pieces)):
+            if index:
+                yield separator
+            yield from _without_line_end(
+                itertools.chain([view.escape(display(batch.echo, view.preparation))], view.show(sample))
+            )
+    yield "\n"
+
+
+def as_json(
+    batches: Iterable[Batch], preparation: PreparationConfig, corpus: "SuffixArray | None", *, ascii_only: bool
+) -> Iterator[str]:
+    """A line of JSON for each sample."""
+    for batch in batches:
+        for sample in collect(batch.pieces):
+            text = "".join(piece.text for piece in sample)
+            record = {
+                "text": display(batch.echo + text, preparation),
+                "seed": batch.seed,
+                "index": sample[-1].index,
+                "temperature": batch.config.temperature,
+                "finish_reason": sample[-1].finish_reason,
+                "bits_per_char": sample[-1].bits_per_char,
+                "longest_copy": None if corpus is None else corpus.longest_copy(text),
+            }
+            yield json_line(record, ascii_only=ascii_only) + "\n"
+
+
+def shows_count(output: Path | None) -> bool:
+    """True where a count on stderr is seen, and does not stand between the samples."""
+    return sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
+
+
+def counted(pieces: Iterable["Piece"], total: int) -> Iterator["Piece"]:
+    """The same pieces; on stderr stands how many samples of the total have ended, if it takes longer."""
+    from tqdm import tqdm
+
+    form = "{n_fmt} of {total_fmt} samples, {remaining} left"
+    with tqdm(total=total, bar_format=form, leave=False, delay=_COUNT_DELAY_S) as bar:
+        for piece in pieces:
+            bar.update(piece.finish_reason is not None)
+            yield piece
+
+
+def collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
+    """The pieces of each sample as it ends, in the order of the samples' numbers."""
+    made: dict[int, list[Piece]] = {}
+    number = 0
+    for piece in pieces:
+        made.setdefault(piece.index, []).append(piece)
+        while number in made and made[number][-1].finish_reason is not None:
+            yield made.pop(number)
+            number += 1
+
+
+def _without_line_end(parts: Iterable[str]) -> Iterator[str]:
+    """The same text without a line end as its last character."""
+    held = ""
+    for part in parts:
+        text = held + part
+        held = "\n" if text.endswith("\n") else ""
+        yield text.removesuffix("\n")
+
+
+@dataclass(frozen=True)
+class View:
+    """Text as it is written: with control characters made visible, symbols coloured by their surprisal, or as it is.
+
+    `texts` are those of the indices, and only needed for colours.
+    """
+
+    preparation: PreparationConfig
+    escape: Callable[[str], str] = str
+    texts: Sequence[str] | None = None
+    errors: str = "surrogateescape"
+
+    def show(self, sample: Iterable["Piece"]) -> Iterator[str]:
+        """The text of a sample, piece by piece."""
+        show = Display(self.preparation, self.errors)
+        for piece in sample:
+            if self.texts is None:
+                yield self.escape(show(piece.text, final=piece.finish_reason is not None))
+                continue
+            for symbol, nats in zip(piece.symbols, piece.nats, strict=True):
+                yield _paint(self.escape(show(self.texts[ord(symbol)])), nats / math.log(2))
+
+
+def view_on_stdout(
+    vocabulary: "Vocabulary", preparation: PreparationConfig, notify: Notify, show_surprisal: bool, raw: bool
+) -> View:
+    """The view that stdout takes: a terminal wants control characters visible and may want colours."""
+    if preparation.unit != "byte":
+        _warn_of_what_cannot_be_printed(vocabulary.symbols, notify)
+    if not sys.stdout.isatty():
+        return View(preparation)
+    has_colours = show_surprisal and not os.environ.get("NO_COLOR")
+    if has_colours:
+        notify(", ".join(f"{name} from {bits:g}" for bits, name, _ in _COLOURS) + " bits of surprisal")
+    # A stranger's vocabulary may hold what would steer the terminal.
+    escape = str if raw else escape_controls
+    return View(preparation, escape, vocabulary.texts if has_colours else None, "surrogateescape" if raw else "replace")
+
+
+def _paint(text: str, bits: float) -> str:
+    """A symbol in the colour of its surprisal; a space as a block of it, a line end as it is."""
+    numbers = [number for least, _, number in _COLOURS if bits >= least]
+    if not numbers or text == "\n":
+        return text
+    return f"\x1b[{48 if text.isspace() else 38};5;{numbers[-1]}m{text}\x1b[0m"
+
+
+def _warn_of_what_cannot_be_printed(symbols: Iterable[str], notify: Notify) -> None:
+    """Warn of the model's symbols that stdout's encoding lacks."""
+    encoding = sys.stdout.encoding
+    lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
+    if not prints_unicode() and lacking:
+        notify(
+            f"{lacking:,} symbols of the model are shown as ?: {encoding} has none; try PYTHONIOENCODING=utf-8",
+            warning=True,
+        )

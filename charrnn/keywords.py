@@ -1,0 +1,80 @@
+"""The options of sampling as keywords of Python: their types, their help, and errors that name them.
+
+Their defaults, ranges and help texts stand in `config.py`.
+"""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any, TypedDict, TypeVar, get_type_hints
+
+from charrnn.config import SamplingConfig
+from charrnn.errors import CharRNNError
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The options that shape a text; one that is left out or None has its default."""
+
+    length: int | None
+    lines: int | None
+    documents: int | None
+    stop: str | Sequence[str] | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    ban: str | None
+    avoid_copying: int | None
+    unique: bool | None
+    new: bool | None
+
+
+_KEYWORDS = {*SamplingOptions.__annotations__, "num_samples", "corpus", "window", "device", "precision"}
+
+
+def tells_options(method: _Method) -> _Method:
+    """Give a method that takes SamplingOptions a signature with each of them, and a docstring with their help."""
+    hints = get_type_hints(SamplingOptions)
+    keywords, lines = [], []
+    for each in fields(SamplingConfig):
+        if each.name in hints:
+            option = each.metadata["option"]
+            kind = inspect.Parameter.KEYWORD_ONLY
+            keywords.append(inspect.Parameter(each.name, kind, default=each.default, annotation=hints[each.name]))
+            limits = "" if option.limits is None else f" It must be {option.limits}."
+            lines.append(f"    {each.name}: {in_keywords(option.help)}{limits}")
+    signature = inspect.signature(method)
+    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    method.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
+    method.__doc__ = "\n".join([inspect.cleandoc(method.__doc__ or ""), "", "Options:", *lines])
+    return method
+
+
+@contextlib.contextmanager
+def telling_keywords() -> Iterator[None]:
+    """Let errors from inside name options as Python does."""
+    try:
+        yield
+    except CharRNNError as error:
+        error.args = (in_keywords(str(error)),)
+        raise
+
+
+def in_keywords(message: str) -> str:
+    """The same message with Python's keywords in place of the command line's options, as far as there are such.
+
+    >>> in_keywords("raise --avoid-copying, or name it (--corpus FILE); --force reads it")
+    'raise avoid_copying, or name it (corpus=FILE); --force reads it'
+    """
+
+    def keyword(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        if name not in _KEYWORDS:
+            return found[0]
+        return name if found[2] is None else f"{name}={found[2]}"
+
+    return re.sub(r"--([a-z][a-z-]*)(?: ([A-Z]+)\b)?", keyword, message)

@@ -1,0 +1,298 @@
+"""One sample in the making: where it ends, and what of it is taken back.
+
+Symbols are packed (see `copies.pack`), texts are in the form that they have inside the program (`text/units.py`).
+"""
+
+import functools
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+from charrnn.errors import CharRNNError
+from charrnn.model.stepper import Reading
+from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.noise import stream_key
+from charrnn.text.units import BORDER
+
+_MAX_REJECTIONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The ends of a sample, and the text that it must not hold.
+
+    `texts` are those of the indices, and `lengths` the characters that they stand for.
+    """
+
+    texts: Sequence[str]
+    lengths: Sequence[float]
+    max_length: int
+    stops: tuple[str, ...] = ()
+    line_ends: str = "\n"
+    lines: int | None = None
+    documents: int | None = None
+    banned: tuple[str, ...] = ()
+    max_copy: int | None = None
+    """Successive characters of the corpus from which on they are a copy."""
+    corpus: SuffixArray | None = None
+    unique: bool = False
+    known: Collection[int] | None = None
+    """Hashes of the documents that must not be written again."""
+
+    @functools.cached_property
+    def has_chars(self) -> bool:
+        """True if the text of each index is one character."""
+        return all(len(text) == 1 for text in self.texts)
+
+    @functools.cached_property
+    def counts_symbols(self) -> bool:
+        """True if each index stands for one character."""
+        return all(length == 1 for length in self.lengths)
+
+    @property
+    def judges_documents(self) -> bool:
+        """True if a document may be taken back."""
+        return self.unique or self.known is not None
+
+    @functools.cached_property
+    def num_held(self) -> int:
+        """Characters at the end that more of them may prove copied or banned."""
+        sizes = [self.max_copy or 1 if self.corpus is not None else 1, *map(len, self.banned)]
+        return max(sizes) - 1
+
+    @property
+    def takes_back(self) -> bool:
+        """True if symbols may be drawn again."""
+        return self.corpus is not None or bool(self.banned) or self.judges_documents
+
+
+_Fault: TypeAlias = tuple[int, tuple[str, str]]
+"""The begin in the pending text of what must not be written, and what it is, and a remedy."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Symbols of a sample that can no longer be taken back, with their text and surprisals."""
+
+    symbols: str = ""
+    text: str = ""
+    nats: Sequence[float] = ()
+
+
+class Draft:
+    """A sample in the making. Symbols that may yet be taken back are pending.
+
+    Its text begins behind `prefix`, with which the text of its first symbol begins; `begun` is the beginning, in the
+    prompt, of the document that it goes on with.
+    """
+
+    def __init__(self, index: int, seed: int, rules: Rules, prefix: str = "", begun: str = "") -> None:
+        self.index = index
+        self.key = stream_key(seed, index, 0)
+        """Of its random numbers; another one after each rejection."""
+        self.num_launched = 0
+        """Symbols whose steps were launched and are not taken back: `length`, and those on their way."""
+        self.finish_reason: str | None = None
+        self.bits_per_char: float | None = None
+        """Of the whole sample, once it has ended."""
+        self.rejections = 0
+        self.read: tuple[int, Reading] | None = None
+        """The number of symbols that were read again after a rejection, and the state behind them."""
+        self._seed, self._rules, self._prefix, self._begun = seed, rules, prefix, begun
+        self._translation = dict(enumerate(rules.texts))
+        self._fruitless_rejections, self._furthest = 0, -1  # since one left more symbols than ever before, and how many
+        self._tail_size = max(rules.num_held, *(len(stop) - 1 for stop in rules.stops), 0)
+        self._documents: set[int] = set()
+        self._symbols = ""  # that are settled, where any may be taken back
+        self._tail = ""  # of their text
+        self._length, self._lines, self._num_documents = 0, 0, 0  # of what is settled
+        self._nats, self._chars = 0.0, float(-len(prefix))
+        self._pending = _Pending()
+
+    @property
+    def symbols(self) -> str:
+        """The whole sample so far, if any of it may be taken back."""
+        return self._symbols + self._pending.symbols
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """The reason of the end and the bits per character, None before it."""
+        return {"finish_reason": self.finish_reason, "bits_per_char": self.bits_per_char}
+
+    def wants_steps(self) -> bool:
+        """True unless the steps launched so far bring it to the greatest length."""
+        return self.num_launched < self._rules.max_length
+
+    @property
+    def length(self) -> int:
+        """Number of symbols that were drawn and not taken back."""
+        return self._length + len(self._pending.symbols)
+
+    def add(self, symbols: str, nats: list[float]) -> Settled:
+        """Take the next symbols and their surprisals, as far as the sample's end.
+
+        Returns: what can no longer be taken back. Raises: CharRNNError if a sample is taken back over and over.
+        """
+        texts = None
+        if self._rules.has_chars:
+            text = symbols.translate(self._translation)
+        else:
+            texts = [self._rules.texts[ord(symbol)] for symbol in symbols]
+            if not self.length and texts:
+                texts[0] = texts[0].removeprefix(self._prefix)
+            text = "".join(texts)
+        self._pending.extend(symbols, nats, text, texts)
+        end, reason = self._find_end()
+        self._pending.cut(end)
+        fault = self._find_copy()
+        if fault is None:
+            settled_end = end if reason else max(end - self._rules.num_held, 0)
+            if self._rules.judges_documents and not reason:
+                settled_end = self._pending.text.rfind(BORDER, 0, settled_end) + 1
+            fault = self._find_known(settled_end)
+        if fault is not None:
+            begin, (what, remedy) = fault
+            self._pending.cut_before(max(begin, 0))
+            self._reject(what, remedy)
+            return Settled()
+        self.finish_reason = reason
+        return self._settle(settled_end)
+
+    def _find_end(self) -> tuple[int, str | None]:
+        """The size of the pending text that belongs to the sample, and the reason of its end if that is in it."""
+        rules, text = self._rules, self._pending.text
+        ends: list[tuple[int, str]] = []
+        for stop in rules.stops:
+            tail = _last(self._tail, len(stop) - 1)
+            found = (tail + text).find(stop)
+            if found >= 0:
+                ends.append((found + len(stop) - len(tail), "stop"))
+        if rules.lines is not None and (end := _find_nth(text, rules.line_ends, rules.lines - self._lines)):
+            ends.append((end, "lines"))
+        if rules.documents is not None and (end := _find_nth(text, BORDER, rules.documents - self._num_documents)):
+            ends.append((end, "documents"))
+        if self.length >= rules.max_length:
+            ends.append((self._pending.end_of(rules.max_length - self._length), "length"))
+        return min(ends, key=lambda end: end[0], default=(len(text), None))
+
+    def _find_copy(self) -> _Fault | None:
+        """Look for banned and copied text in what is pending."""
+        rules = self._rules
+        for banned in rules.banned:
+            tail = _last(self._tail, len(banned) - 1)
+            if (begin := (tail + self._pending.text).find(banned)) >= 0:
+                return begin - len(tail), ("a banned character", "ban fewer, or raise --temperature")
+        if rules.corpus is not None and rules.max_copy is not None:
+            tail = _last(self._tail, rules.max_copy - 1)  # symbols drawn anew can make a copy of what was settled
+            begin_of_copy = rules.corpus.find_copy(tail + self._pending.text, rules.max_copy)
+            if begin_of_copy is not None:
+                what = f"a copy of {rules.max_copy} characters of the corpus"
+                return begin_of_copy - len(tail), (what, "raise --avoid-copying or --temperature")
+        return None
+
+    def _find_known(self, end: int) -> _Fault | None:
+        """Look for a document that must not be written, or not again; else all are noted."""
+        rules, begin, text = self._rules, 0, self._pending.text
+        if not rules.judges_documents:
+            return None
+        new: set[int] = set()
+        while (border := text.find(BORDER, begin, end)) >= 0:
+            document = hash(self._begun * (self._num_documents == 0 and begin == 0) + text[begin:border])
+            if rules.known is not None and document in rules.known:
+                return begin, ("a document of the corpus", "raise --temperature")
+            if rules.unique and (document in self._documents or document in new):
+                return begin, ("a document for the second time", "write fewer, or raise --temperature")
+            new.add(document)
+            begin = border + 1
+        self._documents |= new
+        return None
+
+    def _reject(self, what: str, remedy: str) -> None:
+        self.rejections += 1
+        self.key = stream_key(self._seed, self.index, self.rejections)
+        self.num_launched = self.length
+        self._fruitless_rejections = self._fruitless_rejections + 1 if self.length <= self._furthest else 0
+        self._furthest = max(self._furthest, self.length)
+        if self._fruitless_rejections >= _MAX_REJECTIONS:
+            raise CharRNNError(
+                f"sample {self.index} comes no further than {self._furthest} symbols without {what}, "
+                f"tried {_MAX_REJECTIONS} times: {remedy}"
+            )
+
+    def _settle(self, end: int) -> Settled:
+        settled = self._pending.take(end, whole=self.finish_reason is not None)
+        self._length += len(settled.symbols)
+        self._lines += sum(map(settled.text.count, self._rules.line_ends))
+        self._num_documents += settled.text.count(BORDER)
+        self._nats += sum(settled.nats)
+        lengths, symbols = self._rules.lengths, settled.symbols
+        self._chars += len(symbols) if self._rules.counts_symbols else sum(lengths[ord(symbol)] for symbol in symbols)
+        self._tail = _last(self._tail + settled.text, self._tail_size)
+        if self._rules.takes_back:
+            self._symbols += settled.symbols
+        if self.finish_reason is not None:
+            self.bits_per_char = self._nats / max(self._chars, 1) / math.log(2)
+        return settled
+
+
+class _Pending:
+    """Symbols with their surprisals and text; `ends` are theirs in the text, if not each is one character."""
+
+    def __init__(self) -> None:
+        self.symbols, self.text = "", ""
+        self.nats: list[float] = []
+        self.ends: list[int] | None = None
+
+    def extend(self, symbols: str, nats: list[float], text: str, texts: list[str] | None) -> None:
+        """Add symbols with their text, which is that of `texts` joined, or a character each."""
+        if texts is not None:
+            ends = accumulate(map(len, texts), initial=len(self.text))
+            next(ends)
+            self.ends = [*(self.ends or []), *ends]
+        self.symbols += symbols
+        self.nats += nats
+        self.text += text
+
+    def end_of(self, size: int) -> int:
+        """The end in the text of the first symbols."""
+        return size if self.ends is None or not size else self.ends[size - 1]
+
+    def cut(self, end: int) -> None:
+        """Keep the text up to an end, and the symbols that it takes."""
+        size = end if self.ends is None else bisect_left(self.ends, end) + 1
+        self._keep(size)
+        self.text = self.text[:end]
+
+    def cut_before(self, begin: int) -> None:
+        """Keep the whole symbols before a place in the text."""
+        self._keep(begin if self.ends is None else bisect_right(self.ends, begin))
+        self.text = self.text[: self.end_of(len(self.symbols))]
+
+    def _keep(self, size: int) -> None:
+        self.symbols, self.nats = self.symbols[:size], self.nats[:size]
+        if self.ends is not None:
+            self.ends = self.ends[:size]
+
+    def take(self, end: int, *, whole: bool) -> Settled:
+        """Take the whole symbols up to an end away, or all of what is left."""
+        size = end if self.ends is None else bisect_right(self.ends, end)
+        size = len(self.symbols) if whole else size
+        end = len(self.text) if whole else self.end_of(size)
+        taken = Settled(self.symbols[:size], self.text[:end], self.nats[:size])
+        self.symbols, self.nats, self.text = self.symbols[size:], self.nats[size:], self.text[end:]
+        if self.ends is not None:
+            self.ends = [each - end for each in self.ends[size:]]
+        return taken
+
+
+def _find_nth(text: str, chars: str, count: int) -> int:
+    """The end of the nth of these characters in a text; 0 if there are fewer."""
+    places = (i for i, char in enumerate(text, 1) if char in chars)
+    return next((end for n, end in enumerate(places, 1) if n == count), 0)
+
+
+def _last(text: str, size: int) -> str:
+    return text[max(len(text) - size, 0) :]

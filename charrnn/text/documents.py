@@ -1,0 +1,129 @@
+"""Documents: a border after each, none of them empty, and a shuffle in bounded memory."""
+
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charrnn.text.units import BORDER
+
+_BUCKET = 2**24
+"""Indices that are shuffled at a time, on average."""
+_BLOCK = 2**20
+"""Indices of a block."""
+
+
+def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
+    r"""Put a BORDER before the first document and one after each, in place of the separator.
+
+    There may be a BORDER between two documents already. A separator of line feeds is any run of at least as many. Empty
+    documents are left out, and so are line feeds next to a border where the separator has one there.
+
+    >>> "".join(mark_borders(["Anna\nBe", "rt\n", "\nCarl\n"], "\n")).split(BORDER)
+    ['', 'Anna', 'Bert', 'Carl', '']
+    """
+    newlines = len(separator) if not separator.strip("\n") else 0
+    before = "\n*" if newlines else "\n?" if separator.endswith("\n") else ""
+    pattern = re.compile(f"{before}{BORDER}|" + (f"\n{{{newlines},}}" if newlines else re.escape(separator)))
+    num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
+    rest, is_empty = "", True
+    yield BORDER
+    for block in blocks:
+        text = rest + block
+        if newlines:
+            body = text.rstrip("\n")
+            text, rest = body, "\n" * min(newlines, len(text) - len(body))
+        parts = pattern.split(text)
+        if not newlines:
+            border = max(len(parts[-1]) - num_held, 0)
+            parts[-1], rest = parts[-1][:border], parts[-1][border:]
+        marked = []
+        for i, part in enumerate(parts):
+            if i and not is_empty:
+                marked.append(BORDER)
+                is_empty = True
+            if newlines and is_empty:
+                part = part.lstrip("\n")
+            marked.append(part)
+            is_empty &= not part
+        yield "".join(marked)
+    rest = re.sub(f"{before}$", "", rest) if not newlines else ""
+    if rest or not is_empty:
+        yield rest + BORDER
+
+
+def shuffled(blocks: Iterable[Tensor], border: int, length: int, seed: int, folder: Path) -> Iterator[Tensor]:
+    """The documents of a corpus in random order, between borders as before; indices (N,) in blocks, N in all.
+
+    They are dealt at random to files in `folder` that are small enough to be shuffled in memory, one after another.
+    """
+    generator = np.random.default_rng(seed)
+    num_buckets = -(-length // _BUCKET)
+    buckets = [tempfile.TemporaryFile(dir=folder) for _ in range(num_buckets)]
+    try:
+        dtype = _deal(blocks, border, generator, buckets)
+        yield torch.tensor([border], dtype=dtype)
+        for bucket in buckets:
+            yield from _shuffle(bucket, border, dtype, generator)
+            bucket.close()
+    finally:
+        for bucket in buckets:
+            bucket.close()
+
+
+def _deal(
+    blocks: Iterable[Tensor], border: int, generator: np.random.Generator, buckets: Sequence[BinaryIO]
+) -> torch.dtype:
+    """Append each document to a random bucket. Returns: the indices' dtype."""
+    bucket = 0  # of the document that the last block ended within
+    is_first = True
+    dtype = torch.uint8
+    for block in blocks:
+        indices, dtype = block.numpy()[is_first:], block.dtype  # the first index is the border before all
+        is_first &= not len(block)
+        ends = np.flatnonzero(indices == border) + 1
+        drawn = generator.integers(len(buckets), size=len(ends))
+        of_parts = np.concatenate([[bucket], drawn])
+        lengths = np.diff(ends, prepend=0, append=len(indices))
+        bucket = int(of_parts[-1])
+        of_indices = np.repeat(of_parts, lengths)
+        for i in np.unique(of_indices):
+            buckets[i].write(indices[of_indices == i].tobytes())
+    return dtype
+
+
+def _shuffle(bucket: BinaryIO, border: int, dtype: torch.dtype, generator: np.random.Generator) -> Iterator[Tensor]:
+    """The documents of a bucket, each with the border behind it, in random order."""
+    bucket.flush()
+    size = bucket.tell()
+    if not size:
+        return
+    indices = np.memmap(bucket, torch.empty(0, dtype=dtype).numpy().dtype, "r")
+    parts = (slice(begin, begin + _BLOCK) for begin in range(0, len(indices), _BLOCK))
+    ends = np.concatenate([np.flatnonzero(indices[part] == border) + 1 + part.start for part in parts])
+    lengths = np.diff(ends, prepend=0)
+    order = generator.permutation(len(ends))
+    begins, lengths = (ends - lengths)[order], lengths[order]
+    groups = np.cumsum(lengths) // _BLOCK
+    for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(order)]):
+        if end - begin == 1:  # perhaps a document larger than memory
+            document = slice(begins[begin], begins[begin] + lengths[begin])
+            yield from map(torch.from_numpy, _read(bucket, indices.dtype, document))
+            continue
+        own = lengths[begin:end]
+        places = np.repeat(begins[begin:end] - np.cumsum(own) + own, own) + np.arange(own.sum())
+        yield torch.from_numpy(indices[places])
+
+
+def _read(bucket: BinaryIO, dtype: "np.dtype[Any]", part: slice) -> Iterator["np.ndarray[Any, Any]"]:
+    """A part of a file's indices, block by block."""
+    for begin in range(part.start, part.stop, _BLOCK):
+        size = min(_BLOCK, part.stop - begin) * dtype.itemsize
+        yield np.frombuffer(bytearray(os.pread(bucket.fileno(), size, begin * dtype.itemsize)), dtype)

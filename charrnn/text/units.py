@@ -1,0 +1,113 @@
+r"""Units: an index of a corpus stands for a character, a byte or a word.
+
+Inside the program a text is one string for all units. A border between documents is one BORDER in it, and in a text of
+bytes each byte is the character of its number. `inner` and `Display` lead from a user's text to that form and back.
+
+A word takes one space before it along, so that a text has as few symbols as possible and a line begins as it should:
+
+>>> split_words("A cat's paw -- well-known.\n\nThe end...")
+['A', " cat's", ' paw', ' --', ' well-known', '.', '\n\n', 'The', ' end', '...']
+"""
+
+import codecs
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from charrnn.config import PreparationConfig
+
+BORDER = "\ud800"
+"""A surrogate: no text has one."""
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+_UNSPACED += "\U00020000-\U0003ffff"
+"""Thai, Lao, Burmese, Khmer, kana, bopomofo, Han: written without spaces, so that each letter is a symbol."""
+_JOINERS = "\u00ad\u200c\u200d"
+_INNER = "'\u2019\u2010\u2011-"
+_MAX_REPEATS = 16
+_LOOKAHEAD = 2
+"""Characters behind a symbol that decide on its end: an apostrophe or a hyphen is in a word if a letter follows."""
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text into words, numbers, punctuation marks and white space, which joined are the text.
+
+    Letters with inner apostrophes and hyphens are a word, of scripts without spaces each letter; a run of digits is a
+    number; dots, hyphens and the like are one mark as far as they are repeated. Each takes one space before it along.
+    """
+    return _pattern(is_ascii=text.isascii()).findall(text)
+
+
+def split_word_blocks(blocks: Iterable[str]) -> Iterator[list[str]]:
+    """The same symbols as `split_words` gives for the whole text."""
+    rest = ""
+    for block in blocks:
+        text = rest + block
+        symbols = split_words(text)
+        end = len(text)
+        while symbols and end > len(text) - _LOOKAHEAD:
+            end -= len(symbols.pop())
+        rest = text[end:]
+        yield symbols
+    yield split_words(rest)
+
+
+@functools.cache
+def _pattern(*, is_ascii: bool) -> "re.Pattern[str]":
+    letter = f"[^\\W\\d_{_UNSPACED}]"
+    inner = f"[{_INNER}]"
+    word = f"{letter}{{1,64}}(?:{inner}{letter}{{1,64}}){{0,7}}"
+    if not is_ascii:
+        marks = f"[{_marks()}]{{0,8}}"
+        word = f"(?:{letter}{marks}){{1,64}}(?:{inner}(?:{letter}{marks}){{1,64}}){{0,7}}|[{_UNSPACED}]{marks}"
+    repeated = "|".join(f"{re.escape(mark)}{{1,{_MAX_REPEATS}}}" for mark in "-.*_=")
+    spaces = f" {{1,{_MAX_REPEATS}}}(?= )| |\\n{{1,{_MAX_REPEATS}}}|\\t{{1,{_MAX_REPEATS}}}|\\s"
+    return re.compile(f"{BORDER}| ?(?:{word}|\\d{{1,{_MAX_REPEATS}}}|{repeated}|[^\\w\\s{BORDER}]|\\w)|{spaces}")
+
+
+def _marks() -> str:
+    """The characters that belong to the letter before them, as ranges of a regular expression's class."""
+    ranges: list[list[int]] = []
+    for point in range(0x300, 0xE0200):
+        if unicodedata.category(chr(point)).startswith("M"):
+            if ranges and ranges[-1][1] == point - 1:
+                ranges[-1][1] = point
+            else:
+                ranges.append([point, point])
+    return _JOINERS + "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+def inner(text: str, config: PreparationConfig) -> str:
+    """A user's text, normalised already, in the form that it has inside the program."""
+    if config.unit == "byte":
+        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    if config.separator is not None:
+        text = text.replace(inner_separator(config), BORDER)
+    return text
+
+
+def inner_separator(config: PreparationConfig) -> str:
+    """The text of a border in the form that texts have inside the program; empty if there are no documents."""
+    text = config.border_text or ""
+    return text.encode().decode("latin-1") if config.unit == "byte" else text
+
+
+class Display:
+    """Turn a text from inside the program into one for people, piece by piece.
+
+    Bytes are decoded as UTF-8; those that are none become U+FFFD, or what else `errors` tells.
+    """
+
+    def __init__(self, config: PreparationConfig, errors: str = "replace") -> None:
+        self._separator = inner_separator(config)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors) if config.unit == "byte" else None
+
+    def __call__(self, piece: str, *, final: bool = False) -> str:
+        """The next piece; `final` if it is the last one."""
+        piece = piece.replace(BORDER, self._separator)
+        return piece if self._decoder is None else self._decoder.decode(piece.encode("latin-1"), final)
+
+
+def display(text: str, config: PreparationConfig) -> str:
+    """A whole text from inside the program, for people."""
+    return Display(config)(text, final=True)

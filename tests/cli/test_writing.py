@@ -1,0 +1,128 @@
+"""Samples on stdout, on a terminal and in files."""
+
+import io
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from charrnn.cli import writing
+from charrnn.cli.writing import View, counted, shows_count
+from charrnn.config import PreparationConfig
+from charrnn.runs.run import Run
+from charrnn.sampling.sampler import Piece
+from charrnn.terminal import escape_controls
+from tests.conftest import Command, Forked
+from tests.test_terminal import Terminal
+
+needs_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
+
+CHARS = PreparationConfig()
+
+
+def test_samples_of_several_temperatures_are_those_of_each(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "30", "--num-samples", "2", "-t"]
+    texts = [charrnn(*words, temperature, "--seed", "5").stdout for temperature in ("0.3", "1.5")]
+    assert texts[0] != texts[1]
+    done = charrnn(*words, "0.3,1.5", "--seed", "5")
+    assert done.stdout == f"{texts[0]}\n{texts[1]}"
+    assert done.stderr == "temperature 0.3\ntemperature 1.5\n"
+    records = [json.loads(line) for line in charrnn(*words, "0.3,1.5", "--seed", "5", "--json").stdout.splitlines()]
+    assert [(each["temperature"], each["index"]) for each in records] == [(0.3, 0), (0.3, 1), (1.5, 0), (1.5, 1)]
+    assert "\n\n".join(each["text"] for each in records) + "\n" == done.stdout
+
+
+def test_separator_stands_between_samples_alone(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "--lines", "1", "--num-samples", "3", "--seed", "2"]
+    lines = charrnn(*words, "--separator", r"\n").stdout.splitlines()
+    assert len(lines) == 3
+    assert charrnn(*words).stdout == "\n\n".join(lines) + "\n", "an empty line by default"
+    assert charrnn(*words, "--separator", r" \\n\t").stdout == " \\n\t".join(lines) + "\n"
+
+
+def test_quiet_tells_nothing(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", "--checkpoint-dir", trained_run.folder.path.parent, "-n", "5", "-t", "1,2"]
+    loud = charrnn(*words).stderr.splitlines()
+    assert [line.split()[0] for line in loud] == ["run", "seed", "temperature"]
+    assert charrnn(*words, "-q").stderr == ""
+
+
+def test_output_is_a_file_that_is_whole_or_not_there(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "40", "--seed", "3"]
+    file = tmp_path / "made" / "out.txt"
+    for more in ([], ["--num-samples", "3"], ["--json", "--num-samples", "2"]):
+        done = charrnn(*words, *more, "-o", file)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert file.read_text(encoding="utf-8") == charrnn(*words, *more).stdout
+    whole = file.read_bytes()
+    assert charrnn(*words, "-p", "XYZ", "-o", file).returncode == 1
+    assert file.read_bytes() == whole
+    assert [path.name for path in file.parent.iterdir()] == ["out.txt"]
+
+
+def test_prompts_that_fail_leave_the_others_in_the_file(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "0", "-i", "-o", "out.txt"]
+    assert charrnn(*words, input="the cat\nXYZ\nthe dog\n").returncode == 1
+    assert (tmp_path / "out.txt").read_text() == "the cat\nthe dog\n"
+
+
+def test_colours_follow_the_surprisal() -> None:
+    # Of 0.5, 1, 5 and 20 bits: a letter as it is, a green one, a gold space, a red control character.
+    piece = Piece(0, "\0\1\2\3\4", "ab \x1b\n", [bits * math.log(2) for bits in (0.5, 1.01, 5, 20, 20)])
+    view = View(CHARS, escape_controls, ("a", "b", " ", "\x1b", "\n"))
+    assert "".join(view.show([piece])) == "a\x1b[38;5;34mb\x1b[0m\x1b[48;5;178m \x1b[0m\x1b[38;5;160m\\x1b\x1b[0m\n"
+    assert "".join(View(CHARS, escape_controls).show([piece])) == "ab \\x1b\n"
+    assert "".join(View(CHARS).show([piece])) == "ab \x1b\n"
+
+
+@needs_terminals
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_surprisal_is_coloured_on_a_terminal_unless_no_color(
+    charrnn: Command, forked: Callable[..., Forked], trained_run: Run, no_color: str
+) -> None:
+    import pty
+
+    words = ["sample", trained_run.folder.path, "-n", "60", "-t", "2", "--seed", "1", "-p", "the cat"]
+    plain = charrnn(*words, "--show-surprisal").stdout
+    ours, theirs = pty.openpty()
+    done = forked(*words, "--show-surprisal", stdout=os.ttyname(theirs), environment={"NO_COLOR": no_color}).wait()
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode().replace("\r\n", "\n")
+    os.close(ours)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == plain
+    assert shown.startswith("the cat"), "the prompt surprises nobody"
+    assert ("\x1b[38;5;160m" in shown) == (not no_color)
+    assert done.stderr == ("" if no_color else "green from 1, gold from 3, red from 6 bits of surprisal\n")
+    assert "\x1b" not in plain
+
+
+def test_samples_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "_COUNT_DELAY_S", 0)
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    pieces = [Piece(i, "", "", finish_reason=end) for i in range(3) for end in (None, "length")]
+
+    def slowly() -> Iterator[Piece]:
+        yield from pieces[:-1]
+        time.sleep(0.2)  # longer than a bar waits between two looks
+        yield pieces[-1]
+
+    assert list(counted(slowly(), 3)) == pieces
+    assert "3 of 3 samples" in screen.getvalue()
+    assert screen.getvalue().split("\r")[-2].strip() == "", "it is gone at the end"
+
+
+def test_count_is_shown_where_it_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert shows_count(None)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert not shows_count(None)
+    assert shows_count(Path("out.txt"))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not shows_count(Path("out.txt"))
