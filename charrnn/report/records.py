@@ -61,15 +61,6 @@ def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
     return Curve([chars for chars, _ in points], [value for _, value in points])
 
 
-def bits_per_nat(records: Records) -> float | None:
-    """The factor from a loss in nats per symbol to bits per character, if an evaluation of the run tells it."""
-    for record in reversed(records):
-        loss, bits = number(record, "val_loss"), number(record, "bits_per_char")
-        if loss and bits:
-            return bits / loss
-    return None
-
-
 def samples(records: Records) -> list[TrainingSample]:
     """Texts written while training, at most a dozen that are spread over the run."""
     found, bits = [], None
