@@ -49,7 +49,7 @@ class Chapter:
 
 def write_chapter(subject: Subject, predictions: Predictions) -> Chapter:
     """The chapter of a run; the predictions of its passages are added to those of the page."""
-    reading = read(subject.model, subject.vocabulary, subject.held_out)
+    reading = read(subject.model, subject.held_out, subject.show)
     return Chapter(
         name=subject.name,
         noun=subject.noun,
@@ -58,22 +58,21 @@ def write_chapter(subject: Subject, predictions: Predictions) -> Chapter:
         training_samples=samples(subject.records),
         temperatures=write_at_temperatures(subject),
         copies=find_copies(subject),
-        map=draw_map(subject.model, subject.vocabulary),
+        map=draw_map(subject.model, subject.vocabulary, subject.names),
         held_out=None if reading is None else _describe(subject, reading, predictions),
         has_text=subject.has_text,
     )
 
 
 def _describe(subject: Subject, reading: Reading, predictions: Predictions) -> HeldOut:
-    texts = subject.vocabulary.texts
     begin, end = find_typical(reading)
     calibration = calibrate(reading)
-    worst = [predictions.add(reading, texts, *each) for each in find_worst(reading)]
+    worst = [predictions.add(reading, subject.names, *each) for each in find_worst(reading)]
     neurons, missed = find_neurons(subject, reading, begin, end)
     return HeldOut(
         num_symbols=len(reading.texts),
         bits_per_symbol=reading.bits_per_symbol,
-        passage=predictions.add(reading, texts, begin, end),
+        passage=predictions.add(reading, subject.names, begin, end),
         worst=sorted(worst, key=lambda sheet: -sheet.bits_per_symbol),
         calibration=calibration,
         chart=draw_calibration(calibration),

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from charrnn.report.calibration import Calibration
 from charrnn.report.figure import INK, NUM_SERIES, SERIES, chart
-from charrnn.report.records import Curve, Records, bits_per_nat, curve
+from charrnn.report.records import Curve, Records, curve
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Figure:
 
 def draw_curves(runs: Sequence[Records]) -> list[Figure]:
     """The charts of the runs, overlaid; those without a point are left out."""
-    factors = [bits_per_nat(records) for records in runs]
-    training = [curve(records, "train_loss", factor) for records, factor in zip(runs, factors, strict=True)]
-    validation = [curve(records, "val_loss", factor) for records, factor in zip(runs, factors, strict=True)]
+    training, validation = (
+        [curve(records, name, 1 / math.log(2)) for records in runs] for name in ("train_loss", "val_loss")
+    )
     losses = _draw(
         "Loss",
         "bits per character",

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from charrnn.model.network import CharRNN, layer_weights
-from charrnn.report.visible import name
 from charrnn.text.vocabulary import Vocabulary
 
 _MAX_SYMBOLS, _MAX_LABELS = 150, 250  # symbols, and characters of their labels
@@ -37,11 +36,12 @@ class Map:
     is_whole: bool
 
 
-def draw_map(model: CharRNN, vocabulary: Vocabulary) -> Map | None:
+def draw_map(model: CharRNN, vocabulary: Vocabulary, names: list[str]) -> Map | None:
     """The map of a model's symbols by principal components; None of fewer than three symbols."""
     counts = torch.tensor(vocabulary.counts[: len(vocabulary.symbols)])
     shown = counts.argsort(descending=True, stable=True)[:_MAX_SYMBOLS]
-    lengths = torch.tensor([min(_MAX_CHARS, len(vocabulary.texts[i])) for i in shown])
+    shown = shown[counts[shown] > 0]
+    lengths = torch.tensor([min(_MAX_CHARS, len(names[i])) for i in shown])
     shown = shown[lengths.cumsum(0) <= _MAX_LABELS]
     if len(shown) < 3:
         return None
@@ -49,10 +49,10 @@ def draw_map(model: CharRNN, vocabulary: Vocabulary) -> Map | None:
     low, high = points.amin(0), points.amax(0)
     points = push_apart((points - low) / (high - low).clamp(min=1e-9))
     places = [
-        Place(name(text := vocabulary.texts[i])[:_MAX_CHARS], round(x, 4), round(1 - y, 4), _kind(text))
+        Place(names[i][:_MAX_CHARS], round(x, 4), round(1 - y, 4), _kind(vocabulary.texts[i].strip() or names[i]))
         for i, (x, y) in zip(shown.tolist(), points.tolist(), strict=True)
     ]
-    return Map(places, share, len(places) == len(counts))
+    return Map(places, share, len(places) == int((counts > 0).sum()))
 
 
 def project(vectors: Tensor) -> tuple[Tensor, float]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from charrnn.config import Config, ModelConfig, options_of
 from charrnn.model.network import count_parameters
-from charrnn.report.records import bits_per_nat, number
+from charrnn.report.records import number
 from charrnn.report.subject import Subject
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.terminal import format_seconds
 
+_MAX_NAME = 80
 _CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}
 
 
@@ -33,6 +34,7 @@ def list_facts(subject: Subject) -> dict[str, str]:
         "Trained": f"{step:,.0f} steps in {format_seconds(seconds)}"
         + (f", {speed:,.0f} characters/s" if speed else ""),
         "Seed": str(checkpoint.seed),
+        "Machine": _machine(subject),
         "Computed in": f"{checkpoint.precision}, by charrnn {checkpoint.versions['charrnn']} "
         f"with PyTorch {checkpoint.versions['torch']}",
     }
@@ -60,12 +62,29 @@ def _options(config: Config) -> Iterator[list[str]]:
         if value == defaults[name] and not (isinstance(config, ModelConfig) and name == "hidden_size"):
             continue
         if value is not None or option.none is not None:
-            words = [] if value is True else [str(option.none if value is None else value)]
+            words = [] if value is True else [_escape(str(option.none if value is None else value))]
             yield [f"--{name.replace('_', '-')}", *words]
+
+
+def _escape(text: str) -> str:
+    """A text as the command line unescapes it, see `terminal.unescape`."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\0", "\\0")
+
+
+def _machine(subject: Subject) -> str:
+    """The machine as the log names it, which a stranger may have written."""
+    definition = subject.records[0].get("definition") if subject.records else None
+    machine = definition.get("machine") if isinstance(definition, dict) else None
+    if not isinstance(machine, dict):
+        return "not recorded"
+    words = [machine[each][:_MAX_NAME] for each in ("name", "system") if isinstance(machine.get(each), str)]
+    if threads := number(machine, "threads"):
+        words.append(f"{threads:.0f} threads")
+    return ", ".join(words)
 
 
 def _loss(subject: Subject) -> str:
     loss = subject.checkpoint.snapshot.history.best_val_loss
     if loss is None or not math.isfinite(loss):
         return "not measured"
-    return f"{loss * bits_per_nat(subject.records):.3f} bits per character ({loss:.4f} nats per {subject.noun})"
+    return f"{loss / math.log(2):.3f} bits per character ({loss:.4f} nats)"

@@ -50,7 +50,7 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tu
     names, features = _features(reading.texts)
     if not names:
         return [], {}
-    untrained = read(_untrained(subject.model), subject.vocabulary, subject.held_out)
+    untrained = read(_untrained(subject.model), subject.held_out, subject.show)
     assert untrained is not None, "the trained model has read the same text"
     units, correlations = match(features, reading.states)
     _, before = match(features, untrained.states)

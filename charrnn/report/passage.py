@@ -37,25 +37,27 @@ class Sheet:
 
 @dataclass
 class Predictions:
-    """What was expected in place of each token, for the page's script: symbol, bits, and likeliest with percentages."""
+    """What was expected in place of each token, for the page's script.
+
+    A row is the token's name, its bits, the likeliest with their percentages, and the place of the right one, or -1.
+    """
 
     rows: list[list[Any]] = field(default_factory=list)
 
-    def add(self, reading: Reading, texts: tuple[str, ...], begin: int, end: int) -> Sheet:
-        """A part of a reading as a sheet."""
-        part = slice(begin, end)
-        tokens = []
-        for text, bits, likeliest, p in zip(
-            reading.texts[part],
-            reading.bits[part].tolist(),
-            reading.likeliest[part].tolist(),
-            reading.probabilities[part].tolist(),
-            strict=True,
-        ):
-            tokens.append(Token(len(self.rows), min(_MAX_LEVEL, int(bits)), text))
-            expected = [[name(texts[i]), round(100 * each, 1)] for i, each in zip(likeliest, p, strict=True)]
-            self.rows.append([name(text), round(bits, 2), expected])
-        return Sheet(float(reading.bits[part].mean()), tokens)
+    def add(self, reading: Reading, names: list[str], begin: int, end: int) -> Sheet:
+        """A part of a reading as a sheet. Symbols without a text, the first bytes of a character, join the next one."""
+        tokens, first = [], begin
+        for i in range(begin, end):
+            if reading.texts[i] or i == end - 1:
+                bits, likeliest = float(reading.bits[first : i + 1].sum()), reading.likeliest[first].tolist()
+                tokens.append(Token(len(self.rows), min(_MAX_LEVEL, int(bits)), reading.texts[i]))
+                percentages = [round(100 * p, 1) for p in reading.probabilities[first].tolist()]
+                expected = [[names[each], p] for each, p in zip(likeliest, percentages, strict=True)]
+                came = int(reading.indices[first])
+                place = likeliest.index(came) if came in likeliest else -1
+                self.rows.append([name(reading.texts[i]) or names[came], round(bits, 2), expected, place])
+                first = i + 1
+        return Sheet(float(reading.bits[begin:end].mean()), tokens)
 
 
 def find_typical(reading: Reading) -> tuple[int, int]:

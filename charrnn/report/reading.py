@@ -5,13 +5,13 @@ size.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from charrnn.model.network import CharRNN, State
-from charrnn.text.vocabulary import Vocabulary
 
 NUM_LIKELIEST = 5
 _MAX_SYMBOLS, _MAX_STATES, _MAX_LOGITS = 2**15, 2**24, 2**26
@@ -41,10 +41,11 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: CharRNN, vocabulary: Vocabulary, indices: Tensor) -> Reading | None:
+def read(model: CharRNN, indices: Tensor, show: Callable[[Tensor], list[str]]) -> Reading | None:
     """Read the beginning of a text (N,), as much as takes a second or two; None if it is too short.
 
-    The text is cut into streams that are read side by side; each first reads the symbols before its own.
+    `show` gives the text of each index. The text is cut into streams that are read side by side; each first reads the
+    symbols before its own.
     """
     warm_up = min(_WARM_UP, len(indices) // 4)
     config = model.config
@@ -69,7 +70,7 @@ def read(model: CharRNN, vocabulary: Vocabulary, indices: Tensor) -> Reading | N
             columns.append((x, -log_p.gather(1, x[:, None])[:, 0], *_likeliest(log_p), _units(after)))
         log_p, state = logits[0].log_softmax(-1), after  # (B, V)
     x, nats, likeliest, p, states = (torch.stack(column, 1).flatten(0, 1) for column in zip(*columns, strict=True))
-    return Reading([vocabulary.texts[i] for i in x.tolist()], x, nats / math.log(2), likeliest, p, states)
+    return Reading(show(x), x, nats / math.log(2), likeliest, p, states)
 
 
 def _likeliest(log_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ A stranger may have written it: what fits no type is dropped.
 
 import contextlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,15 +59,6 @@ def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
     points = [(chars, value * factor) for chars, value in rows if chars is not None and value is not None]
     points = thin(points, _MAX_POINTS)
     return Curve([chars for chars, _ in points], [value for _, value in points])
-
-
-def bits_per_nat(records: Records) -> float:
-    """The factor from a loss in nats per symbol to bits per character, as the run's evaluations have it."""
-    for record in reversed(records):
-        loss, bits = number(record, "val_loss"), number(record, "bits_per_char")
-        if loss and bits:
-            return bits / loss
-    return 1 / math.log(2)
 
 
 def samples(records: Records) -> list[TrainingSample]:

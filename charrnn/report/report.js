@@ -13,7 +13,7 @@ function element(name, text, className = "") {
 }
 
 function line([symbol, percent], came) {
-  const made = element("div", "", symbol === came ? "came" : "");
+  const made = element("div", "", came ? "came" : "");
   const bar = element("span", "", "bar");
   bar.style.width = `${percent}%`;
   made.append(element("span", symbol), bar, element("span", `${percent.toFixed(1)} %`));
@@ -26,10 +26,10 @@ function choose(token) {
   panel.hidden = token === null;
   if (token === null) return;
   token.classList.add("chosen");
-  const [symbol, bits, expected] = rows[token.dataset.i];
+  const [symbol, bits, expected, right] = rows[token.dataset.i];
   const heading = element("p", "");
   heading.append(element("b", symbol), ` came: ${bits.toFixed(1)} bits. Expected:`);
-  panel.replaceChildren(heading, ...expected.map((each) => line(each, symbol)));
+  panel.replaceChildren(heading, ...expected.map((each, i) => line(each, i === right)));
   place(token.getClientRects()[0]);
 }
 
@@ -44,7 +44,10 @@ function place(box) {
 const token_of = ({ target }) => target.closest?.("[data-i]") ?? null;
 
 document.addEventListener("pointerover", (event) => choose(token_of(event)));
-document.addEventListener("click", (event) => choose(token_of(event)));
+document.addEventListener("click", (event) => {
+  choose(token_of(event));
+  chosen?.scrollIntoView({ block: "nearest" }); // on a phone from under the panel
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") choose(null);
   const sheet = event.target.closest?.(".sheet");

@@ -60,4 +60,4 @@ def _write(subject: Subject, config: SamplingConfig) -> list[str]:
 
 
 def _decode(subject: Subject, symbols: str) -> str:
-    return subject.vocabulary.decode(unpack(symbols))
+    return "".join(subject.show(unpack(symbols)))

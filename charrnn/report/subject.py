@@ -1,5 +1,6 @@
 """A run to report on: its model, its log, and its text as far as that is at hand."""
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from torch import Tensor
 from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
 from charrnn.report.records import Records, read_records
+from charrnn.report.visible import name_all
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.text.corpus import read_text
+from charrnn.text.units import Display
 from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.streams import TrainingText
 
@@ -40,8 +43,18 @@ class Subject:
 
     @property
     def noun(self) -> str:
-        """The word for a symbol."""
-        return "character" if all(len(text) == 1 for text in self.vocabulary.texts) else "symbol"
+        """The word for a symbol; words and marks are both."""
+        return {"char": "character", "byte": "byte", "word": "symbol"}[self.vocabulary.unit]
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The names of the symbols."""
+        return name_all(self.vocabulary)
+
+    def show(self, indices: Tensor) -> list[str]:
+        """The text of each of some indices (N,), for people; a character of several bytes stands at the last."""
+        show = Display(self.checkpoint.corpus.config)
+        return [show(self.vocabulary.texts[i]) for i in indices.tolist()]
 
 
 def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: str | None = None) -> Subject:
@@ -84,5 +97,6 @@ def _find_text(checkpoint: Checkpoint, folders: list[Path], corpus: str | None) 
 
 def _split(indices: Tensor, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
     """What the run trained on and what it held out. Raises: CharRNNError for too few symbols."""
-    text = TrainingText.split(indices, replace(checkpoint.training_config, batch_size=1, seq_length=1))
+    config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
+    text = TrainingText.split(indices, config, border=checkpoint.vocabulary.border)
     return text.train, text.val

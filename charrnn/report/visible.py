@@ -1,10 +1,13 @@
-"""Characters that would steer the display, shown by their numbers; names for symbols that are blank."""
+"""Characters that would steer the display, shown by their numbers; names of symbols."""
 
 import re
+
+from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
 )
+_BORDER = "∎"
 _BLANK = {"\n": "↵", "\t": "⇥", " ": "␣"}
 
 
@@ -24,3 +27,18 @@ def name(symbol: str) -> str:
     ('↵', 'to␣be')
     """
     return visible("".join(_BLANK.get(char, char) for char in symbol))
+
+
+def name_all(vocabulary: Vocabulary) -> list[str]:
+    """The names of a vocabulary's symbols, by index: bytes that are no characters by their numbers, a border as ∎.
+
+    >>> name_all(Vocabulary(("a", "\\n"), (2, 1, 1), border_chars=0))
+    ['a', '↵', '∎']
+    """
+    if vocabulary.unit == "byte":
+        names = [name(byte) if byte.isascii() else f"{ord(byte):02X}" for byte in vocabulary.symbols]
+    else:
+        names = list(map(name, vocabulary.symbols))
+    if vocabulary.unknown is not None:
+        names.append(UNKNOWN_CHAR)
+    return names if vocabulary.border is None else [*names, _BORDER]

@@ -17,7 +17,8 @@ from charrnn.report.features import FEATURES
 from charrnn.report.neurons import correlate, match
 from charrnn.report.passage import Predictions, find_typical, find_worst
 from charrnn.report.reading import Reading, read
-from charrnn.report.records import bits_per_nat, curve, read_records, samples
+from charrnn.report.records import curve, read_records, samples
+from charrnn.report.visible import name_all
 from charrnn.runs.run import Run
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU
@@ -96,7 +97,7 @@ def test_reading_agrees_with_scoring(cell: Cell) -> None:
     torch.manual_seed(1)
     model = CharRNN(ModelConfig(vocab_size=7, hidden_size=8, embedding_size=4, num_layers=2, cell=cell)).eval()
     indices = torch.randint(7, (400,))
-    found = read(model, vocabulary, indices)
+    found = read(model, indices, lambda part: list(vocabulary.decode(part)))
     assert found is not None
     assert "".join(found.texts) == vocabulary.decode(found.indices)
     torch.testing.assert_close(found.indices, indices[64:])
@@ -111,7 +112,7 @@ def test_reading_agrees_with_scoring(cell: Cell) -> None:
 
 def test_nothing_is_read_of_too_short_a_text() -> None:
     model = CharRNN(ModelConfig(vocab_size=2, hidden_size=4, embedding_size=4))
-    assert read(model, Vocabulary(("a", "b"), (1, 1)), torch.zeros(3, dtype=torch.int64)) is None
+    assert read(model, torch.zeros(3, dtype=torch.int64), lambda part: [""] * len(part)) is None
 
 
 def test_calibration_of_a_known_case() -> None:
@@ -149,9 +150,9 @@ def test_symbols_of_several_characters_have_a_place() -> None:
     begin, end = find_typical(made)
     assert sum(len(text) for text in made.texts[begin:end]) == pytest.approx(720, rel=0.05)
     predictions = Predictions()
-    sheet = predictions.add(made, ("to be",), 0, 2)
+    sheet = predictions.add(made, ["to␣be"], 0, 2)
     assert [token.text for token in sheet.tokens] == ["To be", " "]
-    assert predictions.rows[1] == ["␣", 1.0, [["to␣be", 100.0]]]
+    assert predictions.rows[1] == ["␣", 1.0, [["to␣be", 100.0]], 0]
 
 
 def test_projection_keeps_the_plane_of_the_points() -> None:
@@ -171,12 +172,12 @@ def test_labels_are_pushed_apart() -> None:
 
 def test_map_has_the_symbols_of_any_model(trained_run: Run) -> None:
     checkpoint = trained_run.checkpoint()
-    found = draw_map(checkpoint.build_model(), checkpoint.vocabulary)
+    found = draw_map(checkpoint.build_model(), checkpoint.vocabulary, name_all(checkpoint.vocabulary))
     assert found is not None
     assert {place.text for place in found.places} >= {"a", "↵", "␣"}
     one_hot = CharRNN(ModelConfig(vocab_size=checkpoint.vocabulary.size, hidden_size=4, embedding_size=None))
-    assert draw_map(one_hot, checkpoint.vocabulary) is not None
-    assert draw_map(one_hot, Vocabulary(("a", "b"), (1, 1))) is None
+    assert draw_map(one_hot, checkpoint.vocabulary, name_all(checkpoint.vocabulary)) is not None
+    assert draw_map(one_hot, Vocabulary(("a", "b"), (1, 1)), ["a", "b"]) is None
 
 
 def test_strange_records_are_left_out(tmp_path: Path) -> None:
@@ -196,7 +197,6 @@ def test_strange_records_are_left_out(tmp_path: Path) -> None:
     records = read_records(tmp_path / "metrics.jsonl")
     assert curve(records, "val_loss").values == [2.0]
     assert samples(records) == []
-    assert bits_per_nat(records) == 0.5
     assert read_records(tmp_path / "missing") == []
 
 

@@ -18,6 +18,7 @@ from charrnn.runs.opening import start
 from charrnn.runs.run import Run
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
+from charrnn.text.units import display
 from tests.conftest import CPU, TINY, Command
 from tests.report.conftest import Open, Opened
 from tests.report.test_export import HOSTILE, with_vocabulary
@@ -108,8 +109,9 @@ def test_hover_shows_the_five_likeliest(page: Path, open_page: Open, subject: Su
     token.hover()
     shown = expected(opened)
     rows = json.loads(opened.page.locator("#predictions").text_content())
-    symbol, bits, likeliest = rows[int(token.get_attribute("data-i"))]
+    symbol, bits, likeliest, right = rows[int(token.get_attribute("data-i"))]
     assert shown == [(name, percent) for name, percent in likeliest]
+    assert opened.page.locator("#expected .came").count() == (right >= 0)
     assert len(shown) == 5
     assert [percent for _, percent in shown] == sorted((percent for _, percent in shown), reverse=True)
     assert opened.page.inner_text("#expected p").startswith(f"{symbol} came: {bits:.1f} bits")
@@ -162,12 +164,53 @@ def test_hostile_text_is_text(subject: Subject, tmp_path: Path, open_page: Open)
     assert not opened.foreign_requests
 
 
+def test_policy_stops_what_is_smuggled_in(page: Path, open_page: Open) -> None:
+    opened = open_page(page)
+    opened.page.evaluate(
+        """() => {
+            document.body.insertAdjacentHTML("beforeend", '<img src="https://example.com/x.png" onerror="hacked = 1">');
+            const script = document.createElement("script");
+            script.textContent = "hacked = 1";
+            document.body.append(script);
+        }"""
+    )
+    opened.page.wait_for_timeout(100)
+    assert opened.page.evaluate("() => window.hacked") is None
+    for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
+        assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+
+
 def test_runs_are_overlaid(subject: Subject, tmp_path: Path, open_page: Open) -> None:
-    write_report([subject, replace(subject, name="other")], tmp_path / "page.html")
+    none = torch.zeros(0, dtype=torch.int64)
+    bare = replace(subject, train=none, held_out=none)
+    write_report([bare, replace(bare, name="other")], tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
     losses = opened.page.locator("figure svg").first
     assert all(losses.locator(f'path[stroke="var(--series-{i})"]').count() for i in (0, 1))
     assert opened.page.locator("article h2").all_text_contents() == ["farm", "other"]
+    assert not opened.complaints
+
+
+@pytest.mark.parametrize("options", [{"unit": "word"}, {"unit": "byte"}, {"separator": "\n\n"}], ids=str)
+def test_words_bytes_and_documents(options: dict[str, Any], tmp_path: Path, open_page: Open) -> None:
+    (tmp_path / "farm.txt").write_text(TEXT.replace("Cat", "Kätzchen"))
+    corpus = prepare(
+        find_sources([str(tmp_path / "farm.txt")]), PreparationConfig(**options), tmp_path / "data" / "farm.safetensors"
+    )
+    config = TrainingConfig(steps=20, batch_size=8, seq_length=16, learning_rate=1e-2, val_fraction=0.3)
+    run = start(RunFolder(tmp_path / "runs" / "farm"), corpus, TINY, config, CPU, seed=7)
+    run.open_log()
+    run.drive([])
+    subject = open_subject(tmp_path / "runs" / "farm", tmp_path, tmp_path)
+    write_report([subject], tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    passage = re.sub("[\u2060↵]", "", opened.page.locator(".sheet").first.text_content())
+    assert passage in display(corpus.text, corpus.config)
+    assert "Kätzchen" in passage
+    opened.page.locator(".sheet [data-i]").nth(50).hover()
+    assert len(expected(opened)) == 5
+    name, value = next(iter(options.items()))
+    assert f"--{name} {value}".replace("\n\n", r"'\n\n'") in opened.page.inner_text("header").replace("\n", " ")
     assert not opened.complaints
 
 
