@@ -303,7 +303,7 @@ def _bits_by_place(tales: Tales, before: int, T: int) -> Tensor:
     return bits[before:].mean(1)
 
 
-_STRIDE = 29  # between the beginnings of two chunks
+_STRIDE = 13  # between the beginnings of two chunks
 
 
 def draw_state(tales: Tales) -> Picture:
@@ -325,7 +325,7 @@ def draw_state(tales: Tales) -> Picture:
         means[before] = float(curve.mean())
         heights = [bottom - (bottom - top) * value / most for value in curve.tolist()]
         picture.line([(left + (t + 0.5) * step, y) for t, y in enumerate(heights)], f"stroke-{kind}")
-    picture.text(left + 5.5 * step, 121, f"state emptied before each chunk: {means[0]:.2f} bits in the mean", "b")
+    picture.text(left + 5.5 * step, 110, f"state emptied before each chunk: {means[0]:.2f} bits in the mean", "b")
     picture.text(left + 5.5 * step, 172, f"state carried from the chunk before: {means[32]:.2f} bits in the mean", "a")
     return picture
 
