@@ -77,9 +77,10 @@ def test_step_on_the_page_is_the_step_that_is_taken() -> None:
     torch.testing.assert_close(names["loss"].detach(), bptt.loss)
 
 
-def test_pictures_are_current() -> None:
+def test_pictures_and_page_are_current() -> None:
     number = re.compile(r"-?\d+(?:\.\d+)?")
     drawn = pictures.draw()
+    assert drawn.pop("tales.html") == pictures.PAGE.read_text(encoding="utf-8"), "run python -m docs.pictures"
     assert sorted(drawn) == sorted(path.name for path in PAGE.parent.glob("*.svg"))
     for name, svg in drawn.items():
         stored = (PAGE.parent / name).read_text(encoding="utf-8")

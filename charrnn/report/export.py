@@ -53,6 +53,18 @@ def export(checkpoint: Checkpoint, path: Path, title: str = TITLE) -> int:
 
 def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
     """The page of a checkpoint's model. Nothing but the title, the model and its symbols tells where it comes from."""
+    return fill(
+        {
+            "title": title,
+            "description": describe(checkpoint),
+            "vocabulary": _vocabulary(checkpoint.vocabulary, lowercase=checkpoint.corpus.config.lowercase),
+            "model": _model(checkpoint.build_model()),
+        }
+    )
+
+
+def fill(data: dict[str, Any]) -> str:
+    """The page with this data, which the program reads."""
     style, script = _read("page.css"), _read("model.js") + _read("page.js")
     policy = [
         "default-src 'none'",
@@ -62,12 +74,6 @@ def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    data = {
-        "title": title,
-        "description": describe(checkpoint),
-        "vocabulary": _vocabulary(checkpoint.vocabulary, lowercase=checkpoint.corpus.config.lowercase),
-        "model": _model(checkpoint.build_model()),
-    }
     model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
     return Template(_read("page.html")).substitute(policy="; ".join(policy), style=style, script=script, model=model)
 
