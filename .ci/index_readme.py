@@ -1,4 +1,4 @@
-"""The README as a package index shows it: a picture or a link to a file of the project, which it lacks, is its text."""
+"""The README for a package index, which has no other file: pictures and links to the project's files become text."""
 
 import re
 from pathlib import Path

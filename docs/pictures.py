@@ -1,6 +1,7 @@
 """The pictures of `how-it-works.md` and of the README: `python -m docs.pictures` draws them anew.
 
-All that they show is computed by charrnn itself, on its own tales and with the model that is inside `tales.html`.
+All that they show is computed by charrnn itself, on its own tales and with the model that is inside `tales.html`. That
+page is written anew too, with the same model and the current program of `charrnn/report`.
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size, N characters.
 """
@@ -25,11 +26,13 @@ from charrnn.config import ModelConfig, SamplingConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, State, detach, layer_weights
 from charrnn.model.scoring import text_losses
+from charrnn.report.export import fill
 from charrnn.sampling.sampler import sample
 from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
 
 DOCS = Path(__file__).parent
+PAGE = DOCS / "tales.html"
 TALES = DOCS.parent / "data" / "tales.txt"
 CPU = Runtime(torch.device("cpu"), torch.float32)
 WIDTH, MARGIN = 720, 20
@@ -105,11 +108,16 @@ def _number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def load_page(path: Path) -> tuple[CharRNN, Vocabulary]:
-    """The model of an exported page (an LSTM with embeddings), and its symbols."""
+def read_page(path: Path) -> dict[str, Any]:
+    """The data of an exported page."""
     found = re.search(r'<script type="application/json" id="model">(.*?)</script>', path.read_text(encoding="utf-8"))
     assert found, f"{path} is no exported page"
-    data = json.loads(found[1])
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def load_model(data: dict[str, Any]) -> tuple[CharRNN, Vocabulary]:
+    """The model of an exported page (an LSTM with embeddings), and its symbols."""
     weights, symbols = data["model"], data["vocabulary"]["symbols"]
     vocabulary = Vocabulary(tuple(symbols), (0,) * len(symbols))
     H, layers = weights["hidden_size"], weights["layers"]
@@ -150,7 +158,7 @@ class Tales:
     def load(cls) -> "Tales":
         """From the files of this project; a paragraph is one line, as the model has learned it."""
         text = re.sub(r"(?<!\n)\n(?!\n|\Z)", " ", TALES.read_text(encoding="utf-8"))
-        return cls(*load_page(DOCS / "tales.html"), text)
+        return cls(*load_model(read_page(PAGE)), text)
 
     def encode(self, text: str) -> Tensor:
         """The indices (N,) of a text."""
@@ -303,7 +311,7 @@ def _bits_by_place(tales: Tales, before: int, T: int) -> Tensor:
     return bits[before:].mean(1)
 
 
-_STRIDE = 29  # between the beginnings of two chunks
+_STRIDE = 13  # between the beginnings of two chunks
 
 
 def draw_state(tales: Tales) -> Picture:
@@ -325,7 +333,7 @@ def draw_state(tales: Tales) -> Picture:
         means[before] = float(curve.mean())
         heights = [bottom - (bottom - top) * value / most for value in curve.tolist()]
         picture.line([(left + (t + 0.5) * step, y) for t, y in enumerate(heights)], f"stroke-{kind}")
-    picture.text(left + 5.5 * step, 121, f"state emptied before each chunk: {means[0]:.2f} bits in the mean", "b")
+    picture.text(left + 5.5 * step, 110, f"state emptied before each chunk: {means[0]:.2f} bits in the mean", "b")
     picture.text(left + 5.5 * step, 172, f"state carried from the chunk before: {means[32]:.2f} bits in the mean", "a")
     return picture
 
@@ -397,12 +405,13 @@ PICTURES: dict[str, Callable[[Tales], Picture]] = {
 
 
 def draw() -> dict[str, str]:
-    """All pictures, by the name of their file."""
+    """All pictures and the page of the model, by the name of their file."""
     tales = Tales.load()
-    return {f"{name}.svg": function(tales).svg() for name, function in PICTURES.items()}
+    pictures = {f"{name}.svg": function(tales).svg() for name, function in PICTURES.items()}
+    return pictures | {PAGE.name: fill(read_page(PAGE))}
 
 
 if __name__ == "__main__":
-    for name, svg in draw().items():
-        (DOCS / name).write_text(svg, encoding="utf-8")
-        print(f"docs/{name}: {len(svg) / 1000:.1f} kB")
+    for name, content in draw().items():
+        (DOCS / name).write_text(content, encoding="utf-8")
+        print(f"docs/{name}: {len(content) / 1000:,.1f} kB")

@@ -52,13 +52,19 @@ def export(checkpoint: Checkpoint, path: Path, title: str = TITLE) -> int:
 
 def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
     """The page of a checkpoint's model. Nothing but the title, the model and its symbols tells where it comes from."""
+    return fill(
+        {
+            "title": title,
+            "description": describe(checkpoint),
+            "vocabulary": _vocabulary(checkpoint.vocabulary, lowercase=checkpoint.corpus.config.lowercase),
+            "model": _model(checkpoint.build_model()),
+        }
+    )
+
+
+def fill(data: dict[str, Any]) -> str:
+    """The page with this data, which the program reads."""
     style, script = read("colours.css") + read("page.css"), read("model.js") + read("page.js")
-    data = {
-        "title": title,
-        "description": describe(checkpoint),
-        "vocabulary": _vocabulary(checkpoint.vocabulary, lowercase=checkpoint.corpus.config.lowercase),
-        "model": _model(checkpoint.build_model()),
-    }
     model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
     allowed = policy(script, style, "worker-src blob:")
     return Template(read("page.html")).substitute(policy=allowed, style=style, script=script, model=model)

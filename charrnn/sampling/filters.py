@@ -68,7 +68,8 @@ def excluded_symbols(config: SamplingConfig, vocabulary: Vocabulary) -> list[int
     """The indices of the symbols with a banned character, of bytes that the corpus lacks, and of the unknown symbol."""
     banned = [char for char in split_ban(config.ban, vocabulary.unit) if len(char) == 1]
     excluded = {i for i, text in enumerate(vocabulary.texts) if any(char in text for char in banned)}
-    excluded |= {i for i, n in enumerate(vocabulary.counts) if n == 0}
+    if vocabulary.unit == "byte":
+        excluded |= {i for i, n in enumerate(vocabulary.counts) if n == 0}
     return sorted(excluded if vocabulary.unknown is None else {*excluded, vocabulary.unknown})
 
 
