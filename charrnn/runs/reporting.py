@@ -111,11 +111,16 @@ class MetricsLog(Reporter):
     log stays in memory until `begin`, since there is no run before the first checkpoint.
     """
 
-    def __init__(self, path: Path, keep: int | None = 0, guard: Guard = no_guard) -> None:
-        """Keep `keep` records of an existing log, None for all. For `guard` see `write_atomically`."""
+    def __init__(
+        self, path: Path, keep: int | None = 0, guard: Guard = no_guard, chars_per_symbol: float = 1.0
+    ) -> None:
+        """Keep `keep` records of an existing log, None for all. For `guard` see `write_atomically`.
+
+        Losses are recorded per symbol too.
+        """
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")
-        self._path, self._guard = path, guard
+        self._path, self._guard, self._chars_per_symbol = path, guard, chars_per_symbol
         self._waiting = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
         self._file: TextIO | None = None
         self.num_records = len(self._waiting)
@@ -150,7 +155,13 @@ class MetricsLog(Reporter):
     def report(self, event: Event) -> None:
         """Record evaluations, samples, and the training loss at regular steps."""
         if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
-            self._write(json_line(_as_record(event)) + "\n")
+            record = _as_record(event)
+            per_symbol = {
+                f"{name}_per_symbol": record[name] * self._chars_per_symbol
+                for name in ("train_loss", "val_loss")
+                if name in record
+            }
+            self._write(json_line(record | per_symbol) + "\n")
             self.num_records += 1
 
     def _write(self, line: str) -> None:

@@ -46,6 +46,10 @@ class Run:
         self._saved_at = self.trainer.clock.elapsed_s
 
     @property
+    def _chars_per_symbol(self) -> float:
+        return self.trainer.bptt.text.chars_per_symbol
+
+    @property
     def runtime(self) -> Runtime:
         """The machine that the run trains on."""
         return self.trainer.bptt.runtime
@@ -71,7 +75,7 @@ class Run:
 
     def open_log(self) -> MetricsLog:
         """The log, as far as this run has come; `drive` writes it, that of a new run with its first checkpoint."""
-        self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard)
+        self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard, self._chars_per_symbol)
         self.log.define(self.definition)
         if not self.is_new:
             self.log.begin()
@@ -180,6 +184,7 @@ class Run:
             "best_val_loss": best,
             "val_chars": None if best is None else history.best_val_chars,
             "bits_per_char": None if best is None else best / math.log(2),
+            "best_val_loss_per_symbol": None if best is None else best * self._chars_per_symbol,
             "chars_per_second": round(finished.chars_per_second),
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
