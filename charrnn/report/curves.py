@@ -10,6 +10,8 @@ from charrnn.report.calibration import Calibration
 from charrnn.report.figure import INK, NUM_SERIES, SERIES, chart
 from charrnn.report.records import Curve, Records, curve
 
+_LOSSES = "With dots: on held-out text. Thin: on the training text, a running mean."
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -25,22 +27,23 @@ def draw_curves(runs: Sequence[Records]) -> list[Figure]:
     training, validation = (
         [curve(records, name, 1 / math.log(2)) for records in runs] for name in ("train_loss", "val_loss")
     )
-    losses = _draw(
-        "Loss",
-        "bits per character",
-        validation,
-        training,
-        "With dots: on held-out text. Thin: on the training text, a running mean.",
-    )
+    losses = _draw("Loss", "bits per character", validation, training, caption=_LOSSES)
     rates = _draw("Learning rate", "learning rate", [curve(records, "learning_rate") for records in runs])
-    speeds = _draw("Speed", "characters per second", [curve(records, "chars_per_second") for records in runs])
-    return [figure for figure in (losses, rates, speeds) if figure is not None]
+    speeds = [curve(records, "chars_per_second") for records in runs]
+    speed = _draw("Speed", "characters per second", speeds, from_zero=True)
+    return [figure for figure in (losses, rates, speed) if figure is not None]
 
 
 def _draw(
-    title: str, label: str, curves: Sequence[Curve], thin: Sequence[Curve] = (), caption: str = ""
+    title: str,
+    label: str,
+    curves: Sequence[Curve],
+    thin: Sequence[Curve] = (),
+    *,
+    caption: str = "",
+    from_zero: bool = False,
 ) -> Figure | None:
-    """One chart over the characters trained on; `thin` are drawn behind, without dots."""
+    """One chart over the characters trained on; `thin` are drawn behind, without dots. None without a point."""
     from matplotlib.ticker import EngFormatter
 
     if not any(each.values for each in (*curves, *thin)):
@@ -50,17 +53,11 @@ def _draw(
         for i, each in enumerate(thin):
             axes.plot(each.chars, each.values, color=SERIES[i % NUM_SERIES], linewidth=1, alpha=0.7)
         for i, each in enumerate(curves):
-            axes.plot(
-                each.chars,
-                each.values,
-                color=SERIES[i % NUM_SERIES],
-                linewidth=2,
-                marker="o" if thin else "",
-                markersize=4,
-            )
+            dots = "o" if thin or len(each.values) == 1 else ""
+            axes.plot(each.chars, each.values, color=SERIES[i % NUM_SERIES], linewidth=2, marker=dots, markersize=4)
         axes.set_xlim(left=0)
-        if title == "Speed":
-            axes.set_ylim(0, 1.15 * max(value for each in curves for value in each.values))
+        if from_zero:
+            axes.set_ylim(0, 1.15 * max([value for each in curves for value in each.values if value > 0], default=1))
             axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.set_xlabel("characters trained on", color=INK)

@@ -79,7 +79,7 @@ def _machine(subject: Subject) -> str:
         return "not recorded"
     words = [machine[each][:_MAX_NAME] for each in ("name", "system") if isinstance(machine.get(each), str)]
     if threads := number(machine, "threads"):
-        words.append(f"{threads:.0f} threads")
+        words.append("1 thread" if threads == 1 else f"{threads:.0f} threads")
     return ", ".join(words)
 
 

@@ -37,6 +37,8 @@ def render(subjects: Sequence[Subject]) -> str:
     from charrnn.report.chapters import write_chapter
     from charrnn.report.curves import draw_curves
     from charrnn.report.passage import Predictions
+    from charrnn.report.samples import COPYING
+    from charrnn.runs.run import SAMPLE
 
     style, script = assets.read("colours.css") + assets.read("report.css"), assets.read("report.js")
     predictions = Predictions()
@@ -49,6 +51,8 @@ def render(subjects: Sequence[Subject]) -> str:
         figures=draw_curves([subject.records for subject in subjects]),
         chapters=chapters,
         predictions=predictions.rows,
+        sampling=SAMPLE,
+        copying=COPYING,
     )
     return page
 

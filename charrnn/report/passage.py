@@ -81,14 +81,20 @@ def find_worst(reading: Reading) -> Iterator[tuple[int, int]]:
         worst = int(means.argmax())
         if means[worst] < 0:
             return
-        yield _begin_of_word(reading.texts, worst), _begin_of_word(reading.texts, worst + size)
+        begin, end = (_begin_of_word(reading.texts, place, size // 2) for place in (worst, worst + size))
+        yield begin, end
         means[max(0, worst - _APART * size) : worst + _APART * size] = -1
 
 
-def _begin_of_word(texts: list[str], place: int) -> int:
-    """The nearest place at or before this one that follows a blank; the place itself where there is none nearby."""
-    nearby = range(place, max(0, place - _WORST_CHARS // 2), -1)
-    return next((i for i in nearby if texts[i - 1].isspace()), place)
+def _begin_of_word(texts: list[str], place: int, reach: int) -> int:
+    """The nearest place at or before this one where a word begins; the place itself if there is none within reach."""
+    nearby = range(place, max(0, place - reach), -1)
+    return next((i for i in nearby if _begins_word(texts[i - 1], texts[i] if i < len(texts) else "")), place)
+
+
+def _begins_word(before: str, symbol: str) -> bool:
+    """True after a blank, and of a word that takes its blank along."""
+    return before.isspace() or (len(symbol) > 1 and symbol[0].isspace())
 
 
 def _num_symbols(reading: Reading, num_chars: int) -> int:

@@ -21,7 +21,8 @@ from charrnn.training.events import Evaluated, Event, Finished, Progress, Sample
 from charrnn.training.trainer import Trainer
 
 _CHECKPOINT_SECONDS = 60.0
-_SAMPLE = SamplingConfig(length=200, temperature=0.7)
+SAMPLE = SamplingConfig(length=200, temperature=0.7)
+"""The sample at an evaluation."""
 
 
 @dataclass
@@ -166,7 +167,7 @@ class Run:
     def _sample(self, event: Event) -> Sampled:
         runtime = open_runtime(str(self.runtime.device), "float32")
         model, seed = self.trainer.bptt.model, self.seed + event.step
-        pieces = sample(model, self.corpus.vocabulary, _SAMPLE, seed=seed, runtime=runtime)
+        pieces = sample(model, self.corpus.vocabulary, SAMPLE, seed=seed, runtime=runtime)
         text = display("".join(piece.text for piece in pieces), self.corpus.config)
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 

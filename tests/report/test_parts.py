@@ -138,6 +138,15 @@ def test_worst_passages_lie_apart_and_begin_with_words() -> None:
     assert all(abs(a[0] - b[0]) >= 700 for a in found for b in found if a != b)
 
 
+def test_worst_passages_of_words_are_never_empty() -> None:
+    texts = (["The"] + [" hens"] * 30 + ["\n"]) * 100
+    bits = torch.rand(len(texts), generator=torch.Generator().manual_seed(1)).tolist()
+    found = list(find_worst(reading(texts, bits)))
+    assert len(found) == 6
+    assert all(10 <= end - begin <= 40 for begin, end in found)
+    assert all(texts[begin].startswith(" ") or texts[begin - 1] == "\n" for begin, _ in found if begin)
+
+
 def test_typical_passage_begins_with_a_line() -> None:
     texts = list(("a" * 99 + "\n") * 50)
     bits = [0.0] * 1000 + [2.0] * 1000 + [1.0] * 1000 + [2.0] * 1000 + [0.0] * 1000
