@@ -10,10 +10,14 @@ scored once.
 """
 
 import argparse
+import contextlib
 import json
+import re
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,9 +28,22 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.training.streams import TrainingText
 from tests.benchmarks.foundation import CHARRNN, measure, show
-from tests.benchmarks.preparing import child
 
-_EVALUATED = 5_000_000  # characters, of which an evaluation takes some seconds
+_EVALUATED = 10_000_000  # characters, of which an evaluation takes half a minute
+
+
+def child(words: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak megabytes of a process; what `wait4` tells may be its parent's, from before the fork."""
+    begin, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()):
+                peak = float(found[1]) / 1024
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f"{words} ended with {process.returncode}")
+    return time.perf_counter() - begin, peak
 
 
 def rates(text: str, run: Path, num_bytes: int, rounds: int) -> None:
@@ -35,6 +52,7 @@ def rates(text: str, run: Path, num_bytes: int, rounds: int) -> None:
     model, runtime = checkpoint.build_model(), open_runtime()
     long = (text * (num_bytes // len(text) + 1))[:num_bytes]
     indices = checkpoint.vocabulary.encode(long[:_EVALUATED])
+    evaluate(model, indices[: _EVALUATED // 10], runtime)  # the first one is slow
     scores, evaluations, memory = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.txt"
