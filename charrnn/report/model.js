@@ -41,41 +41,52 @@ function decode(base64, NumberArray) {
   return new NumberArray(bytes.buffer);
 }
 
-// A matrix of 8-bit integers, each row with its own scale.
+// A matrix of 8-bit integers, each row with its own scale. In memory four rows lie side by side, as floats: they are
+// multiplied faster so.
 class Matrix {
   constructor({ columns, integers, scales }) {
     this.columns = columns;
-    this.integers = Float32Array.from(decode(integers, Int8Array)); // which are multiplied faster so
     this.scales = decode(scales, Float32Array);
+    const stored = decode(integers, Int8Array), rows = this.scales.length;
+    this.integers = new Float32Array(4 * Math.ceil(rows / 4) * columns);
+    for (let i = 0, k = 0; i < rows; i++) {
+      for (let j = 0; j < columns; j++, k++) this.integers[this.place(i, j)] = stored[k];
+    }
+  }
+
+  // Where row i and column j lie.
+  place(i, j) {
+    return 4 * ((i >> 2) * this.columns + j) + (i & 3);
   }
 
   // Row i, as an input for `times`.
   row(i) {
-    const begin = i * this.columns;
-    return Float64Array.from(this.integers.subarray(begin, begin + this.columns), (value) => value * this.scales[i]);
+    return Float64Array.from({ length: this.columns }, (_, j) => this.scales[i] * this.integers[this.place(i, j)]);
   }
 
-  // W x + bias, in four sums side by side: a single one would wait for itself at each step.
+  // W x + bias.
   times(x, bias) {
     const { integers, columns, scales } = this;
-    const result = new Float64Array(bias.length);
-    for (let i = 0, k = 0; i < result.length; i++) {
-      let j = 0, a = 0, b = 0, c = 0, d = 0;
-      for (; j + 4 <= columns; j += 4, k += 4) {
+    const sums = new Float64Array(integers.length / columns); // of whole fours of rows
+    for (let i = 0, k = 0; i < sums.length; i += 4) {
+      let a = 0, b = 0, c = 0, d = 0;
+      for (let j = 0; j < columns; j++, k += 4) {
         a += integers[k] * x[j];
-        b += integers[k + 1] * x[j + 1];
-        c += integers[k + 2] * x[j + 2];
-        d += integers[k + 3] * x[j + 3];
+        b += integers[k + 1] * x[j];
+        c += integers[k + 2] * x[j];
+        d += integers[k + 3] * x[j];
       }
-      for (; j < columns; j++, k++) a += integers[k] * x[j];
-      result[i] = scales[i] * (a + b + c + d) + bias[i];
+      sums[i] = a;
+      sums[i + 1] = b;
+      sums[i + 2] = c;
+      sums[i + 3] = d;
     }
-    return result;
+    return sums.subarray(0, bias.length).map((sum, i) => scales[i] * sum + bias[i]);
   }
 
   // W x + bias for a one-hot x: column j.
   column(j, bias) {
-    return Float64Array.from(bias, (value, i) => value + this.scales[i] * this.integers[i * this.columns + j]);
+    return Float64Array.from(bias, (value, i) => value + this.scales[i] * this.integers[this.place(i, j)]);
   }
 }
 

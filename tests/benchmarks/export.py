@@ -37,6 +37,7 @@ def time_writing(path: Path) -> None:
     with sync_playwright() as driver:
         page = driver.chromium.launch(executable_path=shutil.which("chromium")).new_page()
         page.goto(path.as_uri())
+        page.locator("#write:enabled").wait_for()
         page.fill("#length", str(LENGTH))
         rates = []
         for seed in range(1, RUNS + 1):
