@@ -36,7 +36,7 @@ from charrnn.terminal import Notify, list_characters, prints_unicode, unescape
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
     from charrnn.sampling.copies import SuffixArray
-    from charrnn.sampling.sampler import Sampler
+    from charrnn.sampling.sampler import Piece, Sampler
     from charrnn.text.vocabulary import Vocabulary
 
 _QUICKLY_SORTED = 2**22  # characters, in a second or two
@@ -146,7 +146,7 @@ def sample(
     if skip_unknown:
         prompts = (_skip_unknown(each, model.vocabulary, notify) for each in prompts)
     write(session.continue_all(prompts, goes_on=interactive), output)
-    if session.has_failed and not sys.stdin.isatty():
+    if session.has_failed and not (interactive and sys.stdin.isatty()):
         raise typer.Exit(1)
 
 
@@ -168,7 +168,7 @@ class _Session:
         self._configs, self._form, self._seed = configs, form, seed
         self._tells_seed, self._echoes, self._is_counted = tells_seed, echoes, is_counted
         self.has_failed = False
-        """True once a prompt could not be continued."""
+        """True once a prompt could not be continued, or a sample was given up."""
 
     def continue_all(self, prompts: Iterable[str], *, goes_on: bool) -> Iterator[str]:
         """The texts for all prompts. Raises: CharRNNError, unless it goes on behind an error, which is told."""
@@ -190,7 +190,15 @@ class _Session:
             self._tells_seed = False
             if self._is_counted:
                 pieces = counted(pieces, config.num_samples)
-            yield Batch(config, prompt if self._echoes else "", seed, pieces, ", ".join(notes))
+            yield Batch(config, prompt if self._echoes else "", seed, self._tell_given_up(pieces), ", ".join(notes))
+
+    def _tell_given_up(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
+        """The same pieces; the error behind them of samples that were given up is told, and ends no others."""
+        try:
+            yield from pieces
+        except CharRNNError as error:
+            tell(f"error: {error}")
+            self.has_failed = True
 
 
 def _parse_temperatures(temperature: str) -> list[float]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-from charrnn.errors import CharRNNError
 from charrnn.model.stepper import Reading
 from charrnn.sampling.copies import SuffixArray
 from charrnn.sampling.noise import stream_key
+from charrnn.terminal import count_of
 from charrnn.text.units import BORDER
 
 _MAX_REJECTIONS = 100
@@ -96,6 +96,8 @@ class Draft:
         self.num_launched = 0
         """Symbols whose steps were launched and are not taken back: `length`, and those on their way."""
         self.finish_reason: str | None = None
+        self.problem: str | None = None
+        """Of a sample that was given up: the symbols that it came to, and a remedy."""
         self.bits_per_char: float | None = None
         """Of the whole sample, once it has ended."""
         self.rejections = 0
@@ -134,7 +136,7 @@ class Draft:
     def add(self, symbols: str, nats: list[float]) -> Settled:
         """Take the next symbols and their surprisals, as far as the sample's end.
 
-        Returns: what can no longer be taken back. Raises: CharRNNError if a sample is taken back over and over.
+        Returns: what can no longer be taken back. One that is taken back over and over is given up: it ends there.
         """
         texts = None
         if self._rules.has_chars:
@@ -157,7 +159,7 @@ class Draft:
             begin, (what, remedy) = fault
             self._pending.cut_before(max(begin, 0))
             self._reject(what, remedy)
-            return Settled()
+            return Settled() if self.problem is None else self._settle(len(self._pending.text))
         self.finish_reason = reason
         return self._settle(settled_end)
 
@@ -217,10 +219,9 @@ class Draft:
         self._fruitless_rejections = self._fruitless_rejections + 1 if self.length <= self._furthest else 0
         self._furthest = max(self._furthest, self.length)
         if self._fruitless_rejections >= _MAX_REJECTIONS:
-            raise CharRNNError(
-                f"sample {self.index} comes no further than {self._furthest} symbols without {what}, "
-                f"tried {_MAX_REJECTIONS} times: {remedy}"
-            )
+            self.finish_reason = "given_up"
+            length = count_of(self._furthest, "symbol")
+            self.problem = f"{length} without {what}, tried {_MAX_REJECTIONS} times: {remedy}"
 
     def _settle(self, end: int) -> Settled:
         settled = self._pending.take(end, whole=self.finish_reason is not None)
@@ -233,7 +234,7 @@ class Draft:
         self._tail = _last(self._tail + settled.text, self._tail_size)
         if self._rules.takes_back:
             self._symbols += settled.symbols
-        if self.finish_reason is not None:
+        if self.finish_reason is not None and self._length:
             self.bits_per_char = self._nats / max(self._chars, 1) / math.log(2)
         return settled
 

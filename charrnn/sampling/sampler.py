@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from charrnn.config import SamplingConfig
-from charrnn.errors import OptionError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, Threads
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Reading, Stepper
@@ -23,6 +23,7 @@ from charrnn.sampling.copies import SuffixArray, pack, unpack
 from charrnn.sampling.draft import Draft, Rules
 from charrnn.sampling.filters import Filter, excluded_symbols, make_filters, split_ban
 from charrnn.sampling.noise import gumbel
+from charrnn.terminal import count_of
 from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import Vocabulary
 
@@ -36,8 +37,8 @@ class Piece:
     """The next symbols of sample `index`, and their text; the last piece has the reason of the end and the likelihood.
 
     `symbols` are packed, see `copies.pack`; `nats` are their surprisals. The text is as it is inside the program, see
-    `text/units.py`. `finish_reason` is "length", "stop", "lines" or "documents". Surprisals and `bits_per_char` are
-    under the model itself, at temperature 1 and without filters.
+    `text/units.py`. `finish_reason` is "length", "stop", "lines", "documents" or "given_up". Surprisals and
+    `bits_per_char` are under the model itself, at temperature 1 and without filters.
     """
 
     index: int
@@ -127,7 +128,8 @@ class Sampler:
     def sample(self, prompt: str = "", *, seed: int) -> Iterator[Piece]:
         """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
 
-        Raises, before the first piece: CharRNNError for a prompt outside the vocabulary.
+        Raises: CharRNNError, before the first piece for a prompt outside the vocabulary, behind the last one for
+        samples that were given up, since they were taken back over and over.
         """
         return self._sample(self._read_prompt(prompt), seed)
 
@@ -168,6 +170,7 @@ class Sampler:
         )
         streams = self._begin(range(self._symbols.shape[1]), drafts, read)
         launched: deque[_Launch] = deque()
+        given_up: list[Draft] = []
         while streams:
             if number != self._prompts_begun:
                 raise RuntimeError("this Sampler has begun another prompt: one at a time")
@@ -180,13 +183,18 @@ class Sampler:
                 settled = stream.add(symbols, nats)
                 if settled.symbols or stream.finish_reason is not None:
                     yield Piece(stream.index, **vars(settled), **stream.end)
-                if stream.rejections > rejections:
-                    self._stepper.place([slot], self._read_again(stream, read))
-                elif stream.finish_reason is not None:
+                if stream.finish_reason is not None:
                     ended.append(slot)
+                elif stream.rejections > rejections:
+                    self._stepper.place([slot], self._read_again(stream, read))
             for slot in ended:
+                given_up += [streams[slot]] if streams[slot].problem is not None else []
                 del streams[slot]
             streams |= self._begin(ended, drafts, read)
+        if given_up:
+            first = min(given_up, key=lambda draft: draft.index)
+            others = f" (and {count_of(len(given_up) - 1, 'other')})" if given_up[1:] else ""
+            raise CharRNNError(f"sample {first.index}{others} comes no further than {first.problem}")
 
     def _begin(self, slots: Iterable[int], drafts: Iterator[Draft], prompt: Reading) -> dict[int, Draft]:
         """The next samples, as far as there are any, each in one of these slots and behind the prompt."""

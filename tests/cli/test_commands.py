@@ -138,6 +138,17 @@ def test_skipped_characters_of_a_prompt_are_told(charrnn: Command, trained_run: 
     assert lines.stdout.startswith(done.stdout)
 
 
+def test_sample_that_is_given_up_is_told_and_the_next_temperature_tried(
+    charrnn: Command, trained_run: Run, text_file: Path
+) -> None:
+    words = ["sample", trained_run.folder.path, "--corpus", text_file, "--avoid-copying", "5", "-n", "20"]
+    done = charrnn(*words, "--temperature", "0,3", "--seed", "1", "--json")
+    assert done.returncode == 1
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["finish_reason"] for record in records] == ["given_up", "length"]
+    assert "error: sample 0 comes no further than" in done.stderr
+
+
 def test_length_zero_echoes_the_prompt(charrnn: Command, trained_run: Run) -> None:
     done = charrnn("sample", trained_run.folder.path, "--prompt", "the cat", "--length", "0", "--num-samples", "2")
     assert done.stdout == "the cat\n\nthe cat\n"

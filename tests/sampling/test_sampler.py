@@ -417,7 +417,7 @@ def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None
     assert (stream.symbols, stream.length, stream.rejections) == ("abrstuv", 7, 2)
 
 
-def test_only_rejections_without_progress_are_an_error() -> None:
+def test_only_rejections_without_progress_end_a_sample() -> None:
     stream = draft(10**6, 2, "zz")
     for _ in range(300):
         stream.add("abcdef", [1.0] * 6)
@@ -425,8 +425,10 @@ def test_only_rejections_without_progress_are_an_error() -> None:
     assert stream.rejections == 300
     for _ in range(99):
         stream.add("zz", [1.0] * 2)
-    with pytest.raises(CharRNNError, match="no further than 1800 symbols without a copy of 2 characters"):
-        stream.add("zz", [1.0] * 2)
+    assert (stream.finish_reason, stream.problem) == (None, None)
+    stream.add("zz", [1.0] * 2)
+    assert (stream.finish_reason, stream.length) == ("given_up", 1800)
+    assert str(stream.problem).startswith("1,800 symbols without a copy of 2 characters of the corpus, tried 100 times")
 
 
 def test_copies_without_end_are_an_error(trained_run: Run) -> None:
@@ -434,6 +436,22 @@ def test_copies_without_end_are_an_error(trained_run: Run) -> None:
         pieces_of(trained_run, temperature=0, corpus=own_corpus(trained_run), avoid_copying=4)
     with pytest.raises(OptionError, match="--corpus"):
         pieces_of(trained_run, avoid_copying=4)
+
+
+def test_sample_that_is_given_up_ends_no_other(trained_run: Run) -> None:
+    """Where cat and dog can only sit on something, the hen alone comes to the end of her line."""
+    config = SamplingConfig(num_samples=24, lines=1, length=60, temperature=0.5, avoid_copying=7)
+    model, vocabulary = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary
+    pieces: list[Piece] = []
+    with pytest.raises(
+        CharRNNError, match=r"sample \d+ \(and \d+ others\) comes no further than \d+ symbols"
+    ) as caught:
+        pieces.extend(Sampler(model, vocabulary, config, CPU, SuffixArray(" on the")).sample(seed=1))
+    ends = {piece.index: piece.finish_reason for piece in pieces if piece.finish_reason is not None}
+    assert sorted(ends) == list(range(24))
+    assert set(ends.values()) == {"lines", "given_up"}
+    assert f"sample {min(i for i in ends if ends[i] == 'given_up')} (and" in str(caught.value)
+    assert not any(" on the" in text for text in texts_of(pieces))
 
 
 def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
