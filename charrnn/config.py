@@ -176,6 +176,8 @@ class PreparationConfig(Config):
         super().__post_init__()
         if self.separator == "":
             raise OptionError("--separator is empty: give the text between two documents, such as \\n")
+        if self.separator is not None and any("\ud800" <= char <= "\udfff" for char in self.separator):
+            raise OptionError(f"--separator is {self.separator!a}, which is no Unicode text: give some, such as \\n")
         if self.separator is not None and self.documents:
             raise OptionError("--separator and --documents exclude each other: a document is a part of a file, or all")
         if self.keep_order and self.border_text is None:

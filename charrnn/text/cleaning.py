@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.terminal import Advance, advance_nothing
 from charrnn.text.ahead import ahead
 from charrnn.text.detection import (
@@ -67,6 +67,7 @@ class CleanText:
         self.digest = SourceDigest()
         self.notes: list[str] = []
         _require_encoding(config.encoding)
+        _require_separator(config)
         self._sources = sources
         self._config = config
         self._force = force
@@ -246,6 +247,16 @@ def _require_encoding(encoding: str) -> None:
             raise LookupError
     except (LookupError, ValueError):
         raise CharRNNError(f"encoding {encoding!r} is unknown: give one of Python's, say cp1252") from None
+
+
+def _require_separator(config: PreparationConfig) -> None:
+    """Raises: OptionError for a separator that no text contains once it is cleaned."""
+    if config.separator is None or config.unit == "byte":
+        return
+    form, unified = config.normalize, config.separator.replace("\r\n", "\n").replace("\r", "\n")
+    found = fold(normal_form(unified, form), form, ascii=config.ascii, lowercase=config.lowercase)
+    if found != config.separator:
+        raise OptionError(f"--separator is {config.separator!a}, but the text is cleaned first: give it as {found!a}")
 
 
 def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:

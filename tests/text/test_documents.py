@@ -122,3 +122,28 @@ def test_a_text_of_separators_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n\n\n")
     with pytest.raises(CharRNNError, match="is empty"):
         prepared(tmp_path, str(tmp_path / "empty.txt"), separator="\n")
+
+
+@pytest.mark.parametrize(
+    ("separator", "options", "form"),
+    [
+        ("\r\n", {}, r"'\\n'"),
+        (" END ", {"lowercase": True}, "' end '"),
+        ("e\u0301", {}, r"'\\xe9'"),
+        ("\u00a7", {"ascii": True}, "'SS'"),
+    ],
+)
+def test_a_separator_that_cleaning_would_change_is_refused(
+    tmp_path: Path, separator: str, options: dict[str, object], form: str
+) -> None:
+    (tmp_path / "text.txt").write_text(f"one{separator}two", newline="")
+    with pytest.raises(OptionError, match=f"the text is cleaned first: give it as {form}"):
+        prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, **options)
+    assert prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, unit="byte").num_documents == 2
+
+
+@pytest.mark.parametrize("unit", ["char", "byte"])
+def test_a_separator_that_is_no_text_is_refused(unit: str) -> None:
+    for separator in ("\udcff", BORDER):
+        with pytest.raises(OptionError, match="is no Unicode text"):
+            PreparationConfig(separator=separator, unit=unit)  # type: ignore[arg-type]
