@@ -1,6 +1,7 @@
 """A model as one HTML page that writes by itself: its weights in 8-bit integers, and the program that steps it.
 
-The program is `model.js` (the equations) and `page.js`; the page around it is `page.html`, its looks are `page.css`.
+The program is `model.js` (the equations), `units.js` (text and symbols) and `page.js`; the page around it is
+`page.html`, its looks are `page.css`.
 Whatever a checkpoint holds reaches the page as data: JSON without a `<`, which the program shows as text only.
 
 Letters in shapes: R rows, C columns.
@@ -16,10 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from charrnn.config import PreparationConfig, SamplingConfig
 from charrnn.files.atomic import write_atomically
 from charrnn.model.network import CharRNN, layer_weights
 from charrnn.report.assets import policy, read
 from charrnn.runs.checkpoint import Checkpoint
+from charrnn.sampling.filters import excluded_symbols
+from charrnn.sampling.sampler import start_symbols
 from charrnn.text.vocabulary import Vocabulary
 
 TITLE = "A model that writes"
@@ -56,7 +60,7 @@ def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
         {
             "title": title,
             "description": describe(checkpoint),
-            "vocabulary": _vocabulary(checkpoint.vocabulary, lowercase=checkpoint.corpus.config.lowercase),
+            "vocabulary": _vocabulary(checkpoint.vocabulary, checkpoint.corpus.config),
             "model": _model(checkpoint.build_model()),
         }
     )
@@ -64,7 +68,7 @@ def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
 
 def fill(data: dict[str, Any]) -> str:
     """The page with this data, which the program reads."""
-    style, script = read("colours.css") + read("page.css"), read("model.js") + read("page.js")
+    style, script = read("colours.css") + read("page.css"), read("model.js") + read("units.js") + read("page.js")
     model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
     allowed = policy(script, style, "worker-src blob:")
     return Template(read("page.html")).substitute(policy=allowed, style=style, script=script, model=model)
@@ -78,13 +82,20 @@ def describe(checkpoint: Checkpoint) -> str:
     return f"{cell}, {layers} of {config.hidden_size:,} units, {config.vocab_size:,} symbols"
 
 
-def _vocabulary(vocabulary: Vocabulary, *, lowercase: bool) -> dict[str, Any]:
-    symbols, counts = vocabulary.symbols, vocabulary.counts[: len(vocabulary.symbols)]
+def _vocabulary(vocabulary: Vocabulary, config: PreparationConfig) -> dict[str, Any]:
+    """The vocabulary as `units.js` reads it: how prompts are read, and what is never drawn."""
     return {
-        "symbols": symbols,
+        "unit": vocabulary.unit,
+        "size": vocabulary.size,
+        "symbols": vocabulary.symbols,
         "unknown": vocabulary.unknown,
-        "start": symbols.index("\n") if "\n" in symbols else counts.index(max(counts)),  # as `sample` begins
-        "lowercase": lowercase,
+        "border": vocabulary.border,
+        "border_text": config.border_text,
+        "separator": config.separator,
+        "start": int(start_symbols(vocabulary, vocabulary.encode_any(""))[0]),
+        "excluded": excluded_symbols(SamplingConfig(), vocabulary),
+        "normalize": config.normalize,
+        "lowercase": config.lowercase,
     }
 
 

@@ -135,16 +135,14 @@ function make_random(seed) {
   };
 }
 
-// Draw a symbol from softmax(logits / temperature), or take the likeliest at temperature 0.
-// `banned`, never the first, is not drawn.
-function choose(logits, temperature, random, banned) {
-  let likeliest = 0;
-  for (let i = 0; i < logits.length; i++) if (i !== banned && logits[i] > logits[likeliest]) likeliest = i;
+// Draw one of these symbols from softmax(logits / temperature), or take the likeliest at temperature 0.
+function choose(logits, symbols, temperature, random) {
+  const likeliest = symbols.reduce((best, i) => (logits[i] > logits[best] ? i : best));
   if (temperature === 0) return likeliest;
-  const weights = logits.map((logit, i) => (i === banned ? 0 : Math.exp((logit - logits[likeliest]) / temperature)));
+  const weights = symbols.map((i) => Math.exp((logits[i] - logits[likeliest]) / temperature));
   let rest = random() * weights.reduce((sum, weight) => sum + weight, 0);
   const drawn = weights.findIndex((weight) => (rest -= weight) < 0);
-  return drawn < 0 ? likeliest : drawn; // by rounding a little may be left
+  return symbols[drawn] ?? likeliest; // by rounding a little may be left
 }
 
 // The bits by which a symbol surprises the model: -log2 of its probability.

@@ -4,24 +4,25 @@
 const SLICE_MS = 50; // between two looks at what the page asks for
 
 function work() {
-  let model, vocabulary, indices, logits, random, prompt, temperature, remaining, written, seconds, timer;
+  let model, vocabulary, logits, random, temperature, remaining, timer;
+  let prompt, allowed, begun; // symbols that are still to read, those that may be drawn next, and how that one begins
+  let bits; // of symbols that show no text yet
+  let written, seconds;
 
   const commands = {
     load({ json }) {
       const data = JSON.parse(json);
-      vocabulary = data.vocabulary;
-      indices = new Map(vocabulary.symbols.map((symbol, i) => [symbol, i]));
+      vocabulary = new Vocabulary(data.vocabulary);
       model = new Model(data.model);
-      postMessage({ ready: { title: data.title, description: data.description } });
+      const { unit, border } = vocabulary;
+      postMessage({ ready: { title: data.title, description: data.description, unit, border } });
     },
     write(message) {
-      const { text, seed } = message;
-      const chars = Array.from(vocabulary.lowercase ? text.toLowerCase() : text);
-      const unknown = chars.filter((char) => !indices.has(char));
-      prompt = chars.filter((char) => indices.has(char));
-      postMessage({ begun: { prompt: prompt.join(""), unknown: Array.from(new Set(unknown)) } });
-      prompt = prompt.length ? prompt.map((char) => indices.get(char)) : [vocabulary.start];
-      random = make_random(seed);
+      const { read, first, ...told } = vocabulary.prompt(message.text);
+      postMessage({ begun: told });
+      [prompt, allowed, begun] = [read, first, told.begun];
+      random = make_random(message.seed);
+      bits = 0;
       model.reset();
       commands.go_on(message);
     },
@@ -44,12 +45,18 @@ function work() {
         logits = model.step(prompt.shift());
         continue;
       }
-      const symbol = choose(logits, temperature, random, vocabulary.unknown);
-      pieces.push([vocabulary.symbols[symbol], surprisal(logits, symbol)]);
+      const symbol = choose(logits, allowed, temperature, random);
+      const text = vocabulary.show(symbol).slice(begun.length);
+      [allowed, begun] = [vocabulary.drawable, ""];
+      bits += surprisal(logits, symbol);
+      if (text) {
+        pieces.push([text, bits]);
+        bits = 0;
+      }
       logits = model.step(symbol);
       remaining--;
+      written++;
     }
-    written += pieces.length;
     seconds += (performance.now() - begin) / 1000;
     postMessage({ pieces });
     if (remaining > 0) timer = setTimeout(write_some);
@@ -63,6 +70,8 @@ function work() {
   };
 }
 
+const NOUNS = { char: "characters", byte: "bytes", word: "words and marks" };
+
 // Characters that would steer the display are shown by their numbers.
 function visible(text) {
   const steering = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
@@ -73,6 +82,7 @@ function show(script) {
   const at = (id) => document.getElementById(id);
   const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   const say = (text) => (at("status").textContent = text);
+  let noun;
 
   // Successive symbols of about the same surprisal share an element.
   function append(symbol, bits) {
@@ -93,17 +103,22 @@ function show(script) {
   }
 
   const events = {
-    ready({ title, description }) {
+    ready({ title, description, unit, border }) {
+      noun = NOUNS[unit];
       document.title = at("title").textContent = visible(title);
       at("description").textContent = description;
+      at("noun").textContent = noun;
+      at("prompt").placeholder = `nothing: the model begins a ${border === null ? "line" : "document"}`;
       at("write").disabled = false;
       say("");
     },
-    begun({ prompt, unknown }) {
+    begun({ shown, unknown, left_out }) {
       const begin = document.createElement("b");
-      begin.textContent = visible(prompt);
+      begin.textContent = visible(shown);
       at("text").replaceChildren(begin);
-      at("notes").textContent = unknown.length ? `Left out, unknown to the model: ${visible(unknown.join(" "))}` : "";
+      const list = Array.from(new Set(unknown), (symbol) => symbol.trim() || symbol).join(" ");
+      const note = `${left_out ? "Left out" : "Read as rare words"}, unknown to the model: ${visible(list)}`;
+      at("notes").textContent = unknown.length ? note : "";
     },
     pieces(pieces) {
       for (const [symbol, bits] of pieces) append(symbol, bits);
@@ -111,7 +126,7 @@ function show(script) {
     ended({ written, seconds }) {
       set_running(false);
       const rate = seconds > 0 ? `, ${Math.round(written / seconds).toLocaleString("en")} a second` : "";
-      say(`${written.toLocaleString("en")} characters${rate}`);
+      say(`${written.toLocaleString("en")} ${noun}${rate}`);
     },
   };
 

@@ -1,13 +1,18 @@
 import json
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from charrnn.config import Cell, ModelConfig, TrainingConfig
+from charrnn.api import LanguageModel
+from charrnn.config import Cell, ModelConfig, PreparationConfig, TrainingConfig, Unit
 from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import evaluate
@@ -16,17 +21,23 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
 from charrnn.runs.run import Run
-from charrnn.text.corpus import Corpus
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import find_sources
+from charrnn.text.units import display, split_words
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU, TINY, Command, with_weights
 from tests.report.conftest import Open, Opened
 
 HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"
-READ_LOGITS = """(text) => {
-    const data = JSON.parse(document.getElementById("model").textContent);
-    const model = new Model(data.model);
-    return Array.from(text, (char) => Array.from(model.step(data.vocabulary.symbols.indexOf(char))));
+READ_LOGITS = """(indices) => {
+    const model = new Model(JSON.parse(document.getElementById("model").textContent).model);
+    return indices.map((index) => Array.from(model.step(index)));
 }"""
+TALE = (
+    "the knight knows the knot.\nthe king's knave knew nothing.\n\n'tis a well-known tale: don't say fine néant.\n\n"
+    * 20
+)
+WORDLIKE = st.text("ab'- .\n\t9_é\u0301漢ก\u200dÀ\ufffd\U0001f600\ufeff\x1c²ⅷ\u2019")
 
 
 def trained(corpus: Corpus, folder: Path, **shape: Any) -> Checkpoint:
@@ -36,9 +47,18 @@ def trained(corpus: Corpus, folder: Path, **shape: Any) -> Checkpoint:
     return run.checkpoint()
 
 
-def with_vocabulary(checkpoint: Checkpoint, symbols: str) -> Checkpoint:
+def of_tale(folder: Path, **options: Any) -> Checkpoint:
+    """A model of a tale that is prepared so."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tale.txt").write_text(TALE)
+    sources = find_sources([str(folder / "tale.txt")])
+    return trained(prepare(sources, PreparationConfig(**options), folder / "tale.safetensors"), folder / "run")
+
+
+def with_vocabulary(checkpoint: Checkpoint, symbols: Iterable[str], unit: Unit = "char") -> Checkpoint:
     """An untrained model over other symbols."""
-    vocabulary = Vocabulary(tuple(dict.fromkeys(symbols)), tuple(1 for _ in dict.fromkeys(symbols)))
+    symbols = tuple(dict.fromkeys(symbols))
+    vocabulary = Vocabulary(symbols, (1,) * len(symbols), unit)
     config = ModelConfig(vocab_size=vocabulary.size, hidden_size=16, embedding_size=8)
     torch.manual_seed(1)
     weights = CharRNN(config).state_dict()
@@ -83,7 +103,9 @@ def test_page_tells_nothing_of_the_machine(trained_run: Run) -> None:
     page = render(trained_run.checkpoint())
     data = json.loads(re.findall(r'<script type="application/json" id="model">(.*)</script>', page)[0])
     assert data.keys() == {"title", "description", "vocabulary", "model"}
-    assert data["vocabulary"].keys() == {"symbols", "unknown", "start", "lowercase"}
+    assert set(data["vocabulary"]) == set(
+        "unit size symbols unknown border border_text separator start excluded normalize lowercase".split()
+    )
     for private in (trained_run.checkpoint().corpus.path, str(Path.home()), str(Path(__file__).parent)):
         assert private not in page
     assert "://" not in page
@@ -127,10 +149,87 @@ def test_page_computes_as_pytorch_does(
     model, vocabulary, text = rounded(checkpoint.build_model()), checkpoint.vocabulary, "the hen sat on a log.\nthe"
     with torch.no_grad():
         expected, _ = model(vocabulary.encode(text).long()[:, None])
-    torch.testing.assert_close(torch.tensor(opened.page.evaluate(READ_LOGITS, text)), expected[:, 0], atol=1e-3, rtol=0)
+    logits = torch.tensor(opened.page.evaluate(READ_LOGITS, vocabulary.encode(text).tolist()))
+    torch.testing.assert_close(logits, expected[:, 0], atol=1e-3, rtol=0)
     assert write(opened, "the ", temperature=0, length=500) == likeliest(model, vocabulary, "the ", 500)
     assert not opened.complaints
     assert not opened.foreign_requests
+
+
+@pytest.mark.parametrize(
+    ("options", "prompts"),
+    [
+        ({"unit": "word"}, ["", "the kn", "the king'", "a well-", "the", "nothing.\n"]),
+        ({"unit": "word", "max_vocab": 9}, ["the zebra", "the zebra kn", "'ti"]),
+        ({"unit": "word", "separator": "\n\n"}, ["", "the kn", "nothing.\n\n", "nothing.\n\nth"]),
+        ({"unit": "byte"}, ["", "the kn", "né", "漢"]),
+        ({"unit": "byte", "separator": "é"}, ["", "the kn", "né", "néa"]),
+        ({"separator": "\n\n"}, ["", "the kn", "nothing.\n\n"]),
+        ({"documents": True, "normalize": "nfkc"}, ["", "the ﬁ", "ne\u0301"]),
+    ],
+)
+def test_page_writes_as_the_command_does(
+    tmp_path: Path, open_page: Open, options: dict[str, Any], prompts: list[str]
+) -> None:
+    checkpoint = of_tale(tmp_path, **options)
+    export(checkpoint, tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    checkpoint = with_weights(checkpoint, rounded(checkpoint.build_model()).state_dict())
+    model = LanguageModel(checkpoint, tmp_path, CPU)
+    indices = checkpoint.vocabulary.encode(model.normalise(TALE[:200]))
+    with torch.no_grad():
+        expected, _ = model.module(indices.long()[:, None])
+    logits = torch.tensor(opened.page.evaluate(READ_LOGITS, indices.tolist()))
+    torch.testing.assert_close(logits, expected[:, 0], atol=1e-3, rtol=0)
+    for prompt in prompts:
+        sampled = model.sample(prompt, temperature=0, length=300).removesuffix("\ufffd")  # of a character cut in two
+        assert write(opened, prompt, temperature=0, length=300) == sampled, prompt
+        assert opened.page.locator("#text b").text_content() == display(
+            model.normalise(prompt), checkpoint.corpus.config
+        )
+    assert not opened.complaints
+
+
+def test_page_splits_words_as_the_corpus_was(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    export(trained_run.checkpoint(), tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html").page
+
+    @given(st.text(st.characters(exclude_categories=["Cn", "Cs"])) | WORDLIKE)  # Chromium knows newer characters
+    def splits_alike(text: str) -> None:
+        assert page.evaluate("(text) => SPLIT.word(text)", text) == split_words(text)
+
+    splits_alike()
+    every = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) not in ("Cn", "Co", "Cs")]
+    text = "".join(f"a{char} {char}b'{char}1" for char in every)
+    assert page.evaluate("(text) => SPLIT.word(text).join('|')", text) == "|".join(split_words(text))
+
+
+def test_unknown_words_are_told_and_never_written(tmp_path: Path, open_page: Open) -> None:
+    for max_vocab, begun, note in (
+        (9, "the zebra kno", "Read as rare words, unknown to the model: zebra"),
+        (None, "the kno", "Left out, unknown to the model: zebra"),
+    ):
+        checkpoint = of_tale(tmp_path / str(max_vocab), unit="word", max_vocab=max_vocab)
+        export(checkpoint, tmp_path / "page.html")
+        opened = open_page(tmp_path / "page.html")
+        written = write(opened, "the zebra kno", temperature=3, length=400)
+        assert opened.page.locator("#notes").text_content() == note
+        assert opened.page.locator("#text b").text_content() == begun
+        assert set(split_words(begun + written)) - {" zebra"} <= set(checkpoint.vocabulary.symbols) | {" kno"}
+        assert "400 words and marks" in opened.page.locator("#status").text_content()
+        assert not opened.complaints
+
+
+def test_bytes_become_characters_as_they_come(tmp_path: Path, open_page: Open) -> None:
+    checkpoint = of_tale(tmp_path, unit="byte")
+    export(checkpoint, tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    whole = write(opened, "né", temperature=3, length=2000)
+    assert "é" in whole
+    assert set(whole) - {"\ufffd"} <= set(TALE)  # no byte that the corpus lacks
+    half = write(opened, "né", temperature=3, length=1000)
+    assert write(opened, "né", temperature=3, length=1000, button="go_on") == whole
+    assert whole.startswith(half)
 
 
 def test_seed_decides_the_text_and_go_on_goes_on(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
@@ -188,6 +287,27 @@ def test_hostile_symbols_run_nothing(trained_run: Run, tmp_path: Path, open_page
     assert not opened.foreign_requests
 
 
+def test_hostile_words_run_nothing(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+    words = [
+        "<img src=x onerror=alert(1)>",
+        "</script><script>alert(1)</script>",
+        " \u202e",
+        "__proto__",
+        "$&",
+        "\u2028",
+    ]
+    export(with_vocabulary(trained_run.checkpoint(), words, "word"), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    written = write(opened, "__proto__ constructor <img src=x onerror=alert(1)> $", temperature=3, length=500)
+    assert all(word.replace("\u202e", "[U+202E]").replace("\u2028", "[U+2028]") in written for word in words)
+    left_out = "Left out, unknown to the model: __ proto constructor < img src = x onerror ( alert 1 ) >"
+    assert set(opened.page.locator("#notes").text_content().split()) <= set(left_out.split())
+    assert opened.page.locator("img").count() == 0
+    assert opened.page.locator("script").count() == 2
+    assert not opened.complaints
+    assert not opened.foreign_requests
+
+
 def test_unknown_symbol_is_never_written(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
     checkpoint = with_vocabulary(trained_run.checkpoint(), "abc")
     vocabulary = Vocabulary(checkpoint.vocabulary.symbols[:2], checkpoint.vocabulary.counts)
@@ -202,6 +322,15 @@ def test_prompt_is_folded_as_the_corpus_was(trained_run: Run, tmp_path: Path, op
     opened = open_page(tmp_path / "page.html")
     write(opened, "The CAT", temperature=1, length=1)
     assert opened.page.locator("#text b").text_content() == "the cat"
+
+
+def test_prompt_is_brought_to_the_normal_form_of_the_corpus(tmp_path: Path, open_page: Open) -> None:
+    for form, folded in (("nfc", "né ﬁ"), ("nfkc", "né fi"), ("none", "ne\u0301 ﬁ")):
+        export(of_tale(tmp_path / form, normalize=form), tmp_path / "page.html")
+        opened = open_page(tmp_path / "page.html")
+        folded = "".join(char for char in folded if char in TALE)
+        write(opened, "ne\u0301 ﬁ", temperature=1, length=1)
+        assert opened.page.locator("#text b").text_content() == folded
 
 
 def test_policy_stops_what_is_smuggled_in(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
