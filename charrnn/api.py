@@ -261,7 +261,9 @@ class LanguageModel:
 
     def normalise(self, prompt: str) -> str:
         """A prompt as the corpus was prepared, in the form of texts inside the program (`text/units.py`)."""
-        return normalise(prompt.replace("\r\n", "\n"), self._preparation)
+        if self._preparation.unit != "byte":
+            prompt = prompt.replace("\r\n", "\n")
+        return normalise(prompt, self._preparation)
 
     def index_corpus(self, corpus: str | None = None) -> SuffixArray:
         """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.

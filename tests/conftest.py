@@ -159,7 +159,7 @@ class Forked:
     ) -> None:
         self._words = words
         stdin = streams / "stdin"
-        stdin.write_text(input or "", newline="")
+        stdin.write_text(input or "", newline="", errors="surrogateescape")
         self._stdout, self._stderr = Path(stdout or streams / "stdout"), Path(stderr or streams / "stderr")
         names = [str(path) for path in (stdin, self._stdout, self._stderr)]
         self.process = preload().Process(

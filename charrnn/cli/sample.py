@@ -112,7 +112,6 @@ def sample(
     if show_surprisal and (json or output is not None):
         raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
     configs = [replace(config, temperature=each) for each in _parse_temperatures(temperature)]
-    prompts = _read_prompts(prompt, prompt_file, interactive=interactive)
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import seed_everything
 
@@ -122,6 +121,8 @@ def sample(
     path = choose_checkpoint(checkpoint, checkpoint_dir, notify)
     model = LanguageModel.open(path, device=device, precision=precision, data_dir=data_dir)
     preparation = model.checkpoint.corpus.config
+    takes_bytes = preparation.unit == "byte"
+    prompts = _read_prompts(prompt, prompt_file, interactive=interactive, takes_bytes=takes_bytes)
     known = model.known_documents(corpus) if config.new else None
     is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
@@ -212,16 +213,21 @@ def _parse_temperatures(temperature: str) -> list[float]:
         ) from None
 
 
-def _read_prompts(prompt: str | None, prompt_file: str | None, *, interactive: bool) -> Iterable[str]:
-    """The one prompt, or one after another. Raises: CharRNNError, OptionError."""
+def _read_prompts(
+    prompt: str | None, prompt_file: str | None, *, interactive: bool, takes_bytes: bool
+) -> Iterable[str]:
+    """The one prompt, or one after another; surrogates stand for bytes that are no UTF-8, if the model takes such.
+
+    Raises: CharRNNError, OptionError.
+    """
     if not interactive:
-        return [_read_prompt(prompt, prompt_file)]
+        return [_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)]
     if prompt is not None or prompt_file is not None:
         raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
-    return _converse()
+    return _converse(takes_bytes=takes_bytes)
 
 
-def _converse() -> Iterator[str]:
+def _converse(*, takes_bytes: bool) -> Iterator[str]:
     """The lines of stdin, asked for where somebody sits there."""
     sign = ""
     if sys.stdin.isatty():
@@ -229,7 +235,8 @@ def _converse() -> Iterator[str]:
             import readline  # noqa: F401 (lines can be edited and called up again)
         sign = "> "
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # what no vocabulary has is told as such
+        # U+FFFD, which no vocabulary has, is told as such.
+        sys.stdin.reconfigure(errors="surrogateescape" if takes_bytes else "replace")
     while True:
         try:
             if sys.stdout.isatty():
@@ -250,7 +257,7 @@ def _index_small_corpus(model: "LanguageModel") -> "SuffixArray | None":
     return None
 
 
-def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+def _read_prompt(prompt: str | None, prompt_file: str | None, *, takes_bytes: bool) -> str:
     """The prompt as it was given. Raises: CharRNNError, OptionError."""
     if prompt_file is None:
         return prompt or ""
@@ -258,6 +265,8 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise OptionError("--prompt and --prompt-file exclude each other: give one")
     try:
         raw = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
+        if takes_bytes:
+            return raw.decode("utf-8", "surrogateescape").removesuffix("\n")
         return raw.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
@@ -266,9 +275,12 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
 
 
 def _skip_unknown(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
-    """The prompt without the symbols that the model does not know, which are told."""
-    symbols = vocabulary.split_prompt(prompt)
-    if not (missing := vocabulary.missing(symbols)):
+    """The prompt without the symbols that the model does not know, which are told; the last may begin a word."""
+    from charrnn.text.vocabulary import respaced
+
+    parts, symbols = vocabulary.split(prompt), vocabulary.split_prompt(prompt)
+    begins = any(vocabulary.beginning_with(form) for last in parts[-1:] for form in (last, respaced(last)) if form)
+    if not (missing := vocabulary.missing(symbols[:-1] if begins else symbols)):
         return prompt
     notify(f"left out of the prompt, since the model does not know them: {list_characters(missing)}")
-    return "".join(symbol for symbol in symbols if symbol not in missing)
+    return "".join(part for part, symbol in zip(parts, symbols, strict=True) if symbol not in missing)

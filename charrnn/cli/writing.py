@@ -1,6 +1,5 @@
 """Samples as text or JSON, to stdout or a file; what they are is left to `sample.py`."""
 
-import itertools
 import math
 import os
 import sys
@@ -76,9 +75,7 @@ def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Noti
         for index, sample in enumerate([batch.pieces] if batch.config.num_samples == 1 else collect(batch.pieces)):
             if index:
                 yield separator
-            yield from _without_line_end(
-                itertools.chain([view.escape(display(batch.echo, view.preparation))], view.show(sample))
-            )
+            yield from _without_line_end(view.show(batch.echo, sample))
     yield "\n"
 
 
@@ -149,15 +146,15 @@ class View:
     texts: Sequence[str] | None = None
     errors: str = "surrogateescape"
 
-    def show(self, sample: Iterable["Piece"]) -> Iterator[str]:
-        """The text of a sample, piece by piece."""
+    def show(self, echo: str, sample: Iterable["Piece"]) -> Iterator[str]:
+        """The echo and the text of a sample, piece by piece."""
         show = Display(self.preparation, self.errors)
+        yield self.escape(show(echo))
         for piece in sample:
-            if self.texts is None:
-                yield self.escape(show(piece.text, final=piece.finish_reason is not None))
-                continue
-            for symbol, nats in zip(piece.symbols, piece.nats, strict=True):
-                yield _paint(self.escape(show(self.texts[ord(symbol)])), nats / math.log(2))
+            if self.texts is not None:
+                for text, nats in _texts_of(piece, self.texts):
+                    yield _paint(self.escape(show(text)), nats / math.log(2))
+            yield self.escape(show("" if self.texts else piece.text, final=piece.finish_reason is not None))
 
 
 def view_on_stdout(
@@ -176,10 +173,20 @@ def view_on_stdout(
     return View(preparation, escape, vocabulary.texts if has_colours else None, "surrogateescape" if raw else "replace")
 
 
+def _texts_of(piece: "Piece", texts: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The text of each symbol of a piece, and its surprisal; the first and the last may be parts of words."""
+    symbols = [texts[ord(symbol)] for symbol in piece.symbols]
+    begin = -"".join(symbols).find(piece.text)
+    for text, nats in zip(symbols, piece.nats, strict=True):
+        end = begin + len(text)
+        yield piece.text[max(begin, 0) : max(end, 0)], nats
+        begin = end
+
+
 def _paint(text: str, bits: float) -> str:
     """A symbol in the colour of its surprisal; a space as a block of it, a line end as it is."""
     numbers = [number for least, _, number in _COLOURS if bits >= least]
-    if not numbers or text == "\n":
+    if not numbers or text in ("", "\n"):
         return text
     return f"\x1b[{48 if text.isspace() else 38};5;{numbers[-1]}m{text}\x1b[0m"
 

@@ -104,6 +104,7 @@ class Draft:
         self.read: tuple[int, Reading] | None = None
         """The number of symbols that were read again after a rejection, and the state behind them."""
         self._seed, self._rules, self._prefix, self._begun = seed, rules, prefix, begun
+        self._has_chars = rules.has_chars and not prefix
         self._translation = dict(enumerate(rules.texts))
         self._fruitless_rejections, self._furthest = 0, -1  # since one left more symbols than ever before, and how many
         self._tail_size = max(rules.num_held, *(len(stop) - 1 for stop in rules.stops), 0)
@@ -139,7 +140,7 @@ class Draft:
         Returns: what can no longer be taken back. One that is taken back over and over is given up: it ends there.
         """
         texts = None
-        if self._rules.has_chars:
+        if self._has_chars:
             text = symbols.translate(self._translation)
         else:
             texts = [self._rules.texts[ord(symbol)] for symbol in symbols]

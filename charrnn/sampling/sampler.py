@@ -25,7 +25,7 @@ from charrnn.sampling.filters import Filter, excluded_symbols, make_filters, spl
 from charrnn.sampling.noise import gumbel
 from charrnn.terminal import count_of
 from charrnn.text.units import BORDER
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.vocabulary import Vocabulary, respaced
 
 _STEPS_TO_AN_END = 16  # where any symbol may be a sample's last, and what is drawn behind it is lost
 _MAX_VALUES = 2**23  # of K steps, B streams and V symbols
@@ -141,14 +141,10 @@ class Sampler:
             symbols = vocabulary.split_prompt(prompt)
             whole = vocabulary.split(prompt)
             excluded = set(excluded_symbols(self._config, vocabulary))
-            for size in (2, 1):  # symbols, such as "don" and "'"
-                prefix = "".join(whole[-size:])
-                fitting = [
-                    i
-                    for i, symbol in enumerate(vocabulary.symbols)
-                    if symbol.startswith(prefix) and i not in excluded and len(symbols) >= size
-                ]
-                if fitting:
+            last = whole[-1]
+            for size, prefix in ((2, "".join(whole[-2:])), (1, last), (1, respaced(last))):  # two: "don" and "'"
+                fitting = [i for i in vocabulary.beginning_with(prefix) if i not in excluded]
+                if prefix and fitting and len(symbols) >= size:
                     vocabulary.require(symbols[:-size])
                     allowed = torch.full((vocabulary.size,), -math.inf)
                     allowed[fitting] = 0.0

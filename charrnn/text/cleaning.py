@@ -117,6 +117,8 @@ class CleanText:
             if form != "none" or config.lowercase:
                 blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
             for block in blocks:
+                if BORDER in block and config.border_text is not None:
+                    raise half_of_a_character(source.name, BORDER, config)
                 text = normal_form(block, form)
                 changed.normalise |= text is not block and text != block
                 if config.ascii and not text.isascii():
@@ -294,6 +296,14 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
         yield newlines.decode(decoder.decode(b"", final=True), final=True)
     except UnicodeError:
         raise _undecodable(source, encoding, offset - len(decoder.getstate()[0]), b"") from None
+
+
+def half_of_a_character(name: str, half: str, config: PreparationConfig) -> CharRNNError:
+    """The error for a text in which a surrogate stands."""
+    return CharRNNError(
+        f"{name} holds U+{ord(half):04X}, half of a character and none of itself, "
+        f"as {config.encoding}: try another --encoding"
+    )
 
 
 def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:

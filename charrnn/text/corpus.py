@@ -20,7 +20,7 @@ from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import num_threads
 from charrnn.terminal import Bar, format_share, no_bar
 from charrnn.text.ahead import ahead
-from charrnn.text.cleaning import CleanText
+from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
 from charrnn.text.units import BORDER
@@ -193,10 +193,7 @@ def _require_learnable(totals: Counter[str], name: str, config: PreparationConfi
     if len(text) < 2:
         raise CharRNNError(f"{name} repeats one {one}: a corpus needs at least 2 distinct ones")
     if halves := [char for symbol in text for char in symbol if "\ud800" <= char <= "\udfff"]:
-        raise CharRNNError(
-            f"{name} holds U+{ord(halves[0]):04X}, half of a character and none of itself, "
-            f"as {config.encoding}: try another --encoding"
-        )
+        raise half_of_a_character(name, halves[0], config)
 
 
 def _origins(sources: Sequence[Source]) -> list[str]:
@@ -222,6 +219,8 @@ def _describe_rare(vocabulary: Vocabulary) -> list[str]:
     if vocabulary.unit == "byte" or len(rare) * 5 < vocabulary.size or len(rare) < 20:
         return []
     if vocabulary.unit == "word":
+        if vocabulary.size <= _COMMON_WORDS:
+            return []
         share = format_share(sum(rare.values()), total)
         return [
             f"{len(rare):,} of {vocabulary.size:,} words occur fewer than {RARE} times, {share} of all: "

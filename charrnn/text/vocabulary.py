@@ -65,6 +65,11 @@ def _count_words(blocks: Iterable[str]) -> Counter[str]:
     return totals
 
 
+def respaced(word: str) -> str:
+    """A word without the space before it, or with one if it has none."""
+    return word[1:] if word.startswith(" ") else f" {word}"
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The symbols of a corpus in the order of their indices, with the number of occurrences of each.
@@ -226,9 +231,13 @@ class Vocabulary:
             return text
         symbols = []
         for symbol in split_words(text):
-            other = symbol[1:] if symbol.startswith(" ") else f" {symbol}"
+            other = respaced(symbol)
             symbols.append(other if symbol not in self._indices and other in self._indices else symbol)
         return symbols
+
+    def beginning_with(self, text: str) -> list[int]:
+        """The indices of the symbols that begin with a text."""
+        return [i for i, symbol in enumerate(self.symbols) if symbol.startswith(text)]
 
     def missing(self, symbols: Sequence[str]) -> list[str]:
         """The distinct ones of symbols that have no index of their own, sorted."""

@@ -103,7 +103,7 @@ class TrainingText:
         """
         num_train = int((1 - config.val_fraction) * len(indices))
         first_val = num_train
-        if border is not None and (cut := _last_border(indices, num_train, border)):
+        if border is not None and num_train < len(indices) and (cut := _nearest_border(indices, num_train, border)):
             first_val, num_train = cut, cut + 1
         if num_train < 2 or len(indices) - first_val < 2:
             first_val = num_train = len(indices)
@@ -113,7 +113,7 @@ class TrainingText:
         layout = Layout.fit(num_train, B, T, num_ranks)
         train, val = indices[:num_train], indices[first_val:]
         predicted = val[1:] if len(val) else train[1:]
-        return cls(train, val, layout, check, count_chars(predicted) / len(predicted))
+        return cls(train, val, layout, check, max(count_chars(predicted), 1.0) / len(predicted))
 
     def placed(self, runtime: Runtime) -> "TrainingText":
         """The same text on a device, in a copy that is nobody else's, if it takes less than half of the free memory."""
@@ -135,12 +135,20 @@ class TrainingText:
             ) from error
 
 
-def _last_border(indices: Tensor, end: int, border: int) -> int:
-    """The place of the last border before an end, looked for block by block; 0 if there is none behind the first."""
-    for begin in range(end - _BLOCK, -_BLOCK, -_BLOCK):
-        places = torch.nonzero(indices[max(begin, 0) : begin + _BLOCK] == border)
-        if len(places):
-            return max(begin, 0) + int(places[-1])
+def _nearest_border(indices: Tensor, place: int, border: int) -> int:
+    """The border nearest to a place but for the first and the last index; 0 if there is none.
+
+    Blocks are looked through from the place on, in both directions.
+    """
+    last = len(indices) - 1
+    for distance in range(0, len(indices), _BLOCK):
+        low, high = max(place - distance - _BLOCK, 1), max(place - distance, 1)
+        before = torch.nonzero(indices[low:high] == border)
+        begin = min(place + distance, last)
+        behind = torch.nonzero(indices[begin : min(begin + _BLOCK, last)] == border)
+        found = [low + int(each) for each in before[-1:]] + [begin + int(each) for each in behind[:1]]
+        if found:
+            return min(found, key=lambda each: abs(each - place))
     return 0
 
 

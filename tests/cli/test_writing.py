@@ -76,9 +76,9 @@ def test_colours_follow_the_surprisal() -> None:
     # Of 0.5, 1, 5 and 20 bits: a letter as it is, a green one, a gold space, a red control character.
     piece = Piece(0, "\0\1\2\3\4", "ab \x1b\n", [bits * math.log(2) for bits in (0.5, 1.01, 5, 20, 20)])
     view = View(CHARS, escape_controls, ("a", "b", " ", "\x1b", "\n"))
-    assert "".join(view.show([piece])) == "a\x1b[38;5;34mb\x1b[0m\x1b[48;5;178m \x1b[0m\x1b[38;5;160m\\x1b\x1b[0m\n"
-    assert "".join(View(CHARS, escape_controls).show([piece])) == "ab \\x1b\n"
-    assert "".join(View(CHARS).show([piece])) == "ab \x1b\n"
+    assert "".join(view.show("", [piece])) == "a\x1b[38;5;34mb\x1b[0m\x1b[48;5;178m \x1b[0m\x1b[38;5;160m\\x1b\x1b[0m\n"
+    assert "".join(View(CHARS, escape_controls).show("", [piece])) == "ab \\x1b\n"
+    assert "".join(View(CHARS).show("", [piece])) == "ab \x1b\n"
 
 
 @needs_terminals

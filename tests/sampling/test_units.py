@@ -92,3 +92,19 @@ def test_samples_of_each_unit_depend_on_seed_and_number_alone(tmp_path: Path, op
     alone = [model.sample("the k", length=60, seed=seed) for seed in (1, 1, 2)]
     assert alone[0] == alone[1] != alone[2]
     assert model.sample_many(5, "the k", length=60, seed=1)[0] == alone[0]
+
+
+def test_the_begin_of_a_word_is_known_without_the_space_before_it(tmp_path: Path) -> None:
+    model = untrained(TEXT, tmp_path, unit="word")
+    assert {"ki" + text for text in model.sample_many(20, "ki", length=1, seed=1)} <= {"king's", "kingdom"}
+
+
+def test_a_prompt_is_not_repeated_where_each_word_is_a_character(tmp_path: Path) -> None:
+    model = untrained("你好世界\n我爱你\n天地玄黄\n" * 40, tmp_path, unit="word")
+    assert model.sample("你", length=1, seed=1) == ""
+    assert len(model.sample("你", length=5, seed=1)) == 4
+
+
+def test_a_prompt_of_bytes_keeps_its_line_ends(tmp_path: Path) -> None:
+    model = untrained(TEXT, tmp_path, unit="byte")
+    assert model.normalise("a\r\nb\udcff") == "a\r\nb\xff"

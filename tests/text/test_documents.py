@@ -147,3 +147,9 @@ def test_a_separator_that_is_no_text_is_refused(unit: str) -> None:
     for separator in ("\udcff", BORDER):
         with pytest.raises(OptionError, match="is no Unicode text"):
             PreparationConfig(separator=separator, unit=unit)  # type: ignore[arg-type]
+
+
+def test_half_a_character_is_no_border(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one\\ud800two\nthree\n")
+    with pytest.raises(CharRNNError, match=r"text.txt holds U\+D800, half of a character .* as unicode_escape"):
+        prepared(tmp_path, str(tmp_path / "text.txt"), separator="\n", encoding="unicode_escape")

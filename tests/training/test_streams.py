@@ -11,6 +11,7 @@ from torch import Tensor
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.machine.runtime import Runtime
+from charrnn.training import streams
 from charrnn.training.streams import Cursor, Layout, TrainingText, advance, chunk_at, draw_offset
 
 sizes = st.tuples(st.integers(2, 300), st.integers(1, 8), st.integers(1, 20))
@@ -112,3 +113,37 @@ def test_text_that_would_take_half_of_a_devices_memory_stays_where_it_is(monkeyp
     for free, kind in ((None, "meta"), (2000, "meta"), (1999, "cpu")):
         monkeypatch.setattr(Runtime, "free_memory", lambda self, free=free: free)
         assert {part.device.type for part in (text.placed(meta).train, text.placed(meta).val)} == {kind}
+
+
+def documents_of(*lengths: int) -> Tensor:
+    """Borders, 0, around documents of 1 of these lengths."""
+    return torch.cat([torch.zeros(1), *(torch.tensor([1] * (length - 1) + [0]) for length in lengths)]).to(torch.uint8)
+
+
+@pytest.mark.parametrize("block", [2**20, 3])
+@pytest.mark.parametrize(
+    ("lengths", "val_fraction", "num_val"),
+    [
+        ((90, 5, 5), 0.1, 11),  # of which the first is the border that both parts have
+        ((5, 90, 5), 0.1, 6),  # the nearest border, if it is behind the place
+        ((95, 5), 0.1, 6),
+        ((5, 95), 0.1, 96),
+        ((100,), 0.1, 11),  # cut within the only document
+        ((50, 50), 0.0, 0),
+    ],
+)
+def test_the_split_is_at_the_nearest_border(
+    lengths: tuple[int, ...], val_fraction: float, num_val: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_BLOCK", block)
+    config = TrainingConfig(val_fraction=val_fraction, batch_size=2, seq_length=4)
+    indices = documents_of(*lengths)
+    text = TrainingText.split(indices, config, border=0)
+    assert len(text.val) == num_val
+    if len(lengths) > 1 and num_val:
+        assert torch.equal(torch.cat([text.train[:-1], text.val]), indices)
+
+
+def test_a_validation_text_within_one_character_has_a_length() -> None:
+    config = TrainingConfig(batch_size=2, seq_length=4)
+    assert TrainingText.split(torch.zeros(20), config, count_chars=lambda indices: 0.0).chars_per_symbol == 1

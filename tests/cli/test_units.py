@@ -1,0 +1,75 @@
+"""`sample` by models of bytes and words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charrnn.cli.sample import _skip_unknown
+from charrnn.cli.writing import View
+from charrnn.config import PreparationConfig, TrainingConfig
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.opening import start
+from charrnn.sampling.sampler import Piece
+from charrnn.text.corpus import prepare
+from charrnn.text.sources import Source
+from charrnn.text.vocabulary import Vocabulary
+from tests.conftest import CPU, TINY, Command
+
+BYTES = PreparationConfig(unit="byte")
+
+
+def untrained(folder: Path, text: bytes, **options: Any) -> Path:
+    """A checkpoint of random weights."""
+    corpus = prepare([Source("text", None, text)], PreparationConfig(**options), folder / "corpus.safetensors")
+    run = start(RunFolder(folder / "run"), corpus, TINY, TrainingConfig(steps=1, batch_size=2, seq_length=8), CPU)
+    run.checkpoint().save(folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("way", ["file", "line"])
+def test_a_prompt_of_any_bytes_is_read_and_echoed(tmp_path: Path, charrnn: Command, way: str) -> None:
+    model = untrained(tmp_path, bytes(range(256)) * 9, unit="byte")
+    (tmp_path / "prompt.bin").write_bytes(b"\xef\xbb\xbfa\r\n\xff\xc3\n")
+    (tmp_path / "line.bin").write_bytes(b"a\xff\xc3\n")
+    words = ["sample", model, "-n", "0", "-o", "out.bin"]
+    if way == "file":
+        assert charrnn(*words, "--prompt-file", "prompt.bin").returncode == 0
+        assert (tmp_path / "out.bin").read_bytes() == b"\xef\xbb\xbfa\r\n\xff\xc3\n"
+    else:
+        given = (tmp_path / "line.bin").read_bytes().decode("utf-8", "surrogateescape")
+        assert charrnn(*words, "-i", input=given).returncode == 0
+        assert (tmp_path / "out.bin").read_bytes() == b"a\xff\xc3\n"
+
+
+def test_a_sample_of_bytes_goes_on_within_a_character_of_the_prompt() -> None:
+    piece = Piece(0, "\xa9", "\xa9", [0.1], "length")
+    assert "".join(View(BYTES).show("a\xc3", [piece])) == "a\xe9"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ing is", "ing\x1b[38;5;34m is\x1b[0m"),  # behind a prompt that ends with " k"
+        (" king i", " king\x1b[38;5;34m i\x1b[0m"),  # up to a --stop
+        ("", ""),
+    ],
+)
+def test_parts_of_words_are_coloured_as_they_are_written(text: str, shown: str) -> None:
+    piece = Piece(0, "\0\1", text, [0.1, 1.0], "stop")
+    view = View(PreparationConfig(unit="word"), texts=(" king", " is"))
+    assert "".join(view.show("", [piece])) == shown
+
+
+def test_the_begin_of_a_word_is_not_skipped() -> None:
+    vocabulary = Vocabulary(("The", " king"), (1, 1), "word")
+    told: list[str] = []
+
+    def tell(message: str, *, warning: bool = False) -> None:
+        told.append(message)
+
+    prompts = ["The ki", "ki", "king"]  # the space before a word may be missing
+    assert [_skip_unknown(prompt, vocabulary, tell) for prompt in prompts] == prompts
+    assert not told
+    assert _skip_unknown("The queen", vocabulary, tell) == "The"
+    assert told[-1].endswith("know them: ' queen'")
