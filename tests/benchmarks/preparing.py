@@ -11,7 +11,6 @@ import hashlib
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from tests.benchmarks.scoring import child
 
 _TEXTS = {
     "ascii": "abcdefghijklmnopqrstuvwxyz",
@@ -71,17 +72,6 @@ def generate(folder: Path, case: str, num_bytes: int) -> Path:
     return path
 
 
-def child(words: list[str], stdin: Path | None = None) -> tuple[float, float]:
-    """Seconds and peak megabytes of a process. Raises: RuntimeError if it fails."""
-    begin = time.perf_counter()
-    with (stdin or Path(os.devnull)).open("rb") as stream:
-        process = subprocess.Popen(words, stdin=stream, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{words} ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
-
-
 def dict_loop(text: str) -> None:
     """nanoGPT's preparation of a text in memory, without its file."""
     stoi = {char: index for index, char in enumerate(sorted(set(text)))}
@@ -115,7 +105,7 @@ def measure(case: str, num_bytes: int, rounds: int, folder: Path) -> None:
     text = passage(_TEXTS[script]).encode()[:_SLICE].decode("utf-8", "ignore")
     rates, loops, hashes, memory = [], [], [], []
     for _ in range(rounds):
-        seconds, peak = child(command, path if form == "stdin" else None)
+        seconds, peak = child(command, path) if form == "stdin" else child(command)
         rates.append(num_bytes / seconds / 1e6)
         memory.append(peak - child([sys.executable, "-c", "import torch"])[1])
         loops.append(rate(len(text.encode()), lambda: dict_loop(text)))

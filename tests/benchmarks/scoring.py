@@ -12,12 +12,12 @@ scored once.
 import argparse
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,10 +32,11 @@ from tests.benchmarks.foundation import CHARRNN, measure, show
 _EVALUATED = 10_000_000  # characters, of which an evaluation takes half a minute
 
 
-def child(words: Sequence[str]) -> tuple[float, float]:
+def child(words: list[str], stdin: Path = Path(os.devnull)) -> tuple[float, float]:
     """Seconds and peak megabytes of a process; what `wait4` tells may be its parent's, from before the fork."""
     begin, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with stdin.open("rb") as stream:
+        process = subprocess.Popen(words, stdin=stream, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         with contextlib.suppress(OSError):
             if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()):
