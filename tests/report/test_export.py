@@ -176,7 +176,7 @@ def test_page_writes_as_the_command_does(
     opened = open_page(tmp_path / "page.html")
     checkpoint = with_weights(checkpoint, rounded(checkpoint.build_model()).state_dict())
     model = LanguageModel(checkpoint, tmp_path, CPU)
-    indices = checkpoint.vocabulary.encode(model.normalise(TALE[:200]))
+    indices = checkpoint.vocabulary.encode(model.normalise(TALE[: len(TALE) // 20]))
     with torch.no_grad():
         expected, _ = model.module(indices.long()[:, None])
     logits = torch.tensor(opened.page.evaluate(READ_LOGITS, indices.tolist()))
@@ -206,16 +206,17 @@ def test_page_splits_words_as_the_corpus_was(trained_run: Run, tmp_path: Path, o
 
 def test_unknown_words_are_told_and_never_written(tmp_path: Path, open_page: Open) -> None:
     for max_vocab, begun, note in (
-        (9, "the zebra kno", "Read as rare words, unknown to the model: zebra"),
-        (None, "the kno", "Left out, unknown to the model: zebra"),
+        (9, "the zebra ki", "Read as rare words, unknown to the model: zebra"),
+        (None, "the ki", "Left out, unknown to the model: zebra"),
     ):
         checkpoint = of_tale(tmp_path / str(max_vocab), unit="word", max_vocab=max_vocab)
         export(checkpoint, tmp_path / "page.html")
         opened = open_page(tmp_path / "page.html")
-        written = write(opened, "the zebra kno", temperature=3, length=400)
+        written = write(opened, "the zebra ki", temperature=3, length=400)
         assert opened.page.locator("#notes").text_content() == note
         assert opened.page.locator("#text b").text_content() == begun
-        assert set(split_words(begun + written)) - {" zebra"} <= set(checkpoint.vocabulary.symbols) | {" kno"}
+        words = "|".join(map(re.escape, checkpoint.vocabulary.symbols))
+        assert re.fullmatch(f"(?:{words}){{400}}", f" ki{written}")
         assert "400 words and marks" in opened.page.locator("#status").text_content()
         assert not opened.complaints
 
@@ -224,11 +225,11 @@ def test_bytes_become_characters_as_they_come(tmp_path: Path, open_page: Open) -
     checkpoint = of_tale(tmp_path, unit="byte")
     export(checkpoint, tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
-    whole = write(opened, "né", temperature=3, length=2000)
+    whole = write(opened, "né", temperature=1, length=2000)
     assert "é" in whole
     assert set(whole) - {"\ufffd"} <= set(TALE)  # no byte that the corpus lacks
-    half = write(opened, "né", temperature=3, length=1000)
-    assert write(opened, "né", temperature=3, length=1000, button="go_on") == whole
+    half = write(opened, "né", temperature=1, length=1000)
+    assert write(opened, "né", temperature=1, length=1000, button="go_on") == whole
     assert whole.startswith(half)
 
 
@@ -300,7 +301,7 @@ def test_hostile_words_run_nothing(trained_run: Run, tmp_path: Path, open_page: 
     opened = open_page(tmp_path / "page.html")
     written = write(opened, "__proto__ constructor <img src=x onerror=alert(1)> $", temperature=3, length=500)
     assert all(word.replace("\u202e", "[U+202E]").replace("\u2028", "[U+2028]") in written for word in words)
-    left_out = "Left out, unknown to the model: __ proto constructor < img src = x onerror ( alert 1 ) >"
+    left_out = "Left out, unknown to the model: __ proto constructor < img src = x onerror ( alert 1 ) > $"
     assert set(opened.page.locator("#notes").text_content().split()) <= set(left_out.split())
     assert opened.page.locator("img").count() == 0
     assert opened.page.locator("script").count() == 2
