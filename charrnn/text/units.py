@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from charrnn.config import PreparationConfig
+from charrnn.config import PreparationConfig, Unit
 
 BORDER = "\ud800"
 """A surrogate: no text has one."""
@@ -75,6 +75,11 @@ def _marks() -> str:
             else:
                 ranges.append([point, point])
     return _JOINERS + "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+def name_of_symbols(unit: Unit) -> str:
+    """The plural of what an index stands for."""
+    return {"char": "characters", "byte": "bytes", "word": "words"}[unit]
 
 
 def inner(text: str, config: PreparationConfig) -> str:
