@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.text.units import BORDER
+from charrnn.text.units import BORDER, separator_pattern
 
 _BUCKET = 2**24
 """Indices that are shuffled at a time, on average."""
@@ -35,7 +35,7 @@ def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
     """
     newlines = len(separator) if not separator.strip("\n") else 0
     before = "\n*" if newlines else "\n?" if separator.endswith("\n") else ""
-    pattern = re.compile(f"{before}{BORDER}|" + (f"\n{{{newlines},}}" if newlines else re.escape(separator)))
+    pattern = re.compile(f"{before}{BORDER}|{separator_pattern(separator)}")
     num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
     rest, is_empty = "", True
     yield BORDER

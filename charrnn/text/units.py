@@ -87,8 +87,13 @@ def inner(text: str, config: PreparationConfig) -> str:
     if config.unit == "byte":
         text = text.encode("utf-8", "surrogateescape").decode("latin-1")
     if config.separator is not None:
-        text = text.replace(inner_separator(config), BORDER)
+        text = re.sub(separator_pattern(inner_separator(config)), BORDER, text)
     return text
+
+
+def separator_pattern(separator: str) -> str:
+    """A regular expression for a separator: if it is of line feeds, for any run of at least as many."""
+    return re.escape(separator) if separator.strip("\n") else f"\n{{{len(separator)},}}"
 
 
 def inner_separator(config: PreparationConfig) -> str:
