@@ -224,8 +224,11 @@ class LanguageModel:
 
         Raises: OptionError.
         """
-        ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
-        config = replace(config, ban=ban, stop=stop)
+        preparation = self._preparation
+        if len(preparation.separator or "") > 1:  # its characters may be banned, each by itself
+            preparation = replace(preparation, separator=None)
+        stop = tuple(map(self.normalise, config.stop))
+        config = replace(config, ban=normalise(config.ban, preparation), stop=stop)
         return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
 
     @telling_keywords()

@@ -56,7 +56,7 @@ def prepare(
     for note in corpus.notes:
         notify(note)
     size, length = corpus.vocabulary.size, len(corpus.indices)
-    num_chars = round(corpus.vocabulary.count_chars(corpus.indices))
+    num_chars = corpus.vocabulary.num_chars
     if json:
         summary = {
             "corpus": str(output),

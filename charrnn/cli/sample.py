@@ -251,7 +251,7 @@ def _converse(*, takes_bytes: bool) -> Iterator[str]:
 
 def _index_small_corpus(model: "LanguageModel") -> "SuffixArray | None":
     """The suffix array of the model's corpus, if that is at hand and quickly sorted."""
-    if sum(model.vocabulary.counts) <= _QUICKLY_SORTED:
+    if model.vocabulary.num_chars <= _QUICKLY_SORTED:
         with contextlib.suppress(CharRNNError):
             return model.index_corpus()
     return None

@@ -24,12 +24,13 @@ from charrnn.cli.options import (
     tell,
 )
 from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.writing import print_text
 from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
 from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
-from charrnn.text.units import display
+from charrnn.text.units import Display, display, name_of_symbols
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
@@ -98,7 +99,8 @@ def score(
             parts = scorer.score(blocks, window, adapt=adapt)
             total = _add_up(_printing_chars(parts, config, json=json) if per_char else parts)
             if not total.num_chars:
-                raise CharRNNError(f"{text} has no 2 characters that the model knows: nothing can be scored")
+                kind = name_of_symbols(config.unit)
+                raise CharRNNError(f"{text} has no 2 {kind} that the model knows: nothing can be scored")
     _tell_unknown(scorer)
     if not prints_much:
         about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
@@ -192,12 +194,13 @@ def _show_byte(symbol: str) -> str:
 
 def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfig, *, json: bool) -> None:
     show = escape_controls if sys.stdout.isatty() else str
-    for line, scored in ((display(line, config), scored) for line, scored in lines):
+    errors = "replace" if json or sys.stdout.isatty() else "surrogateescape"
+    for line, scored in ((Display(config, errors)(line, final=True), scored) for line, scored in lines):
         bits = scored.bits_per_char
         if json:
             print(json_line({"bits_per_char": bits, "line": line}, ascii_only=not prints_unicode()))
         else:
-            print(f"{math.nan if bits is None else bits:.4f}\t{show(line)}")
+            print_text(f"{math.nan if bits is None else bits:.4f}\t{show(line)}\n")
 
 
 def _tell_unknown(scorer: "Scorer") -> None:
@@ -205,7 +208,8 @@ def _tell_unknown(scorer: "Scorer") -> None:
         return
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
     listed = list_characters(scorer.unknown)
-    tell(f"{scorer.num_unknown:,} characters outside the model's vocabulary were {how}: {listed}")
+    kind = name_of_symbols(scorer.vocabulary.unit)
+    tell(f"{scorer.num_unknown:,} {kind} outside the model's vocabulary were {how}: {listed}")
 
 
 class _Progress:

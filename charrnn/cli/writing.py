@@ -50,12 +50,18 @@ def write(parts: Iterable[str], output: Path | None) -> None:
         write_atomically(output, (part.encode("utf-8", "surrogateescape") for part in parts))
         return
     for part in parts:
-        if part.isascii() or not _has_bytes(part):
-            print(part, end="", flush=True)
-        else:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
-            sys.stdout.buffer.flush()
+        print_text(part)
+        sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """Print to stdout; a surrogate stands for a byte that is no UTF-8."""
+    if text.isascii() or not _has_bytes(text):
+        sys.stdout.write(text)
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
 
 
 def _has_bytes(text: str) -> bool:

@@ -26,7 +26,7 @@ def inspect(path: str, checkpoint_dir: Path) -> dict[str, Any]:
 def _about_corpus(corpus: Corpus) -> dict[str, Any]:
     return {
         **_about_file(corpus.path, corpora.KIND),
-        "characters": len(corpus.indices),
+        **_about_size(corpus.vocabulary),
         "vocabulary": _about_vocabulary(corpus.vocabulary),
         "preparation": dump(corpus.config),
         "sources": list(corpus.sources),
@@ -54,7 +54,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
         "training": {**dump(checkpoint.training_config), "seed": checkpoint.seed, "precision": checkpoint.precision},
         "corpus": {
             "name": Path(checkpoint.corpus.path).stem,
-            "characters": sum(checkpoint.vocabulary.counts),
+            **_about_size(checkpoint.vocabulary),
             "source_digest": checkpoint.corpus.source_digest,
         },
         "vocabulary": _about_vocabulary(checkpoint.vocabulary),
@@ -65,6 +65,10 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
 
 def _about_file(path: Path, kind: str) -> dict[str, Any]:
     return {"path": str(path), "kind": kind, "bytes": path.stat().st_size, "digest": "verified"}
+
+
+def _about_size(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {"characters": vocabulary.num_chars, "symbols": sum(vocabulary.counts)}
 
 
 def _about_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:

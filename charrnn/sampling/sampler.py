@@ -301,6 +301,8 @@ def start_symbols(vocabulary: Vocabulary, prompt: Tensor) -> Tensor:
     Without both a line's end, or the most frequent symbol of a text without lines.
     """
     if vocabulary.border is not None:
+        if len(prompt) and prompt[0] == vocabulary.border:
+            return prompt
         return torch.cat([torch.tensor([vocabulary.border]), prompt])
     if len(prompt):
         return prompt

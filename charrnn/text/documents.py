@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.text.units import BORDER
+from charrnn.text.units import BORDER, separator_pattern
 
 _BUCKET = 2**24
 """Indices that are shuffled at a time, on average."""
+_MAX_BUCKETS = 200
+"""Files that may be open at a time: some systems allow 256."""
 _BLOCK = 2**20
 """Indices of a block."""
+_GROUP = 2**16
+"""Documents whose places are computed at a time."""
 
 
 def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
@@ -31,7 +35,7 @@ def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
     """
     newlines = len(separator) if not separator.strip("\n") else 0
     before = "\n*" if newlines else "\n?" if separator.endswith("\n") else ""
-    pattern = re.compile(f"{before}{BORDER}|" + (f"\n{{{newlines},}}" if newlines else re.escape(separator)))
+    pattern = re.compile(f"{before}{BORDER}|{separator_pattern(separator)}")
     num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
     rest, is_empty = "", True
     yield BORDER
@@ -65,7 +69,7 @@ def shuffled(blocks: Iterable[Tensor], border: int, length: int, seed: int, fold
     They are dealt at random to files in `folder` that are small enough to be shuffled in memory, one after another.
     """
     generator = np.random.default_rng(seed)
-    num_buckets = -(-length // _BUCKET)
+    num_buckets = min(-(-length // _BUCKET), _MAX_BUCKETS)
     buckets = [tempfile.TemporaryFile(dir=folder) for _ in range(num_buckets)]
     try:
         dtype = _deal(blocks, border, generator, buckets)
@@ -106,15 +110,26 @@ def _shuffle(bucket: BinaryIO, border: int, dtype: torch.dtype, generator: np.ra
     if not size:
         return
     indices = np.memmap(bucket, torch.empty(0, dtype=dtype).numpy().dtype, "r")
+    places = np.int32 if len(indices) < 2**31 else np.int64
     parts = (slice(begin, begin + _BLOCK) for begin in range(0, len(indices), _BLOCK))
-    ends = np.concatenate([np.flatnonzero(indices[part] == border) + 1 + part.start for part in parts])
-    lengths = np.diff(ends, prepend=0)
-    order = generator.permutation(len(ends))
-    begins, lengths = (ends - lengths)[order], lengths[order]
-    groups = np.cumsum(lengths) // _BLOCK
-    for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(order)]):
+    ends = [(np.flatnonzero(indices[part] == border) + 1 + part.start).astype(places) for part in parts]
+    borders = np.concatenate([np.zeros(1, places), *ends])
+    order = np.arange(len(borders) - 1, dtype=places)
+    generator.shuffle(order)
+    for first in range(0, len(order), _GROUP):
+        group = order[first : first + _GROUP]
+        yield from _take(bucket, indices, borders[group].astype(np.int64), borders[group + 1].astype(np.int64))
+
+
+def _take(
+    bucket: BinaryIO, indices: "np.ndarray[Any, Any]", begins: "np.ndarray[Any, Any]", ends: "np.ndarray[Any, Any]"
+) -> Iterator[Tensor]:
+    """The parts of a bucket's indices from these places to those, joined to blocks."""
+    lengths = ends - begins
+    blocks = np.cumsum(lengths) // _BLOCK
+    for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(lengths)]):
         if end - begin == 1:  # perhaps a document larger than memory
-            document = slice(begins[begin], begins[begin] + lengths[begin])
+            document = slice(begins[begin], ends[begin])
             yield from map(torch.from_numpy, _read(bucket, indices.dtype, document))
             continue
         own = lengths[begin:end]

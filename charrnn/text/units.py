@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from charrnn.config import PreparationConfig
+from charrnn.config import PreparationConfig, Unit
 
 BORDER = "\ud800"
 """A surrogate: no text has one."""
@@ -77,13 +77,23 @@ def _marks() -> str:
     return _JOINERS + "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
 
 
+def name_of_symbols(unit: Unit) -> str:
+    """The plural of what an index stands for."""
+    return {"char": "characters", "byte": "bytes", "word": "words"}[unit]
+
+
 def inner(text: str, config: PreparationConfig) -> str:
     """A user's text, normalised already, in the form that it has inside the program."""
     if config.unit == "byte":
         text = text.encode("utf-8", "surrogateescape").decode("latin-1")
     if config.separator is not None:
-        text = text.replace(inner_separator(config), BORDER)
+        text = re.sub(separator_pattern(inner_separator(config)), BORDER, text)
     return text
+
+
+def separator_pattern(separator: str) -> str:
+    """A regular expression for a separator: if it is of line feeds, for any run of at least as many."""
+    return re.escape(separator) if separator.strip("\n") else f"\n{{{len(separator)},}}"
 
 
 def inner_separator(config: PreparationConfig) -> str:

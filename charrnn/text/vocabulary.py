@@ -17,7 +17,7 @@ from torch import Tensor
 from charrnn.config import PreparationConfig, Unit
 from charrnn.errors import CharRNNError
 from charrnn.terminal import list_characters
-from charrnn.text.units import BORDER, split_word_blocks, split_words
+from charrnn.text.units import BORDER, name_of_symbols, split_word_blocks, split_words
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
 _BYTES = tuple(map(chr, range(2**8)))
@@ -201,6 +201,11 @@ class Vocabulary:
             lengths.append(float(self.border_chars))
         return torch.tensor(lengths, dtype=torch.float64)
 
+    @property
+    def num_chars(self) -> int:
+        """The number of characters of the whole corpus."""
+        return round(float(self.lengths @ torch.tensor(self.counts, dtype=torch.float64)))
+
     def _seems_utf8(self) -> bool:
         """True if there are as many continuing bytes as the leading ones ask for."""
         following = sum(self.counts[0x80:0xC0])
@@ -260,10 +265,9 @@ class Vocabulary:
         if self.unit == "word" and self.unknown is not None:
             return
         if missing := self.missing(symbols):
-            kind = "words" if self.unit == "word" else "characters"
             raise CharRNNError(
-                f"{kind} outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "
-                "leave them out (--skip-unknown does)"
+                f"{name_of_symbols(self.unit)} outside the vocabulary of {self.size} symbols: "
+                f"{list_characters(missing)}; leave them out (--skip-unknown does)"
             )
 
     def encode_any(self, text: str) -> Tensor:

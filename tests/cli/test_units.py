@@ -1,5 +1,7 @@
 """`sample` by models of bytes and words."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from charrnn.cli.sample import _skip_unknown
 from charrnn.cli.writing import View
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.runs.folder import RunFolder
+from charrnn.runs.inspection import inspect
 from charrnn.runs.opening import start
 from charrnn.sampling.sampler import Piece
 from charrnn.text.corpus import prepare
@@ -73,3 +76,35 @@ def test_the_begin_of_a_word_is_not_skipped() -> None:
     assert not told
     assert _skip_unknown("The queen", vocabulary, tell) == "The"
     assert told[-1].endswith("know them: ' queen'")
+
+
+@pytest.mark.parametrize(
+    ("options", "num_chars", "num_symbols"),
+    [
+        ({"unit": "word"}, 280, 80),
+        ({"unit": "byte"}, 280, 300),
+        ({"separator": "\n"}, 281, 281),  # with a border before the first document
+        ({"separator": "\n", "unit": "word", "max_vocab": 3}, 281, 81),
+    ],
+)
+def test_inspect_counts_characters_and_symbols(
+    tmp_path: Path, options: dict[str, Any], num_chars: int, num_symbols: int
+) -> None:
+    model = untrained(tmp_path, "über dem Meer\n".encode() * 20, **options)
+    corpus, checkpoint = (inspect(str(path), tmp_path) for path in (tmp_path / "corpus.safetensors", model))
+    for facts in (corpus, checkpoint["corpus"]):
+        assert (facts["characters"], facts["symbols"]) == (num_chars, num_symbols)
+
+
+def test_scored_lines_of_bytes_are_written_as_they_are(tmp_path: Path, charrnn: Command) -> None:
+    model = untrained(tmp_path, bytes(range(256)) * 9, unit="byte")
+    (tmp_path / "text").write_bytes(b"a\xff\nb\n")
+    words = [sys.executable, "-m", "charrnn", "score", str(model), str(tmp_path / "text"), "--per-line"]
+    lines = subprocess.run(words, capture_output=True, check=True).stdout.splitlines()
+    assert [line.split(b"\t")[1] for line in lines] == [b"a\xff", b"b"]
+
+
+def test_score_tells_of_words_that_are_words(tmp_path: Path, charrnn: Command) -> None:
+    model = untrained(tmp_path, b"the cat sat on the mat\n" * 20, unit="word")
+    assert "1 words outside the model's vocabulary" in charrnn("score", model, "-", input="the cat sings\n").stderr
+    assert "has no 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr

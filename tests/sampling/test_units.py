@@ -1,5 +1,6 @@
 """Samples of models of words, bytes and documents."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,17 @@ def test_a_prompt_is_not_repeated_where_each_word_is_a_character(tmp_path: Path)
 def test_a_prompt_of_bytes_keeps_its_line_ends(tmp_path: Path) -> None:
     model = untrained(TEXT, tmp_path, unit="byte")
     assert model.normalise("a\r\nb\udcff") == "a\r\nb\xff"
+
+
+def test_each_character_of_a_separator_can_be_banned(tmp_path: Path) -> None:
+    model = untrained("the cat\nsat on\n\nthe mat\n" * 40, tmp_path, separator="\n\n")
+    text = model.sample(ban="\n\n", length=400, seed=1)
+    assert not re.search(r"(?<!\n)\n(?!\n)", text), "the border is no line end"
+    assert "\n\n" in text
+
+
+def test_separators_in_a_prompt_are_borders_as_they_are_in_a_text(tmp_path: Path) -> None:
+    model = untrained("Anna\nBert\nCarl\n" * 40, tmp_path, separator="\n")
+    prompts = ["Anna\nBe", "\nAnna\nBe", "Anna\n\n\nBe", "\n\nAnna\nBe"]
+    assert len({model.sample(prompt, length=30, seed=1) for prompt in prompts}) == 1
+    assert model.score("Anna\n\nBert").surprisals == model.score("Anna\nBert").surprisals

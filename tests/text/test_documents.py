@@ -2,7 +2,10 @@
 
 import itertools
 import re
+import tempfile
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +156,30 @@ def test_half_a_character_is_no_border(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one\\ud800two\nthree\n")
     with pytest.raises(CharRNNError, match=r"text.txt holds U\+D800, half of a character .* as unicode_escape"):
         prepared(tmp_path, str(tmp_path / "text.txt"), separator="\n", encoding="unicode_escape")
+
+
+def test_a_shuffle_of_many_documents_takes_little_memory(tmp_path: Path) -> None:
+    """By NumPy's arrays, which tracemalloc sees, of documents of one character."""
+    count = 2**20
+    text = torch.tensor([1, *[0, 1] * count], dtype=torch.uint8)
+    tracemalloc.start()
+    try:
+        assert sum(map(len, shuffled(text.split(2**18), 1, len(text), 0, tmp_path))) == len(text)
+        assert tracemalloc.get_traced_memory()[1] < 22 * count, "bytes, of a document"
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_corpus_is_shuffled_in_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    make = tempfile.TemporaryFile
+
+    def count(**options: Any) -> Any:
+        opened.append(make(**options))
+        return opened[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", count)
+    monkeypatch.setattr(documents, "_BUCKET", 2)
+    text = torch.tensor([1, *[0, 1] * 500], dtype=torch.uint8)
+    assert torch.equal(torch.cat(list(shuffled([text], 1, len(text), 0, tmp_path))), text)
+    assert len(opened) == documents._MAX_BUCKETS
