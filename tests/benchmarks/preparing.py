@@ -37,6 +37,9 @@ _CASES = {
     "gz": ("cyrillic", "gz", ()),
     "1000 files": ("cyrillic", "folder", ()),
     "stdin": ("cyrillic", "stdin", ()),
+    "bytes": ("cyrillic", "plain", ("--unit", "byte")),
+    "words": ("ascii", "plain", ("--unit", "word", "--max-vocab", "8000")),
+    "lines as documents": ("ascii", "plain", ("--separator", "\\n")),
 }
 _SLICE = 2**22
 
