@@ -26,7 +26,7 @@ from charrnn.sampling.copies import SuffixArray
 from charrnn.sampling.sampler import Piece, Sampler, start_symbols
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
-from charrnn.text.units import BORDER, Display, display
+from charrnn.text.units import BORDER, Display, display, inner_separator
 from charrnn.text.vocabulary import Vocabulary
 
 __all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "load"]
@@ -224,11 +224,10 @@ class LanguageModel:
 
         Raises: OptionError.
         """
-        preparation = self._preparation
-        if len(preparation.separator or "") > 1:  # its characters may be banned, each by itself
-            preparation = replace(preparation, separator=None)
-        stop = tuple(map(self.normalise, config.stop))
-        config = replace(config, ban=normalise(config.ban, preparation), stop=stop)
+        ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
+        if len(self._preparation.separator or "") > 1:  # its characters are banned, each by itself
+            ban = ban.replace(BORDER, inner_separator(self._preparation))
+        config = replace(config, ban=ban, stop=stop)
         return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
 
     @telling_keywords()

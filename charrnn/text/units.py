@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from charrnn.config import PreparationConfig, Unit
+from charrnn.errors import CharRNNError
 
 BORDER = "\ud800"
 """A surrogate: no text has one."""
@@ -83,9 +84,16 @@ def name_of_symbols(unit: Unit) -> str:
 
 
 def inner(text: str, config: PreparationConfig) -> str:
-    """A user's text, normalised already, in the form that it has inside the program."""
+    """A user's text, normalised already, in the form that it has inside the program.
+
+    Raises: CharRNNError for half of a character, which has no bytes.
+    """
     if config.unit == "byte":
-        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+        try:
+            text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise CharRNNError(f"the text holds U+{ord(half):04X}, half of a character: it has no bytes") from None
     if config.separator is not None:
         text = re.sub(separator_pattern(inner_separator(config)), BORDER, text)
     return text

@@ -155,7 +155,8 @@ class Vocabulary:
         forgotten = seen.pop(_FORGOTTEN, 0)
         folded_chars = sum(n * len(symbol) for symbol, n in seen.items())
         if forgotten:
-            folded_chars += round(forgotten * folded_chars / max(folded - forgotten, 1))
+            like = seen or dict.fromkeys(kept, 1)  # the rarest that were not forgotten, if there are such
+            folded_chars += round(forgotten * sum(n * len(word) for word, n in like.items()) / sum(like.values()))
         counts += [folded] * (folded > 0) + ([] if border_chars is None else [totals.get(BORDER, 0)])
         return cls(tuple(kept), tuple(counts), unit, border_chars, folded_chars if unit == "word" else 0)
 

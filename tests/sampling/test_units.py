@@ -123,3 +123,9 @@ def test_separators_in_a_prompt_are_borders_as_they_are_in_a_text(tmp_path: Path
     prompts = ["Anna\nBe", "\nAnna\nBe", "Anna\n\n\nBe", "\n\nAnna\nBe"]
     assert len({model.sample(prompt, length=30, seed=1) for prompt in prompts}) == 1
     assert model.score("Anna\n\nBert").surprisals == model.score("Anna\nBert").surprisals
+
+
+def test_half_of_a_character_has_no_bytes(tmp_path: Path) -> None:
+    model = untrained(TEXT, tmp_path, unit="byte")
+    with pytest.raises(CharRNNError, match=r"U\+D812, half of a character"):
+        model.sample("a\ud812")

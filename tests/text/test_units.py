@@ -143,3 +143,9 @@ def test_a_stored_vocabulary_of_another_unit_is_refused(
 ) -> None:
     with pytest.raises(CharRNNError, match=problem):
         Vocabulary.restore(stored, config)
+
+
+def test_forgotten_words_stand_for_characters() -> None:
+    totals = {"": 10, " four": 20, " nine": 20}  # ten were forgotten
+    assert Vocabulary.build(totals, "word").unknown_chars == 50
+    assert Vocabulary.build({**totals, " a": 1}, "word", min_count=2).unknown_chars == 20 + 2
