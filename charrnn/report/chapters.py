@@ -14,6 +14,7 @@ from charrnn.report.reading import Reading, read
 from charrnn.report.records import TrainingSample, samples
 from charrnn.report.samples import Copies, find_copies, write_at_temperatures
 from charrnn.report.subject import Subject
+from charrnn.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Chapter:
     """One run on the page. What cannot be told, for want of the text, is None."""
 
     name: str
+    vocabulary: Vocabulary
     noun: str
     facts: dict[str, str]
     command: list[str]
@@ -52,6 +54,7 @@ def write_chapter(subject: Subject, predictions: Predictions) -> Chapter:
     reading = read(subject.model, subject.held_out, subject.show)
     return Chapter(
         name=subject.name,
+        vocabulary=subject.vocabulary,
         noun=subject.noun,
         facts=list_facts(subject),
         command=write_command(subject.checkpoint),

@@ -14,7 +14,8 @@ from charrnn.text.vocabulary import Vocabulary
 
 _MAX_SYMBOLS, _MAX_LABELS = 150, 250  # symbols, and characters of their labels
 _MAX_CHARS = 12  # of a label
-_DISTANCE, _NUM_PUSHES = 0.036, 100  # between labels, of a map's width
+_DISTANCE, _CHAR_WIDTH = 0.036, 0.02  # between labels, and of each further character of one, of a map's width
+_NUM_PUSHES = 100
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ def draw_map(model: CharRNN, vocabulary: Vocabulary, names: list[str]) -> Map | 
     shown = counts.argsort(descending=True, stable=True)[:_MAX_SYMBOLS]
     shown = shown[counts[shown] > 0]
     lengths = torch.tensor([min(_MAX_CHARS, len(names[i])) for i in shown])
-    shown = shown[lengths.cumsum(0) <= _MAX_LABELS]
+    fits = lengths.cumsum(0) <= _MAX_LABELS
+    shown, lengths = shown[fits], lengths[fits]
     if len(shown) < 3:
         return None
     points, share = project(_vectors(model)[shown])
     low, high = points.amin(0), points.amax(0)
-    points = push_apart((points - low) / (high - low).clamp(min=1e-9))
+    points = push_apart((points - low) / (high - low).clamp(min=1e-9), lengths)
+    kind = _kind_of_word if vocabulary.unit == "word" else _kind
     places = [
-        Place(names[i][:_MAX_CHARS], round(x, 4), round(1 - y, 4), _kind(vocabulary.texts[i].strip() or names[i]))
+        Place(names[i][:_MAX_CHARS], round(x, 4), round(1 - y, 4), kind(vocabulary.texts[i].strip() or names[i]))
         for i, (x, y) in zip(shown.tolist(), points.tolist(), strict=True)
     ]
     return Map(places, share, len(places) == int((counts > 0).sum()))
@@ -62,13 +65,18 @@ def project(vectors: Tensor) -> tuple[Tensor, float]:
     return points, float(s[:2].square().sum() / s.square().sum().clamp(min=1e-30))
 
 
-def push_apart(points: Tensor) -> Tensor:
-    """Points (K, 2) from 0 to 1, moved as far as they must for their labels not to lie on one another."""
+def push_apart(points: Tensor, lengths: Tensor) -> Tensor:
+    """Points (K, 2) from 0 to 1, moved as far as they must for their labels not to lie on one another.
+
+    `lengths` (K,) are those of the labels in characters.
+    """
+    margins = torch.stack([(lengths - 1) * _CHAR_WIDTH / 2, torch.zeros(len(lengths))], 1)
+    reach = margins[:, None] + margins + _DISTANCE  # (K, K, 2)
     for _ in range(_NUM_PUSHES):
-        away = points[:, None] - points  # (K, K, 2)
+        away = (points[:, None] - points) / reach
         distance = away.norm(dim=2).clamp(min=1e-6)
-        push = (_DISTANCE - distance).clamp(min=0).fill_diagonal_(0) / 2
-        points = (points + (away / distance[:, :, None] * push[:, :, None]).sum(1)).clamp(0, 1)
+        push = (1 - distance).clamp(min=0).fill_diagonal_(0) / 2
+        points = (points + (away / distance[:, :, None] * push[:, :, None] * reach).sum(1)).clamp(margins, 1 - margins)
     return points
 
 
@@ -86,3 +94,8 @@ def _kind(text: str) -> str:
         base = unicodedata.normalize("NFD", char)[0].lower()
         return "upper" if char.isupper() else "vowel" if base in "aeiouy" else "letter"
     return "digit" if char.isdigit() else "other"
+
+
+def _kind_of_word(text: str) -> str:
+    """The same of a word, in which a vowel is a letter."""
+    return _kind(text).replace("vowel", "letter")

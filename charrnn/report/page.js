@@ -70,7 +70,7 @@ function work() {
   };
 }
 
-const NOUNS = { char: "characters", byte: "bytes", word: "words and marks" };
+const NOUNS = { char: "characters", byte: "bytes", word: "words" };
 
 // Characters that would steer the display are shown by their numbers.
 function visible(text) {

@@ -9,10 +9,11 @@ from charrnn.machine.runtime import Runtime
 from charrnn.report.subject import Subject
 from charrnn.sampling.copies import SuffixArray, pack, unpack
 from charrnn.sampling.sampler import sample
+from charrnn.text.vocabulary import Vocabulary
 
 TEMPERATURES = (0.3, 0.6, 1.0, 1.4)
 SEED = 1
-_LENGTH = 400
+_NUM_CHARS = 400
 COPYING = SamplingConfig(num_samples=16, length=500, temperature=0.7)
 """The samples in which copies are looked for."""
 _NUM_COPIES = 3
@@ -29,8 +30,9 @@ class Copies:
 
 def write_at_temperatures(subject: Subject) -> list[tuple[float, str]]:
     """A sample at each temperature, all of the same seed."""
+    length = _num_symbols(subject.vocabulary)
     return [
-        (each, _decode(subject, _write(subject, SamplingConfig(length=_LENGTH, temperature=each))[0]))
+        (each, _decode(subject, _write(subject, SamplingConfig(length=length, temperature=each))[0]))
         for each in TEMPERATURES
     ]
 
@@ -48,6 +50,12 @@ def find_copies(subject: Subject) -> Copies | None:
         assert begin is not None, "a copy of this length was found"
         copies.add((length, _decode(subject, symbols[begin : begin + length])))
     return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(lengths)[len(lengths) // 2])
+
+
+def _num_symbols(vocabulary: Vocabulary) -> int:
+    """The number of symbols that make about so many characters."""
+    counts = torch.tensor(vocabulary.counts, dtype=torch.float64)
+    return max(1, round(_NUM_CHARS * float(counts.sum() / (counts @ vocabulary.lengths).clamp(min=1))))
 
 
 def _write(subject: Subject, config: SamplingConfig) -> list[str]:

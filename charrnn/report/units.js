@@ -20,7 +20,7 @@ const WORDS = new RegExp(
   "gu",
 );
 
-const BORDER = ""; // between two documents: no symbol of a text is empty
+const BORDER = "\ud800"; // between two documents: half a character, which no text has
 
 // The symbols of a text in one of the three units.
 const SPLIT = {

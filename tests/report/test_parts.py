@@ -173,10 +173,16 @@ def test_projection_keeps_the_plane_of_the_points() -> None:
 
 def test_labels_are_pushed_apart() -> None:
     crowded = torch.rand(60, 2, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.5
-    spread = push_apart(crowded)
+    spread = push_apart(crowded, torch.ones(60))
     assert torch.nn.functional.pdist(spread).min() > 0.03
     assert spread.min() >= 0
     assert spread.max() <= 1
+
+
+def test_words_are_pushed_apart_by_their_lengths() -> None:
+    words = push_apart(torch.tensor([[0.5, 0.5], [0.51, 0.5], [0.0, 0.5]]), torch.tensor([5, 5, 5]))
+    assert words[1, 0] - words[0, 0] > 0.1
+    assert words[2, 0] == pytest.approx(0.04)
 
 
 def test_map_has_the_symbols_of_any_model(trained_run: Run) -> None:

@@ -209,6 +209,9 @@ def test_words_bytes_and_documents(options: dict[str, Any], tmp_path: Path, open
     assert "Kätzchen" in passage
     opened.page.locator(".sheet [data-i]").nth(50).hover()
     assert len(expected(opened)) == 5
+    text = opened.page.inner_text("body")
+    assert ("Its words" in text) == ("vowels" not in opened.page.inner_text(".key")) == (options.get("unit") == "word")
+    assert f"began a new {'document' if 'separator' in options else 'line'}" in text
     name, value = next(iter(options.items()))
     assert f"--{name} {value}".replace("\n\n", r"'\n\n'") in opened.page.inner_text("header").replace("\n", " ")
     assert not opened.complaints
