@@ -34,32 +34,29 @@ def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
     ['', 'Anna', 'Bert', 'Carl', '']
     """
     newlines = len(separator) if not separator.strip("\n") else 0
-    before = "\n*" if newlines else "\n?" if separator.endswith("\n") else ""
-    pattern = re.compile(f"{before}{BORDER}|{separator_pattern(separator)}")
+    before, behind = ("\n*", "\n*") if newlines else ("\n?" if separator.endswith("\n") else "", "")
+    pattern = re.compile(f"{before}{BORDER}{behind}|{separator_pattern(separator)}")
+    several = re.compile(BORDER * 2 + "+")
     num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
-    rest, is_empty = "", True
+    rest, is_behind_border = "", True
     yield BORDER
     for block in blocks:
         text = rest + block
         if newlines:
             body = text.rstrip("\n")
-            text, rest = body, "\n" * min(newlines, len(text) - len(body))
-        parts = pattern.split(text)
+            rest = "\n" * min(newlines, len(text) - len(body))
+            text = body.lstrip("\n") if is_behind_border else body
+        text = several.sub(BORDER, pattern.sub(BORDER, text))
         if not newlines:
-            border = max(len(parts[-1]) - num_held, 0)
-            parts[-1], rest = parts[-1][:border], parts[-1][border:]
-        marked = []
-        for i, part in enumerate(parts):
-            if i and not is_empty:
-                marked.append(BORDER)
-                is_empty = True
-            if newlines and is_empty:
-                part = part.lstrip("\n")
-            marked.append(part)
-            is_empty &= not part
-        yield "".join(marked)
+            border = max(len(text) - num_held, text.rfind(BORDER) + 1)
+            text, rest = text[:border], text[border:]
+        if is_behind_border:
+            text = text.removeprefix(BORDER)
+        if text:
+            yield text
+            is_behind_border = text.endswith(BORDER)
     rest = re.sub(f"{before}$", "", rest) if not newlines else ""
-    if rest or not is_empty:
+    if rest or not is_behind_border:
         yield rest + BORDER
 
 

@@ -70,6 +70,17 @@ def respaced(word: str) -> str:
     return word[1:] if word.startswith(" ") else f" {word}"
 
 
+class _Indices(dict[str, int]):
+    """Indices by symbol; of a symbol that is none `outside`."""
+
+    def __init__(self, outside: int, known: Mapping[str, int]) -> None:
+        super().__init__(known)
+        self._outside = outside
+
+    def __missing__(self, symbol: str) -> int:
+        return self._outside
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The symbols of a corpus in the order of their indices, with the number of occurrences of each.
@@ -92,7 +103,7 @@ class Vocabulary:
     unknown_chars: int = 0
     texts: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The text of each index; U+FFFD of the unknown symbol, BORDER of a border."""
-    _indices: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    _indices: _Indices = field(init=False, repr=False, compare=False)
     _table: Tensor = field(init=False, repr=False, compare=False)
     _points: Tensor = field(init=False, repr=False, compare=False)
 
@@ -103,7 +114,8 @@ class Vocabulary:
         if num_unknown not in (0, 1) or min(self.counts) < 0:
             raise CharRNNError("a vocabulary needs one count for each symbol")
         texts = (*self.symbols, *[UNKNOWN_CHAR] * num_unknown, *[BORDER] * has_border)
-        indices = {text: i for i, text in enumerate(texts) if i < len(self.symbols) or text == BORDER}
+        known = {text: i for i, text in enumerate(texts) if i < len(self.symbols) or text == BORDER}
+        indices = _Indices(self.size if num_unknown == 0 else len(self.symbols), known)
         object.__setattr__(self, "texts", texts)
         object.__setattr__(self, "_indices", indices)
         if self.unit != "word":
@@ -297,8 +309,8 @@ class Vocabulary:
         return torch.from_numpy(np.take(table, points, mode="clip"))
 
     def _encode_words(self, words: Sequence[str], dtype: torch.dtype) -> Tensor:
-        get, outside = self._indices.get, self.outside
-        return torch.tensor([get(word, outside) for word in words], dtype=dtype)
+        indices = np.fromiter(map(self._indices.__getitem__, words), np.int32, len(words))
+        return torch.from_numpy(indices).to(dtype)
 
     def symbols_of(self, indices: Tensor | Sequence[int]) -> Sequence[str]:
         """The symbols of indices (N,), characters as a text."""
