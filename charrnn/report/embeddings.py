@@ -97,5 +97,5 @@ def _kind(text: str) -> str:
 
 
 def _kind_of_word(text: str) -> str:
-    """The same of a word, in which a vowel is a letter."""
+    """The kind of a word by its first character, for which a vowel is a letter like others."""
     return _kind(text).replace("vowel", "letter")

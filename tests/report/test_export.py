@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.api import LanguageModel
-from charrnn.config import Cell, ModelConfig, PreparationConfig, TrainingConfig, Unit
+from charrnn.config import Cell, ModelConfig, NormalForm, PreparationConfig, TrainingConfig, Unit
 from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import evaluate
@@ -164,7 +164,6 @@ def test_page_computes_as_pytorch_does(
         ({"unit": "word", "separator": "\n\n"}, ["", "the kn", "nothing.\n\n", "nothing.\n\nth"]),
         ({"unit": "byte"}, ["", "the kn", "né", "漢"]),
         ({"unit": "byte", "separator": "é"}, ["", "the kn", "né", "néa"]),
-        ({"separator": "\n\n"}, ["", "the kn", "nothing.\n\n"]),
         ({"documents": True, "normalize": "nfkc"}, ["", "the ﬁ", "ne\u0301"]),
     ],
 )
@@ -326,13 +325,16 @@ def test_prompt_is_folded_as_the_corpus_was(trained_run: Run, tmp_path: Path, op
     assert opened.page.locator("#text b").text_content() == "the cat"
 
 
-def test_prompt_is_brought_to_the_normal_form_of_the_corpus(tmp_path: Path, open_page: Open) -> None:
-    for form, folded in (("nfc", "né ﬁ"), ("nfkc", "né fi"), ("none", "ne\u0301 ﬁ")):
-        export(of_tale(tmp_path / form, normalize=form), tmp_path / "page.html")
-        opened = open_page(tmp_path / "page.html")
-        folded = "".join(char for char in folded if char in TALE)
-        write(opened, "ne\u0301 ﬁ", temperature=1, length=1)
-        assert opened.page.locator("#text b").text_content() == folded
+@pytest.mark.parametrize(("form", "folded"), [("nfc", "né ﬁ"), ("nfkc", "né fi"), ("none", "ne\u0301 ﬁ")])
+def test_prompt_is_brought_to_the_normal_form_of_the_corpus(
+    trained_run: Run, tmp_path: Path, open_page: Open, form: NormalForm, folded: str
+) -> None:
+    checkpoint = with_vocabulary(trained_run.checkpoint(), "né ﬁfie\u0301")
+    config = replace(checkpoint.corpus.config, normalize=form)
+    export(replace(checkpoint, corpus=replace(checkpoint.corpus, config=config)), tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    write(opened, "ne\u0301 ﬁ", temperature=1, length=1)
+    assert opened.page.locator("#text b").text_content() == folded
 
 
 def test_policy_stops_what_is_smuggled_in(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
