@@ -38,9 +38,10 @@ _CHUNK = 2**12  # symbols that are read at once
 class TextScore:
     """Bits per character of a text under a model, and the surprisal of each character in bits.
 
-    `text` is what was predicted: all symbols but the first, and but those outside the vocabulary, which `num_unknown`
-    counts. (If the vocabulary has an unknown symbol, that is predicted in their place.) `symbols` are its characters,
-    bytes or words, to each of which a surprisal belongs.
+    `text` is the part that was predicted: all symbols but the first and those outside the vocabulary, which
+    `num_unknown` counts. (If the vocabulary has an unknown symbol, that is predicted in their place.) `symbols` are its
+    characters, bytes or words, one for each surprisal; a byte is the character of its number, and a border between
+    documents is the separator.
     """
 
     bits_per_char: float
@@ -240,7 +241,8 @@ class LanguageModel:
         """
         scorer = self.scorer()
         parts = list(scorer.score([self.normalise(text)], check_window(window), adapt=adapt))
-        symbols = [symbol for part in parts for symbol in part.symbols]
+        border = inner_separator(self._preparation)
+        symbols = [symbol.replace(BORDER, border) for part in parts for symbol in part.symbols]
         surprisals = torch.cat([part.surprisals for part in parts])
         num_chars = sum(part.num_chars for part in parts)
         if not num_chars:

@@ -246,15 +246,15 @@ _ESCAPES = re.compile(r"\\([nt0\\])")
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:
-    """Format a record as one line of JSON without control characters that a terminal may obey.
+    """Format a record as one line of JSON without control characters that a terminal may obey, or lone surrogates.
 
     >>> json_line({"text": "café \\x9b31m"})
     '{"text": "café \\\\u009b31m"}'
     """
-    return json.dumps(record, ensure_ascii=ascii_only).translate(_CONTROLS_IN_JSON)
+    return json.dumps(record, ensure_ascii=ascii_only).translate(_UNPRINTABLE_IN_JSON)
 
 
 _DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
-_CONTROLS_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
-"""Control characters and line ends that JSON does not escape."""
+_UNPRINTABLE_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000))}
+"""Control characters and line ends that JSON does not escape, and surrogates, which no stream can encode."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

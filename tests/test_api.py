@@ -231,6 +231,7 @@ def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Pat
     assert {" sat", " dog", ""} <= set(probabilities)
     assert sum(probabilities.values()) == pytest.approx(1)
     assert model.next() != probabilities
+    assert model.score("the cat\na hen").symbols == [" cat", "\n", "a", " hen"]
 
 
 def test_representations_are_telling_and_short(model: LanguageModel) -> None:

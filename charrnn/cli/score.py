@@ -30,7 +30,7 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
 from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
-from charrnn.text.units import Display, display, name_of_symbols
+from charrnn.text.units import BORDER, Display, display, name_of_symbols
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
@@ -172,7 +172,7 @@ def _printing_chars(parts: "Iterable[Scored]", config: PreparationConfig, *, jso
     """The same parts, whose characters are printed with their surprisals."""
     for part in parts:
         for symbol, bits in zip(part.symbols, part.surprisals.tolist(), strict=True):
-            char = _show_byte(symbol) if config.unit == "byte" else display(symbol, config)
+            char = _readable(symbol, config)
             if json:
                 print(json_line({"surprisal_bits": bits, "char": char}, ascii_only=not prints_unicode()))
             else:
@@ -187,9 +187,11 @@ def _show_char(text: str) -> str:
     )
 
 
-def _show_byte(symbol: str) -> str:
-    """An ASCII character, any other byte as a surrogate, which is escaped."""
-    return symbol.encode("latin-1").decode("ascii", "surrogateescape")
+def _readable(symbol: str, config: PreparationConfig) -> str:
+    """A symbol for people; a byte beyond ASCII is a surrogate, which is escaped when it is printed."""
+    if config.unit == "byte" and symbol != BORDER:
+        return symbol.encode("latin-1").decode("ascii", "surrogateescape")
+    return display(symbol, config)
 
 
 def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfig, *, json: bool) -> None:

@@ -149,12 +149,13 @@ def check_window(window: int | None) -> int | None:
 
 
 def split_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The lines of a text without their ends; documents are lines, as none is empty."""
+    """The lines of a text without their ends. A border ends a line too, unless it stands at the begin of one."""
     rest = ""
     for block in blocks:
-        if BORDER in block:
-            block = block.replace(BORDER, _END).removeprefix("" if rest else _END)
-        *lines, rest = (rest + block).split(_END)
+        text = rest + block
+        if BORDER in text:
+            text = text.removeprefix(BORDER).replace(_END + BORDER, _END).replace(BORDER, _END)
+        *lines, rest = text.split(_END)
         yield from lines
     if rest:
         yield rest

@@ -306,6 +306,6 @@ def start_symbols(vocabulary: Vocabulary, prompt: Tensor) -> Tensor:
         return torch.cat([torch.tensor([vocabulary.border]), prompt])
     if len(prompt):
         return prompt
-    counts = vocabulary.counts[: len(vocabulary.symbols)]
-    has_lines = "\n" in vocabulary.symbols
-    return torch.tensor([vocabulary.symbols.index("\n") if has_lines else counts.index(max(counts))])
+    counts = dict(zip(vocabulary.symbols, vocabulary.counts, strict=False))
+    first = "\n" if counts.get("\n") else max(counts, key=lambda symbol: counts[symbol])
+    return torch.tensor([vocabulary.symbols.index(first)])

@@ -1,5 +1,6 @@
 """`sample` by models of bytes and words."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_a_prompt_of_any_bytes_is_read_and_echoed(tmp_path: Path, charrnn: Comma
         given = (tmp_path / "line.bin").read_bytes().decode("utf-8", "surrogateescape")
         assert charrnn(*words, "-i", input=given).returncode == 0
         assert (tmp_path / "out.bin").read_bytes() == b"a\xff\xc3\n"
+
+
+def test_each_byte_and_border_is_scored_on_a_line(tmp_path: Path, charrnn: Command) -> None:
+    model = untrained(tmp_path, "é|a|".encode() * 20, unit="byte", separator="|")
+    (tmp_path / "text.txt").write_text("é|a|", encoding="utf-8")
+    lines = charrnn("score", model, "text.txt", "--per-char").stdout.splitlines()
+    assert [line.split("\t")[1] for line in lines] == ["\\udcc3", "\\udca9", "|", "a", "|"]
+    records = charrnn("score", model, "text.txt", "--per-char", "--json").stdout.splitlines()
+    assert [json.loads(record)["char"] for record in records] == ["\udcc3", "\udca9", "|", "a", "|"]
 
 
 def test_a_sample_of_bytes_goes_on_within_a_character_of_the_prompt() -> None:

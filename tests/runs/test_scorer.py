@@ -10,6 +10,7 @@ from charrnn import LanguageModel
 from charrnn.runs import scorer as scoring
 from charrnn.runs.run import Run
 from charrnn.runs.scorer import split_lines
+from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import TEXT
 
@@ -95,3 +96,10 @@ def test_unknown_symbol_stands_for_what_the_vocabulary_lacks(model: LanguageMode
 def test_lines_are_split_wherever_blocks_end() -> None:
     assert list(split_lines(["a\nb", "c\n", "\nd"])) == ["a", "bc", "", "d"]
     assert list(split_lines(["a\n"])) == ["a"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_border_behind_a_line_end_makes_no_line(size: int) -> None:
+    text = f"{BORDER}a\n{BORDER}b\n\nc{BORDER}d{BORDER}"
+    blocks = [text[begin : begin + size] for begin in range(0, len(text), size)]
+    assert list(split_lines(blocks)) == ["a", "b", "", "c", "d"]
