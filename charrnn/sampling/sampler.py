@@ -134,25 +134,30 @@ class Sampler:
         return self._sample(self._read_prompt(prompt), seed)
 
     def _read_prompt(self, prompt: str) -> "_Prompt":
-        """Where samples begin. The last word of a prompt may be the begin of another one."""
+        """The symbols of a prompt, and the document that it begins."""
         vocabulary = self._vocabulary
         begun = prompt[prompt.rfind(BORDER) + 1 :]
-        if vocabulary.unit == "word" and prompt:
-            symbols = vocabulary.split_prompt(prompt)
-            whole = vocabulary.split(prompt)
-            excluded = set(excluded_symbols(self._config, vocabulary))
-            last = whole[-1]
-            for size, prefix in ((2, "".join(whole[-2:])), (1, last), (1, respaced(last))):  # two: "don" and "'"
-                fitting = [i for i in vocabulary.beginning_with(prefix) if i not in excluded]
-                if prefix and fitting and len(symbols) >= size:
-                    vocabulary.require(symbols[:-size])
-                    allowed = torch.full((vocabulary.size,), -math.inf)
-                    allowed[fitting] = 0.0
-                    start = start_symbols(vocabulary, vocabulary.encode_symbols(symbols[:-size]))
-                    return _Prompt(start, prefix, begun, self._runtime.place(allowed))
+        if vocabulary.unit == "word" and prompt and (word := self._find_begun_word(prompt, begun)) is not None:
+            return word
         symbols = vocabulary.split_prompt(prompt)
         vocabulary.require(symbols)
         return _Prompt(start_symbols(vocabulary, vocabulary.encode_symbols(symbols)), begun=begun)
+
+    def _find_begun_word(self, prompt: str, begun: str) -> "_Prompt | None":
+        """The prompt without its last word, which samples begin with, or with a longer one; None if no word fits."""
+        vocabulary = self._vocabulary
+        symbols, whole = vocabulary.split_prompt(prompt), vocabulary.split(prompt)
+        excluded = set(excluded_symbols(self._config, vocabulary))
+        last = whole[-1]
+        for size, prefix in ((2, "".join(whole[-2:])), (1, last), (1, respaced(last))):  # two: "don" and "'"
+            fitting = [i for i in vocabulary.beginning_with(prefix) if i not in excluded]
+            if prefix and fitting and len(symbols) >= size:
+                vocabulary.require(symbols[:-size])
+                allowed = torch.full((vocabulary.size,), -math.inf)
+                allowed[fitting] = 0.0
+                start = start_symbols(vocabulary, vocabulary.encode_symbols(symbols[:-size]))
+                return _Prompt(start, prefix, begun, self._runtime.place(allowed))
+        return None
 
     def _sample(self, prompt: "_Prompt", seed: int) -> Iterator[Piece]:
         if self._config.max_length == 0:
