@@ -27,9 +27,9 @@ from charrnn.cli.signals import exit_on_signals
 from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
+from charrnn.terminal import count_of, escape_controls, json_line, list_characters, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
-from charrnn.text.units import BORDER, display
+from charrnn.text.units import BORDER, NOUNS, display
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
@@ -206,8 +206,9 @@ def _tell_unknown(scorer: "Scorer") -> None:
     if not scorer.num_unknown:
         return
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
-    listed = list_characters(scorer.unknown)
-    tell(f"{scorer.num_unknown:,} characters outside the model's vocabulary were {how}: {listed}")
+    found = count_of(scorer.num_unknown, NOUNS[scorer.vocabulary.unit])
+    verb = "was" if scorer.num_unknown == 1 else "were"
+    tell(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
 
 
 class _Progress:

@@ -13,12 +13,14 @@ import codecs
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from charrnn.config import PreparationConfig
+from charrnn.config import PreparationConfig, Unit
 
 BORDER = "\ud800"
 """A surrogate: no text has one."""
+NOUNS: Mapping[Unit, str] = {"char": "character", "byte": "byte", "word": "word"}
+"""The names of a symbol in messages."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
 _UNSPACED += "\U00020000-\U0003ffff"
 """Thai, Lao, Burmese, Khmer, kana, bopomofo, Han: written without spaces, so that each letter is a symbol."""
