@@ -28,9 +28,9 @@ from charrnn.cli.writing import print_text
 from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import escape_controls, json_line, list_characters, prints_unicode
+from charrnn.terminal import count_of, escape_controls, json_line, list_characters, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
-from charrnn.text.units import BORDER, Display, display, name_of_symbols
+from charrnn.text.units import BORDER, NOUNS, Display, display
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
@@ -99,8 +99,7 @@ def score(
             parts = scorer.score(blocks, window, adapt=adapt)
             total = _add_up(_printing_chars(parts, config, json=json) if per_char else parts)
             if not total.num_chars:
-                kind = name_of_symbols(config.unit)
-                raise CharRNNError(f"{text} has no 2 {kind} that the model knows: nothing can be scored")
+                raise CharRNNError(f"{text} has no 2 {NOUNS[config.unit]}s that the model knows: nothing can be scored")
     _tell_unknown(scorer)
     if not prints_much:
         about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
@@ -209,9 +208,9 @@ def _tell_unknown(scorer: "Scorer") -> None:
     if not scorer.num_unknown:
         return
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
-    listed = list_characters(scorer.unknown)
-    kind = name_of_symbols(scorer.vocabulary.unit)
-    tell(f"{scorer.num_unknown:,} {kind} outside the model's vocabulary were {how}: {listed}")
+    found = count_of(scorer.num_unknown, NOUNS[scorer.vocabulary.unit])
+    verb = "was" if scorer.num_unknown == 1 else "were"
+    tell(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
 
 
 class _Progress:

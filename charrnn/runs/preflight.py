@@ -3,23 +3,25 @@
 import math
 
 from charrnn.terminal import Notify, count_of, format_seconds
+from charrnn.text.units import NOUNS
 from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.heuristics import MAX_PARAMETERS_PER_CHAR
 from charrnn.training.timing import seconds_per_step
 from charrnn.training.trainer import Trainer
 
 _MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
-_MIN_CHARS = 500
+_MIN_SYMBOLS = 500
 
 
 def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify) -> None:
-    """Tell three lines, and what may surprise."""
+    """Tell three lines, and warn of what will not train well."""
     model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
-    config, layout = trainer.config, trainer.layout
+    config, layout, noun = trainer.config, trainer.layout, NOUNS[vocabulary.unit]
     notify(
         f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, dropout "
-        f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; corpus: {len(text.train):,} characters "
-        f"to train, {len(text.val):,} to validate, {count_of(vocabulary.size, 'symbol')}"
+        f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; "
+        f"corpus: {count_of(len(text.train), noun)} to train, {len(text.val):,} to validate, "
+        f"{count_of(vocabulary.size, 'symbol')}"
     )
     processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
     notify(
@@ -36,14 +38,14 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
     notify(_describe_budget(trainer, epochs, seconds))
     if all(map(str.isspace, vocabulary.symbols)):
         notify("the text is white space alone: there is nothing to learn from it", warning=True)
-    elif (num_chars := sum(vocabulary.counts)) < _MIN_CHARS:
-        notify(f"{num_chars:,} characters are too few to learn to write from: find more text", warning=True)
-    elif (advice := _advise(model.num_parameters, model.config.hidden_size, len(text.train), epochs)) is not None:
+    elif (length := sum(vocabulary.counts)) < _MIN_SYMBOLS:
+        notify(f"{count_of(length, noun)} are too few to learn to write from: find more text", warning=True)
+    elif (advice := _advise(trainer, noun, epochs)) is not None:
         notify(advice, warning=True)
     if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
         notify(
             f"the corpus is small: {count_of(layout.batch_size, 'stream')} of chunks of "
-            f"{count_of(layout.seq_length, 'character')} instead of {config.batch_size} of {config.seq_length}"
+            f"{count_of(layout.seq_length, noun)} instead of {config.batch_size} of {config.seq_length}"
         )
     if not trainer.evaluations.are_validating and config.val_fraction > 0:
         notify("the corpus is too short to hold out a validation part: the training loss decides")
@@ -51,7 +53,8 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
 
 def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     steps, config = trainer.budget.steps, trainer.config
-    rate = f"about {trainer.layout.symbols_per_step / seconds:,.0f} characters/s"
+    chars_per_step = trainer.layout.symbols_per_step * trainer.bptt.text.chars_per_symbol
+    rate = f"about {chars_per_step / seconds:,.0f} characters/s"
     if steps is None:
         num_steps = round(epochs * trainer.layout.num_chunks)
         minutes, steps_at_rate = count_of(config.minutes or 0.0, "minute"), f"{count_of(num_steps, 'step')} at {rate}"
@@ -63,18 +66,20 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     )
 
 
-def _advise(num_parameters: int, hidden_size: int, num_chars: int, epochs: float) -> str | None:
+def _advise(trainer: Trainer, noun: str, epochs: float) -> str | None:
     """A warning where a model is far too large for its text, or too small for the part of it that is read."""
-    if num_parameters > MAX_PARAMETERS_PER_CHAR * num_chars:
-        fitting = _fitting_hidden_size(num_chars)
-        way_out = f"try --hidden-size {fitting} or find more text" if fitting < hidden_size else "find more text"
-        return f"{num_parameters:,} parameters are far too many for {num_chars:,} characters: {way_out}"
-    if num_parameters < _MIN_PARAMETERS_PER_CHAR * num_chars * min(epochs, 1.0):
+    model, length = trainer.bptt.model, len(trainer.bptt.text.train)
+    if model.num_parameters > MAX_PARAMETERS_PER_CHAR * length:
+        fitting = _fitting_hidden_size(length)
+        is_narrower = fitting < model.config.hidden_size
+        way_out = f"try --hidden-size {fitting} or find more text" if is_narrower else "find more text"
+        return f"{model.num_parameters:,} parameters are far too many for {count_of(length, noun)}: {way_out}"
+    if model.num_parameters < _MIN_PARAMETERS_PER_CHAR * length * min(epochs, 1.0):
         way_out = "try --size large or a larger --hidden-size"
-        return f"{num_parameters:,} parameters are far too few for {num_chars:,} characters: {way_out}"
+        return f"{model.num_parameters:,} parameters are far too few for {count_of(length, noun)}: {way_out}"
     return None
 
 
-def _fitting_hidden_size(num_chars: int) -> int:
-    """One layer of an LSTM with some parameters for each character, of at least 32 units."""
-    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_chars / 4)) // 32 * 32)
+def _fitting_hidden_size(num_symbols: int) -> int:
+    """The width of one LSTM layer with some parameters for each symbol of the text: at least 32 units."""
+    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_symbols / 4)) // 32 * 32)

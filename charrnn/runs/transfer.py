@@ -9,6 +9,7 @@ from torch import Tensor
 from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
+from charrnn.text.units import NOUNS
 from charrnn.text.vocabulary import Vocabulary
 
 
@@ -23,7 +24,8 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
     """
     if vocabulary.unit != source.vocabulary.unit:
         raise CharRNNError(
-            f"--init-from names a model of {source.vocabulary.unit}s, but the corpus is one of {vocabulary.unit}s: "
+            f"--init-from names a model of {NOUNS[source.vocabulary.unit]}s, but the corpus is one of "
+            f"{NOUNS[vocabulary.unit]}s: "
             f"prepare the text with --unit {source.vocabulary.unit}"
         )
     old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}

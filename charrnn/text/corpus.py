@@ -18,12 +18,12 @@ from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.files import container
 from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import num_threads
-from charrnn.terminal import Bar, format_share, no_bar
+from charrnn.terminal import Bar, count_of, format_share, no_bar
 from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
-from charrnn.text.units import BORDER
+from charrnn.text.units import BORDER, NOUNS
 from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, count
 
 KIND = "corpus"
@@ -91,7 +91,7 @@ class Corpus:
     @property
     def num_documents(self) -> int:
         """The number of documents; 0 of a text without borders."""
-        return 0 if self.vocabulary.border is None else self.vocabulary.counts[-1] - 1
+        return self.vocabulary.num_documents
 
     @property
     def text(self) -> str:
@@ -185,7 +185,7 @@ def _require_free(output: Path, sources: Sequence[Source]) -> None:
 
 def _require_learnable(totals: Counter[str], name: str, config: PreparationConfig) -> None:
     """Raises: CharRNNError for a text, by the counts of its symbols, that holds too little or no characters."""
-    one = {"char": "character", "byte": "byte", "word": "word or mark"}[config.unit]
+    one = NOUNS[config.unit]
     text = {symbol: n for symbol, n in totals.items() if symbol != BORDER or config.border_text is None}
     if (length := sum(text.values())) < 2:
         found = f"one {one} long" if length else "empty"
@@ -202,19 +202,17 @@ def _origins(sources: Sequence[Source]) -> list[str]:
 
 
 def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
-    count = vocabulary.counts[-1] - 1
     order = "in their order" if config.keep_order else "shuffled (--keep-order leaves them as they are)"
-    return f"{count:,} document{'s' * (count != 1)}, {order}"
+    return f"{count_of(vocabulary.num_documents, 'document')}, {order}"
 
 
 def _describe_rare(vocabulary: Vocabulary) -> list[str]:
     """A line on symbols that were folded, or that had better be."""
     total = sum(vocabulary.counts)
-    kind = "words" if vocabulary.unit == "word" else "characters"
     if vocabulary.unknown is not None:
-        folded = vocabulary.counts[vocabulary.unknown]
-        share = format_share(folded, total)
-        return [f"folded {folded:,} {kind} ({share}), rare ones, into one unknown symbol that is never sampled"]
+        num_folded = vocabulary.counts[vocabulary.unknown]
+        folded, share = count_of(num_folded, NOUNS[vocabulary.unit]), format_share(num_folded, total)
+        return [f"folded {folded} ({share}), rare ones, into one unknown symbol that is never sampled"]
     rare = {symbol: n for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=False) if n < RARE}
     if vocabulary.unit == "byte" or len(rare) * 5 < vocabulary.size or len(rare) < 20:
         return []

@@ -13,13 +13,15 @@ import codecs
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from charrnn.config import PreparationConfig, Unit
 from charrnn.errors import CharRNNError
 
 BORDER = "\ud800"
 """A surrogate: no text has one."""
+NOUNS: Mapping[Unit, str] = {"char": "character", "byte": "byte", "word": "word"}
+"""The names of a symbol in messages."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
 _UNSPACED += "\U00020000-\U0003ffff"
 """Thai, Lao, Burmese, Khmer, kana, bopomofo, Han: written without spaces, so that each letter is a symbol."""
@@ -92,11 +94,6 @@ def _ranges(points: Iterable[int]) -> str:
         else:
             ranges.append([point, point])
     return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
-
-
-def name_of_symbols(unit: Unit) -> str:
-    """The plural of what an index stands for."""
-    return {"char": "characters", "byte": "bytes", "word": "words"}[unit]
 
 
 def inner(text: str, config: PreparationConfig) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from charrnn.config import PreparationConfig, Unit
 from charrnn.errors import CharRNNError
 from charrnn.terminal import list_characters
-from charrnn.text.units import BORDER, name_of_symbols, split_word_blocks, split_words
+from charrnn.text.units import BORDER, NOUNS, split_word_blocks, split_words
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
 _BYTES = tuple(map(chr, range(2**8)))
@@ -188,6 +188,11 @@ class Vocabulary:
         return None if self.border_chars is None else self.size - 1
 
     @property
+    def num_documents(self) -> int:
+        """The number of documents of the corpus; 0 of one without borders."""
+        return 0 if self.border is None else self.counts[self.border] - 1
+
+    @property
     def outside(self) -> int:
         """The index of what the vocabulary lacks: the unknown symbol's, or V, which no model has."""
         return self.size if self.unknown is None else self.unknown
@@ -266,9 +271,10 @@ class Vocabulary:
 
         Raises: CharRNNError that lists the symbols outside the vocabulary, if it has no unknown symbol.
         """
+        symbols = self.split(text)
         if self.unknown is None:
-            self.require(self.split(text))
-        return self._encode_known(self.split(text))
+            self.require(symbols)
+        return self._encode_known(symbols)
 
     def require(self, symbols: Sequence[str]) -> None:
         """Check that a prompt can be read: rare words as the unknown symbol, characters by an index of their own.
@@ -279,8 +285,8 @@ class Vocabulary:
             return
         if missing := self.missing(symbols):
             raise CharRNNError(
-                f"{name_of_symbols(self.unit)} outside the vocabulary of {self.size} symbols: "
-                f"{list_characters(missing)}; leave them out (--skip-unknown does)"
+                f"{NOUNS[self.unit]}s outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "
+                "leave them out (--skip-unknown does)"
             )
 
     def encode_any(self, text: str) -> Tensor:

@@ -57,7 +57,7 @@ class Trainer:
             else:
                 progress, due = self._step(), self.evaluation_is_due
                 is_sane = self.recovery.check_and_keep(self.course, self._copy, before_evaluation=due)
-                yield progress if is_sane else self._recover(self.recovery.loss)
+                yield progress if is_sane else self._recover(self.recovery.loss / self.bptt.text.chars_per_symbol)
         is_stopped = self._agree_on_stop()
         if is_stopped and not self.recovery.is_sane(self.course):
             # A run that goes on from there takes the steps in between again, and ends as if it had not been stopped.
@@ -124,7 +124,10 @@ class Trainer:
         self.course.evaluated_fraction = self.fraction  # of a budget that now reserves another part
 
     def _recover(self, loss: float) -> Recovered:
-        """Go back to the trusted snapshot, and on with a lower learning rate. Raises: CharRNNError."""
+        """Go back from this loss per character to the trusted snapshot, and on with a lower learning rate.
+
+        Raises: CharRNNError.
+        """
         self._go_to(self.recovery.go_back(loss, self.course, self.history))
         return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
 

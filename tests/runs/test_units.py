@@ -23,7 +23,7 @@ from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import BORDER
 from charrnn.training.events import Event
-from tests.conftest import CPU, TEXT, TINY
+from tests.conftest import CPU, TEXT, TINY, described
 
 UNITS: dict[str, dict[str, Any]] = {
     "words": {"unit": "word", "max_vocab": 12},
@@ -65,6 +65,17 @@ def test_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path, options: dict[st
     ours, theirs = (Checkpoint.load(run.folder.last).snapshot for run in (resumed, whole))
     assert (ours.cursor, ours.course) == (theirs.cursor, theirs.course)
     assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
+
+
+def test_preflight_counts_words_and_gives_the_rate_in_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charrnn.runs.preflight.seconds_per_step", lambda bptt: 1.0)
+    run = start(RunFolder(tmp_path), corpus_of(tmp_path, unit="word"), TINY, STEPS, CPU, seed=1)
+    text = run.trainer.bptt.text
+    model, _, budget = described(run)[:3]
+    assert f"corpus: {len(text.train):,} words to train" in model
+    assert f"at about {32 * text.chars_per_symbol:,.0f} characters/s" in budget
 
 
 class StopAt(Reporter):
@@ -119,7 +130,9 @@ def test_weights_are_matched_by_word_border_and_unknown_symbol(tmp_path: Path) -
         (corpus.vocabulary.symbols.index(" sat"), checkpoint.vocabulary.symbols.index(" sat")),
     ):
         assert torch.equal(weight[ours], checkpoint.weights["head.weight"][theirs])
-    with pytest.raises(CharRNNError, match=r"a model of words, but the corpus is one of chars: prepare .* --unit word"):
+    with pytest.raises(
+        CharRNNError, match=r"a model of words, but the corpus is one of characters: prepare .* --unit word"
+    ):
         transfer(checkpoint, run.trainer.bptt.model, corpus_of(tmp_path).vocabulary)
 
 
