@@ -116,5 +116,5 @@ def test_scored_lines_of_bytes_are_written_as_they_are(tmp_path: Path, charrnn: 
 
 def test_score_tells_of_words_that_are_words(tmp_path: Path, charrnn: Command) -> None:
     model = untrained(tmp_path, b"the cat sat on the mat\n" * 20, unit="word")
-    assert "1 words outside the model's vocabulary" in charrnn("score", model, "-", input="the cat sings\n").stderr
+    assert "1 word outside the model's vocabulary was left out" in charrnn("score", model, "-", input="the cat sings\n").stderr
     assert "has no 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr
