@@ -1,4 +1,4 @@
-"""Samples as text or JSON, to stdout or a file; what they are is left to `sample.py`."""
+"""Samples as text or JSON, to stdout or a file; drawing them is left to `sample.py`."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from charrnn.config import PreparationConfig, SamplingConfig
 from charrnn.files.atomic import write_atomically
-from charrnn.terminal import Notify, escape_controls, json_line, prints_unicode
+from charrnn.terminal import Notify, can_print, count_of, escape_controls, json_line, prints_unicode
 from charrnn.text.units import Display, display
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Form = Callable[[Iterable[Batch]], Iterator[str]]
 
 _COUNT_DELAY_S = 0.5
 _COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
-"""From how many bits of surprisal on a symbol is shown in which colour: its name, its number of the 256."""
+"""The colours of symbols: least surprisal in bits, name, number among the terminal's 256."""
 
 
 def write(parts: Iterable[str], output: Path | None) -> None:
@@ -194,9 +194,9 @@ def _paint(text: str, bits: float) -> str:
 def _warn_of_what_cannot_be_printed(symbols: Iterable[str], notify: Notify) -> None:
     """Warn of the model's symbols that stdout's encoding lacks."""
     encoding = sys.stdout.encoding
-    lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
-    if not prints_unicode() and lacking:
+    if not prints_unicode() and (lacking := sum(not can_print(symbol, sys.stdout) for symbol in symbols)):
         notify(
-            f"{lacking:,} symbols of the model are shown as ?: {encoding} has none; try PYTHONIOENCODING=utf-8",
+            f"{count_of(lacking, 'symbol')} of the model will be shown with ? for what {encoding} lacks: "
+            "try PYTHONIOENCODING=utf-8",
             warning=True,
         )

@@ -1,5 +1,6 @@
 """`sample` by models of bytes and words."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from charrnn.cli.sample import _skip_unknown
-from charrnn.cli.writing import View
+from charrnn.cli.writing import View, view_on_stdout
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
@@ -15,7 +16,7 @@ from charrnn.sampling.sampler import Piece
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import CPU, TINY, Command
+from tests.conftest import CPU, TINY, Command, Told
 
 BYTES = PreparationConfig(unit="byte")
 
@@ -69,6 +70,15 @@ def test_parts_of_words_are_coloured_as_they_are_written(text: str, shown: str) 
     piece = Piece(0, "\0\1", text, [0.1, 1.0], "stop")
     view = View(PreparationConfig(unit="word"), texts=(" king", " is"))
     assert "".join(view.show("", [piece])) == shown
+
+
+def test_words_that_can_be_printed_in_part_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    told = Told()
+    view_on_stdout(Vocabulary((" cafés", " tea"), (1, 1), "word"), PreparationConfig(unit="word"), told, False, False)
+    assert told == [
+        "warning: 1 symbol of the model will be shown with ? for what ascii lacks: try PYTHONIOENCODING=utf-8"
+    ]
 
 
 def test_the_begin_of_a_word_is_not_skipped() -> None:
