@@ -38,6 +38,10 @@ def test_page_fits_80_columns_and_has_examples_options_and_exit_codes(name: str)
         assert all(each in page for each in names if each != "--help")
 
 
+def test_a_default_of_zero_is_told() -> None:
+    assert re.search(r"--shuffle-seed N\s+The documents' order follows from it; default: 0\.", page_of("prepare"))
+
+
 @pytest.mark.parametrize("name", ["", *GROUP.commands])
 def test_examples_are_command_lines_of_today(name: str) -> None:
     for example in examples_of(page_of(*filter(None, [name]))):
