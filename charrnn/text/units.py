@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
 from charrnn.config import PreparationConfig, Unit
+from charrnn.errors import CharRNNError
 
 BORDER = "\ud800"
 """A surrogate: no text has one."""
@@ -80,9 +81,16 @@ def _marks() -> str:
 
 
 def inner(text: str, config: PreparationConfig) -> str:
-    """A user's text, normalised already, in the form that it has inside the program."""
+    """A user's text, normalised already, in the form that it has inside the program.
+
+    Raises: CharRNNError for half of a character in a text that is to become bytes.
+    """
     if config.unit == "byte":
-        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+        try:
+            text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            raise CharRNNError(f"{half} is half of a character and has no bytes: leave it out of the text") from None
     if config.separator is not None:
         text = text.replace(inner_separator(config), BORDER)
     return text
