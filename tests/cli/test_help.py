@@ -73,6 +73,13 @@ def test_wrong_usage_is_one_plain_line(words: str, message: str) -> None:
     assert "alue error" not in done.stderr
 
 
+def test_wrong_usage_is_told_by_the_first_of_several_processes() -> None:
+    for rank, lines in (("0", 1), ("1", 0)):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        done = CliRunner().invoke(app, ["train", "x", "--steps", "1.5"], env=place)
+        assert (done.exit_code, done.stderr.count("\n")) == (2, lines)
+
+
 def test_option_of_given_values_completes_them() -> None:
     train = GROUP.commands["train"]
     cell = next(parameter for parameter in train.params if parameter.name == "cell")
