@@ -184,9 +184,9 @@ def _texts_of(piece: "Piece", texts: Sequence[str]) -> Iterator[tuple[str, float
 
 
 def _paint(text: str, bits: float) -> str:
-    """A symbol in the colour of its surprisal; a space as a block of it, a line end as it is."""
+    """A symbol in the colour of its surprisal; a space as a block of it, line ends as they are."""
     numbers = [number for least, _, number in _COLOURS if bits >= least]
-    if not numbers or text in ("", "\n"):
+    if not numbers or not text.strip("\n"):
         return text
     return f"\x1b[{48 if text.isspace() else 38};5;{numbers[-1]}m{text}\x1b[0m"
 
