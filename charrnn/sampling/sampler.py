@@ -129,12 +129,15 @@ class Sampler:
         """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
 
         Raises: CharRNNError, before the first piece for a prompt outside the vocabulary, behind the last one for
-        samples that were given up, since they were taken back over and over.
+        samples that were given up because they were taken back over and over.
         """
         return self._sample(self._read_prompt(prompt), seed)
 
     def _read_prompt(self, prompt: str) -> "_Prompt":
-        """Where samples begin. The last word of a prompt may be the begin of another one."""
+        """Split a prompt into symbols to read and the begin of the first word to sample.
+
+        The last word of a prompt may be the begin of a longer one. Raises: CharRNNError.
+        """
         vocabulary = self._vocabulary
         begun = prompt[prompt.rfind(BORDER) + 1 :]
         if vocabulary.unit == "word" and prompt:
@@ -142,7 +145,7 @@ class Sampler:
             whole = vocabulary.split(prompt)
             excluded = set(excluded_symbols(self._config, vocabulary))
             last = whole[-1]
-            for size, prefix in ((2, "".join(whole[-2:])), (1, last), (1, respaced(last))):  # two: "don" and "'"
+            for size, prefix in ((2, "".join(whole[-2:])), (1, last), (1, respaced(last))):  # "don" and "'" are two
                 fitting = [i for i in vocabulary.beginning_with(prefix) if i not in excluded]
                 if prefix and fitting and len(symbols) >= size:
                     vocabulary.require(symbols[:-size])
@@ -201,7 +204,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _launch(self, streams: dict[int, Draft], allowed: Tensor | None) -> _Launch:
-        """Begin K steps of all streams; `allowed` is added to the logits of a sample's first symbol."""
+        """Launch K steps of all streams; `allowed` is added to the logits of a sample's first symbol."""
         K, B = self._symbols.shape
         keys, begin = [0] * B, [0] * B
         if self._constraint is not None:
@@ -291,7 +294,7 @@ def sample(
     runtime: Runtime,
     prompt: str = "",
 ) -> Iterator[Piece]:
-    """Continue one prompt as a `Sampler` does, which see."""
+    """Continue one prompt; see `Sampler.sample`."""
     return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
 
 
