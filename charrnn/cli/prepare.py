@@ -56,7 +56,7 @@ def prepare(
     for note in corpus.notes:
         notify(note)
     size, length = corpus.vocabulary.size, len(corpus.indices)
-    num_chars = round(corpus.vocabulary.count_chars(corpus.indices))
+    num_chars = corpus.vocabulary.num_chars
     if json:
         summary = {
             "corpus": str(output),
@@ -66,7 +66,7 @@ def prepare(
             "vocabulary": size,
         }
         if config.border_text is not None:
-            summary["documents"] = corpus.num_documents
+            summary["documents"] = corpus.vocabulary.num_documents
         print(json_module.dumps(summary), flush=True)
     else:
         symbols = "" if config.unit == "char" else f" in {length:,} {config.unit}s"

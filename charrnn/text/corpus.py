@@ -89,11 +89,6 @@ class Corpus:
             raise CorpusChangedError(f"{self.path} was truncated while it was read: prepare the same text again")
 
     @property
-    def num_documents(self) -> int:
-        """The number of documents; 0 of a text without borders."""
-        return self.vocabulary.num_documents
-
-    @property
     def text(self) -> str:
         """The text of the indices as it is inside the program, decoded anew at each call."""
         return self.vocabulary.decode(self.indices)

@@ -180,6 +180,12 @@ class Vocabulary:
         return 0 if self.border is None else self.counts[self.border] - 1
 
     @property
+    def num_chars(self) -> int:
+        """The number of characters of the whole corpus; the border before all stands for none."""
+        total = float(self.lengths @ torch.tensor(self.counts, dtype=torch.float64))
+        return round(total) - (self.border_chars or 0)
+
+    @property
     def outside(self) -> int:
         """The index of what the vocabulary lacks: the unknown symbol's, or V, which no model has."""
         return self.size if self.unknown is None else self.unknown
