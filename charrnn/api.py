@@ -79,6 +79,7 @@ class LanguageModel:
         self._data_dir = data_dir
         self._model = checkpoint.build_model().to(runtime.device)
         self._indices: dict[str | None, SuffixArray] = {}
+        self._documents: dict[str | None, set[int]] = {}
 
     @classmethod
     def open(
@@ -133,8 +134,9 @@ class LanguageModel:
     ) -> str:
         """Generate a continuation of the prompt, without the prompt itself.
 
-        Without a seed each call gives another text. `corpus` names the text that `avoid_copying` refers to, if not
-        the model's own. Raises: CharRNNError for a prompt outside the vocabulary, or an option out of its range.
+        Without a seed each call gives another text. `corpus` names the text that `avoid_copying` and `new` refer to, if
+        not the model's own. Raises: CharRNNError for a prompt outside the vocabulary, an option out of its range, or a
+        text that cannot be continued without a copy.
         """
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
@@ -170,7 +172,7 @@ class LanguageModel:
 
     @telling_keywords()
     def next(self, text: str = "") -> dict[str, float]:
-        """The probability of each symbol behind a text, the most likely first; behind nothing, of each to begin with.
+        """The probability of each symbol to follow a text, the most likely first; without a text, to come first.
 
         They are the model's own, at temperature 1 and without filters, and sum to 1. The unknown symbol, if the
         vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the character of its number.
@@ -300,11 +302,12 @@ class LanguageModel:
         with telling_keywords():
             given = {name: value for name, value in options.items() if value is not None}
             config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
-            index = None
+            index = known = None
             if config.avoid_copying is not None:
                 index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
+            if config.new:
+                known = self._documents[corpus] = self._documents.get(corpus) or self.known_documents(corpus)
             seed = secrets.randbits(31) if seed is None else seed
-            known = self.known_documents(corpus) if config.new else None
             pieces = self.sampler(config, index, known).sample(self.normalise(prompt), seed=seed)
         return _telling(pieces)
 

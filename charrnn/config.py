@@ -328,8 +328,9 @@ class TrainingConfig(Config):
 class SamplingConfig(Config):
     """Options for sampling: lengths in symbols, filters off where unset.
 
-    A sample ends after `length` symbols (unset, 1,000, or as many per line of `lines`), after any text in `stop` has
-    appeared, or after `lines` whole lines. No run of `avoid_copying` characters of the corpus is reproduced.
+    A sample ends after `max_length` symbols, after any text in `stop` has appeared, or after `lines` whole lines or
+    `documents` whole documents. It is drawn again from where it reproduces `avoid_copying` characters of the corpus,
+    or where with `unique` or `new` it repeats a document of its own or of the corpus.
     """
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
@@ -366,5 +367,5 @@ class SamplingConfig(Config):
 
     @property
     def max_length(self) -> int:
-        """Symbols after which a sample ends at the latest."""
+        """Symbols after which a sample ends at the latest: `length`, else 1,000 for each of `lines` or `documents`."""
         return 1000 * max(self.lines or 1, self.documents or 1) if self.length is None else self.length

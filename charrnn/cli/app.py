@@ -41,7 +41,7 @@ class _Group(TyperGroup):
         except _UsageError as error:
             raise _exit_of_usage(error) from error
         except CharRNNError as error:
-            if not (speaks() or error.is_claimed):  # another process tells the same
+            if not (speaks() or error.is_claimed):  # another process says the same
                 raise typer.Exit(error.exit_code) from error
             raise _exit(str(error), error.exit_code) from error
         except BrokenPipeError:
@@ -62,6 +62,8 @@ def _exit(message: str, code: int = 1) -> typer.Exit:
 
 def _exit_of_usage(error: Any) -> typer.Exit:
     """Say what is wrong with a command line, and where its options are listed; returns the exit to raise."""
+    if not speaks():  # another process says the same
+        return typer.Exit(error.exit_code)
     message = error.format_message()
     if not isinstance(error, BadValueError):
         page = f"{error.ctx.command_path} -h" if error.ctx is not None else "charrnn -h"

@@ -1,7 +1,6 @@
 """`charrnn export`: a trained model as one HTML page that writes in any browser."""
 
 import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +12,9 @@ from charrnn.cli.options import (
     choose_checkpoint,
     declare,
     takes_configs,
+    tell,
 )
 from charrnn.cli.signals import exit_on_signals
-from charrnn.terminal import escape_controls
 
 
 @takes_configs
@@ -42,4 +41,4 @@ def export(
     if json:
         print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)
     else:
-        print(escape_controls(f"{output}: {size / 1e6:.1f} MB, {describe(found)}"), file=sys.stderr)
+        tell(f"{output}: {size / 1e6:.1f} MB, {describe(found)}")

@@ -20,7 +20,7 @@ _EXIT_CODES = (
 
 
 class Command(TyperCommand):
-    """A command with such a page."""
+    """A command whose help is such a page."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
@@ -87,7 +87,7 @@ def _flags(option: Any) -> str:
 
 def _explain(option: Any) -> str:
     """The help of an option with its default and its environment variable."""
-    if not option.show_default or option.default in (None, False, ""):
+    if not option.show_default or option.default is None or option.default is False or option.default == "":
         return str(option.help)
     variable = f"${option.envvar}, else " if option.envvar else ""
     return f"{option.help.removesuffix('.')}; default: {variable}{option.default}."

@@ -66,7 +66,7 @@ def prepare(
             "vocabulary": size,
         }
         if config.border_text is not None:
-            summary["documents"] = corpus.num_documents
+            summary["documents"] = corpus.vocabulary.num_documents
         print(json_module.dumps(summary), flush=True)
     else:
         symbols = "" if config.unit == "char" else f" in {length:,} {config.unit}s"

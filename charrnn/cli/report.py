@@ -1,7 +1,6 @@
 """`charrnn report`: one HTML page about a run, or about several side by side."""
 
 import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +15,9 @@ from charrnn.cli.options import (
     choose_checkpoint,
     declare,
     takes_configs,
+    tell,
 )
 from charrnn.cli.signals import exit_on_signals
-from charrnn.terminal import escape_controls
 
 Runs = Annotated[
     list[str] | None,
@@ -61,4 +60,4 @@ def report(
         print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)
     else:
         names = ", ".join(subject.name for subject in subjects)
-        print(escape_controls(f"{output}: {size / 1e6:.1f} MB about {names}"), file=sys.stderr)
+        tell(f"{output}: {size / 1e6:.1f} MB about {names}")

@@ -4,9 +4,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, reads, tell
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, notifier, reads, tell
 from charrnn.config import Choice
-from charrnn.terminal import align, format_bytes, json_line
+from charrnn.terminal import align, format_bytes, json_line, prints_unicode
 
 if TYPE_CHECKING:
     from charrnn.runs.listing import Listed
@@ -31,21 +31,17 @@ def runs(
     """
     from charrnn.runs.listing import list_runs
 
-    listed = list(list_runs(checkpoint_dir, _warn))
+    listed = list(list_runs(checkpoint_dir, notifier(quiet=False)))
     if sort == "loss":
         listed.sort(key=lambda run: math.inf if run.best_val_loss is None else run.best_val_loss)
     if json:
         for run in listed:
-            print(json_line(run.to_json()))
+            print(json_line(run.to_json(), ascii_only=not prints_unicode()), flush=True)
     elif listed:
         for line in align([_HEAD, *map(_row, listed)], left=4):
             print(line)
     else:
         tell(f"{checkpoint_dir} holds no trained model: run `charrnn train CORPUS` first")
-
-
-def _warn(message: str, *, warning: bool = False) -> None:
-    tell(f"warning: {message}")
 
 
 def _row(run: "Listed") -> tuple[str, ...]:

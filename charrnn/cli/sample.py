@@ -139,7 +139,7 @@ def sample(
         configs,
         form,
         seed_everything(seed),
-        tells_seed=seed is None,
+        announce_seed=seed is None,
         echoes=not no_echo,
         is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
     )
@@ -161,13 +161,13 @@ class _Session:
         form: Form,
         seed: int,
         *,
-        tells_seed: bool,
+        announce_seed: bool,
         echoes: bool,
         is_counted: bool,
     ) -> None:
         self._sampler = functools.lru_cache(maxsize=1)(make_sampler)  # its tensors are large
         self._configs, self._form, self._seed = configs, form, seed
-        self._tells_seed, self._echoes, self._is_counted = tells_seed, echoes, is_counted
+        self._announce_seed, self._echoes, self._is_counted = announce_seed, echoes, is_counted
         self.has_failed = False
         """True once a prompt could not be continued, or a sample was given up."""
 
@@ -185,10 +185,10 @@ class _Session:
     def _begin(self, prompt: str, seed: int) -> Iterator[Batch]:
         for config in self._configs:
             pieces = self._sampler(config).sample(prompt, seed=seed)
-            notes = [f"seed {self._seed}"] if self._tells_seed else []
+            notes = [f"seed {self._seed}"] if self._announce_seed else []
             if len(self._configs) > 1:
                 notes.append(f"temperature {config.temperature:g}")
-            self._tells_seed = False
+            self._announce_seed = False
             if self._is_counted:
                 pieces = counted(pieces, config.num_samples)
             yield Batch(config, prompt if self._echoes else "", seed, self._tell_given_up(pieces), ", ".join(notes))
@@ -228,7 +228,7 @@ def _read_prompts(
 
 
 def _converse(*, takes_bytes: bool) -> Iterator[str]:
-    """The lines of stdin, asked for where somebody sits there."""
+    """The lines of stdin; on a terminal a sign asks for each."""
     sign = ""
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):

@@ -91,7 +91,8 @@ def score(
     blocks = read_blocks(text, config)
     prints_much = per_line or per_char
     is_shown = not (prints_much and sys.stdout.isatty())
-    with sharing_cores(), _Progress(text, 1 + adapt, is_shown=is_shown) as progress:
+    symbol_size = model.vocabulary.mean_size
+    with sharing_cores(), _Progress(text, 1 + adapt, symbol_size, is_shown=is_shown) as progress:
         scorer = model.scorer(progress.advance)
         if per_line:
             _print_lines(scorer.score_lines(split_lines(blocks)), config, json=json)
@@ -216,10 +217,10 @@ def _tell_unknown(scorer: "Scorer") -> None:
 class _Progress:
     """A bar on stderr after some seconds, or where stderr is no terminal a line now and then.
 
-    The text is read a number of times.
+    The text is read `num_passes` times; `symbol_size` is the mean size of a symbol in characters, or of one in bytes.
     """
 
-    def __init__(self, text: str, num_passes: int, *, is_shown: bool) -> None:
+    def __init__(self, text: str, num_passes: int, symbol_size: float, *, is_shown: bool) -> None:
         from tqdm import tqdm
 
         with_bar = is_shown and sys.stderr.isatty()
@@ -227,7 +228,8 @@ class _Progress:
         total = None if size is None else num_passes * size
         self._bar = tqdm(total=total, unit="B", unit_scale=True, delay=_BAR_DELAY, leave=False, disable=not with_bar)
         self._tells = is_shown and not with_bar
-        self._num_chars, self._told = 0, time.monotonic()
+        self._symbol_size = symbol_size
+        self._num_read, self._told = 0.0, time.monotonic()
 
     def __enter__(self) -> "_Progress":
         return self
@@ -235,13 +237,14 @@ class _Progress:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def advance(self, num_chars: int) -> None:
-        """Count characters as scored."""
-        self._bar.update(num_chars)
-        self._num_chars += num_chars
+    def advance(self, num_symbols: int) -> None:
+        """Count symbols as scored."""
+        size = num_symbols * self._symbol_size
+        self._bar.update(size)
+        self._num_read += size
         if self._tells and time.monotonic() - self._told > _LINE_SECONDS:
             self._told = time.monotonic()
-            tell(f"{self._num_chars:,} characters scored")
+            tell(f"{self._num_read:,.0f} characters scored")
 
 
 def _count_bytes(text: str) -> int | None:

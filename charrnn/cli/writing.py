@@ -1,4 +1,4 @@
-"""Samples as text or JSON, to stdout or a file; what they are is left to `sample.py`."""
+"""Samples as text or JSON, to stdout or a file; drawing them is left to `sample.py`."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from charrnn.config import PreparationConfig, SamplingConfig
 from charrnn.files.atomic import write_atomically
-from charrnn.terminal import Notify, escape_controls, json_line, prints_unicode
+from charrnn.terminal import Notify, can_print, count_of, escape_controls, json_line, prints_unicode
 from charrnn.text.units import Display, display
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Form = Callable[[Iterable[Batch]], Iterator[str]]
 
 _COUNT_DELAY_S = 0.5
 _COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
-"""From how many bits of surprisal on a symbol is shown in which colour: its name, its number of the 256."""
+"""The colours of symbols: least surprisal in bits, name, number among the terminal's 256."""
 
 
 def write(parts: Iterable[str], output: Path | None) -> None:
@@ -190,9 +190,9 @@ def _texts_of(piece: "Piece", texts: Sequence[str]) -> Iterator[tuple[str, float
 
 
 def _paint(text: str, bits: float) -> str:
-    """A symbol in the colour of its surprisal; a space as a block of it, a line end as it is."""
+    """A symbol in the colour of its surprisal; a space as a block of it, line ends as they are."""
     numbers = [number for least, _, number in _COLOURS if bits >= least]
-    if not numbers or text in ("", "\n"):
+    if not numbers or not text.strip("\n"):
         return text
     return f"\x1b[{48 if text.isspace() else 38};5;{numbers[-1]}m{text}\x1b[0m"
 
@@ -200,9 +200,9 @@ def _paint(text: str, bits: float) -> str:
 def _warn_of_what_cannot_be_printed(symbols: Iterable[str], notify: Notify) -> None:
     """Warn of the model's symbols that stdout's encoding lacks."""
     encoding = sys.stdout.encoding
-    lacking = sum(symbol.encode(encoding, "ignore") == b"" for symbol in symbols)
-    if not prints_unicode() and lacking:
+    if not prints_unicode() and (lacking := sum(not can_print(symbol, sys.stdout) for symbol in symbols)):
         notify(
-            f"{lacking:,} symbols of the model are shown as ?: {encoding} has none; try PYTHONIOENCODING=utf-8",
+            f"{count_of(lacking, 'symbol')} of the model will be shown with ? for what {encoding} lacks: "
+            "try PYTHONIOENCODING=utf-8",
             warning=True,
         )

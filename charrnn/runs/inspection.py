@@ -26,7 +26,7 @@ def inspect(path: str, checkpoint_dir: Path) -> dict[str, Any]:
 def _about_corpus(corpus: Corpus) -> dict[str, Any]:
     return {
         **_about_file(corpus.path, corpora.KIND),
-        **_about_size(corpus.vocabulary),
+        **_about_text(corpus.vocabulary),
         "vocabulary": _about_vocabulary(corpus.vocabulary),
         "preparation": dump(corpus.config),
         "sources": list(corpus.sources),
@@ -54,7 +54,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
         "training": {**dump(checkpoint.training_config), "seed": checkpoint.seed, "precision": checkpoint.precision},
         "corpus": {
             "name": Path(checkpoint.corpus.path).stem,
-            **_about_size(checkpoint.vocabulary),
+            **_about_text(checkpoint.vocabulary),
             "source_digest": checkpoint.corpus.source_digest,
         },
         "vocabulary": _about_vocabulary(checkpoint.vocabulary),
@@ -67,12 +67,18 @@ def _about_file(path: Path, kind: str) -> dict[str, Any]:
     return {"path": str(path), "kind": kind, "bytes": path.stat().st_size, "digest": "verified"}
 
 
-def _about_size(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {"characters": vocabulary.num_chars, "symbols": sum(vocabulary.counts)}
+def _about_text(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The size of the text that a vocabulary was counted on; symbols and documents where they say more."""
+    return {
+        "characters": vocabulary.num_chars,
+        "symbols": None if vocabulary.unit == "char" else sum(vocabulary.counts),
+        "documents": None if vocabulary.border is None else vocabulary.num_documents,
+    }
 
 
 def _about_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
-    symbols = sorted(zip(vocabulary.symbols, vocabulary.counts, strict=False), key=lambda symbol: -symbol[1])
+    counted = zip(vocabulary.symbols, vocabulary.counts, strict=False)
+    symbols = sorted(((symbol, n) for symbol, n in counted if n), key=lambda symbol: -symbol[1])
     return {
         "size": vocabulary.size,
         "most_frequent": dict(symbols[:_MAX_SYMBOLS]),

@@ -258,34 +258,22 @@ def resume(
     Raises: CharRNNError for another corpus or another model.
     """
     checkpoint, unsound = ranks.share(folder.load_last)
-    if not checkpoint.can_be_resumed:
-        raise CharRNNError(
-            f"the checkpoint in {folder.path} was written without the trainer's state (inspect --slim), so that it "
-            "cannot go on: start another run with --init-from"
-        )
+    _require_resumable(checkpoint, corpus, folder)
     for reason in unsound.values():
         notify(f"{reason}; going back to the checkpoint before it", warning=True)
     if checkpoint.versions != VERSIONS:
         by, now = (f"charrnn {of['charrnn']} with PyTorch {of['torch']}" for of in (checkpoint.versions, VERSIONS))
         notify(f"this run was written by {by}, and this is {now}: it may go on a little differently", warning=True)
-    if not checkpoint.corpus.fits(corpus):
-        raise CharRNNError(
-            f"the run in {folder.path} was trained on another text or another preparation of it, then at "
-            f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
-        )
     config = _changed(checkpoint, given, folder)
     if config.batch_size is not None and config.batch_size % ranks.size:
         raise CharRNNError(
             f"the run in {folder.path} has --batch-size {config.batch_size}, which {ranks.size} processes cannot share "
-            "evenly: resume it in a number that divides it"
+            "evenly: resume it with a number of processes that divides it"
         )
     runtime = _open_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
     seed_everything(checkpoint.seed)
-    layout = choose_layout(config, len(corpus.indices), runtime)
-    text = _split(corpus, layout, ranks).placed(runtime)
     before = checkpoint.snapshot.num_ranks
-    if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, before):
-        raise CharRNNError(f"the text is so short that {ranks.size} processes cut it otherwise: resume in {before}")
+    text = _split_alike(corpus, config, runtime, before)
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):
@@ -302,6 +290,35 @@ def resume(
         ways = "--patience" if lost else "--epochs, --steps or --minutes"
         notify(f"this run is over: a larger {ways} would go on with it")
     return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
+
+
+def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder) -> None:
+    """Raises: CharRNNError for a checkpoint without the trainer's state, or of another text."""
+    if not checkpoint.can_be_resumed:
+        raise CharRNNError(
+            f"the checkpoint in {folder.path} was written without the trainer's state (inspect --slim), so that it "
+            "cannot go on: start another run with --init-from"
+        )
+    if not checkpoint.corpus.fits(corpus):
+        raise CharRNNError(
+            f"the run in {folder.path} was trained on another text or another preparation of it, then at "
+            f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
+        )
+
+
+def _split_alike(corpus: Corpus, config: TrainingConfig, runtime: Runtime, num_ranks: int) -> TrainingText:
+    """The text in the streams that another number of processes read.
+
+    Raises: CharRNNError for a text too short for that.
+    """
+    layout = choose_layout(config, len(corpus.indices), runtime)
+    text = _split(corpus, layout, runtime.ranks).placed(runtime)
+    if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, num_ranks):
+        raise CharRNNError(
+            f"the text is too short for {runtime.ranks.size} processes to cut it as {num_ranks} did: resume with "
+            f"{num_ranks}"
+        )
+    return text
 
 
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:

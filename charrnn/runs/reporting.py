@@ -116,7 +116,7 @@ class MetricsLog(Reporter):
     ) -> None:
         """Keep `keep` records of an existing log, None for all. For `guard` see `write_atomically`.
 
-        Losses are recorded per symbol too.
+        A loss per character times `chars_per_symbol` is recorded as the loss per symbol.
         """
         if path.is_dir():
             raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")

@@ -39,9 +39,9 @@ class Run:
     """Records of the log up to the moment at which the run begins or goes on; None for all of it."""
     log: MetricsLog | None = None
     reporters: Sequence[Reporter] = ()
-    """Those that are told of the run as it is driven, the log among them."""
+    """The recipients of the run's events as it is driven, the log among them."""
     origin: dict[str, Any] | None = None
-    """Of the weights that it began with, where they were another run's."""
+    """The run that its first weights came from, if any; see `definition.origin_of`."""
 
     def __post_init__(self) -> None:
         self._saved_at = self.trainer.clock.elapsed_s

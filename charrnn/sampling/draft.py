@@ -1,4 +1,4 @@
-"""One sample in the making: where it ends, and what of it is taken back.
+"""One sample in the making: its end, and the parts of it that are taken back.
 
 Symbols are packed (see `copies.pack`), texts are in the form that they have inside the program (`text/units.py`).
 """
@@ -36,7 +36,7 @@ class Rules:
     documents: int | None = None
     banned: tuple[str, ...] = ()
     max_copy: int | None = None
-    """Successive characters of the corpus from which on they are a copy."""
+    """Length of a run of characters of the corpus that counts as a copy."""
     corpus: SuffixArray | None = None
     unique: bool = False
     known: Collection[int] | None = None
@@ -46,6 +46,11 @@ class Rules:
     def has_chars(self) -> bool:
         """True if the text of each index is one character."""
         return all(len(text) == 1 for text in self.texts)
+
+    @functools.cached_property
+    def translation(self) -> dict[int, str]:
+        """The texts by index, as `str.translate` takes them."""
+        return dict(enumerate(self.texts))
 
     @functools.cached_property
     def counts_symbols(self) -> bool:
@@ -59,7 +64,7 @@ class Rules:
 
     @functools.cached_property
     def num_held(self) -> int:
-        """Characters at the end that more of them may prove copied or banned."""
+        """Characters at the end of the text that may turn out, with those that follow, to be copied or banned."""
         sizes = [self.max_copy or 1 if self.corpus is not None else 1, *map(len, self.banned)]
         return max(sizes) - 1
 
@@ -70,7 +75,7 @@ class Rules:
 
 
 _Fault: TypeAlias = tuple[int, tuple[str, str]]
-"""The begin in the pending text of what must not be written, and what it is, and a remedy."""
+"""Text that must not be written: its begin in the pending text, and its description with a remedy."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +90,28 @@ class Settled:
 class Draft:
     """A sample in the making. Symbols that may yet be taken back are pending.
 
-    Its text begins behind `prefix`, with which the text of its first symbol begins; `begun` is the beginning, in the
-    prompt, of the document that it goes on with.
+    The text of its first symbol begins with `prefix`, the end of the prompt, which is left out of the sample's text.
+    `begun` is the part of its first document that stands in the prompt.
     """
 
     def __init__(self, index: int, seed: int, rules: Rules, prefix: str = "", begun: str = "") -> None:
         self.index = index
         self.key = stream_key(seed, index, 0)
-        """Of its random numbers; another one after each rejection."""
+        """The key of its random numbers; another one after each rejection."""
         self.num_launched = 0
-        """Symbols whose steps were launched and are not taken back: `length`, and those on their way."""
+        """Number of symbols whose steps were launched: those that `length` counts, and those not yet drawn."""
         self.finish_reason: str | None = None
         self.problem: str | None = None
-        """Of a sample that was given up: the symbols that it came to, and a remedy."""
+        """The reason why the sample was given up, with the number of symbols that it came to, and a remedy."""
         self.bits_per_char: float | None = None
         """Of the whole sample, once it has ended."""
         self.rejections = 0
         self.read: tuple[int, Reading] | None = None
-        """The number of symbols that were read again after a rejection, and the state behind them."""
+        """The number of symbols that were read again after the last rejection, and the state behind them."""
         self._seed, self._rules, self._prefix, self._begun = seed, rules, prefix, begun
         self._has_chars = rules.has_chars and not prefix
-        self._translation = dict(enumerate(rules.texts))
-        self._fruitless_rejections, self._furthest = 0, -1  # since one left more symbols than ever before, and how many
+        self._furthest = -1  # the most symbols that a rejection has left
+        self._fruitless_rejections = 0  # since then
         self._tail_size = max(rules.num_held, *(len(stop) - 1 for stop in rules.stops), 0)
         self._documents: set[int] = set()
         self._symbols = ""  # that are settled, where any may be taken back
@@ -126,7 +131,7 @@ class Draft:
         return {"finish_reason": self.finish_reason, "bits_per_char": self.bits_per_char}
 
     def wants_steps(self) -> bool:
-        """True unless the steps launched so far bring it to the greatest length."""
+        """True unless the steps launched so far bring it to its maximum length."""
         return self.num_launched < self._rules.max_length
 
     @property
@@ -137,11 +142,11 @@ class Draft:
     def add(self, symbols: str, nats: list[float]) -> Settled:
         """Take the next symbols and their surprisals, as far as the sample's end.
 
-        Returns: what can no longer be taken back. One that is taken back over and over is given up: it ends there.
+        Returns: the part that can no longer be taken back. A sample that is taken back over and over is given up.
         """
         texts = None
         if self._has_chars:
-            text = symbols.translate(self._translation)
+            text = symbols.translate(self._rules.translation)
         else:
             texts = [self._rules.texts[ord(symbol)] for symbol in symbols]
             if not self.length and texts:
@@ -155,7 +160,7 @@ class Draft:
             settled_end = end if reason else max(end - self._rules.num_held, 0)
             if self._rules.judges_documents and not reason:
                 settled_end = self._pending.text.rfind(BORDER, 0, settled_end) + 1
-            fault = self._find_known(settled_end)
+            fault = self._judge_documents(settled_end)
         if fault is not None:
             begin, (what, remedy) = fault
             self._pending.cut_before(max(begin, 0))
@@ -165,7 +170,7 @@ class Draft:
         return self._settle(settled_end)
 
     def _find_end(self) -> tuple[int, str | None]:
-        """The size of the pending text that belongs to the sample, and the reason of its end if that is in it."""
+        """The length of the pending text that belongs to the sample, and the reason of its end if it ends there."""
         rules, text = self._rules, self._pending.text
         ends: list[tuple[int, str]] = []
         for stop in rules.stops:
@@ -182,7 +187,7 @@ class Draft:
         return min(ends, key=lambda end: end[0], default=(len(text), None))
 
     def _find_copy(self) -> _Fault | None:
-        """Look for banned and copied text in what is pending."""
+        """The first banned or copied part of the pending text, which may begin before it."""
         rules = self._rules
         for banned in rules.banned:
             tail = _last(self._tail, len(banned) - 1)
@@ -196,14 +201,15 @@ class Draft:
                 return begin_of_copy - len(tail), (what, "raise --avoid-copying or --temperature")
         return None
 
-    def _find_known(self, end: int) -> _Fault | None:
-        """Look for a document that must not be written, or not again; else all are noted."""
+    def _judge_documents(self, end: int) -> _Fault | None:
+        """The first document before `end` that must not be written, or not again; if there is none, note them all."""
         rules, begin, text = self._rules, 0, self._pending.text
         if not rules.judges_documents:
             return None
         new: set[int] = set()
         while (border := text.find(BORDER, begin, end)) >= 0:
-            document = hash(self._begun * (self._num_documents == 0 and begin == 0) + text[begin:border])
+            is_first = self._num_documents == 0 and begin == 0
+            document = hash((self._begun if is_first else "") + text[begin:border])
             if rules.known is not None and document in rules.known:
                 return begin, ("a document of the corpus", "raise --temperature")
             if rules.unique and (document in self._documents or document in new):
@@ -241,7 +247,7 @@ class Draft:
 
 
 class _Pending:
-    """Symbols with their surprisals and text; `ends` are theirs in the text, if not each is one character."""
+    """Symbols with their surprisals and text; `ends` are the symbols' ends in it, None if each is one character."""
 
     def __init__(self) -> None:
         self.symbols, self.text = "", ""
@@ -249,7 +255,7 @@ class _Pending:
         self.ends: list[int] | None = None
 
     def extend(self, symbols: str, nats: list[float], text: str, texts: list[str] | None) -> None:
-        """Add symbols with their text, which is that of `texts` joined, or a character each."""
+        """Add symbols and their text, which `texts` joined gives; None if each is one character."""
         if texts is not None:
             ends = accumulate(map(len, texts), initial=len(self.text))
             next(ends)
@@ -263,7 +269,7 @@ class _Pending:
         return size if self.ends is None or not size else self.ends[size - 1]
 
     def cut(self, end: int) -> None:
-        """Keep the text up to an end, and the symbols that it takes."""
+        """Keep the text up to an end, and the symbols that it needs."""
         size = end if self.ends is None else bisect_left(self.ends, end) + 1
         self._keep(size)
         self.text = self.text[:end]
@@ -279,7 +285,7 @@ class _Pending:
             self.ends = self.ends[:size]
 
     def take(self, end: int, *, whole: bool) -> Settled:
-        """Take the whole symbols up to an end away, or all of what is left."""
+        """Remove and return the symbols that end at `end` or before, or with `whole` all."""
         size = end if self.ends is None else bisect_right(self.ends, end)
         size = len(self.symbols) if whole else size
         end = len(self.text) if whole else self.end_of(size)
@@ -291,7 +297,7 @@ class _Pending:
 
 
 def _find_nth(text: str, chars: str, count: int) -> int:
-    """The end of the nth of these characters in a text; 0 if there are fewer."""
+    """The place behind the nth of these characters in a text; 0 if there are fewer."""
     places = (i for i, char in enumerate(text, 1) if char in chars)
     return next((end for n, end in enumerate(places, 1) if n == count), 0)
 

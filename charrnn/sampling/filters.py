@@ -57,7 +57,7 @@ def min_p(p: float) -> Filter:
 
 
 def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
-    """Never these symbols."""
+    """Exclude these symbols."""
     mask = torch.zeros(vocab_size)
     mask[indices] = -math.inf
     mask = runtime.place(mask)

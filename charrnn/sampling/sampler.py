@@ -129,12 +129,12 @@ class Sampler:
         """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
 
         Raises: CharRNNError, before the first piece for a prompt outside the vocabulary, behind the last one for
-        samples that were given up, since they were taken back over and over.
+        samples that were given up because they were taken back over and over.
         """
         return self._sample(self._read_prompt(prompt), seed)
 
     def _read_prompt(self, prompt: str) -> "_Prompt":
-        """The symbols of a prompt, and the document that it begins."""
+        """Split a prompt into symbols to read and the begin of the first word to sample. Raises: CharRNNError."""
         vocabulary = self._vocabulary
         begun = prompt[prompt.rfind(BORDER) + 1 :]
         if vocabulary.unit == "word" and prompt and (word := self._find_begun_word(prompt, begun)) is not None:
@@ -206,7 +206,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _launch(self, streams: dict[int, Draft], allowed: Tensor | None) -> _Launch:
-        """Begin K steps of all streams; `allowed` is added to the logits of a sample's first symbol."""
+        """Launch K steps of all streams; `allowed` is added to the logits of a sample's first symbol."""
         K, B = self._symbols.shape
         keys, begin = [0] * B, [0] * B
         if self._constraint is not None:
@@ -296,7 +296,7 @@ def sample(
     runtime: Runtime,
     prompt: str = "",
 ) -> Iterator[Piece]:
-    """Continue one prompt as a `Sampler` does, which see."""
+    """Continue one prompt; see `Sampler.sample`."""
     return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
 
 

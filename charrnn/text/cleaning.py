@@ -258,7 +258,8 @@ def _require_separator(config: PreparationConfig) -> None:
     form, unified = config.normalize, config.separator.replace("\r\n", "\n").replace("\r", "\n")
     found = fold(normal_form(unified, form), form, ascii=config.ascii, lowercase=config.lowercase)
     if found != config.separator:
-        raise OptionError(f"--separator is {config.separator!a}, but the text is cleaned first: give it as {found!a}")
+        remedy = f"give it as {found!a}" if found else "nothing is left of it, so choose another"
+        raise OptionError(f"--separator is {config.separator!a}, but the text is cleaned first: {remedy}")
 
 
 def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:

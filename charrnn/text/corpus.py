@@ -89,11 +89,6 @@ class Corpus:
             raise CorpusChangedError(f"{self.path} was truncated while it was read: prepare the same text again")
 
     @property
-    def num_documents(self) -> int:
-        """The number of documents; 0 of a text without borders."""
-        return self.vocabulary.num_documents
-
-    @property
     def text(self) -> str:
         """The text of the indices as it is inside the program, decoded anew at each call."""
         return self.vocabulary.decode(self.indices)
@@ -207,7 +202,7 @@ def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> st
 
 
 def _describe_rare(vocabulary: Vocabulary) -> list[str]:
-    """A line on symbols that were folded, or that had better be."""
+    """A line on symbols that were folded, or should be."""
     total = sum(vocabulary.counts)
     if vocabulary.unknown is not None:
         num_folded = vocabulary.counts[vocabulary.unknown]
@@ -336,7 +331,8 @@ def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
         own, other = getattr(config, name), getattr(corpus.config, name)
         if own != other:
             what = {"unit": "--unit", "border_text": "the border between documents"}[name]
-            raise CharRNNError(f"{argument} has {other!r} for {what}, where the model has {own!r}: give the raw text")
+            theirs, ours = ("none" if each is None else repr(each) for each in (other, own))
+            raise CharRNNError(f"{argument} has {theirs} for {what}, where the model has {ours}: give the raw text")
     for indices in corpus.indices.split(_BLOCK):
         corpus.check()
         yield corpus.vocabulary.decode(indices)

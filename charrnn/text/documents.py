@@ -94,10 +94,21 @@ def _deal(
         of_parts = np.concatenate([[bucket], drawn])
         lengths = np.diff(ends, prepend=0, append=len(indices))
         bucket = int(of_parts[-1])
-        of_indices = np.repeat(of_parts, lengths)
-        for i in np.unique(of_indices):
-            buckets[i].write(indices[of_indices == i].tobytes())
+        order = np.argsort(of_parts, kind="stable")  # so that a part of a document follows the one before it
+        dealt = indices[_places((np.cumsum(lengths) - lengths)[order], lengths[order])]
+        sizes = np.bincount(of_parts, lengths, len(buckets)).astype(np.int64)
+        for each, end, size in zip(buckets, np.cumsum(sizes), sizes, strict=True):
+            each.write(dealt[end - size : end].tobytes())
     return dtype
+
+
+def _places(begins: "np.ndarray[Any, Any]", lengths: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """The places of parts of these lengths that begin there, one part after another.
+
+    >>> _places(np.array([7, 2]), np.array([2, 3])).tolist()
+    [7, 8, 2, 3, 4]
+    """
+    return np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
 
 
 def _shuffle(bucket: BinaryIO, border: int, dtype: torch.dtype, generator: np.random.Generator) -> Iterator[Tensor]:
@@ -129,9 +140,7 @@ def _take(
             document = slice(begins[begin], ends[begin])
             yield from map(torch.from_numpy, _read(bucket, indices.dtype, document))
             continue
-        own = lengths[begin:end]
-        places = np.repeat(begins[begin:end] - np.cumsum(own) + own, own) + np.arange(own.sum())
-        yield torch.from_numpy(indices[places])
+        yield torch.from_numpy(indices[_places(begins[begin:end], lengths[begin:end])])
 
 
 def _read(bucket: BinaryIO, dtype: "np.dtype[Any]", part: slice) -> Iterator["np.ndarray[Any, Any]"]:

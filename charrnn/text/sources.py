@@ -139,7 +139,11 @@ def find_tales() -> Path:
 def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Source]:
     """The texts of a folder. Raises: CharRNNError if there are none."""
     files = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not path.is_dir())
-    texts = [path for path in files if path.suffix.lower() == ".txt" and (force or not _is_foreign(path))]
+    named = [path for path in files if path.suffix.lower() == ".txt"]
+    texts = [path for path in named if force or not _is_foreign(path)]
+    if named and not texts:
+        found = count_of(len(named), "*.txt file")
+        raise CharRNNError(f"{folder} has {found}, but none seems to be text; --force reads them all the same")
     if not texts:
         more = "" if recursive else ", or look into its folders with --recursive"
         raise CharRNNError(f"{folder} is a folder without *.txt files: name a file or another folder{more}")

@@ -1,9 +1,9 @@
 r"""Units: an index of a corpus stands for a character, a byte or a word.
 
 Inside the program a text is one string for all units. A border between documents is one BORDER in it, and in a text of
-bytes each byte is the character of its number. `inner` and `Display` lead from a user's text to that form and back.
+bytes each byte is the character of its number. `inner` turns a user's text into that form, `Display` turns it back.
 
-A word takes one space before it along, so that a text has as few symbols as possible and a line begins as it should:
+The space before a word belongs to it, so that a text has few symbols and the first word of a line has none:
 
 >>> split_words("A cat's paw -- well-known.\n\nThe end...")
 ['A', " cat's", ' paw', ' --', ' well-known', '.', '\n\n', 'The', ' end', '...']
@@ -35,14 +35,15 @@ _LOOKAHEAD = 2
 def split_words(text: str) -> list[str]:
     """Split a text into words, numbers, punctuation marks and white space, which joined are the text.
 
-    Letters with inner apostrophes and hyphens are a word, of scripts without spaces each letter; a run of digits is a
-    number; dots, hyphens and the like are one mark as far as they are repeated. Each takes one space before it along.
+    A word is a run of letters, with apostrophes and hyphens inside, or one letter of a script without spaces. A run of
+    digits is a number, a run of the same dot, hyphen or the like is one mark. One space before any of them belongs to
+    it.
     """
     return _pattern(is_ascii=text.isascii()).findall(text)
 
 
 def split_word_blocks(blocks: Iterable[str]) -> Iterator[list[str]]:
-    """The same symbols as `split_words` gives for the whole text."""
+    """Split a text that comes in blocks into the symbols that `split_words` gives for the whole."""
     rest = ""
     for block in blocks:
         text = rest + block
@@ -99,14 +100,14 @@ def _ranges(points: Iterable[int]) -> str:
 def inner(text: str, config: PreparationConfig) -> str:
     """A user's text, normalised already, in the form that it has inside the program.
 
-    Raises: CharRNNError for half of a character, which has no bytes.
+    Raises: CharRNNError for half of a character in a text that is to become bytes.
     """
     if config.unit == "byte":
         try:
             text = text.encode("utf-8", "surrogateescape").decode("latin-1")
         except UnicodeEncodeError as error:
-            half = text[error.start]
-            raise CharRNNError(f"the text holds U+{ord(half):04X}, half of a character: it has no bytes") from None
+            half = f"U+{ord(text[error.start]):04X}"
+            raise CharRNNError(f"{half} is half of a character and has no bytes: leave it out of the text") from None
     if config.separator is not None:
         text = re.sub(separator_pattern(inner_separator(config)), BORDER, text)
     return text
@@ -126,7 +127,7 @@ def inner_separator(config: PreparationConfig) -> str:
 class Display:
     """Turn a text from inside the program into one for people, piece by piece.
 
-    Bytes are decoded as UTF-8; those that are none become U+FFFD, or what else `errors` tells.
+    Bytes are decoded as UTF-8; `errors` is Python's name for the treatment of invalid ones, by default U+FFFD.
     """
 
     def __init__(self, config: PreparationConfig, errors: str = "replace") -> None:

@@ -1,6 +1,6 @@
 """Symbols to indices and back: count, build, encode, decode, without a Python loop over characters.
 
-The form of a text inside the program is told in `units.py`.
+The form that texts have inside the program is described in `units.py`.
 Letters in shapes: N symbols, V vocabulary size.
 """
 
@@ -53,7 +53,7 @@ def _count_chars(blocks: Iterable[str]) -> Counter[str]:
 
 
 def _count_words(blocks: Iterable[str]) -> Counter[str]:
-    """Of more words than memory should hold the rarest are forgotten now and then, and counted under _FORGOTTEN."""
+    """Count words; where there are more than memory should hold, the rarest are counted together as _FORGOTTEN."""
     totals: Counter[str] = Counter()
     for symbols in split_word_blocks(blocks):
         totals.update(symbols)
@@ -174,7 +174,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """V, with the unknown symbol and the border if there are."""
+        """V, with the unknown symbol and the border if there are any."""
         return len(self.counts)
 
     @property
@@ -193,6 +193,12 @@ class Vocabulary:
         return 0 if self.border is None else self.counts[self.border] - 1
 
     @property
+    def num_chars(self) -> int:
+        """The number of characters of the whole corpus; the border before all stands for none."""
+        total = float(self.lengths @ torch.tensor(self.counts, dtype=torch.float64))
+        return round(total) - (self.border_chars or 0)
+
+    @property
     def outside(self) -> int:
         """The index of what the vocabulary lacks: the unknown symbol's, or V, which no model has."""
         return self.size if self.unknown is None else self.unknown
@@ -204,9 +210,9 @@ class Vocabulary:
 
     @functools.cached_property
     def lengths(self) -> Tensor:
-        """The characters of text that each index stands for: (V,) float64; of the unknown symbol in the mean.
+        """The number of characters of text that each index stands for: (V,) float64; of the unknown symbol the mean.
 
-        A byte that goes on with a character of UTF-8 stands for none, unless the corpus is none.
+        A continuation byte of UTF-8 stands for none, unless the corpus is not UTF-8.
         """
         if self.unit == "byte" and self._seems_utf8():
             lengths = [float(not 0x80 <= ord(byte) < 0xC0) for byte in self.symbols]
@@ -220,12 +226,13 @@ class Vocabulary:
         return torch.tensor(lengths, dtype=torch.float64)
 
     @property
-    def num_chars(self) -> int:
-        """The number of characters of the whole corpus."""
-        return round(float(self.lengths @ torch.tensor(self.counts, dtype=torch.float64)))
+    def mean_size(self) -> float:
+        """The mean size of a symbol of the corpus: of a word in characters, else 1."""
+        sizes = (n * len(text) for n, text in zip(self.counts, self.texts, strict=True))
+        return sum(sizes) / max(sum(self.counts), 1)
 
     def _seems_utf8(self) -> bool:
-        """True if there are as many continuing bytes as the leading ones ask for."""
+        """True if the corpus has as many continuation bytes as its lead bytes ask for."""
         following = sum(self.counts[0x80:0xC0])
         asked = sum(self.counts[0xC2:0xE0]) + 2 * sum(self.counts[0xE0:0xF0]) + 3 * sum(self.counts[0xF0:0xF5])
         return following == asked and not any((*self.counts[0xC0:0xC2], *self.counts[0xF5:0x100]))
@@ -249,7 +256,7 @@ class Vocabulary:
         return split_word_blocks(blocks) if self.unit == "word" else iter(blocks)
 
     def split_prompt(self, text: str) -> Sequence[str]:
-        """The symbols of a prompt; a word that is only known with the space before it, or without, is that."""
+        """The symbols of a prompt; a word that is only known with a space before it, or only without, is taken so."""
         if self.unit != "word":
             return text
         symbols = []
@@ -263,7 +270,7 @@ class Vocabulary:
         return [i for i, symbol in enumerate(self.symbols) if symbol.startswith(text)]
 
     def missing(self, symbols: Sequence[str]) -> list[str]:
-        """The distinct ones of symbols that have no index of their own, sorted."""
+        """The distinct symbols that have no index of their own, sorted."""
         return sorted(set(symbols).difference(self._indices))
 
     def encode(self, text: str) -> Tensor:

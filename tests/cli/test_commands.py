@@ -553,7 +553,7 @@ def test_output_in_another_encoding_loses_nothing_in_json_and_warns_of_text(
     assert record.stderr == ""
     done = charrnn(*words)
     assert done.stdout.startswith("??")
-    assert done.stderr.count("warning: 4 symbols of the model are shown as ?") == 1
+    assert done.stderr.count("warning: 4 symbols of the model will be shown with ?") == 1
 
 
 @needs_full

@@ -38,6 +38,10 @@ def test_page_fits_80_columns_and_has_examples_options_and_exit_codes(name: str)
         assert all(each in page for each in names if each != "--help")
 
 
+def test_a_default_of_zero_is_told() -> None:
+    assert re.search(r"--shuffle-seed N\s+The documents' order follows from it; default: 0\.", page_of("prepare"))
+
+
 @pytest.mark.parametrize("name", ["", *GROUP.commands])
 def test_examples_are_command_lines_of_today(name: str) -> None:
     for example in examples_of(page_of(*filter(None, [name]))):
@@ -67,6 +71,13 @@ def test_wrong_usage_is_one_plain_line(words: str, message: str) -> None:
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert "alue error" not in done.stderr
+
+
+def test_wrong_usage_is_told_by_the_first_of_several_processes() -> None:
+    for rank, lines in (("0", 1), ("1", 0)):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        done = CliRunner().invoke(app, ["train", "x", "--steps", "1.5"], env=place)
+        assert (done.exit_code, done.stderr.count("\n")) == (2, lines)
 
 
 def test_option_of_given_values_completes_them() -> None:

@@ -1,5 +1,6 @@
 """`sample` by models of bytes and words."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from charrnn.cli.sample import _skip_unknown
-from charrnn.cli.writing import View
+from charrnn.cli.writing import View, view_on_stdout
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.inspection import inspect
@@ -18,7 +19,7 @@ from charrnn.sampling.sampler import Piece
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import CPU, TINY, Command
+from tests.conftest import CPU, TINY, Command, Told
 
 BYTES = PreparationConfig(unit="byte")
 
@@ -66,12 +67,22 @@ def test_a_sample_of_bytes_goes_on_within_a_character_of_the_prompt() -> None:
         ("ing is", "ing\x1b[38;5;34m is\x1b[0m"),  # behind a prompt that ends with " k"
         (" king i", " king\x1b[38;5;34m i\x1b[0m"),  # up to a --stop
         ("", ""),
+        (" king\n\n", " king\n\n"),  # no colour may run over the lines
     ],
 )
 def test_parts_of_words_are_coloured_as_they_are_written(text: str, shown: str) -> None:
-    piece = Piece(0, "\0\1", text, [0.1, 1.0], "stop")
-    view = View(PreparationConfig(unit="word"), texts=(" king", " is"))
+    piece = Piece(0, "\0\2" if "\n" in text else "\0\1", text, [0.1, 1.0], "stop")
+    view = View(PreparationConfig(unit="word"), texts=(" king", " is", "\n\n"))
     assert "".join(view.show("", [piece])) == shown
+
+
+def test_words_that_can_be_printed_in_part_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    told = Told()
+    view_on_stdout(Vocabulary((" cafés", " tea"), (1, 1), "word"), PreparationConfig(unit="word"), told, False, False)
+    assert told == [
+        "warning: 1 symbol of the model will be shown with ? for what ascii lacks: try PYTHONIOENCODING=utf-8"
+    ]
 
 
 def test_the_begin_of_a_word_is_not_skipped() -> None:
@@ -116,5 +127,8 @@ def test_scored_lines_of_bytes_are_written_as_they_are(tmp_path: Path, charrnn: 
 
 def test_score_tells_of_words_that_are_words(tmp_path: Path, charrnn: Command) -> None:
     model = untrained(tmp_path, b"the cat sat on the mat\n" * 20, unit="word")
-    assert "1 word outside the model's vocabulary was left out" in charrnn("score", model, "-", input="the cat sings\n").stderr
+    assert (
+        "1 word outside the model's vocabulary was left out"
+        in charrnn("score", model, "-", input="the cat sings\n").stderr
+    )
     assert "has no 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr

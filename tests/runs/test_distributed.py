@@ -231,7 +231,7 @@ def test_run_that_other_numbers_of_processes_cannot_share_says_so(start: Start) 
     assert [each.returncode for each in done] == [1, 1, 1]
     told = "".join(each.stderr for each in done)
     assert told.count("\n") == 1
-    assert "which 3 processes cannot share evenly: resume it in a number that divides it" in told
+    assert "which 3 processes cannot share evenly: resume it with a number of processes that divides it" in told
 
 
 def test_second_signal_does_not_cut_the_save_short(start: Start, tmp_path: Path) -> None:

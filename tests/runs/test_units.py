@@ -14,6 +14,7 @@ from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
+from charrnn.runs.inspection import inspect
 from charrnn.runs.listing import list_runs
 from charrnn.runs.opening import resume, start
 from charrnn.runs.reporting import Reporter
@@ -65,6 +66,15 @@ def test_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path, options: dict[st
     ours, theirs = (Checkpoint.load(run.folder.last).snapshot for run in (resumed, whole))
     assert (ours.cursor, ours.course) == (theirs.cursor, theirs.course)
     assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
+
+
+def test_inspection_counts_characters_whatever_a_symbol_is(tmp_path: Path, options: dict[str, Any]) -> None:
+    corpus = corpus_of(tmp_path, TEXT + "é\n", **options)
+    facts = inspect(str(corpus.path), tmp_path)
+    assert facts["characters"] == len(TEXT) + 2
+    assert facts["symbols"] == (None if corpus.vocabulary.unit == "char" else len(corpus.indices))
+    assert facts["documents"] == (corpus.vocabulary.num_documents or None)
+    assert all(facts["vocabulary"]["rarest"].values()), "no bytes that never occur"
 
 
 def test_preflight_counts_words_and_gives_the_rate_in_characters(

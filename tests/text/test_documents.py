@@ -79,7 +79,7 @@ def test_lines_become_shuffled_documents(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\r\n".join(names) + "\r\n")
     kept = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n", keep_order=True)
     assert kept.text == BORDER + "".join(name + BORDER for name in names)
-    assert kept.num_documents == 200
+    assert kept.vocabulary.num_documents == 200
     assert "\n" not in kept.vocabulary.symbols
     mixed = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n")
     assert mixed.text != kept.text
@@ -128,21 +128,23 @@ def test_a_text_of_separators_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("separator", "options", "form"),
+    ("separator", "options", "remedy"),
     [
-        ("\r\n", {}, r"'\\n'"),
-        (" END ", {"lowercase": True}, "' end '"),
-        ("e\u0301", {}, r"'\\xe9'"),
-        ("\u00a7", {"ascii": True}, "'SS'"),
+        ("\r\n", {}, r"give it as '\\n'"),
+        (" END ", {"lowercase": True}, "give it as ' end '"),
+        ("e\u0301", {}, r"give it as '\\xe9'"),
+        ("\u00a7", {"ascii": True}, "give it as 'SS'"),
+        ("\u0301", {"ascii": True}, "nothing is left of it, so choose another"),
     ],
 )
 def test_a_separator_that_cleaning_would_change_is_refused(
-    tmp_path: Path, separator: str, options: dict[str, object], form: str
+    tmp_path: Path, separator: str, options: dict[str, object], remedy: str
 ) -> None:
     (tmp_path / "text.txt").write_text(f"one{separator}two", newline="")
-    with pytest.raises(OptionError, match=f"the text is cleaned first: give it as {form}"):
+    with pytest.raises(OptionError, match=f"the text is cleaned first: {remedy}"):
         prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, **options)
-    assert prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, unit="byte").num_documents == 2
+    corpus = prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, unit="byte")
+    assert corpus.vocabulary.num_documents == 2
 
 
 @pytest.mark.parametrize("unit", ["char", "byte"])

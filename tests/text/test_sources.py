@@ -81,6 +81,13 @@ def test_folder_tells_what_it_skips_and_takes_any_case(tmp_path: Path) -> None:
     assert find_sources([str(tmp_path / "in")])[0].note == f"{tmp_path}/in: 1 file read, skipped 1: e.pdf"
 
 
+def test_a_folder_of_foreign_files_alone_names_the_option_that_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_bytes(b"<html>")
+    with pytest.raises(CharRNNError, match=r"has 1 \*\.txt file, but none seems to be text; --force reads"):
+        find_sources([str(tmp_path)])
+    assert len(find_sources([str(tmp_path)], force=True)) == 1
+
+
 def test_stdin_is_spooled_and_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once upon" * 1000)))
     (source,) = find_sources(["-"])

@@ -81,6 +81,18 @@ def test_more_words_than_memory_should_hold_are_forgotten(monkeypatch: pytest.Mo
     assert vocabulary.unknown is not None
 
 
+def test_mean_size_of_a_symbol_is_its_share_of_the_text() -> None:
+    text = "the cat sat on the mat.\n"
+    words = split_words(text)
+    assert Vocabulary.build(count([text], "word"), "word").mean_size == pytest.approx(len(text) / len(words))
+    assert Vocabulary.build(count([text])).mean_size == 1
+
+
+def test_half_of_a_character_has_no_bytes() -> None:
+    with pytest.raises(CharRNNError, match=r"U\+D83D is half of a character"):
+        normalise("a\ud83d", BYTES)
+
+
 @given(st.binary(min_size=1))
 def test_bytes_are_decoded_to_the_bytes(data: bytes) -> None:
     text = data.decode("latin-1")
