@@ -104,8 +104,8 @@ def test_the_begin_of_a_word_is_not_skipped() -> None:
     [
         ({"unit": "word"}, 280, 80),
         ({"unit": "byte"}, 280, 300),
-        ({"separator": "\n"}, 281, 281),  # with a border before the first document
-        ({"separator": "\n", "unit": "word", "max_vocab": 3}, 281, 81),
+        ({"separator": "\n"}, 280, None),
+        ({"separator": "\n", "unit": "word", "max_vocab": 3}, 280, 81),
     ],
 )
 def test_inspect_counts_characters_and_symbols(

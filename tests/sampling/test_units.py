@@ -127,5 +127,5 @@ def test_separators_in_a_prompt_are_borders_as_they_are_in_a_text(tmp_path: Path
 
 def test_half_of_a_character_has_no_bytes(tmp_path: Path) -> None:
     model = untrained(TEXT, tmp_path, unit="byte")
-    with pytest.raises(CharRNNError, match=r"U\+D812, half of a character"):
+    with pytest.raises(CharRNNError, match=r"U\+D812 is half of a character"):
         model.sample("a\ud812")
