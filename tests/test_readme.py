@@ -55,7 +55,7 @@ def test_loop_over_shapes_and_seeds_trains_each_once(tmp_path: Path) -> None:
     program.chmod(0o755)
     subprocess.run(["bash", "-euc", loop], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
     first, *trained, last = (tmp_path / "calls").read_text().splitlines()
-    assert (first, last) == ("prepare fairy-tales.txt", "runs --sort loss")
+    assert (first, last) == ("prepare fairy-tales.txt --ascii", "runs --sort loss")
     assert len({re.search(r"--run (\S+)", call)[1] for call in trained}) == 12  # type: ignore[index]
     devices = [re.search(r"cuda:(\d)", call)[1] for call in trained]  # type: ignore[index]
     assert [sorted(devices[i : i + 4]) for i in (0, 4, 8)] == [["0", "1", "2", "3"]] * 3, "four at a time"

@@ -144,8 +144,8 @@ def sample(
         is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
     )
     prompts = map(model.normalise, prompts)
-    if skip_unknown:
-        prompts = (_skip_unknown(each, model.vocabulary, notify) for each in prompts)
+    treat = _skip_unknown if skip_unknown else _tell_unknown_words
+    prompts = (treat(each, model.vocabulary, notify) for each in prompts)
     write(session.continue_all(prompts, goes_on=interactive), output)
     if session.has_failed and not (interactive and sys.stdin.isatty()):
         raise typer.Exit(1)
@@ -272,6 +272,14 @@ def _read_prompt(prompt: str | None, prompt_file: str | None, *, takes_bytes: bo
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
+
+
+def _tell_unknown_words(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
+    """The prompt; its words that are read as the unknown symbol are told. The last one may go on, and is not."""
+    symbols = vocabulary.split_prompt(prompt)[:-1] if vocabulary.unit == "word" and vocabulary.unknown else ()
+    if missing := vocabulary.missing(symbols):
+        notify(f"rare words of the prompt are read as one unknown word: {list_characters(missing)}")
+    return prompt
 
 
 def _skip_unknown(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charrnn.config import PreparationConfig, SamplingConfig
+from charrnn.errors import CharRNNError
 from charrnn.files.atomic import write_atomically
 from charrnn.terminal import Notify, can_print, count_of, escape_controls, json_line, prints_unicode
 from charrnn.text.units import Display, display
@@ -81,7 +82,11 @@ def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Noti
         for index, sample in enumerate([batch.pieces] if batch.config.num_samples == 1 else collect(batch.pieces)):
             if index:
                 yield separator
-            yield from _without_line_end(view.show(batch.echo, sample))
+            try:
+                yield from _without_line_end(view.show(batch.echo, sample))
+            except CharRNNError:
+                yield "\n"  # lest the error be told behind a text
+                raise
     yield "\n"
 
 

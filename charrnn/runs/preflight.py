@@ -75,7 +75,7 @@ def _advise(trainer: Trainer, noun: str, epochs: float) -> str | None:
         way_out = f"try --hidden-size {fitting} or find more text" if is_narrower else "find more text"
         return f"{model.num_parameters:,} parameters are far too many for {count_of(length, noun)}: {way_out}"
     if model.num_parameters < _MIN_PARAMETERS_PER_CHAR * length * min(epochs, 1.0):
-        way_out = "try --size large or a larger --hidden-size"
+        way_out = "try a larger --hidden-size, if there is time for it"
         return f"{model.num_parameters:,} parameters are far too few for {count_of(length, noun)}: {way_out}"
     return None
 

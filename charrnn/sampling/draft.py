@@ -213,7 +213,7 @@ class Draft:
             if rules.known is not None and document in rules.known:
                 return begin, ("a document of the corpus", "raise --temperature")
             if rules.unique and (document in self._documents or document in new):
-                return begin, ("a document for the second time", "write fewer, or raise --temperature")
+                return begin, ("a document that it has written already", "write fewer, or raise --temperature")
             new.add(document)
             begin = border + 1
         self._documents |= new

@@ -197,6 +197,10 @@ def _origins(sources: Sequence[Source]) -> list[str]:
 
 
 def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
+    if vocabulary.num_documents == 1:
+        return "1 document: " + (
+            "--documents makes each file one" if config.documents else "no separator is in the text"
+        )
     order = "in their order" if config.keep_order else "shuffled (--keep-order leaves them as they are)"
     return f"{count_of(vocabulary.num_documents, 'document')}, {order}"
 

@@ -132,3 +132,10 @@ def test_score_tells_of_words_that_are_words(tmp_path: Path, charrnn: Command) -
         in charrnn("score", model, "-", input="the cat sings\n").stderr
     )
     assert "has no 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr
+
+
+def test_rare_words_of_a_prompt_are_told(tmp_path: Path, charrnn: Command) -> None:
+    model = untrained(tmp_path, b"the cat sat on the mat\n" * 20, unit="word", max_vocab=5)
+    done = charrnn("sample", model, "-p", "the zebra sa", "-n", "3", "--seed", "1")
+    assert "rare words of the prompt are read as one unknown word: ' zebra'" in done.stderr
+    assert done.stdout.startswith("the zebra sa")

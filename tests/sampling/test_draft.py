@@ -113,4 +113,4 @@ def test_a_sample_whose_document_is_always_known_is_given_up() -> None:
     assert sample.finish_reason is None
     written(sample, THE + END)
     assert sample.finish_reason == "given_up"
-    assert "without a document for the second time, tried 100 times: write fewer" in str(sample.problem)
+    assert "without a document that it has written already, tried 100 times: write fewer" in str(sample.problem)
