@@ -28,10 +28,11 @@ class _Group(TyperGroup):
         formatter.write(render_page(self, ctx, formatter.width))
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        has_none = not args
         try:
             return super().make_context(info_name, args, parent, **extra)
         except _UsageError as error:
-            if not sys.argv[1:]:
+            if has_none:
                 raise  # the help page is shown
             raise _exit_of_usage(error) from error
 
