@@ -19,7 +19,7 @@ from charrnn.text.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What the model makes of text that it was not trained on."""
+    """Predictions of text that the model was not trained on."""
 
     num_symbols: int
     bits_per_symbol: float

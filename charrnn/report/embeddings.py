@@ -82,7 +82,7 @@ def push_apart(points: Tensor, lengths: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _vectors(model: CharRNN) -> Tensor:
-    """What each symbol brings to the first layer's gates (V, G): its embedding, if it has one, times their weights."""
+    """Each symbol's part in the first layer's gates (V, G): its embedding, if it has one, times their weights."""
     weight_ih = layer_weights(model.stack.layers[0])[0]  # (G, E), or (G, V) where inputs are one-hot
     return (weight_ih.T if model.embedding is None else model.embedding.weight @ weight_ih.T).detach()
 

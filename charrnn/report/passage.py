@@ -37,7 +37,7 @@ class Sheet:
 
 @dataclass
 class Predictions:
-    """What was expected in place of each token, for the page's script.
+    """Tokens expected in place of each token, for the page's script.
 
     A row is the token's name, its bits, the likeliest with their percentages, and the place of the right one, or -1.
     """

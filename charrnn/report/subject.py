@@ -96,7 +96,10 @@ def _find_text(checkpoint: Checkpoint, folders: list[Path], corpus: str | None) 
 
 
 def _split(indices: Tensor, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
-    """What the run trained on and what it held out. Raises: CharRNNError for too few symbols."""
+    """Split indices into those that the run trained on and those that it held out.
+
+    Raises: CharRNNError for too few symbols.
+    """
     config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
     text = TrainingText.split(indices, config, border=checkpoint.vocabulary.border)
     return text.train, text.val
