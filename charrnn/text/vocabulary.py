@@ -115,8 +115,8 @@ class Vocabulary:
             raise CharRNNError("a vocabulary needs one count for each symbol")
         texts = (*self.symbols, *[UNKNOWN_CHAR] * num_unknown, *[BORDER] * has_border)
         known = {text: i for i, text in enumerate(texts) if i < len(self.symbols) or text == BORDER}
-        indices = _Indices(self.size if num_unknown == 0 else len(self.symbols), known)
         object.__setattr__(self, "texts", texts)
+        indices = _Indices(self.outside, known)
         object.__setattr__(self, "_indices", indices)
         if self.unit != "word":
             points = code_points("".join(indices)).int()
