@@ -31,6 +31,24 @@ class Opened:
 Open = Callable[..., Opened]
 
 
+def assert_policy_holds(opened: Opened) -> None:
+    """Smuggle markup and a script in: the browser refuses to run or to fetch any of it."""
+    opened.page.evaluate(
+        """() => {
+            const element = document.createElement("div");
+            element.innerHTML = '<img src="https://example.com/x.png" onerror="window.hacked = true">';
+            document.body.append(element);
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = true";
+            document.body.append(script);
+        }"""
+    )
+    opened.page.wait_for_timeout(100)
+    assert opened.page.evaluate("() => window.hacked") is None
+    for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
+        assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of charrnn[test]")

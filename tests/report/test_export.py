@@ -26,7 +26,7 @@ from charrnn.text.sources import find_sources
 from charrnn.text.units import display, split_words
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU, TINY, Command, with_weights
-from tests.report.conftest import Open, Opened
+from tests.report.conftest import Open, Opened, assert_policy_holds
 
 HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"
 READ_LOGITS = """(indices) => {
@@ -341,20 +341,7 @@ def test_policy_stops_what_is_smuggled_in(trained_run: Run, tmp_path: Path, open
     """The second wall: were there markup after all, the browser would refuse to run it or to fetch."""
     export(trained_run.checkpoint(), tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
-    opened.page.evaluate(
-        """() => {
-            const element = document.createElement("div");
-            element.innerHTML = '<img src="https://example.com/x.png" onerror="window.hacked = true">';
-            document.body.append(element);
-            const script = document.createElement("script");
-            script.textContent = "window.hacked = true";
-            document.body.append(script);
-        }"""
-    )
-    opened.page.wait_for_timeout(100)
-    assert opened.page.evaluate("() => window.hacked") is None
-    for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
-        assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+    assert_policy_holds(opened)
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])

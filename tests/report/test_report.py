@@ -20,7 +20,7 @@ from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import display
 from tests.conftest import CPU, TINY, Command
-from tests.report.conftest import Open, Opened
+from tests.report.conftest import Open, Opened, assert_policy_holds
 from tests.report.test_export import HOSTILE, with_vocabulary
 
 TEXT = (
@@ -166,18 +166,7 @@ def test_hostile_text_is_text(subject: Subject, tmp_path: Path, open_page: Open)
 
 def test_policy_stops_what_is_smuggled_in(page: Path, open_page: Open) -> None:
     opened = open_page(page)
-    opened.page.evaluate(
-        """() => {
-            document.body.insertAdjacentHTML("beforeend", '<img src="https://example.com/x.png" onerror="hacked = 1">');
-            const script = document.createElement("script");
-            script.textContent = "hacked = 1";
-            document.body.append(script);
-        }"""
-    )
-    opened.page.wait_for_timeout(100)
-    assert opened.page.evaluate("() => window.hacked") is None
-    for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
-        assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+    assert_policy_holds(opened)
 
 
 def test_runs_are_overlaid(subject: Subject, tmp_path: Path, open_page: Open) -> None:
