@@ -24,7 +24,7 @@ def test_option_tables_are_current() -> None:
 def test_ci_takes_the_test_command_from_here() -> None:
     commands = re.findall(r"<!-- command -->\n```bash\n(.*?)\n```", TEXT)
     assert len(commands) == 2
-    assert commands[1].endswith("&& .venv/bin/python -m pytest")
+    assert commands[1].endswith("&& .venv/bin/python -m pytest -n 2")
     ci = (ROOT / ".ci" / "run").read_text()
     assert "readme 2" in ci
     assert "pytest" not in ci
