@@ -11,8 +11,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.terminal import Advance, advance_nothing
@@ -27,6 +25,7 @@ from charrnn.text.detection import (
 from charrnn.text.documents import mark_borders
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source, SourceDigest
+from charrnn.text.transliteration import transliterate, transliterate_and_count
 from charrnn.text.units import BORDER, inner, inner_separator
 
 _MAX_HELD = 1 << 20
@@ -34,8 +33,6 @@ _MAX_HELD = 1 << 20
 _SLICE = 1 << 12
 _DECOMPOSED = 0x30000
 """No character of a higher plane has a decomposition."""
-_NO_CHAR = b"\xff"
-"""Fills the rows of a table of ASCII texts."""
 
 
 @dataclass
@@ -72,18 +69,18 @@ class CleanText:
         self._config = config
         self._force = force
         self._advance = advance
-        self._transliterated = 0
+        self._num_transliterated = 0
         self._steps = [_Steps(not config.keep_boilerplate, config.normalize != "none") for _ in sources]
 
     def __iter__(self) -> Iterator[str]:
         self.digest = SourceDigest()
         self.notes = []
-        self._transliterated = 0
+        self._num_transliterated = 0
         config = self._config
         blocks = self._join()
         yield from blocks if config.separator is None else mark_borders(blocks, inner_separator(config))
-        if self._transliterated:
-            self.notes.append(f"transliterated {self._transliterated:,} characters to ASCII")
+        if self._num_transliterated:
+            self.notes.append(f"transliterated {self._num_transliterated:,} characters to ASCII")
 
     def _join(self) -> Iterator[str]:
         """All sources, with a border between two if there are documents, else each on lines of its own."""
@@ -117,13 +114,16 @@ class CleanText:
             if form != "none" or config.lowercase:
                 blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
             for block in blocks:
-                if BORDER in block and config.border_text is not None:
+                if config.border_text is not None and BORDER in block:
                     raise half_of_a_character(source.name, BORDER, config)
                 text = normal_form(block, form)
                 changed.normalise |= text is not block and text != block
-                if config.ascii and not text.isascii():
-                    self._transliterated += len(text) - len(text.encode("ascii", "ignore"))
-                if text := fold(text, form, ascii=config.ascii, lowercase=config.lowercase):
+                if config.ascii:
+                    text, num_changed = transliterate_and_count(text)
+                    self._num_transliterated += num_changed
+                if config.lowercase:
+                    text = normal_form(text.lower(), form)
+                if text:
                     yield text
             steps.cut, steps.normalise = changed.cut, changed.normalise
 
@@ -214,33 +214,6 @@ def _second_characters() -> frozenset[str]:
     return frozenset(seconds.union(map(chr, range(0x1161, 0x1176)), map(chr, range(0x11A8, 0x11C3))))  # of Hangul
 
 
-def transliterate(text: str) -> str:
-    """Transliterate to ASCII by Unidecode, looked up once per distinct character.
-
-    Each character is looked up in a table of texts of one length, whose filling is then deleted.
-
-    >>> transliterate("Blåbærgrød")
-    'Blabaergrod'
-    """
-    if text.isascii():
-        return text
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-    distinct = np.flatnonzero(np.bincount(points))
-    texts = [_ascii(point) for point in distinct.tolist()]
-    length = max(map(len, texts))
-    width = next((size for size in (4, 8, 16) if length <= size), length)
-    table = np.zeros(int(distinct[-1]) + 1, {4: "u4", 8: "u8"}.get(width, f"V{width}"))
-    table[distinct] = np.frombuffer(b"".join(each.ljust(width, _NO_CHAR) for each in texts), table.dtype)
-    return str(table[points].tobytes().translate(None, _NO_CHAR), "ascii")
-
-
-@functools.lru_cache(2**16)
-def _ascii(point: int) -> bytes:
-    from unidecode import unidecode
-
-    return unidecode(chr(point)).encode("ascii")
-
-
 def _require_encoding(encoding: str) -> None:
     """Raises: CharRNNError for an encoding that Python lacks, or that it cannot decode block by block."""
     try:
@@ -277,7 +250,7 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
         raise CharRNNError(f"{source.name} is {found}; --force reads it all the same")
     encoding = encoding_of_mark(head) or encoding
     decoder = codecs.getincrementaldecoder(encoding)()
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    unify = _LineEnds()
     is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     offset = 0
     for block in itertools.chain([head], blocks):
@@ -292,11 +265,25 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
         if is_wide and not force and "\0" in text:
             raise CharRNNError(f"{source.name} holds NUL characters as {encoding}: is it a text? --force keeps them")
         offset += len(block)
-        yield newlines.decode(text)
+        yield unify(text)
     try:
-        yield newlines.decode(decoder.decode(b"", final=True), final=True)
+        yield unify(decoder.decode(b"", final=True), final=True)
     except UnicodeError:
         raise _undecodable(source, encoding, offset - len(decoder.getstate()[0]), b"") from None
+
+
+class _LineEnds:
+    """Make each line end of a text that comes in blocks a line feed; a text without carriage returns is left alone."""
+
+    def __init__(self) -> None:
+        self._decoder = io.IncrementalNewlineDecoder(None, translate=True)
+        self._is_pending = False
+
+    def __call__(self, text: str, *, final: bool = False) -> str:
+        if "\r" not in text and not self._is_pending:
+            return text
+        self._is_pending = (text or "\r").endswith("\r")
+        return self._decoder.decode(text, final=final)
 
 
 def half_of_a_character(name: str, half: str, config: PreparationConfig) -> CharRNNError:

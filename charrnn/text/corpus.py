@@ -136,8 +136,8 @@ def prepare(
 
 def _write(text: CleanText, name: str, config: PreparationConfig, origins: Sequence[str], output: Path) -> list[str]:
     """Count the symbols of a text, then encode it into the file; returns a line per change. Raises: CharRNNError."""
-    with num_threads(1), ahead(text) as blocks:  # PyTorch's others would wait actively, in the way of our own
-        totals = count(blocks, config.unit)
+    with num_threads(1):  # PyTorch's others would wait actively, in the way of the thread that reads
+        totals = count(text, config.unit)
     notes, source_digest = text.notes, text.digest.hexdigest()
     _require_learnable(totals, name, config)
     vocabulary = Vocabulary.build(

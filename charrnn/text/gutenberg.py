@@ -15,7 +15,8 @@ _END = re.compile(r"\s*\*+\s*END OF (THE |THIS )?(COPYRIGHTED )?PROJECT GUTENBER
 _BARE_END = re.compile(
     r"\s*(This is the )?End of (the |this |this is )?(COPYRIGHTED )?Project Gutenberg('s|\s+E)", re.IGNORECASE
 )
-_MARKER_WORDS = ("Gutenberg", "GUTENBERG", "SMALL PRINT")
+_BARE_MARKER_WORDS = ("Gutenberg", "GUTENBERG")
+_MARKER_WORDS = (*_BARE_MARKER_WORDS, "SMALL PRINT")
 _HEADER_CHARS = 100_000
 _LAST_PAGE_CHARS = 32_000
 _CLOSING_CHARS = 1_000
@@ -130,7 +131,8 @@ class _Cutter:
         text, offset = self._window, self._window_begin
         first = self._judged - offset
         lines = set()
-        for word in _MARKER_WORDS:  # str.find is ten times faster than one regular expression for all
+        words = _MARKER_WORDS if "*" in text else _BARE_MARKER_WORDS
+        for word in words:  # str.find is ten times faster than one regular expression for all
             found = text.find(word, first, limit - offset + _LINE_CHARS)
             while found >= 0:
                 start = text.rfind("\n", max(0, found - _LINE_CHARS), found) + 1

@@ -6,6 +6,7 @@ Letters in shapes: N symbols, V vocabulary size.
 
 import functools
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from charrnn.text.units import BORDER, NOUNS, split_word_blocks, split_words
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
 _BYTES = tuple(map(chr, range(2**8)))
 _FORGOTTEN = ""
+_COUNTED_AT_ONCE = 2**15
+"""Characters, beyond ASCII, whose code points stay in a core's cache."""
 _MAX_COUNTED = 2**20
 """Distinct words that are counted at once: more than a file's header can list."""
 _BLOCK = 2**20
@@ -42,12 +45,12 @@ def count(blocks: Iterable[str], unit: Unit = "char") -> Counter[str]:
 
 
 def _count_chars(blocks: Iterable[str]) -> Counter[str]:
-    totals = torch.zeros(1, dtype=torch.int64)
+    totals = torch.zeros(sys.maxunicode + 1, dtype=torch.int64)
     for block in blocks:
-        counts = torch.bincount(code_points(block))
-        longer, shorter = (counts, totals) if len(counts) > len(totals) else (totals, counts)
-        longer[: len(shorter)] += shorter
-        totals = longer
+        step = max(len(block), 1) if block.isascii() else _COUNTED_AT_ONCE
+        for begin in range(0, len(block), step):
+            counts = torch.bincount(code_points(block[begin : begin + step]))
+            totals[: len(counts)] += counts
     points = torch.nonzero(totals).flatten()
     return Counter(dict(zip(map(chr, points.tolist()), totals[points].tolist(), strict=True)))
 
@@ -318,8 +321,7 @@ class Vocabulary:
         if text.isascii() and table.dtype == np.uint8:  # twice as fast as the general way
             translated = bytearray(text.encode("ascii").translate(table[: 2**8].tobytes()))
             return torch.frombuffer(translated, dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4")
-        return torch.from_numpy(np.take(table, points, mode="clip"))
+        return torch.from_numpy(np.take(table, code_points(text).numpy(), mode="clip"))
 
     def _encode_words(self, words: Sequence[str], dtype: torch.dtype) -> Tensor:
         indices = np.fromiter(map(self._indices.__getitem__, words), np.int32, len(words))

@@ -14,7 +14,7 @@ from unidecode import unidecode
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.text import cleaning, sources
-from charrnn.text.cleaning import CleanText, normalise, transliterate
+from charrnn.text.cleaning import CleanText, normalise
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source
 
@@ -174,12 +174,6 @@ def test_character_cut_off_at_the_end_is_an_error() -> None:
 def test_binary_file_is_recognised() -> None:
     with pytest.raises(CharRNNError, match="is it a text"):
         clean(b"\x89PNG\x00\x00\xff")
-
-
-@given(st.text())
-def test_transliteration_is_that_of_the_whole_text(text: str) -> None:
-    text = text.encode("utf-8", "ignore").decode()
-    assert transliterate(text) == unidecode(text)
 
 
 def test_ascii_and_lowercase_fold_and_report() -> None:
