@@ -296,7 +296,7 @@ class TrainingConfig(Config):
         count(),
     )
     seq_length: int | None = option(
-        None, "Characters that gradients reach back through; default: 32, on a GPU 64.", OPTIMISATION, count()
+        None, "Symbols that gradients reach back through; default: 32, on a GPU 64.", OPTIMISATION, count()
     )
     learning_rate: float | None = option(
         None,

@@ -4,11 +4,12 @@ Their defaults, ranges and help texts stand in `config.py`.
 """
 
 import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any, TypedDict, TypeVar, get_type_hints
+from typing import Any, TypedDict, TypeVar, cast, get_type_hints
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError
@@ -37,7 +38,10 @@ _KEYWORDS = {*SamplingOptions.__annotations__, "num_samples", "corpus", "window"
 
 
 def tells_options(method: _Method) -> _Method:
-    """Give a method that takes SamplingOptions a signature with each of them, and a docstring with their help."""
+    """Give a method that takes SamplingOptions a signature with each of them, and a docstring with their help.
+
+    What does not fit the signature raises a TypeError, as Python itself does.
+    """
     hints = get_type_hints(SamplingOptions)
     keywords, lines = [], []
     for each in fields(SamplingConfig):
@@ -49,9 +53,19 @@ def tells_options(method: _Method) -> _Method:
             lines.append(f"    {each.name}: {in_keywords(option.help)}{limits}")
     signature = inspect.signature(method)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    method.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
-    method.__doc__ = "\n".join([inspect.cleandoc(method.__doc__ or ""), "", "Options:", *lines])
-    return method
+    signature = signature.replace(parameters=[*own, *keywords])
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            signature.bind(*arguments, **options)
+        except TypeError as error:
+            raise TypeError(f"{method.__name__}() {error}") from None
+        return method(*arguments, **options)
+
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__doc__ = "\n".join([inspect.cleandoc(method.__doc__ or ""), "", "Options:", *lines])
+    return cast(_Method, call)
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="warmth"):
+    with pytest.raises(TypeError, match=r"sample\(\) got an unexpected keyword argument 'warmth'"):
         model.sample(warmth=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="num_samples"):
         model.sample(num_samples=5)  # type: ignore[call-arg]

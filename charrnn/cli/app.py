@@ -10,14 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from charrnn.cli import bench, export, inspect, prepare, report, runs, sample, score, train
-from charrnn.cli.help import Command, render_page
+from charrnn.cli.help import Command, UsageError, render_page
 from charrnn.cli.options import BadValueError, tell
 from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.terminal import escape_controls, is_alone, speaks
 from charrnn.version import __version__
-
-_UsageError: Any = typer.BadParameter.__base__
-"""Of the command line's grammar, which Typer exports under no name of its own."""
 
 
 class _Group(TyperGroup):
@@ -31,7 +28,7 @@ class _Group(TyperGroup):
         has_none = not args
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except _UsageError as error:
+        except UsageError as error:
             if has_none:
                 raise  # the help page is shown
             raise _exit_of_usage(error) from error
@@ -39,7 +36,7 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except _UsageError as error:
+        except UsageError as error:
             raise _exit_of_usage(error) from error
         except CharRNNError as error:
             if not (speaks() or error.is_claimed):  # another process says the same

@@ -9,6 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+UsageError: Any = typer.BadParameter.__base__
+"""Of the command line's grammar, which Typer exports under no name of its own."""
 _GAP = "  "
 _OPTION_WIDTH = 24
 _EXIT_CODES = (
@@ -21,6 +23,14 @@ _EXIT_CODES = (
 
 class Command(TyperCommand):
     """A command whose help is such a page."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the command line apart; its errors know the command that they are about."""
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""

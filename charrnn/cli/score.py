@@ -49,7 +49,7 @@ def score(
     ] = None,
     window: Annotated[
         int | None,
-        declare("Empty the state every N characters; default: it is carried.", metavar="N", **reads(int, WINDOWS)),
+        declare("Empty the state every N symbols; default: it is carried.", metavar="N", **reads(int, WINDOWS)),
     ] = None,
     per_line: Annotated[
         bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")

@@ -314,8 +314,10 @@ def _require_options(corpus: Corpus, config: PreparationConfig, given: Collectio
     """Raises: CharRNNError if a given option of preparing contradicts a corpus that is already prepared."""
     for name, found in asdict(corpus.config).items():
         if name in given and (asked := getattr(config, name)) != found:
+            option = f"--{name.replace('_', '-')}"
+            how = "without it" if found in (None, False) else f"with {option}{'' if found is True else f' {found}'}"
             raise CharRNNError(
-                f"--{name.replace('_', '-')} is {asked}, but {corpus.path} was made with {found}: "
+                f"{option}{'' if asked is True else f' {asked!s}'} contradicts {corpus.path}, which was made {how}: "
                 "leave the option out, or prepare the text with it into another file (prepare -o FILE)"
             )
 
