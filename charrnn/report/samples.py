@@ -54,8 +54,7 @@ def find_copies(subject: Subject) -> Copies | None:
 
 def _num_symbols(vocabulary: Vocabulary) -> int:
     """The number of symbols that make about so many characters."""
-    counts = torch.tensor(vocabulary.counts, dtype=torch.float64)
-    chars_per_symbol = max(1.0, float(counts @ vocabulary.lengths / counts.sum().clamp(min=1)))
+    chars_per_symbol = max(1.0, vocabulary.num_chars / max(sum(vocabulary.counts), 1))
     return max(1, round(_NUM_CHARS / chars_per_symbol))
 
 

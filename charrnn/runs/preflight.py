@@ -53,7 +53,7 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
 
 def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     steps, config = trainer.budget.steps, trainer.config
-    chars_per_step = trainer.layout.symbols_per_step * trainer.bptt.text.chars_per_symbol
+    chars_per_step = trainer.bptt.text.count_chars(trainer.layout.symbols_per_step)
     rate = f"about {chars_per_step / seconds:,.0f} characters/s"
     if steps is None:
         num_steps = round(epochs * trainer.layout.num_chunks)

@@ -60,11 +60,11 @@ class Evaluations:
     @property
     def num_chars(self) -> int:
         """Characters that these stand for, in the mean."""
-        return round(self.num_predictions * self._text.chars_per_symbol)
+        return self._text.count_chars(self.num_predictions)
 
     def count_chars(self, score: Score) -> int:
         """The characters that the predictions of a score stand for, in the mean."""
-        return round(score.num_predictions * self._text.chars_per_symbol)
+        return self._text.count_chars(score.num_predictions)
 
     def begin(self, history: History) -> None:
         """Choose the part that each evaluation reads, unless the run has one, and reserve time for the final one."""
@@ -163,7 +163,7 @@ class Evaluations:
     ) -> Score:
         """The loss on a part of the validation text, or else the running training loss."""
         if not self.are_validating:
-            return Score(float(self._bptt.mean_loss) / self._text.chars_per_symbol, 0)
+            return Score(self._text.per_char(float(self._bptt.mean_loss)), 0)
         with self._text.watched():
             score = evaluate(
                 self._bptt.model,
@@ -174,4 +174,4 @@ class Evaluations:
                 should_stop=should_stop,
                 is_time_up=is_time_up,
             )
-        return Score(score.loss / self._text.chars_per_symbol, score.num_predictions)
+        return Score(self._text.per_char(score.loss), score.num_predictions)

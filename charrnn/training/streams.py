@@ -6,6 +6,7 @@ Letters in shapes: N symbols, B parallel streams, T time steps of a chunk.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime
+
+_Loss = TypeVar("_Loss", float, Tensor)
 
 _BLOCK = 2**20
 
@@ -122,6 +125,14 @@ class TrainingText:
             return self
         train, val = runtime.place(self.train), runtime.place(self.val)
         return replace(self, train=train, val=val, check=self.check if train is self.train else _trust)
+
+    def count_chars(self, num_symbols: int) -> int:
+        """The characters that so many symbols stand for, in the mean."""
+        return round(num_symbols * self.chars_per_symbol)
+
+    def per_char(self, loss: _Loss) -> _Loss:
+        """A mean loss per symbol as one per character."""
+        return loss if self.chars_per_symbol == 1 else loss / self.chars_per_symbol
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ class Trainer:
             else:
                 progress, due = self._step(), self.evaluation_is_due
                 is_sane = self.recovery.check_and_keep(self.course, self._copy, before_evaluation=due)
-                yield progress if is_sane else self._recover(self.recovery.loss / self.bptt.text.chars_per_symbol)
+                yield progress if is_sane else self._recover(self.bptt.text.per_char(self.recovery.loss))
         is_stopped = self._agree_on_stop()
         if is_stopped and not self.recovery.is_sane(self.course):
             # A run that goes on from there takes the steps in between again, and ends as if it had not been stopped.
@@ -99,8 +99,7 @@ class Trainer:
         self.course.step += 1
         where = self._where()
         rate = self.clock.rate(where["chars"])
-        ratio = self.bptt.text.chars_per_symbol
-        loss = self.bptt.mean_loss if ratio == 1 else self.bptt.mean_loss / ratio
+        loss = self.bptt.text.per_char(self.bptt.mean_loss)
         return Progress(**where, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
@@ -161,5 +160,5 @@ class Trainer:
         """The fields that all events share."""
         step, elapsed_s = self.course.step, self.clock.elapsed_s
         epoch = step / self.layout.num_chunks
-        chars = round(step * self.layout.symbols_per_step * self.bptt.text.chars_per_symbol)
+        chars = self.bptt.text.count_chars(step * self.layout.symbols_per_step)
         return {"step": step, "epoch": epoch, "chars": chars, "elapsed_s": elapsed_s, "fraction": self.fraction}

@@ -147,7 +147,7 @@ def test_option_that_contradicts_the_prepared_file_is_an_error(tmp_path: Path) -
         ):
             open_or_prepare(argument, tmp_path, PreparationConfig(), given={"lowercase"})
     text.write_text("Abcd")
-    with pytest.raises(CharRNNError, match="--normalize none contradicts .*made with --normalize nfc"):
+    with pytest.raises(CharRNNError, match=r"--normalize none contradicts .*made with --normalize nfc"):
         open_or_prepare(str(text), tmp_path, PreparationConfig(normalize="none"), given={"normalize"})
 
 
