@@ -210,8 +210,11 @@ class LanguageModel:
         return "" if index == self.vocabulary.border else self.vocabulary.texts[index]
 
     def _encode(self, text: str) -> Tensor:
-        """The indices (N,) of a text. Raises: CharRNNError."""
-        return self.vocabulary.encode(self.normalise(text))
+        """The indices (N,) of a text, read as a prompt is. Raises: CharRNNError."""
+        symbols = self.vocabulary.split_prompt(self.normalise(text))
+        if self.vocabulary.unknown is None:
+            self.vocabulary.require(symbols)
+        return self.vocabulary.encode_symbols(symbols)
 
     def _read(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
         """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state behind them."""

@@ -230,6 +230,7 @@ def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Pat
     probabilities = model.next("the cat")
     assert {" sat", " dog", ""} <= set(probabilities)
     assert sum(probabilities.values()) == pytest.approx(1)
+    assert model.next("cat") == model.next(" cat") != probabilities  # a prompt's first word is known with its space
     assert model.next() != probabilities
     assert model.score("the cat\na hen").symbols == [" cat", "\n", "a", " hen"]
 
