@@ -193,8 +193,9 @@ class LanguageModel:
     def states(self, text: str) -> TextStates:
         """The states behind each symbol of a text, read from its beginning and an empty state.
 
-        A model of documents reads a border before it. See `TextStates` for the shapes. Raises: CharRNNError for a text
-        outside the vocabulary.
+        A model of documents reads a border before it; a word that is known only with a space before it, or only
+        without, is taken so, as in prompts. See `TextStates` for the shapes. Raises: CharRNNError for a text outside
+        the vocabulary.
         """
         indices = self._encode(text)
         if self.vocabulary.border is not None:
@@ -210,7 +211,10 @@ class LanguageModel:
         return "" if index == self.vocabulary.border else self.vocabulary.texts[index]
 
     def _encode(self, text: str) -> Tensor:
-        """The indices (N,) of a text, read as a prompt is. Raises: CharRNNError."""
+        """The indices (N,) of a text: of words as a prompt's, and of rare symbols the unknown one's, if there is one.
+
+        Raises: CharRNNError.
+        """
         symbols = self.vocabulary.split_prompt(self.normalise(text))
         if self.vocabulary.unknown is None:
             self.vocabulary.require(symbols)
@@ -240,8 +244,8 @@ class LanguageModel:
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
         """The surprisal of each character of a text but the first, which nothing predicts.
 
-        The state is carried through the text, or with `window` emptied every so many characters. With
-        `adapt` the text is also read by a copy of the model that learns from it (dynamic evaluation).
+        The state is carried through the text, or emptied every `window` symbols. With `adapt` the text
+        is also read by a copy of the model that learns from it (dynamic evaluation).
         Raises: CharRNNError for a text without two characters of the vocabulary, OptionError.
         """
         scorer = self.scorer()

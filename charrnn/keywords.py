@@ -40,7 +40,7 @@ _KEYWORDS = {*SamplingOptions.__annotations__, "num_samples", "corpus", "window"
 def tells_options(method: _Method) -> _Method:
     """Give a method that takes SamplingOptions a signature with each of them, and a docstring with their help.
 
-    What does not fit the signature raises a TypeError, as Python itself does.
+    The method raises TypeError for arguments that do not fit it.
     """
     hints = get_type_hints(SamplingOptions)
     keywords, lines = [], []

@@ -25,7 +25,7 @@ class Command(TyperCommand):
     """A command whose help is such a page."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the command line apart; its errors know the command that they are about."""
+        """Parse the arguments; usage errors get the context of this command."""
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:

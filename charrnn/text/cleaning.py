@@ -121,9 +121,7 @@ class CleanText:
                 if config.ascii:
                     text, num_changed = transliterate_and_count(text)
                     self._num_transliterated += num_changed
-                if config.lowercase:
-                    text = normal_form(text.lower(), form)
-                if text:
+                if text := fold(text, form, ascii=False, lowercase=config.lowercase):
                     yield text
             steps.cut, steps.normalise = changed.cut, changed.normalise
 
@@ -273,7 +271,7 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
 
 
 class _LineEnds:
-    """Make each line end of a text that comes in blocks a line feed; a text without carriage returns is left alone."""
+    """Make each line end of a text that comes in blocks a line feed; most blocks have no other, and are left alone."""
 
     def __init__(self) -> None:
         self._decoder = io.IncrementalNewlineDecoder(None, translate=True)
@@ -282,7 +280,8 @@ class _LineEnds:
     def __call__(self, text: str, *, final: bool = False) -> str:
         if "\r" not in text and not self._is_pending:
             return text
-        self._is_pending = (text or "\r").endswith("\r")
+        if text:
+            self._is_pending = text.endswith("\r")
         return self._decoder.decode(text, final=final)
 
 

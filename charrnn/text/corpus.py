@@ -314,12 +314,18 @@ def _require_options(corpus: Corpus, config: PreparationConfig, given: Collectio
     """Raises: CharRNNError if a given option of preparing contradicts a corpus that is already prepared."""
     for name, found in asdict(corpus.config).items():
         if name in given and (asked := getattr(config, name)) != found:
-            option = f"--{name.replace('_', '-')}"
-            how = "without it" if found in (None, False) else f"with {option}{'' if found is True else f' {found}'}"
+            how = "without it" if found is None or found is False else f"with {_as_option(name, found)}"
             raise CharRNNError(
-                f"{option}{'' if asked is True else f' {asked!s}'} contradicts {corpus.path}, which was made {how}: "
-                "leave the option out, or prepare the text with it into another file (prepare -o FILE)"
+                f"{_as_option(name, asked)} contradicts {corpus.path}, which was made {how}: leave the option "
+                "out, or prepare the text with it into another file (prepare -o FILE)"
             )
+
+
+def _as_option(name: str, value: object) -> str:
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return option
+    return f"{option} {value!a}" if isinstance(value, str) and not value.isalnum() else f"{option} {value}"
 
 
 def read_text(argument: str, config: PreparationConfig) -> str:

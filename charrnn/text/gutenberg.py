@@ -131,7 +131,7 @@ class _Cutter:
         text, offset = self._window, self._window_begin
         first = self._judged - offset
         lines = set()
-        words = _MARKER_WORDS if "*" in text else _BARE_MARKER_WORDS
+        words = _MARKER_WORDS if "*" in text else _BARE_MARKER_WORDS  # the small print's line has asterisks
         for word in words:  # str.find is ten times faster than one regular expression for all
             found = text.find(word, first, limit - offset + _LINE_CHARS)
             while found >= 0:

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
+_Array = np.ndarray[Any, np.dtype[Any]]
+
 _AT_ONCE = 2**15
 """Characters whose arrays stay in a core's cache."""
 _WIDTHS = (4, 8)
-"""The bytes of a transliteration that are enough for most scripts, and for nearly all."""
-_NO_CHAR = 0xFF
-"""Fills up a shorter one."""
+"""Bytes of a table's entries: 4 suffice for most scripts, 8 for nearly all characters."""
+_PADDING = 0xFF
+"""Fills up a transliteration that is shorter than its table's entries."""
 _LONGER = 1
-"""In place of one that is longer: no text, as it has no filling."""
+"""Stands for one that is longer; it ends in NUL bytes, which padding never does."""
 
 
 def transliterate(text: str) -> str:
@@ -26,10 +28,7 @@ def transliterate(text: str) -> str:
 
 
 def transliterate_and_count(text: str) -> tuple[str, int]:
-    """The transliterated text, and the number of characters that were none of ASCII's.
-
-    Each character is looked up in a table of texts of one length, whose filling is then left out.
-    """
+    """The transliterated text, and the number of characters that were none of ASCII's."""
     if text.isascii():
         return text, 0
     parts, num_changed = [], 0
@@ -37,33 +36,48 @@ def transliterate_and_count(text: str) -> tuple[str, int]:
         part = text[begin : begin + _AT_ONCE]
         points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), "<i4")
         num_changed += int(np.count_nonzero(points >= 2**7))
-        found = (_table(width).look_up(points) for width in _WIDTHS)
-        parts.append(next((text for text in found if text is not None), None) or "".join(map(_ascii, part)))
+        parts.append(_transliterate(points))
     return "".join(parts), num_changed
 
 
+def _transliterate(points: _Array) -> str:
+    """The transliteration of code points (N,), in the narrowest table that has all, or else nearly all of them."""
+    for width in _WIDTHS:
+        entries = _table(width).look_up(points)
+        longer = np.flatnonzero(entries == _LONGER).tolist()
+        if not longer:
+            break
+    parts, begin = [], 0
+    for place in longer:
+        parts += [_unpad(entries[begin:place]), _ascii(chr(points[place]))]
+        begin = place + 1
+    return "".join([*parts, _unpad(entries[begin:])])
+
+
+def _unpad(entries: _Array) -> str:
+    characters = entries.view(np.uint8)
+    return str(characters.compress(characters != _PADDING).data, "ascii")
+
+
 class _Table:
-    """The transliterations of all code points that have at most `width` bytes, each looked up when it is first met."""
+    """The transliterations of all code points in entries of `width` bytes, each made when it is first looked up."""
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._texts = np.zeros(sys.maxunicode + 1, f"<u{width}")
+        self._entries = np.zeros(sys.maxunicode + 1, f"<u{width}")
 
-    def look_up(self, points: "np.ndarray[Any, np.dtype[np.int32]]") -> str | None:
-        """The text of code points (N,), None if that of one of them is longer."""
-        texts = self._texts.take(points, mode="clip")
-        if not texts.all():
-            for point in np.unique(points[texts == 0]).tolist():
-                self._texts[point] = self._number(_ascii(chr(point)).encode("ascii"))
-            texts = self._texts.take(points, mode="clip")
-        if (texts == _LONGER).any():
-            return None
-        filled = texts.view(np.uint8)
-        return str(filled.compress(filled != _NO_CHAR).data, "ascii")
+    def look_up(self, points: _Array) -> _Array:
+        """The entries (N,) of code points (N,)."""
+        entries = self._entries.take(points, mode="clip")
+        if entries.all():
+            return entries
+        for point in np.unique(points[entries == 0]).tolist():
+            self._entries[point] = self._entry(_ascii(chr(point)).encode("ascii"))
+        return self._entries.take(points, mode="clip")
 
-    def _number(self, text: bytes) -> int:
-        filled = text.ljust(self._width, bytes([_NO_CHAR]))
-        return int.from_bytes(filled, "little") if len(filled) == self._width else _LONGER
+    def _entry(self, text: bytes) -> int:
+        padded = text.ljust(self._width, bytes([_PADDING]))
+        return int.from_bytes(padded, "little") if len(padded) == self._width else _LONGER
 
 
 _table = functools.cache(_Table)

@@ -24,7 +24,9 @@ UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
 _BYTES = tuple(map(chr, range(2**8)))
 _FORGOTTEN = ""
 _COUNTED_AT_ONCE = 2**15
-"""Characters, beyond ASCII, whose code points stay in a core's cache."""
+"""Characters of a block that is not all ASCII, whose code points and counts stay in a core's cache."""
+_BASIC = 2**16
+"""Code points below this one are common; those above, such as emoji, are counted apart."""
 _MAX_COUNTED = 2**20
 """Distinct words that are counted at once: more than a file's header can list."""
 _BLOCK = 2**20
@@ -47,12 +49,24 @@ def count(blocks: Iterable[str], unit: Unit = "char") -> Counter[str]:
 def _count_chars(blocks: Iterable[str]) -> Counter[str]:
     totals = torch.zeros(sys.maxunicode + 1, dtype=torch.int64)
     for block in blocks:
-        step = max(len(block), 1) if block.isascii() else _COUNTED_AT_ONCE
-        for begin in range(0, len(block), step):
-            counts = torch.bincount(code_points(block[begin : begin + step]))
-            totals[: len(counts)] += counts
+        if block.isascii():
+            _add_counts(code_points(block), totals)
+            continue
+        for begin in range(0, len(block), _COUNTED_AT_ONCE):
+            points = code_points(block[begin : begin + _COUNTED_AT_ONCE])
+            is_beyond = points >= _BASIC
+            if is_beyond.any():
+                beyond, counts = points[is_beyond].unique(return_counts=True)
+                totals[beyond] += counts
+                points = points[~is_beyond]
+            _add_counts(points, totals)
     points = torch.nonzero(totals).flatten()
     return Counter(dict(zip(map(chr, points.tolist()), totals[points].tolist(), strict=True)))
+
+
+def _add_counts(points: Tensor, totals: Tensor) -> None:
+    counts = torch.bincount(points)
+    totals[: len(counts)] += counts
 
 
 def _count_words(blocks: Iterable[str]) -> Counter[str]:

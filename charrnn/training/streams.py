@@ -127,7 +127,7 @@ class TrainingText:
         return replace(self, train=train, val=val, check=self.check if train is self.train else _trust)
 
     def count_chars(self, num_symbols: int) -> int:
-        """The characters that so many symbols stand for, in the mean."""
+        """The characters that `num_symbols` symbols stand for, in the mean."""
         return round(num_symbols * self.chars_per_symbol)
 
     def per_char(self, loss: _Loss) -> _Loss:

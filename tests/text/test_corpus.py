@@ -141,11 +141,10 @@ def test_option_that_contradicts_the_prepared_file_is_an_error(tmp_path: Path) -
     for argument in (str(text), str(made.path)):
         assert open_or_prepare(argument, tmp_path, config, given={"lowercase"}).text == "abc"
         assert open_or_prepare(argument, tmp_path).text == "abc"
-        with pytest.raises(
-            CharRNNError,
-            match=r"--lowercase False contradicts .*tale.safetensors, which was made with --lowercase: leave",
-        ):
-            open_or_prepare(argument, tmp_path, PreparationConfig(), given={"lowercase"})
+        with pytest.raises(CharRNNError, match=r"--ascii contradicts .*tale.safetensors, which was made without it"):
+            open_or_prepare(argument, tmp_path, PreparationConfig(ascii=True), given={"ascii"})
+        with pytest.raises(CharRNNError, match=r"--separator '\\n' contradicts .* made without it: leave"):
+            open_or_prepare(argument, tmp_path, PreparationConfig(separator="\n"), given={"separator"})
     text.write_text("Abcd")
     with pytest.raises(CharRNNError, match=r"--normalize none contradicts .*made with --normalize nfc"):
         open_or_prepare(str(text), tmp_path, PreparationConfig(normalize="none"), given={"normalize"})

@@ -1,4 +1,7 @@
-"""StoredVocabulary to indices and back."""
+"""Symbols to indices and back."""
+
+import random
+from collections import Counter
 
 import pytest
 import torch
@@ -9,6 +12,13 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files.schema import parse
 from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary, count
+
+
+def test_every_character_of_long_blocks_is_counted() -> None:
+    draw = random.Random(1)
+    mixed = "".join(draw.choices("ab\n\u00e4\u0436\u4e2d\ud800\U0001f600\U0010ffff", k=100_000))
+    blocks = [mixed, "", "plain " * 20_000, mixed[:7]]
+    assert count(blocks) == Counter("".join(blocks))
 
 
 def build(text: str, **options: int) -> Vocabulary:
