@@ -248,7 +248,7 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
         raise CharRNNError(f"{source.name} is {found}; --force reads it all the same")
     encoding = encoding_of_mark(head) or encoding
     decoder = codecs.getincrementaldecoder(encoding)()
-    unify = _LineEnds()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
     is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     offset = 0
     for block in itertools.chain([head], blocks):
@@ -263,26 +263,17 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
         if is_wide and not force and "\0" in text:
             raise CharRNNError(f"{source.name} holds NUL characters as {encoding}: is it a text? --force keeps them")
         offset += len(block)
-        yield unify(text)
+        yield _unify_line_ends(text, newlines)
     try:
-        yield unify(decoder.decode(b"", final=True), final=True)
+        yield _unify_line_ends(decoder.decode(b"", final=True), newlines, final=True)
     except UnicodeError:
         raise _undecodable(source, encoding, offset - len(decoder.getstate()[0]), b"") from None
 
 
-class _LineEnds:
-    """Make each line end of a text that comes in blocks a line feed; most blocks have no other, and are left alone."""
-
-    def __init__(self) -> None:
-        self._decoder = io.IncrementalNewlineDecoder(None, translate=True)
-        self._is_pending = False
-
-    def __call__(self, text: str, *, final: bool = False) -> str:
-        if "\r" not in text and not self._is_pending:
-            return text
-        if text:
-            self._is_pending = text.endswith("\r")
-        return self._decoder.decode(text, final=final)
+def _unify_line_ends(text: str, decoder: io.IncrementalNewlineDecoder, *, final: bool = False) -> str:
+    """The next block with a line feed for each line end; most blocks have no other, and are left alone."""
+    _, is_carriage_return_pending = decoder.getstate()
+    return decoder.decode(text, final=final) if "\r" in text or is_carriage_return_pending else text
 
 
 def half_of_a_character(name: str, half: str, config: PreparationConfig) -> CharRNNError:
