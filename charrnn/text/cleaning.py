@@ -9,7 +9,6 @@ import io
 import itertools
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
@@ -35,16 +34,8 @@ _DECOMPOSED = 0x30000
 """No character of a higher plane has a decomposition."""
 
 
-@dataclass
-class _Steps:
-    """The steps that may change a source: those that changed nothing in the first pass are left out of the second."""
-
-    cut: bool
-    normalise: bool
-
-
 class CleanText:
-    """The sources as clean text: iterate over the blocks, once or more, then read `digest` and `notes`.
+    """The sources as clean text: iterate over the blocks, then read `digest` and `notes`.
 
     The text is the same wherever the borders of blocks lie. They lie between characters that do not affect each other.
 
@@ -70,7 +61,6 @@ class CleanText:
         self._force = force
         self._advance = advance
         self._num_transliterated = 0
-        self._steps = [_Steps(not config.keep_boilerplate, config.normalize != "none") for _ in sources]
 
     def __iter__(self) -> Iterator[str]:
         self.digest = SourceDigest()
@@ -89,50 +79,42 @@ class CleanText:
         if config.documents:
             yield BORDER
         last = joint
-        for source, steps in zip(self._sources, self._steps, strict=True):
+        for source in self._sources:
             self.digest.begin()
             if last != joint:
                 yield joint
                 last = joint
-            for block in self._clean(source, steps):
+            for block in self._clean(source):
                 last = block[-1]
                 yield block
         if config.documents and last != joint:
             yield BORDER
 
-    def _clean(self, source: Source, steps: _Steps) -> Iterator[str]:
-        config = self._config
+    def _clean(self, source: Source) -> Iterator[str]:
+        config, form = self._config, self._config.normalize
         if config.unit == "byte":
             yield from (block.decode("latin-1") for block in self._read(source))
             return
         with ahead(self._read(source)) as raw:
             blocks = _decode(source, config.encoding, raw, force=self._force)
-            changed = _Steps(cut=False, normalise=False)
-            if steps.cut:
-                blocks = cut_boilerplate(blocks, functools.partial(self._tell_cut, source, changed))
-            form = config.normalize if steps.normalise or config.lowercase else "none"
+            if not config.keep_boilerplate:
+                blocks = cut_boilerplate(blocks, lambda cut: self.notes.append(f"cut {cut} from {source.name}"))
             if form != "none" or config.lowercase:
                 blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
             for block in blocks:
                 if config.border_text is not None and BORDER in block:
                     raise half_of_a_character(source.name, BORDER, config)
                 text = normal_form(block, form)
-                changed.normalise |= text is not block and text != block
                 if config.ascii:
                     text, num_changed = transliterate_and_count(text)
                     self._num_transliterated += num_changed
                 if text := fold(text, form, ascii=False, lowercase=config.lowercase):
                     yield text
-            steps.cut, steps.normalise = changed.cut, changed.normalise
 
     def _read(self, source: Source) -> Iterator[bytes]:
         for block in source.blocks(self._advance):
             self.digest.update(block)
             yield block
-
-    def _tell_cut(self, source: Source, changed: _Steps, cut: str) -> None:
-        changed.cut = True
-        self.notes.append(f"cut {cut} from {source.name}")
 
 
 def normalise(text: str, config: PreparationConfig) -> str:

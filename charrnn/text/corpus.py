@@ -3,6 +3,7 @@
 Letters in shapes: N characters.
 """
 
+import contextlib
 import mmap
 import os
 import unicodedata
@@ -16,15 +17,17 @@ from torch import Tensor
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.files import container
+from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import num_threads
-from charrnn.terminal import Bar, count_of, format_share, no_bar
+from charrnn.terminal import Advance, Bar, count_of, format_share, no_bar
 from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
+from charrnn.text.numbering import NumberedText, numbered
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
 from charrnn.text.units import BORDER, NOUNS
-from charrnn.text.vocabulary import StoredVocabulary, Vocabulary, count
+from charrnn.text.vocabulary import StoredVocabulary, Vocabulary
 
 KIND = "corpus"
 RARE = 10
@@ -113,9 +116,9 @@ def prepare(
 ) -> Corpus:
     """Turn raw text into a corpus file; one that was made from the same text with the same options stays.
 
-    The text is read twice, to count its symbols and to encode it, in memory that does not grow with it. `force` reads
-    what seems to be no text, `bar` shows the progress. Raises: CharRNNError for text that cannot be read or
-    is too short, or where another file is in the way.
+    The text is read once, in memory that does not grow with it; a file of the size of the corpus lies in the output's
+    folder meanwhile. `force` reads what seems to be no text, `bar` shows the progress. Raises: CharRNNError for text
+    that cannot be read or is too short, or where another file is in the way.
     """
     _require_free(output, sources)
     if output.exists() and not overwrite:
@@ -126,38 +129,55 @@ def prepare(
             raise CharRNNError(f"{output} was made with other options: {_WAYS_OUT}")
         return replace(corpus, notes=(f"{output} is up to date",))
     before = identity(sources)
-    with bar("preparing", 2 * total_size(sources)) as advance:
-        text = CleanText(sources, config, force=force, advance=advance)
-        notes = _write(text, " + ".join(source.name for source in sources), config, _origins(sources), output)
+    with (
+        _numbered(sources, config, output, force=force, bar=bar) as (text, numbers),
+        bar("encoding", numbers.num_bytes) as advance,
+    ):
+        notes = _encode(text, numbers, sources, config, output, advance)
     remember_digest(sources, before, text.digest.hexdigest())
     folders = [source.note for source in sources if source.note]
     return replace(Corpus.open(output, is_known=True), notes=(*folders, *notes))
 
 
-def _write(text: CleanText, name: str, config: PreparationConfig, origins: Sequence[str], output: Path) -> list[str]:
-    """Count the symbols of a text, then encode it into the file; returns a line per change. Raises: CharRNNError."""
-    with num_threads(1):  # PyTorch's others would wait actively, in the way of the thread that reads
-        totals = count(text, config.unit)
-    notes, source_digest = text.notes, text.digest.hexdigest()
-    _require_learnable(totals, name, config)
+@contextlib.contextmanager
+def _numbered(
+    sources: Sequence[Source], config: PreparationConfig, output: Path, *, force: bool, bar: Bar
+) -> Iterator[tuple[CleanText, NumberedText]]:
+    """Read the sources to their end, and keep their text as numbers beside the output. Raises: CharRNNError."""
+    try:
+        with making_folder(output.parent), contextlib.ExitStack() as stack:
+            with bar("reading", total_size(sources)) as advance, num_threads(1):
+                text = CleanText(sources, config, force=force, advance=advance)
+                numbers = stack.enter_context(numbered(text, config.unit, output.parent))
+            yield text, numbers
+    except OSError as error:
+        raise CharRNNError(f"{output} cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def _encode(
+    text: CleanText,
+    numbers: NumberedText,
+    sources: Sequence[Source],
+    config: PreparationConfig,
+    output: Path,
+    advance: Advance,
+) -> list[str]:
+    """Encode a text that was read into the file; returns a line per change of preparing. Raises: CharRNNError."""
+    _require_learnable(numbers.totals, " + ".join(source.name for source in sources), config)
     vocabulary = Vocabulary.build(
-        totals,
+        numbers.totals,
         config.unit,
         min_count=config.min_count,
         max_vocab=config.max_vocab,
         border_chars=config.border_chars,
+        num_forgotten=numbers.num_forgotten,
+        forgotten_chars=numbers.forgotten_chars,
     )
-    length = sum(vocabulary.counts)
+    notes, length = text.notes, sum(vocabulary.counts)
     if vocabulary.border is not None:
         notes.append(_describe_documents(vocabulary, config))
-
-    def encoded() -> Iterator[Tensor]:
-        yield from vocabulary.encode_blocks(text)
-        if text.digest.hexdigest() != source_digest:
-            raise CharRNNError(f"{name} was changed while it was read: prepare it again")
-
-    header = dump(_Header(vocabulary.stored(), config, tuple(origins), source_digest))
-    with ahead(encoded()) as indices:
+    header = dump(_Header(vocabulary.stored(), config, tuple(_origins(sources)), text.digest.hexdigest()))
+    with ahead(numbers.encode(vocabulary, advance)) as indices:
         if vocabulary.border is not None and not config.keep_order:
             indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
         container.write_blocks(output, KIND, header, "indices", vocabulary.dtype, length, indices)

@@ -6,8 +6,6 @@ Letters in shapes: N symbols, V vocabulary size.
 
 import functools
 import itertools
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,13 +20,6 @@ from charrnn.text.units import BORDER, NOUNS, split_word_blocks, split_words
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
 _BYTES = tuple(map(chr, range(2**8)))
-_FORGOTTEN = ""
-_COUNTED_AT_ONCE = 2**15
-"""Characters of a block that is not all ASCII, whose code points and counts stay in a core's cache."""
-_BASIC = 2**16
-"""Code points below this one are common; those above, such as emoji, are counted apart."""
-_MAX_COUNTED = 2**20
-"""Distinct words that are counted at once: more than a file's header can list."""
 _BLOCK = 2**20
 
 
@@ -39,47 +30,6 @@ def code_points(text: str) -> Tensor:
     else:
         data, dtype = text.encode("utf-32-le", "surrogatepass"), torch.int32
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
-
-
-def count(blocks: Iterable[str], unit: Unit = "char") -> Counter[str]:
-    """Occurrences of each symbol of a text that comes in blocks."""
-    return _count_words(blocks) if unit == "word" else _count_chars(blocks)
-
-
-def _count_chars(blocks: Iterable[str]) -> Counter[str]:
-    totals = torch.zeros(sys.maxunicode + 1, dtype=torch.int64)
-    for block in blocks:
-        if block.isascii():
-            _add_counts(code_points(block), totals)
-            continue
-        for begin in range(0, len(block), _COUNTED_AT_ONCE):
-            points = code_points(block[begin : begin + _COUNTED_AT_ONCE])
-            is_beyond = points >= _BASIC
-            if is_beyond.any():
-                beyond, counts = points[is_beyond].unique(return_counts=True)
-                totals[beyond] += counts
-                points = points[~is_beyond]
-            _add_counts(points, totals)
-    points = torch.nonzero(totals).flatten()
-    return Counter(dict(zip(map(chr, points.tolist()), totals[points].tolist(), strict=True)))
-
-
-def _add_counts(points: Tensor, totals: Tensor) -> None:
-    counts = torch.bincount(points)
-    totals[: len(counts)] += counts
-
-
-def _count_words(blocks: Iterable[str]) -> Counter[str]:
-    """Count words; where there are more than memory should hold, the rarest are counted together as _FORGOTTEN."""
-    totals: Counter[str] = Counter()
-    for symbols in split_word_blocks(blocks):
-        totals.update(symbols)
-        least = 1
-        while len(totals) > _MAX_COUNTED:
-            rare = [symbol for symbol, n in totals.items() if n <= least and symbol not in (BORDER, _FORGOTTEN)]
-            totals[_FORGOTTEN] += sum(map(totals.pop, rare))
-            least *= 2
-    return totals
 
 
 def respaced(word: str) -> str:
@@ -163,29 +113,29 @@ class Vocabulary:
         min_count: int = 1,
         max_vocab: int | None = None,
         border_chars: int | None = None,
+        num_forgotten: int = 0,
+        forgotten_chars: int = 0,
     ) -> "Vocabulary":
         """Keep the symbols seen `min_count` times, at most `max_vocab` with the unknown symbol.
 
-        Characters are put in the order of their code points, words in that of their frequencies. `totals` are those of
-        `count`. Raises: CharRNNError if nothing is left.
+        Characters are put in the order of their code points, words in that of their frequencies. `totals` are the
+        occurrences of each; on forgotten ones, which become the unknown symbol too, see `NumberedText`.
+        Raises: CharRNNError if nothing is left.
         """
         if unit == "byte":
             border = [] if border_chars is None else [totals.get(BORDER, 0)]
             return cls(_BYTES, (*(totals.get(byte, 0) for byte in _BYTES), *border), unit, border_chars)
         seen = {symbol: n for symbol, n in totals.items() if border_chars is None or symbol != BORDER}
-        kept = [symbol for symbol, n in seen.items() if n >= min_count and symbol != _FORGOTTEN]
-        if max_vocab is not None and len(kept) + (len(kept) < len(seen)) > max_vocab:
+        kept = [symbol for symbol, n in seen.items() if n >= min_count]
+        has_unknown = len(kept) < len(seen) or num_forgotten > 0
+        if max_vocab is not None and len(kept) + has_unknown > max_vocab:
             kept = sorted(kept, key=lambda symbol: (-seen[symbol], symbol))[: max_vocab - 1]
         if not kept:
             raise CharRNNError(f"no symbol occurs {min_count} times: lower --min-count")
         kept.sort(key=lambda symbol: (-seen[symbol], symbol) if unit == "word" else (0, symbol))
         counts = [seen.pop(symbol) for symbol in kept]
-        folded = sum(seen.values())
-        forgotten = seen.pop(_FORGOTTEN, 0)
-        folded_chars = sum(n * len(symbol) for symbol, n in seen.items())
-        if forgotten:
-            like = seen or dict.fromkeys(kept, 1)  # the rarest that were not forgotten, if there are such
-            folded_chars += round(forgotten * sum(n * len(word) for word, n in like.items()) / sum(like.values()))
+        folded = sum(seen.values()) + num_forgotten
+        folded_chars = sum(n * len(symbol) for symbol, n in seen.items()) + forgotten_chars
         counts += [folded] * (folded > 0) + ([] if border_chars is None else [totals.get(BORDER, 0)])
         return cls(tuple(kept), tuple(counts), unit, border_chars, folded_chars if unit == "word" else 0)
 
@@ -298,7 +248,7 @@ class Vocabulary:
         symbols = self.split(text)
         if self.unknown is None:
             self.require(symbols)
-        return self._encode_known(symbols)
+        return self.encode_symbols(symbols).to(self.dtype)
 
     def require(self, symbols: Sequence[str]) -> None:
         """Check that a prompt can be read: rare words as the unknown symbol, characters by an index of their own.
@@ -320,26 +270,8 @@ class Vocabulary:
     def encode_symbols(self, symbols: Sequence[str]) -> Tensor:
         """The indices (N,) int32 of symbols, characters as a text; of those outside the vocabulary `outside`."""
         if not isinstance(symbols, str):
-            return self._encode_words(symbols, torch.int32)
+            return torch.from_numpy(np.fromiter(map(self._indices.__getitem__, symbols), np.int32, len(symbols)))
         return torch.index_select(self._table, 0, code_points(symbols).int().clamp(max=len(self._table) - 1))
-
-    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Tensor]:
-        """The indices of a text that comes in blocks and is known to fit, in blocks (N,) in `dtype`."""
-        return map(self._encode_known, self.split_blocks(blocks))
-
-    def _encode_known(self, text: Sequence[str]) -> Tensor:
-        """By NumPy, which takes no further threads: `prepare` has its own."""
-        if not isinstance(text, str):
-            return self._encode_words(text, self.dtype)
-        table = self._table.to(self.dtype).numpy()
-        if text.isascii() and table.dtype == np.uint8:  # twice as fast as the general way
-            translated = bytearray(text.encode("ascii").translate(table[: 2**8].tobytes()))
-            return torch.frombuffer(translated, dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
-        return torch.from_numpy(np.take(table, code_points(text).numpy(), mode="clip"))
-
-    def _encode_words(self, words: Sequence[str], dtype: torch.dtype) -> Tensor:
-        indices = np.fromiter(map(self._indices.__getitem__, words), np.int32, len(words))
-        return torch.from_numpy(indices).to(dtype)
 
     def symbols_of(self, indices: Tensor | Sequence[int]) -> Sequence[str]:
         """The symbols of indices (N,), characters as a text."""

@@ -64,8 +64,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        ("charrnn.text.corpus.count", "SIGINT"),
-        ("charrnn.text.corpus.count", "SIGHUP"),
+        ("charrnn.text.numbering.NumberedText._append", "SIGINT"),
+        ("charrnn.text.numbering._look_up", "SIGHUP"),
         ("charrnn.text.corpus.digest", "SIGTERM"),
         ("charrnn.text.corpus.digest", "SIGUSR1"),
     ],

@@ -1,5 +1,6 @@
 """Prepared corpora."""
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
@@ -14,6 +15,7 @@ from charrnn.errors import CharRNNError
 from charrnn.files import container, memo
 from charrnn.text import sources
 from charrnn.text.corpus import Corpus, default_output, open_or_prepare, prepare
+from charrnn.text.numbering import NumberedText
 from charrnn.text.sources import Source, find_sources
 from charrnn.text.vocabulary import Vocabulary
 
@@ -80,7 +82,7 @@ def test_transliteration_is_not_advised_to_texts_that_are_mostly_not_latin(tmp_p
     assert note.endswith("6.7 % of the text: --min-count 10 would fold them into one")
 
 
-def test_text_that_changes_between_the_passes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_changes_meanwhile_is_the_one_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "tale.txt"
     text.write_text("abcabc")
     build = Vocabulary.build
@@ -90,9 +92,24 @@ def test_text_that_changes_between_the_passes_is_refused(tmp_path: Path, monkeyp
         return build(*arguments, **options)
 
     monkeypatch.setattr(Vocabulary, "build", change)
-    with pytest.raises(CharRNNError, match="was changed while it was read"):
+    corpus = prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
+    assert corpus.text == "abcabc"
+    with pytest.raises(CharRNNError, match="was made from another text"):
         prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
-    assert [path.name for path in tmp_path.iterdir()] == ["tale.txt"]
+
+
+@pytest.mark.parametrize("config", [PreparationConfig(), PreparationConfig(separator="\n")])
+def test_disk_without_room_for_the_text_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PreparationConfig
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(NumberedText, "_append", write)
+    source = Source("tale", None, b"Once upon\na time")
+    with pytest.raises(CharRNNError, match=r"c\.safetensors cannot be written: No space left on device; nothing was"):
+        prepare([source], config, tmp_path / "new" / "c.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_known_corpus_that_was_changed_is_verified_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Characters, bytes and words, and the form of a text inside the program."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.text.cleaning import normalise
 from charrnn.text.units import BORDER, Display, display, split_word_blocks, split_words
-from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary, count
+from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
 
 NAMES = PreparationConfig(separator="\n")
 BYTES = PreparationConfig(unit="byte")
@@ -52,7 +53,7 @@ def test_words_do_not_depend_on_the_borders_of_blocks(text: str, generator: rand
 
 @given(WORDLIKE.filter(bool))
 def test_words_are_decoded_to_the_text(text: str) -> None:
-    vocabulary = Vocabulary.build(count([text], "word"), "word")
+    vocabulary = Vocabulary.build(Counter(split_words(text)), "word")
     indices = vocabulary.encode(text)
     assert vocabulary.decode(indices) == text
     assert vocabulary.count_chars(indices) == len(text)
@@ -62,30 +63,21 @@ def test_words_are_decoded_to_the_text(text: str) -> None:
 
 def test_rare_words_become_one_unknown_symbol_whose_length_is_theirs_in_the_mean() -> None:
     text = "a cat a cat a dog a horse"
-    vocabulary = Vocabulary.build(count([text], "word"), "word", max_vocab=3)
+    vocabulary = Vocabulary.build(Counter(split_words(text)), "word", max_vocab=3)
     assert vocabulary.symbols == (" a", " cat")
     assert vocabulary.decode(vocabulary.encode(text)) == f"{UNKNOWN_CHAR} cat a cat a{UNKNOWN_CHAR} a{UNKNOWN_CHAR}"
     assert vocabulary.lengths.tolist() == [2, 4, len("a dog horse") / 3]
     assert vocabulary.count_chars(vocabulary.encode(text)) == len(text)
     vocabulary.require(["a", " zebra"])  # is read as an unknown word
     with pytest.raises(CharRNNError, match=r"words outside the vocabulary .* ' zebra'"):
-        Vocabulary.build(count([text], "word"), "word").require(["a", " zebra"])
-
-
-def test_more_words_than_memory_should_hold_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charrnn.text.vocabulary._MAX_COUNTED", 100)
-    text = " ".join(word for i in range(2_000) for word in (f"w{'x' * (i % 7)}", f"r{i}x"))
-    vocabulary = Vocabulary.build(count([text[i : i + 99] for i in range(0, len(text), 99)], "word"), "word")
-    assert {f" w{'x' * i}" for i in range(1, 7)} <= set(vocabulary.symbols)
-    assert sum(vocabulary.counts) == len(split_words(text))
-    assert vocabulary.unknown is not None
+        Vocabulary.build(Counter(split_words(text)), "word").require(["a", " zebra"])
 
 
 def test_mean_size_of_a_symbol_is_its_share_of_the_text() -> None:
     text = "the cat sat on the mat.\n"
     words = split_words(text)
-    assert Vocabulary.build(count([text], "word"), "word").mean_size == pytest.approx(len(text) / len(words))
-    assert Vocabulary.build(count([text])).mean_size == 1
+    assert Vocabulary.build(Counter(split_words(text)), "word").mean_size == pytest.approx(len(text) / len(words))
+    assert Vocabulary.build(Counter(text)).mean_size == 1
 
 
 def test_half_of_a_character_has_no_bytes() -> None:
@@ -96,7 +88,7 @@ def test_half_of_a_character_has_no_bytes() -> None:
 @given(st.binary(min_size=1))
 def test_bytes_are_decoded_to_the_bytes(data: bytes) -> None:
     text = data.decode("latin-1")
-    vocabulary = Vocabulary.build(count([text], "byte"), "byte")
+    vocabulary = Vocabulary.build(Counter(text), "byte")
     assert vocabulary.size == 256
     assert vocabulary.decode(vocabulary.encode(text)).encode("latin-1") == data
     shown = Display(BYTES, "surrogateescape")
@@ -107,13 +99,13 @@ def test_bytes_are_decoded_to_the_bytes(data: bytes) -> None:
 @given(st.text(min_size=1))
 def test_bytes_of_utf8_are_counted_as_characters(text: str) -> None:
     inner = normalise(text, BYTES)
-    vocabulary = Vocabulary.build(count([inner], "byte"), "byte")
+    vocabulary = Vocabulary.build(Counter(inner), "byte")
     assert vocabulary.count_chars(vocabulary.encode(inner)) == len(text)
     assert display(inner, BYTES) == text
 
 
 def test_bytes_that_are_no_utf8_are_characters_each() -> None:
-    vocabulary = Vocabulary.build(count(["\xff\x80\x80a"], "byte"), "byte")
+    vocabulary = Vocabulary.build(Counter("\xff\x80\x80a"), "byte")
     assert vocabulary.lengths.tolist() == [1.0] * 256
 
 
@@ -123,7 +115,7 @@ def test_a_separator_is_a_border_inside_and_itself_outside(config: PreparationCo
     inner = normalise(f"Anna{separator}Bert", config)
     assert inner == f"Anna{BORDER}Bert"
     assert display(inner, config) == f"Anna{separator}Bert"
-    vocabulary = Vocabulary.build(count([inner], config.unit), config.unit, border_chars=config.border_chars)
+    vocabulary = Vocabulary.build(Counter(inner), config.unit, border_chars=config.border_chars)
     indices = vocabulary.encode(inner)
     assert indices.tolist().index(vocabulary.border) == 4
     assert vocabulary.decode(indices) == inner
@@ -132,7 +124,7 @@ def test_a_separator_is_a_border_inside_and_itself_outside(config: PreparationCo
 
 
 def test_a_border_and_an_unknown_symbol_have_an_index_each() -> None:
-    vocabulary = Vocabulary.build(count(["aab" + BORDER + "c"]), min_count=2, border_chars=1)
+    vocabulary = Vocabulary.build(Counter("aab" + BORDER + "c"), min_count=2, border_chars=1)
     assert (vocabulary.symbols, vocabulary.counts) == (("a",), (2, 2, 1))
     assert (vocabulary.unknown, vocabulary.border, vocabulary.outside) == (1, 2, 1)
     assert vocabulary.decode([0, 1, 2]) == f"a{UNKNOWN_CHAR}{BORDER}"
@@ -157,7 +149,6 @@ def test_a_stored_vocabulary_of_another_unit_is_refused(
         Vocabulary.restore(stored, config)
 
 
-def test_forgotten_words_stand_for_characters() -> None:
-    totals = {"": 10, " four": 20, " nine": 20}  # ten were forgotten
-    assert Vocabulary.build(totals, "word").unknown_chars == 50
-    assert Vocabulary.build({**totals, " a": 1}, "word", min_count=2).unknown_chars == 20 + 2
+def test_forgotten_words_are_unknown_ones() -> None:
+    vocabulary = Vocabulary.build({" four": 20, " a": 1}, "word", min_count=2, num_forgotten=10, forgotten_chars=40)
+    assert (vocabulary.unknown, vocabulary.counts, vocabulary.unknown_chars) == (1, (20, 11), 40 + 2)

@@ -1,0 +1,140 @@
+"""Texts as numbers, before their vocabulary is known."""
+
+import itertools
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from charrnn.config import Unit
+from charrnn.text import numbering
+from charrnn.text.numbering import numbered
+from charrnn.text.units import BORDER, split_words
+from charrnn.text.vocabulary import Vocabulary
+
+MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(map(chr, range(0x20000, 0x20000 + 20_000)))
+
+
+def blocks_of(text: str, size: int) -> list[str]:
+    return [text[begin : begin + size] for begin in range(0, len(text), size)]
+
+
+def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> None:
+    """Assert that blocks that were numbered are encoded as their text is, by the same vocabulary."""
+    text = "".join(blocks)
+    border_chars = 1 if BORDER in text else None
+    if not text.strip(BORDER):
+        return
+    totals = Counter(split_words(text) if unit == "word" else text)
+    with numbered(blocks, unit, folder) as numbers:
+        assert numbers.totals == totals
+        assert (numbers.num_forgotten, numbers.forgotten_chars) == (0, 0)
+        vocabulary = Vocabulary.build(totals, unit, min_count=min_count, border_chars=border_chars)
+        indices = torch.cat([torch.empty(0, dtype=vocabulary.dtype), *numbers.encode(vocabulary)])
+    if vocabulary.unknown is None:
+        expected = vocabulary.encode(text)
+    else:
+        expected = vocabulary.encode_any(text).to(vocabulary.dtype)
+    assert indices.dtype == vocabulary.dtype
+    assert torch.equal(indices, expected)
+    assert not list(folder.iterdir())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(min_size=1) | st.text("ab \n漢😀" + BORDER, min_size=1),
+    st.integers(1, 9),
+    st.sampled_from(("char", "word")),
+    st.sampled_from((2**15, 3)),
+)
+def test_numbered_text_is_encoded_as_the_text_is(
+    tmp_path: Path, text: str, size: int, unit: Unit, at_once: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numbering, "_AT_ONCE", at_once)
+        patch.setattr(numbering, "_BLOCK", 2 * at_once)
+        check(blocks_of(text, size), unit, tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(min_size=1), st.booleans(), st.integers(1, 9))
+def test_numbered_bytes_are_encoded_as_the_bytes_are(tmp_path: Path, data: bytes, has_borders: bool, size: int) -> None:
+    text = data.decode("latin-1")
+    if has_borders:
+        with numbered(blocks_of(BORDER + text + BORDER, size), "byte", tmp_path) as numbers:
+            vocabulary = Vocabulary.build(numbers.totals, "byte", border_chars=1)
+            assert torch.cat(list(numbers.encode(vocabulary))).tolist() == [256, *data, 256]
+    else:
+        check(blocks_of(text, size), "byte", tmp_path)
+
+
+@pytest.mark.parametrize("plain", [0, 100_000])
+@pytest.mark.parametrize("num_symbols", [100, 127, 128, 254, 255, 256, 32_639, 32_640, 40_000])
+def test_numbers_become_wider_as_symbols_are_found(num_symbols: int, plain: int, tmp_path: Path) -> None:
+    text = MANY[:num_symbols]
+    check(blocks_of("plain " * plain + text + "plain " * plain + text[::-1], 2**18), "char", tmp_path)
+
+
+def test_rare_letters_among_long_plain_passages_are_found(tmp_path: Path) -> None:
+    check(["A plain tale. " * 10_000 + "é" + "It goes on. " * 10_000 + "😀", BORDER, "The end."], "char", tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+def test_rare_symbols_are_encoded_to_the_unknown_one(unit: Unit, tmp_path: Path) -> None:
+    check(["Zwölf Boxkämpfer jagen Viktor ", "über den großen Sylter Deich, den Deich"], unit, tmp_path, min_count=2)
+
+
+def test_more_words_than_memory_should_hold_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbering, "_MAX_KNOWN", 100)
+    common = [f" w{'x' * (i % 7)}" for i in range(2_000)]
+    rare = [" " + "".join(letters) for letters in itertools.product("abcdefg", repeat=4)]
+    words = [word for each in zip(common, rare, strict=False) for word in each]
+    with numbered(blocks_of("".join(words), 99), "word", tmp_path) as numbers:
+        assert {word: numbers.totals[word] for word in set(common)} == Counter(common)
+        assert numbers.num_forgotten == len(words) - numbers.totals.total()
+        known_chars = sum(len(word) * n for word, n in numbers.totals.items())
+        assert numbers.forgotten_chars == len("".join(words)) - known_chars
+        vocabulary = Vocabulary.build(
+            numbers.totals,
+            "word",
+            num_forgotten=numbers.num_forgotten,
+            forgotten_chars=numbers.forgotten_chars,
+        )
+        symbols = vocabulary.symbols_of(torch.cat(list(numbers.encode(vocabulary))))
+    assert sum(vocabulary.counts) == len(words)
+    assert vocabulary.num_chars == len("".join(words))
+    assert [symbol for symbol in symbols if symbol in common] == common
+    assert all(found in (word, "\ufffd") for found, word in zip(symbols, words, strict=True))
+
+
+def test_words_that_are_first_seen_when_all_numbers_are_given_are_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbering, "_MAX_NUMBERS", 2 + 3)
+    with numbered(["a cat a dog ", "a cat a horse a mouse"], "word", tmp_path) as numbers:
+        assert numbers.totals == {"a": 1, " cat": 2, " a": 4}
+        assert numbers.num_forgotten == len(split_words("a cat a dog a cat a horse a mouse")) - 7
+        assert numbers.forgotten_chars == len(" dog horse mouse")
+        vocabulary = Vocabulary.build(numbers.totals, "word", num_forgotten=3, forgotten_chars=16)
+        indices = torch.cat(list(numbers.encode(vocabulary)))
+    assert vocabulary.decode(indices) == "a cat a\ufffd a cat a\ufffd a\ufffd"
+
+
+def test_borders_are_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbering, "_MAX_KNOWN", 5)
+    text = BORDER + "".join(f"{word}{BORDER}" for word in random.Random(1).choices(["one", "two", "three"], k=20))
+    text += " ".join(map("".join, itertools.permutations("abcde"))) + BORDER
+    with numbered([text], "word", tmp_path) as numbers:
+        vocabulary = Vocabulary.build(
+            numbers.totals,
+            "word",
+            border_chars=1,
+            num_forgotten=numbers.num_forgotten,
+            forgotten_chars=numbers.forgotten_chars,
+        )
+        indices = torch.cat(list(numbers.encode(vocabulary)))
+    assert indices.tolist().count(vocabulary.border) == text.count(BORDER) == vocabulary.counts[-1]
