@@ -92,7 +92,7 @@ class NumberedText:
 def _look_up(table: _Array, numbers: _Array) -> _Array:
     """The table's entries (N,) for numbers (N,)."""
     if table.dtype == numbers.dtype == np.uint8:  # twice as fast as the general way
-        return np.frombuffer(bytearray(numbers.data).translate(table.tobytes().ljust(2**8)), np.uint8)
+        return np.frombuffer(bytearray(numbers.data).translate(table[: 2**8].tobytes().ljust(2**8)), np.uint8)
     entries = np.empty(len(numbers), table.dtype)
     for begin in range(0, len(numbers), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)

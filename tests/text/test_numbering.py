@@ -86,6 +86,7 @@ def test_rare_letters_among_long_plain_passages_are_found(tmp_path: Path) -> Non
 @pytest.mark.parametrize("unit", ["char", "word"])
 def test_rare_symbols_are_encoded_to_the_unknown_one(unit: Unit, tmp_path: Path) -> None:
     check(["Zwölf Boxkämpfer jagen Viktor ", "über den großen Sylter Deich, den Deich"], unit, tmp_path, min_count=2)
+    check(["Zwei Boxer jagen Zwei Boxer ", MANY[:500], " und zurück"], unit, tmp_path, min_count=2)
 
 
 def test_more_words_than_memory_should_hold_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
