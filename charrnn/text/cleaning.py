@@ -30,8 +30,8 @@ from charrnn.text.units import BORDER, inner, inner_separator
 _MAX_HELD = 1 << 20
 """Max characters that wait for the next block: more that belong together are no text, but an attack on memory."""
 _SLICE = 1 << 12
-_DECOMPOSED = 0x30000
-"""No character of a higher plane has a decomposition."""
+_MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
+"""Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
 
 class CleanText:
@@ -159,6 +159,10 @@ def cut_between_characters(blocks: Iterable[str], form: str, *, lowercase: bool)
     """
     held = ""
     for block in blocks:
+        if block and _begins_anew(block[0], form, lowercase):
+            yield held  # as it is: to join and cut it takes longer
+            held = block
+            continue
         held += block
         border = len(held) - 1
         while border > 0 and not _begins_anew(held[border], form, lowercase):
@@ -189,7 +193,7 @@ def _begins_anew(char: str, form: str, lowercase: bool) -> bool:
 @functools.cache
 def _second_characters() -> frozenset[str]:
     """The characters that may combine with one before them to a third."""
-    pairs = (unicodedata.decomposition(chr(point)).split() for point in range(_DECOMPOSED))
+    pairs = (unicodedata.decomposition(chr(point)).split() for point in itertools.chain(*_MAY_BE_PAIRS))
     seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
     return frozenset(seconds.union(map(chr, range(0x1161, 0x1176)), map(chr, range(0x11A8, 0x11C3))))  # of Hangul
 

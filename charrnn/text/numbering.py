@@ -85,14 +85,15 @@ class NumberedText:
                 data = bytearray(min(_BLOCK, length - begin) * dtype.itemsize)
                 self._stream.readinto(data)  # type: ignore[attr-defined]
                 advance(len(data))
-                yield torch.from_numpy(_look_up(by_number, np.frombuffer(data, dtype)))
+                yield torch.from_numpy(_look_up(by_number, data, dtype))
         self._stream.truncate(0)
 
 
-def _look_up(table: _Array, numbers: _Array) -> _Array:
-    """The table's entries (N,) for numbers (N,)."""
-    if table.dtype == numbers.dtype == np.uint8:  # twice as fast as the general way
-        return np.frombuffer(bytearray(numbers.data).translate(table[: 2**8].tobytes().ljust(2**8)), np.uint8)
+def _look_up(table: _Array, data: bytearray, dtype: "np.dtype[Any]") -> _Array:
+    """The table's entries (N,) for numbers (N,), which lie in bytes."""
+    if table.dtype == dtype == np.uint8:  # twice as fast as the general way
+        return np.frombuffer(data.translate(table[: 2**8].tobytes().ljust(2**8)), np.uint8)
+    numbers = np.frombuffer(data, dtype)
     entries = np.empty(len(numbers), table.dtype)
     for begin in range(0, len(numbers), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)

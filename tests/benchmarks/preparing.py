@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from unidecode import unidecode
 
 from tests.benchmarks.scoring import child
 
@@ -75,8 +76,10 @@ def generate(folder: Path, case: str, num_bytes: int) -> Path:
     return path
 
 
-def dict_loop(text: str) -> None:
-    """nanoGPT's preparation of a text in memory, without its file."""
+def dict_loop(text: str, *, is_ascii: bool = False) -> None:
+    """nanoGPT's preparation of a text in memory, without its file; of one that is transliterated first if wanted."""
+    if is_ascii:
+        text = unidecode(text)
     stoi = {char: index for index, char in enumerate(sorted(set(text)))}
     np.array([stoi[char] for char in text], dtype=np.uint16)
 
@@ -111,7 +114,7 @@ def measure(case: str, num_bytes: int, rounds: int, folder: Path) -> None:
         seconds, peak = child(command, path) if form == "stdin" else child(command)
         rates.append(num_bytes / seconds / 1e6)
         memory.append(peak - child([sys.executable, "-c", "import torch"])[1])
-        loops.append(rate(len(text.encode()), lambda: dict_loop(text)))
+        loops.append(rate(len(text.encode()), lambda: dict_loop(text, is_ascii="--ascii" in options)))
         if path.is_file():
             hashes.append(rate(path.stat().st_size, lambda: read_and_hash(path)))
     ratios = [ours / loop for ours, loop in zip(rates, loops, strict=True)]

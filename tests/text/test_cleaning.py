@@ -103,9 +103,10 @@ def test_every_encoding_is_decoded_across_blocks(encoding: str) -> None:
     assert clean(raw, encoding=encoding, normalize="none") == raw.decode(encoding)
 
 
-def test_no_character_of_a_higher_plane_has_a_decomposition() -> None:
-    last = max(point for point in range(sys.maxunicode + 1) if unicodedata.decomposition(chr(point)))
-    assert last < cleaning._DECOMPOSED
+def test_characters_that_combine_are_looked_for_where_they_are() -> None:
+    pairs = [point for point in range(sys.maxunicode + 1) if len(unicodedata.normalize("NFD", chr(point))) == 2]
+    elsewhere = [point for point in pairs if not any(point in points for points in cleaning._MAY_BE_PAIRS)]
+    assert all(unicodedata.name(chr(point)).startswith("HANGUL SYLLABLE") for point in elsewhere)
 
 
 @pytest.mark.parametrize("form", ["nfc", "nfkc"])
