@@ -4,6 +4,7 @@
 const rows = JSON.parse(document.getElementById("predictions").textContent);
 const panel = document.getElementById("expected");
 let chosen = null;
+let hovered = null;
 
 function element(name, text, className = "") {
   const made = document.createElement(name);
@@ -43,7 +44,12 @@ function place(box) {
 
 const token_of = ({ target }) => target.closest?.("[data-i]") ?? null;
 
-document.addEventListener("pointerover", (event) => choose(token_of(event)));
+// Not pointerover, which also comes where the page moves under a pointer that rests, as the keys make it do.
+document.addEventListener("pointermove", (event) => {
+  const token = token_of(event);
+  if (token !== hovered) choose(token);
+  hovered = token;
+});
 document.addEventListener("click", (event) => {
   choose(token_of(event));
   chosen?.scrollIntoView({ block: "nearest" }); // on a phone from under the panel
