@@ -1,6 +1,5 @@
 """`charrnn export`: a trained model as one HTML page that writes in any browser."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from charrnn.cli.options import (
     choose_checkpoint,
     declare,
     takes_configs,
-    tell,
+    tell_page,
 )
 from charrnn.cli.signals import exit_on_signals
 
@@ -38,7 +37,4 @@ def export(
     exit_on_signals()
     found = Checkpoint.load(choose_checkpoint(checkpoint, checkpoint_dir))
     size = write_page(found, output, TITLE if title is None else title)
-    if json:
-        print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)
-    else:
-        tell(f"{output}: {size / 1e6:.1f} MB, {describe(found)}")
+    tell_page(output, size, f", {describe(found)}", json=json)

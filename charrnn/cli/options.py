@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import json as json_module
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -43,9 +44,9 @@ def reads(parse: Callable[[str], Any], limits: Interval | Choice | None = None, 
         try:
             value = parse(text)
         except ValueError as error:
-            raise BadValueError(f"{text}: it must be {limits if parse in (int, float) else error}") from None
+            raise BadValueError(f"{text or 'empty'}: it must be {limits if parse in (int, float) else error}") from None
         if limits is not None and value not in limits and value != none:
-            raise BadValueError(f"{text}: it must be {limits}")
+            raise BadValueError(f"{text or 'empty'}: it must be {limits}")
         return value
 
     def complete(incomplete: str) -> list[str]:
@@ -159,6 +160,14 @@ def notifier(*, quiet: bool) -> Notify:
             tell(f"warning: {message}" if warning else message)
 
     return notify
+
+
+def tell_page(page: Path, size: int, content: str, *, json: bool) -> None:
+    """Say that a page of so many bytes was written."""
+    if json:
+        print(json_module.dumps({"page": str(page), "bytes": size}), flush=True)
+    else:
+        tell(f"{page}: {size / 1e6:.1f} MB{content}")
 
 
 def choose_checkpoint(run: str | None, checkpoint_dir: Path, tell: Callable[[str], object] = tell) -> Path:

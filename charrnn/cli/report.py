@@ -1,6 +1,5 @@
 """`charrnn report`: one HTML page about a run, or about several side by side."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from charrnn.cli.options import (
     choose_checkpoint,
     declare,
     takes_configs,
-    tell,
+    tell_page,
 )
 from charrnn.cli.signals import exit_on_signals
 
@@ -56,8 +55,4 @@ def report(
     paths = [Path(run) for run in runs] if runs else [choose_checkpoint(None, checkpoint_dir)]
     subjects = [open_subject(path, data_dir, checkpoint_dir, corpus) for path in paths]
     size = write_report(subjects, output)
-    if json:
-        print(json_module.dumps({"page": str(output), "bytes": size}), flush=True)
-    else:
-        names = ", ".join(subject.name for subject in subjects)
-        tell(f"{output}: {size / 1e6:.1f} MB about {names}")
+    tell_page(output, size, f" about {', '.join(subject.name for subject in subjects)}", json=json)

@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 _SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
+def _read_folder(text: str) -> Path:
+    """Raises: ValueError for an empty name, as of a shell's variable that is not set."""
+    if not text:
+        raise ValueError("the name of a folder")
+    return Path(text)
+
+
 @takes_configs
 def train(
     *,
@@ -67,7 +74,12 @@ def train(
     run: Annotated[
         Path | None,
         declare(
-            "The run's folder; default: CHECKPOINT_DIR/<name of the corpus>.", "--run", "-o", metavar="DIR", panel=RUN
+            "The run's folder; default: CHECKPOINT_DIR/<name of the corpus>.",
+            "--run",
+            "-o",
+            metavar="DIR",
+            panel=RUN,
+            **reads(_read_folder),
         ),
     ] = None,
     resume: Annotated[

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,8 @@ CASES = [
     ),
     ("train corpus.safetensors --run run --init-from run", 1, "--run DIR starts another"),
     ("train corpus.safetensors --steps 5 --epochs 5", 2, "exclude each other"),
+    ("train corpus.safetensors --run ''", 2, "--run is empty: it must be the name of a folder"),
+    ("train corpus.safetensors --steps ''", 2, "--steps is empty: it must be"),
     ("train corpus.safetensors --dropout 1", 2, "--dropout is 1: it must be"),
     ("train corpus.safetensors --cell transformer", 2, "transformer"),
     ("train corpus.safetensors --resume --overwrite", 2, "exclude each other"),
@@ -194,7 +197,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     folder: Path, charrnn: Command, arguments: str, code: int, message: str
 ) -> None:
     before = snapshot(folder)
-    done = charrnn(*arguments.split())
+    done = charrnn(*shlex.split(arguments))
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert message in done.stderr
