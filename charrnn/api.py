@@ -4,6 +4,7 @@
 >>> print(model.sample("Once upon a time", length=200, temperature=0.5))  # doctest: +SKIP
 """
 
+import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from charrnn.sampling.copies import SuffixArray
 from charrnn.sampling.sampler import Piece, Sampler, start_symbols
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
-from charrnn.text.units import BORDER, Display, display, inner_separator
+from charrnn.text.units import BORDER, Display, display, forms_with_borders, inner_separator
 from charrnn.text.vocabulary import Vocabulary
 
 __all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "load"]
@@ -234,10 +235,11 @@ class LanguageModel:
 
         Raises: OptionError.
         """
-        ban, stop = self.normalise(config.ban), tuple(map(self.normalise, config.stop))
+        ban, stops = self.normalise(config.ban), map(self.normalise, config.stop)
         if len(self._preparation.separator or "") > 1:  # its characters are banned, each by itself
             ban = ban.replace(BORDER, inner_separator(self._preparation))
-        config = replace(config, ban=ban, stop=stop)
+        stop = itertools.chain.from_iterable(forms_with_borders(each, self._preparation) for each in stops)
+        config = replace(config, ban=ban, stop=tuple(stop))
         return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
 
     @telling_keywords()

@@ -11,6 +11,7 @@ The space before a word belongs to it, so that a text has few symbols and the fi
 
 import codecs
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -122,6 +123,20 @@ def inner_separator(config: PreparationConfig) -> str:
     """The text of a border in the form that texts have inside the program; empty if there are no documents."""
     text = config.border_text or ""
     return text.encode().decode("latin-1") if config.unit == "byte" else text
+
+
+def forms_with_borders(text: str, config: PreparationConfig) -> tuple[str, ...]:
+    """All texts inside the program that hold this one, as `inner` gives it, once they are displayed.
+
+    Where it begins with an end of the separator, or ends with a beginning of it, there may be a border.
+    """
+    separator = inner_separator(config)
+    parts = range(1, len(separator))
+    begins = {0: "", **{n: BORDER for n in parts if text.startswith(separator[-n:])}}
+    ends = {0: "", **{n: BORDER for n in parts if text.endswith(separator[:n])}}
+    sizes = itertools.product(begins, ends)
+    forms = {f"{begins[n]}{text[n : len(text) - m]}{ends[m]}" for n, m in sizes if n + m <= len(text)}
+    return tuple(sorted(forms | ({BORDER} if text in separator else set())))
 
 
 class Display:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.text.cleaning import normalise
-from charrnn.text.units import BORDER, Display, display, split_word_blocks, split_words
+from charrnn.text.units import BORDER, Display, display, forms_with_borders, inner, split_word_blocks, split_words
 from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
 
 NAMES = PreparationConfig(separator="\n")
@@ -121,6 +121,31 @@ def test_a_separator_is_a_border_inside_and_itself_outside(config: PreparationCo
     assert vocabulary.decode(indices) == inner
     assert vocabulary.count_chars(indices) == 9
     assert Vocabulary.restore(vocabulary.stored(), config) == vocabulary
+
+
+@pytest.mark.parametrize(
+    ("separator", "text", "expected"),
+    [
+        (None, "a\n", ["a\n"]),
+        ("\n", "a\n", ["a" + BORDER]),
+        ("\n\n", "\n", ["\n", BORDER]),
+        ("\n\n", ".\n", [".\n", "." + BORDER]),
+        ("\n---\n", "--", ["--", BORDER]),
+        ("<>", ">a<", [">a<", ">a" + BORDER, BORDER + "a<", BORDER + "a" + BORDER]),
+    ],
+)
+def test_what_is_seen_of_a_border_is_found_at_it(separator: str | None, text: str, expected: list[str]) -> None:
+    config = PreparationConfig(separator=separator)
+    assert list(forms_with_borders(inner(text, config), config)) == expected
+
+
+@given(st.text("ab" + BORDER), st.text("ab", min_size=1), st.text("ab", min_size=1))
+def test_a_text_is_seen_where_one_of_its_forms_is(text: str, part: str, separator: str) -> None:
+    config = PreparationConfig(separator=separator)
+    shown, forms = display(text, config), forms_with_borders(part, config)
+    assert not any(form in text for form in forms) or part in shown
+    if len(part) <= len(separator) and separator not in part:  # else whole documents may be within it
+        assert any(form in text for form in forms) or part not in shown
 
 
 def test_a_border_and_an_unknown_symbol_have_an_index_each() -> None:
