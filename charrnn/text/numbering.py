@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -33,10 +33,14 @@ _DTYPES = (torch.uint8, torch.int16, torch.int32)
 """Of numbers; the highest of each stands for none."""
 _MAX_KNOWN = 2**19
 """Words that have a number at a time: more than a file's header can list."""
-_MAX_NUMBERS = 2**23
-"""Numbers for words, those that were forgotten among them; when all are given, a word that is new is a rare one."""
-_FORGOTTEN = 0
-"""The number of words that have none."""
+
+
+class _Run(NamedTuple):
+    """Successive numbers in a file, of one dtype and one epoch of `_Numbers`."""
+
+    dtype: "np.dtype[Any]"
+    epoch: int
+    length: int
 
 
 class NumberedText:
@@ -48,26 +52,28 @@ class NumberedText:
     """
 
     def __init__(self, symbols: Iterable[Sequence[str]], numbers: "_Numbers", stream: BinaryIO) -> None:
+        self._numbers = numbers
         self._stream = stream
-        self._runs: list[tuple[np.dtype[Any], int]] = []
+        self._runs: list[_Run] = []
         for block in symbols:
             for part in numbers.number(block):
                 self._append(part)
-        self._known, self._size = numbers.known(), numbers.size
+        self._known = numbers.known()
         counts = numbers.counts[list(self._known.values())].tolist()
         self.totals = Counter({symbol: n for symbol, n in zip(self._known, counts, strict=True) if n})
-        self.num_forgotten = int(numbers.counts.sum()) - self.totals.total()
-        self.forgotten_chars = numbers.forgotten_chars
+        self.num_forgotten, self.forgotten_chars = numbers.num_forgotten, numbers.forgotten_chars
 
     def _append(self, numbers: _Array) -> None:
         self._stream.write(numbers.data)
-        dtype, length = self._runs.pop() if self._runs and self._runs[-1][0] == numbers.dtype else (numbers.dtype, 0)
-        self._runs.append((dtype, length + len(numbers)))
+        run = _Run(numbers.dtype, self._numbers.epoch, len(numbers))
+        if self._runs and self._runs[-1][:2] == run[:2]:
+            run = run._replace(length=run.length + self._runs.pop().length)
+        self._runs.append(run)
 
     @property
     def num_bytes(self) -> int:
         """The size of the file."""
-        return sum(length * dtype.itemsize for dtype, length in self._runs)
+        return sum(run.length * run.dtype.itemsize for run in self._runs)
 
     def encode(self, vocabulary: Vocabulary, advance: Advance = advance_nothing) -> Iterator[Tensor]:
         """The indices of the text in a vocabulary of its symbols, in blocks (N,) in the vocabulary's dtype.
@@ -75,18 +81,26 @@ class NumberedText:
         To be read once, since the file is empty at the end: what is left in it would be written to the disk with the
         corpus. `advance` is told of the bytes read. Raises: OSError.
         """
-        symbols = list(self._known) if vocabulary.unit == "word" else "".join(self._known)
-        table = torch.full((self._size,), vocabulary.outside, dtype=torch.int32)
-        table[list(self._known.values())] = vocabulary.encode_symbols(symbols)
-        by_number = table.to(vocabulary.dtype).numpy()
+        indices = self._indices(vocabulary)
         self._stream.seek(0)
-        for dtype, length in self._runs:
-            for begin in range(0, length, _BLOCK):
-                data = bytearray(min(_BLOCK, length - begin) * dtype.itemsize)
-                self._stream.readinto(data)  # type: ignore[attr-defined]
-                advance(len(data))
-                yield torch.from_numpy(_look_up(by_number, data, dtype))
+        for epoch, runs in itertools.groupby(self._runs, lambda run: run.epoch):
+            table = indices.copy()
+            if vocabulary.unknown is not None:  # of words that were forgotten since
+                table[self._numbers.since[: len(table)] > epoch] = vocabulary.unknown
+            for dtype, _, length in runs:
+                for begin in range(0, length, _BLOCK):
+                    data = bytearray(min(_BLOCK, length - begin) * dtype.itemsize)
+                    self._stream.readinto(data)  # type: ignore[attr-defined]
+                    advance(len(data))
+                    yield torch.from_numpy(_look_up(table, data, dtype))
         self._stream.truncate(0)
+
+    def _indices(self, vocabulary: Vocabulary) -> _Array:
+        """The index in a vocabulary, in its dtype, of the symbol that has a number at the end, by number."""
+        symbols = list(self._known) if vocabulary.unit == "word" else "".join(self._known)
+        indices = torch.full((self._numbers.size,), vocabulary.outside, dtype=torch.int32)
+        indices[list(self._known.values())] = vocabulary.encode_symbols(symbols)
+        return indices.to(vocabulary.dtype).numpy()
 
 
 def _look_up(table: _Array, data: bytearray, dtype: "np.dtype[Any]") -> _Array:
@@ -115,21 +129,21 @@ class _Numbers(ABC):
     """Numbers for symbols, given when they first occur, and how often each occurred.
 
     Attributes:
-        counts: by number, beyond `size` all 0.
+        counts: the occurrences by number.
+        epoch: grows when symbols are forgotten, whose numbers others may get from then on.
+        since: the first epoch by number in which it may belong to the symbol that has it last.
+        num_forgotten, forgotten_chars: see `NumberedText`.
     """
 
     def __init__(self, max_size: int) -> None:
         self.counts = np.zeros(max_size, np.int64)
-
-    @property
-    def forgotten_chars(self) -> int:
-        """The characters of symbols that were too rare to be remembered."""
-        return 0
+        self.since = np.zeros(max_size, np.int32)
+        self.epoch = self.num_forgotten = self.forgotten_chars = 0
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many numbers were given."""
+        """One more than the highest number that was given."""
 
     @abstractmethod
     def known(self) -> Mapping[str, int]:
@@ -137,7 +151,7 @@ class _Numbers(ABC):
 
     @abstractmethod
     def number(self, symbols: Sequence[str]) -> Iterator[_Array]:
-        """The numbers (N,) of a block of symbols, in parts, each in the smallest dtype."""
+        """The numbers (N,) of a block of symbols, in parts, each in the smallest dtype and in the present epoch."""
 
 
 class _CharNumbers(_Numbers):
@@ -197,50 +211,61 @@ class _WordNumbers(_Numbers):
     """Numbers for words; where there are more than memory should hold, the rarest are forgotten."""
 
     def __init__(self) -> None:
-        super().__init__(_MAX_NUMBERS)
+        super().__init__(2 * _MAX_KNOWN)
         self._known = _Known()
 
     @property
     def size(self) -> int:
         return self._known.size
 
-    @property
-    def forgotten_chars(self) -> int:
-        return self._known.forgotten_chars
-
     def known(self) -> Mapping[str, int]:
         return self._known
 
     def number(self, symbols: Sequence[str]) -> Iterator[_Array]:
-        numbers = np.fromiter(map(self._known.__getitem__, symbols), np.int32, len(symbols))
-        found, counts = np.unique(numbers, return_counts=True)
-        self.counts[found] += counts
-        self._forget()
-        yield numbers
+        for begin in range(0, len(symbols), _MAX_KNOWN):
+            part = symbols[begin : begin + _MAX_KNOWN]
+            numbers = np.fromiter(map(self._known.__getitem__, part), np.int32, len(part))
+            found, counts = np.unique(numbers, return_counts=True)
+            self.counts[found] += counts
+            yield numbers
+            if len(self._known) > _MAX_KNOWN:
+                self._forget()
 
     def _forget(self) -> None:
+        """Forget the rarer half of the words, at least, but for the border, which is the first."""
+        numbers = np.fromiter(self._known.values(), np.int64, len(self._known))
+        counts = self.counts[numbers]
         least = 1
-        while len(self._known) > _MAX_KNOWN:
-            counts = self.counts[np.fromiter(self._known.values(), np.int64, len(self._known))]
-            is_rare = counts <= least
-            is_rare[0] = False  # the border
-            for word in list(itertools.compress(self._known, is_rare)):
-                self._known.forgotten_chars += len(word) * int(self.counts[self._known.pop(word)])
+        while np.count_nonzero(counts > least) > _MAX_KNOWN // 2:
             least *= 2
+        is_rare = counts <= least
+        is_rare[0] = False
+        for word, n in zip(list(itertools.compress(self._known, is_rare)), counts[is_rare].tolist(), strict=True):
+            self._known.forget(word)
+            self.num_forgotten += n
+            self.forgotten_chars += n * len(word)
+        self.epoch += 1
+        self.counts[numbers[is_rare]] = 0
+        self.since[numbers[is_rare]] = self.epoch
 
 
 class _Known(dict[str, int]):
-    """The numbers of words, which a word gets when it is first looked up, and the characters of those without one."""
+    """The numbers of words, which a word gets when it is first looked up."""
 
     def __init__(self) -> None:
-        super().__init__({BORDER: 1})
-        self.size = 2
-        self.forgotten_chars = 0
+        super().__init__({BORDER: 0})
+        self.size = 1
+        self._free: list[int] = []
 
     def __missing__(self, word: str) -> int:
-        if self.size == _MAX_NUMBERS:
-            self.forgotten_chars += len(word)
-            return _FORGOTTEN
-        self[word] = number = self.size
-        self.size += 1
+        if self._free:
+            number = self._free.pop()
+        else:
+            number = self.size
+            self.size += 1
+        self[word] = number
         return number
+
+    def forget(self, word: str) -> None:
+        """Leave the number of a word to another."""
+        self._free.append(self.pop(word))

@@ -14,7 +14,7 @@ from charrnn.config import Unit
 from charrnn.text import numbering
 from charrnn.text.numbering import numbered
 from charrnn.text.units import BORDER, split_words
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 
 MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(map(chr, range(0x20000, 0x20000 + 20_000)))
 
@@ -109,20 +109,25 @@ def test_more_words_than_memory_should_hold_are_forgotten(tmp_path: Path, monkey
     assert sum(vocabulary.counts) == len(words)
     assert vocabulary.num_chars == len("".join(words))
     assert [symbol for symbol in symbols if symbol in common] == common
-    assert all(found in (word, "\ufffd") for found, word in zip(symbols, words, strict=True))
+    assert all(found in (word, UNKNOWN_CHAR) for found, word in zip(symbols, words, strict=True))
 
 
-def test_words_that_are_first_seen_when_all_numbers_are_given_are_rare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(numbering, "_MAX_NUMBERS", 2 + 3)
-    with numbered(["a cat a dog ", "a cat a horse a mouse"], "word", tmp_path) as numbers:
-        assert numbers.totals == {"a": 1, " cat": 2, " a": 4}
-        assert numbers.num_forgotten == len(split_words("a cat a dog a cat a horse a mouse")) - 7
-        assert numbers.forgotten_chars == len(" dog horse mouse")
-        vocabulary = Vocabulary.build(numbers.totals, "word", num_forgotten=3, forgotten_chars=16)
-        indices = torch.cat(list(numbers.encode(vocabulary)))
-    assert vocabulary.decode(indices) == "a cat a\ufffd a cat a\ufffd a\ufffd"
+def test_words_that_are_seen_after_many_rare_ones_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbering, "_MAX_KNOWN", 20)
+    rare = [" " + "".join(letters) for letters in itertools.product("abcde", repeat=4)]
+    text = "".join(rare) + " at last some words" * 30
+    with numbered(blocks_of(text, 50), "word", tmp_path) as numbers:
+        vocabulary = Vocabulary.build(
+            numbers.totals,
+            "word",
+            min_count=2,
+            num_forgotten=numbers.num_forgotten,
+            forgotten_chars=numbers.forgotten_chars,
+        )
+        decoded = vocabulary.decode(torch.cat(list(numbers.encode(vocabulary))))
+    assert decoded.startswith(UNKNOWN_CHAR * len(rare))
+    assert decoded.endswith(" at last some words" * 28)  # the first may be rare ones by then
+    assert vocabulary.num_chars == len(text)
 
 
 def test_borders_are_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
