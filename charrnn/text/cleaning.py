@@ -133,7 +133,8 @@ def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa:
 def normal_form(text: str, form: str) -> str:
     """A text in Unicode normal form NFC or NFKC.
 
-    Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone.
+    Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone, and
+    marks without end, which take the square of their number to be put in order, are no text and cut.
     """
     if form == "none" or text.isascii():
         return text
@@ -143,7 +144,7 @@ def normal_form(text: str, form: str) -> str:
     begin, is_changed = 0, False
     while begin < len(text):
         end = begin + _SLICE
-        while end < len(text) and not _begins_anew(text[end], form, False):
+        while end < min(len(text), begin + 2 * _SLICE) and not _begins_anew(text[end], form, False):
             end += 1
         found = text[begin:end]
         slices.append(unicodedata.normalize(form.upper(), found))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from unidecode import unidecode
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.text import cleaning, sources
-from charrnn.text.cleaning import CleanText, normalise
+from charrnn.text.cleaning import CleanText, normal_form, normalise
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source
 
@@ -123,6 +124,19 @@ def test_marks_without_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) 
     config = PreparationConfig(keep_boilerplate=True)
     blocks = list(CleanText([Source("raw", None, ("e" + "\u0301" * 5000).encode())], config))
     assert max(map(len, blocks)) <= 1100
+
+
+def test_marks_without_end_take_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, normalize = [], unicodedata.normalize
+
+    def measure(form: Any, text: str) -> str:
+        lengths.append(len(text))
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", measure)
+    normal_form("a" + "\u0301\u0323" * 20_000, "nfc")
+    assert sum(lengths) == 40_001
+    assert max(lengths) <= 2**13
 
 
 SIGNED = [
