@@ -55,6 +55,13 @@ def reads(parse: Callable[[str], Any], limits: Interval | Choice | None = None, 
     return {"parser": read, "autocompletion": complete}
 
 
+def read_folder(text: str) -> Path:
+    """A folder's path. Raises: ValueError for an empty name, as of a shell's variable that is not set."""
+    if not text:
+        raise ValueError("the name of a folder")
+    return Path(text)
+
+
 Device = Annotated[
     str,
     declare(
@@ -95,10 +102,14 @@ Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--
 Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
 Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
 DataDir = Annotated[
-    Path, declare("Where prepared corpora lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR")
+    Path,
+    declare(
+        "Where prepared corpora lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR", **reads(read_folder)
+    ),
 ]
 CheckpointDir = Annotated[
-    Path, declare("Where runs lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR")
+    Path,
+    declare("Where runs lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR", **reads(read_folder)),
 ]
 
 CheckpointArgument = Annotated[
@@ -162,12 +173,12 @@ def notifier(*, quiet: bool) -> Notify:
     return notify
 
 
-def tell_page(page: Path, size: int, content: str, *, json: bool) -> None:
+def tell_page(page: Path, size: int, details: str, *, json: bool) -> None:
     """Say that a page of so many bytes was written."""
     if json:
         print(json_module.dumps({"page": str(page), "bytes": size}), flush=True)
     else:
-        tell(f"{page}: {size / 1e6:.1f} MB{content}")
+        tell(f"{page}: {size / 1e6:.1f} MB{details}")
 
 
 def choose_checkpoint(run: str | None, checkpoint_dir: Path, tell: Callable[[str], object] = tell) -> Path:

@@ -22,6 +22,7 @@ from charrnn.cli.options import (
     declare,
     given,
     notifier,
+    read_folder,
     reads,
     takes_configs,
 )
@@ -51,13 +52,6 @@ if TYPE_CHECKING:
 _SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
-def _read_folder(text: str) -> Path:
-    """Raises: ValueError for an empty name, as of a shell's variable that is not set."""
-    if not text:
-        raise ValueError("the name of a folder")
-    return Path(text)
-
-
 @takes_configs
 def train(
     *,
@@ -79,7 +73,7 @@ def train(
             "-o",
             metavar="DIR",
             panel=RUN,
-            **reads(_read_folder),
+            **reads(read_folder),
         ),
     ] = None,
     resume: Annotated[

@@ -30,18 +30,19 @@ from charrnn.text.units import BORDER, inner, inner_separator
 _MAX_HELD = 1 << 20
 """Max characters that wait for the next block: more that belong together are no text, but an attack on memory."""
 _SLICE = 1 << 12
+_MAX_MARKS = 1 << 12
 _MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
 """Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
 
 class CleanText:
-    """The sources as clean text: iterate over the blocks, then read `digest` and `notes`.
+    """The sources as clean text: iterate over the blocks once, then read `digest` and `notes`.
 
     The text is the same wherever the borders of blocks lie. They lie between characters that do not affect each other.
 
     Attributes:
-        digest: of the raw bytes that the last iteration read, as `sources.digest` computes it.
-        notes: one line per kind of change in the last iteration, such as a cut or a transliteration.
+        digest: of the raw bytes that were read, as `sources.digest` computes it.
+        notes: one line per kind of change, such as a cut or a transliteration.
     """
 
     def __init__(
@@ -63,9 +64,6 @@ class CleanText:
         self._num_transliterated = 0
 
     def __iter__(self) -> Iterator[str]:
-        self.digest = SourceDigest()
-        self.notes = []
-        self._num_transliterated = 0
         config = self._config
         blocks = self._join()
         yield from blocks if config.separator is None else mark_borders(blocks, inner_separator(config))
@@ -133,8 +131,8 @@ def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa:
 def normal_form(text: str, form: str) -> str:
     """A text in Unicode normal form NFC or NFKC.
 
-    Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone, and
-    marks without end, which take the square of their number to be put in order, are no text and cut.
+    Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone. Marks
+    without end, which take the square of their number to be put in order, are no text, and brought to it in parts.
     """
     if form == "none" or text.isascii():
         return text
@@ -144,7 +142,9 @@ def normal_form(text: str, form: str) -> str:
     begin, is_changed = 0, False
     while begin < len(text):
         end = begin + _SLICE
-        while end < min(len(text), begin + 2 * _SLICE) and not _begins_anew(text[end], form, False):
+        while end < len(text) and not _begins_anew(text[end], form, False):
+            if end >= begin + _SLICE + _MAX_MARKS and unicodedata.combining(text[end]):
+                break
             end += 1
         found = text[begin:end]
         slices.append(unicodedata.normalize(form.upper(), found))  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ def normal_form(text: str, form: str) -> str:
 def cut_between_characters(blocks: Iterable[str], form: str, *, lowercase: bool) -> Iterator[str]:
     """The same text in blocks whose normal forms, in lower case if wanted, are together that of the whole text.
 
-    The end of a block waits for the next one from its last character on that nothing before it affects.
+    A block waits for the next one, or at least its end does, from the last character on that nothing before it affects.
     """
     held = ""
     for block in blocks:

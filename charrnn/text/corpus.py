@@ -27,7 +27,7 @@ from charrnn.text.documents import shuffled
 from charrnn.text.numbering import NumberedText, numbered
 from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
 from charrnn.text.units import BORDER, NOUNS
-from charrnn.text.vocabulary import StoredVocabulary, Vocabulary
+from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
 
 KIND = "corpus"
 RARE = 10
@@ -116,9 +116,9 @@ def prepare(
 ) -> Corpus:
     """Turn raw text into a corpus file; one that was made from the same text with the same options stays.
 
-    The text is read once, in memory that does not grow with it; a file of the size of the corpus lies in the output's
-    folder meanwhile. `force` reads what seems to be no text, `bar` shows the progress. Raises: CharRNNError for text
-    that cannot be read or is too short, or where another file is in the way.
+    The text is read once, in memory that does not grow with it; a file of one to four times the size of the corpus
+    lies in the output's folder meanwhile. `force` reads what seems to be no text, `bar` shows the progress.
+    Raises: CharRNNError for text that cannot be read or is too short, or where another file is in the way.
     """
     _require_free(output, sources)
     if output.exists() and not overwrite:
@@ -146,6 +146,7 @@ def _numbered(
     """Read the sources to their end, and keep their text as numbers beside the output. Raises: CharRNNError."""
     try:
         with making_folder(output.parent), contextlib.ExitStack() as stack:
+            # PyTorch's other threads would wait actively, in the way of the one that reads.
             with bar("reading", total_size(sources)) as advance, num_threads(1):
                 text = CleanText(sources, config, force=force, advance=advance)
                 numbers = stack.enter_context(numbered(text, config.unit, output.parent))
@@ -163,7 +164,7 @@ def _encode(
     advance: Advance,
 ) -> list[str]:
     """Encode a text that was read into the file; returns a line per change of preparing. Raises: CharRNNError."""
-    _require_learnable(numbers.totals, " + ".join(source.name for source in sources), config)
+    _require_learnable(numbers, " + ".join(source.name for source in sources), config)
     vocabulary = Vocabulary.build(
         numbers.totals,
         config.unit,
@@ -198,9 +199,11 @@ def _require_free(output: Path, sources: Sequence[Source]) -> None:
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
 
 
-def _require_learnable(totals: Counter[str], name: str, config: PreparationConfig) -> None:
-    """Raises: CharRNNError for a text, by the counts of its symbols, that holds too little or no characters."""
-    one = NOUNS[config.unit]
+def _require_learnable(numbers: NumberedText, name: str, config: PreparationConfig) -> None:
+    """Raises: CharRNNError for a text that holds too few symbols, too many distinct words, or halves of characters."""
+    if numbers.num_forgotten and config.max_vocab is None and config.min_count == 1:
+        raise CharRNNError(f"{name} has too many distinct words: --max-vocab {_COMMON_WORDS} keeps the frequent ones")
+    one, totals = NOUNS[config.unit], numbers.totals + Counter({UNKNOWN_CHAR: numbers.num_forgotten})
     text = {symbol: n for symbol, n in totals.items() if symbol != BORDER or config.border_text is None}
     if (length := sum(text.values())) < 2:
         found = f"one {one} long" if length else "empty"

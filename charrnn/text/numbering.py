@@ -5,7 +5,9 @@ numbers. Letters in shapes: N symbols.
 """
 
 import contextlib
+import errno
 import itertools
+import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -47,8 +49,9 @@ class NumberedText:
     """A text as the numbers of its symbols, in an open file.
 
     Attributes:
-        totals: the occurrences of each symbol; `num_forgotten` are those of further words, which were too rare to be
-            remembered, and `forgotten_chars` the characters that they stand for.
+        totals: the occurrences of each symbol; `num_forgotten` are those of words that were too rare to be
+            remembered (some may have come back, and be in `totals` from then on), and `forgotten_chars` the characters
+            that they stand for. All of them become the unknown symbol.
     """
 
     def __init__(self, symbols: Iterable[Sequence[str]], numbers: "_Numbers", stream: BinaryIO) -> None:
@@ -90,7 +93,8 @@ class NumberedText:
             for dtype, _, length in runs:
                 for begin in range(0, length, _BLOCK):
                     data = bytearray(min(_BLOCK, length - begin) * dtype.itemsize)
-                    self._stream.readinto(data)  # type: ignore[attr-defined]
+                    if self._stream.readinto(data) < len(data):  # type: ignore[attr-defined]
+                        raise OSError(errno.EIO, os.strerror(errno.EIO))
                     advance(len(data))
                     yield torch.from_numpy(_look_up(table, data, dtype))
         self._stream.truncate(0)
@@ -151,7 +155,7 @@ class _Numbers(ABC):
 
     @abstractmethod
     def number(self, symbols: Sequence[str]) -> Iterator[_Array]:
-        """The numbers (N,) of a block of symbols, in parts, each in the smallest dtype and in the present epoch."""
+        """The numbers (N,) of a block of symbols, in parts, each in the present epoch."""
 
 
 class _CharNumbers(_Numbers):
@@ -162,6 +166,7 @@ class _CharNumbers(_Numbers):
         self._encoding, num_own = ("latin-1", 2**8) if unit == "byte" else ("ascii", 2**7)
         self._chars = "".join(map(chr, range(num_own)))
         self._table = self._tabulate()
+        self._dtype = torch.uint8  # grows, so that there are few runs
 
     @property
     def size(self) -> int:
@@ -179,12 +184,14 @@ class _CharNumbers(_Numbers):
 
     def _number(self, text: str) -> Tensor:
         with contextlib.suppress(UnicodeEncodeError):
-            return torch.frombuffer(bytearray(text.encode(self._encoding)), dtype=torch.uint8)
+            own = bytearray(text.encode(self._encoding))
+            return torch.frombuffer(own, dtype=torch.uint8).to(self._dtype)
         points = code_points(text)
         numbers = torch.index_select(self._table, 0, points)
         if numbers.numpy().max() == self._none:
             self._add(points[numbers == self._none].unique())
             numbers = torch.index_select(self._table, 0, points)
+        self._dtype = numbers.dtype
         return numbers
 
     @property

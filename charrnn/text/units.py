@@ -135,10 +135,10 @@ def forms_with_borders(text: str, config: PreparationConfig) -> tuple[str, ...]:
     """
     separator = inner_separator(config)
     parts = range(1, len(separator))
-    begins = {0: "", **{n: BORDER for n in parts if text.startswith(separator[-n:])}}
-    ends = {0: "", **{n: BORDER for n in parts if text.endswith(separator[:n])}}
-    sizes = itertools.product(begins, ends)
-    forms = {f"{begins[n]}{text[n : len(text) - m]}{ends[m]}" for n, m in sizes if n + m <= len(text)}
+    begins = {0, *(n for n in parts if text.startswith(separator[-n:]))}
+    ends = {0, *(n for n in parts if text.endswith(separator[:n]))}
+    sizes = [(n, m) for n, m in itertools.product(begins, ends) if n + m <= len(text)]
+    forms = {BORDER * (n > 0) + text[n : len(text) - m] + BORDER * (m > 0) for n, m in sizes}
     return tuple(sorted(forms | ({BORDER} if text in separator else set())))
 
 

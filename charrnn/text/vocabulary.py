@@ -1,4 +1,4 @@
-"""Symbols to indices and back: count, build, encode, decode, without a Python loop over characters.
+"""Symbols to indices and back: build, encode, decode, without a Python loop over characters.
 
 The form that texts have inside the program is described in `units.py`.
 Letters in shapes: N symbols, V vocabulary size.
@@ -87,8 +87,8 @@ class Vocabulary:
         object.__setattr__(self, "_indices", indices)
         if self.unit != "word":
             points = code_points("".join(indices)).int()
-            # One entry past the last symbol's, and all up to a byte's range, stand for every other code point.
-            table = torch.full((max(int(points.max()) + 1, 2**8) + 1,), self.outside, dtype=torch.int32)
+            # One entry past the last symbol's stands for every code point behind it.
+            table = torch.full((int(points.max()) + 2,), self.outside, dtype=torch.int32)
             table[points] = torch.tensor(list(indices.values()), dtype=torch.int32)
             object.__setattr__(self, "_table", table)
             object.__setattr__(self, "_points", code_points("".join(texts) + UNKNOWN_CHAR).int())

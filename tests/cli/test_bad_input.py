@@ -75,6 +75,8 @@ CASES = [
     ("train corpus.safetensors --run run --init-from run", 1, "--run DIR starts another"),
     ("train corpus.safetensors --steps 5 --epochs 5", 2, "exclude each other"),
     ("train corpus.safetensors --run ''", 2, "--run is empty: it must be the name of a folder"),
+    ("train corpus.safetensors --checkpoint-dir ''", 2, "--checkpoint-dir is empty: it must be the name of a folder"),
+    ("prepare tale.txt --data-dir ''", 2, "--data-dir is empty"),
     ("train corpus.safetensors --steps ''", 2, "--steps is empty: it must be"),
     ("train corpus.safetensors --dropout 1", 2, "--dropout is 1: it must be"),
     ("train corpus.safetensors --cell transformer", 2, "transformer"),

@@ -119,6 +119,8 @@ def test_hover_shows_the_five_likeliest(page: Path, open_page: Open, subject: Su
     assert opened.page.locator("#expected").is_hidden()
     opened.page.locator(".sheet").first.focus()
     opened.page.keyboard.press("ArrowRight")
+    opened.page.mouse.wheel(0, 50)  # the page moves under a pointer that rests
+    opened.page.wait_for_timeout(300)
     assert opened.page.locator("#expected").is_visible()
     opened.page.keyboard.press("Escape")
     assert opened.page.locator("#expected").is_hidden()

@@ -1,6 +1,7 @@
 """Prepared corpora."""
 
 import errno
+import itertools
 import os
 import tracemalloc
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container, memo
-from charrnn.text import sources
+from charrnn.text import numbering, sources
 from charrnn.text.corpus import Corpus, default_output, open_or_prepare, prepare
 from charrnn.text.numbering import NumberedText
 from charrnn.text.sources import Source, find_sources
@@ -98,18 +99,28 @@ def test_text_that_changes_meanwhile_is_the_one_that_was_read(tmp_path: Path, mo
         prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
 
 
-@pytest.mark.parametrize("config", [PreparationConfig(), PreparationConfig(separator="\n")])
+@pytest.mark.parametrize("place", ["_append", "_indices"])
 def test_disk_without_room_for_the_text_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PreparationConfig
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    def write(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(NumberedText, "_append", write)
+    monkeypatch.setattr(NumberedText, place, fail)
     source = Source("tale", None, b"Once upon\na time")
     with pytest.raises(CharRNNError, match=r"c\.safetensors cannot be written: No space left on device; nothing was"):
-        prepare([source], config, tmp_path / "new" / "c.safetensors")
+        prepare([source], PreparationConfig(), tmp_path / "new" / "c.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_too_many_distinct_words_ask_for_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbering, "_MAX_KNOWN", 30)
+    text = " ".join(map("".join, itertools.product("abcde", repeat=3)))
+    with pytest.raises(CharRNNError, match=r"text has too many distinct words: --max-vocab 8000 keeps the frequent"):
+        prepared(text, tmp_path / "c.safetensors", unit="word")
+    corpus = prepared(f"{text} at last at last", tmp_path / "c.safetensors", unit="word", max_vocab=5)
+    assert corpus.text.endswith(" at last at last")
+    assert corpus.vocabulary.num_chars == len(text) + len(" at last at last")
 
 
 def test_known_corpus_that_was_changed_is_verified_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

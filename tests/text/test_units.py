@@ -134,7 +134,7 @@ def test_a_separator_is_a_border_inside_and_itself_outside(config: PreparationCo
         ("<>", ">a<", [">a<", ">a" + BORDER, BORDER + "a<", BORDER + "a" + BORDER]),
     ],
 )
-def test_what_is_seen_of_a_border_is_found_at_it(separator: str | None, text: str, expected: list[str]) -> None:
+def test_stop_that_overlaps_a_separator_matches_a_border(separator: str | None, text: str, expected: list[str]) -> None:
     config = PreparationConfig(separator=separator)
     assert list(forms_with_borders(inner(text, config), config)) == expected
 
