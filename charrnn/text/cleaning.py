@@ -31,6 +31,7 @@ _MAX_HELD = 1 << 20
 """Max characters that wait for the next block: more that belong together are no text, but an attack on memory."""
 _SLICE = 1 << 12
 _MAX_MARKS = 1 << 12
+"""Max characters behind a slice's end before it is cut at a mark."""
 _MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
 """Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
@@ -132,7 +133,7 @@ def normal_form(text: str, form: str) -> str:
     """A text in Unicode normal form NFC or NFKC.
 
     Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone. Marks
-    without end, which take the square of their number to be put in order, are no text, and brought to it in parts.
+    without end, which take the square of their number to be put in order, are no text and normalised in parts.
     """
     if form == "none" or text.isascii():
         return text
