@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from charrnn.config import Unit
 from charrnn.text import numbering
-from charrnn.text.numbering import numbered
+from charrnn.text.numbering import NumberedText, numbered
 from charrnn.text.units import BORDER, split_words
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 
@@ -21,6 +21,12 @@ MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(map(chr, rang
 
 def blocks_of(text: str, size: int) -> list[str]:
     return [text[begin : begin + size] for begin in range(0, len(text), size)]
+
+
+def vocabulary_of(numbers: NumberedText, **options: int) -> Vocabulary:
+    """The vocabulary of a text of words, of which some were forgotten."""
+    forgotten = {"num_forgotten": numbers.num_forgotten, "forgotten_chars": numbers.forgotten_chars}
+    return Vocabulary.build(numbers.totals, "word", **options, **forgotten)
 
 
 def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> None:
@@ -98,12 +104,7 @@ def test_more_words_than_memory_should_hold_are_forgotten(tmp_path: Path, monkey
         assert numbers.num_forgotten == len(words) - numbers.totals.total()
         known_chars = sum(len(word) * n for word, n in numbers.totals.items())
         assert numbers.forgotten_chars == len("".join(words)) - known_chars
-        vocabulary = Vocabulary.build(
-            numbers.totals,
-            "word",
-            num_forgotten=numbers.num_forgotten,
-            forgotten_chars=numbers.forgotten_chars,
-        )
+        vocabulary = vocabulary_of(numbers)
         symbols = vocabulary.symbols_of(torch.cat(list(numbers.encode(vocabulary))))
     assert sum(vocabulary.counts) == len(words)
     assert vocabulary.num_chars == len("".join(words))
@@ -116,13 +117,7 @@ def test_words_that_are_seen_after_many_rare_ones_are_known(tmp_path: Path, monk
     rare = [" " + "".join(letters) for letters in itertools.product("abcde", repeat=4)]
     text = "".join(rare) + " at last some words" * 30
     with numbered(blocks_of(text, 50), "word", tmp_path) as numbers:
-        vocabulary = Vocabulary.build(
-            numbers.totals,
-            "word",
-            min_count=2,
-            num_forgotten=numbers.num_forgotten,
-            forgotten_chars=numbers.forgotten_chars,
-        )
+        vocabulary = vocabulary_of(numbers, min_count=2)
         decoded = vocabulary.decode(torch.cat(list(numbers.encode(vocabulary))))
     assert decoded.startswith(UNKNOWN_CHAR * len(rare))
     assert decoded.endswith(" at last some words" * 28)  # the first may be rare ones by then
@@ -142,12 +137,6 @@ def test_borders_are_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = BORDER + "".join(f"{word}{BORDER}" for word in random.Random(1).choices(["one", "two", "three"], k=20))
     text += " ".join(map("".join, itertools.permutations("abcde"))) + BORDER
     with numbered([text], "word", tmp_path) as numbers:
-        vocabulary = Vocabulary.build(
-            numbers.totals,
-            "word",
-            border_chars=1,
-            num_forgotten=numbers.num_forgotten,
-            forgotten_chars=numbers.forgotten_chars,
-        )
+        vocabulary = vocabulary_of(numbers, border_chars=1)
         indices = torch.cat(list(numbers.encode(vocabulary)))
     assert indices.tolist().count(vocabulary.border) == text.count(BORDER) == vocabulary.counts[-1]
