@@ -72,7 +72,7 @@ class Scorer:
             adapted = None
             if adaptation is not None:
                 adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
-            num_chars = self.vocabulary.count_chars(indices[first:])
+            num_chars = self._count_chars(symbols[first:], indices[first:])
             yield Scored(symbols[first:], losses[first - 1 :] / math.log(2), num_chars, adapted)
             first = overlap
 
@@ -96,17 +96,24 @@ class Scorer:
         vocabulary = self.vocabulary
         end = BORDER if vocabulary.border is not None else _END if _END in vocabulary.symbols else ""
         border, parts = vocabulary.split(end), list(map(vocabulary.split, lines))
-        encoded, begin = [], 0
-        between = (each for part in parts for each in (part, border))
-        indices, is_known = self._encode(vocabulary.join([border, *between]))
+        read, encoded, begin = [], [], 0
+        together = vocabulary.join([border, *(each for part in parts for each in (part, border))])
+        indices, is_known = self._encode(together)
         for part in parts:
             own = slice(begin, begin + len(part) + 2 * len(end))
             encoded.append(indices[own] if is_known is None else indices[own][is_known[own]])
+            read.append(together[own] if is_known is None else vocabulary.symbols_of(encoded[-1]))
             begin += len(part) + len(end)
         losses = sequence_losses(self.model, encoded, self.runtime, self.advance)
-        for line, own_indices, each in zip(lines, encoded, losses, strict=True):
-            symbols = vocabulary.symbols_of(own_indices[1:])
-            yield line, Scored(symbols, each / math.log(2), vocabulary.count_chars(own_indices[1:]))
+        for line, symbols, own_indices, each in zip(lines, read, encoded, losses, strict=True):
+            num_chars = self._count_chars(symbols[1:], own_indices[1:])
+            yield line, Scored(symbols[1:], each / math.log(2), num_chars)
+
+    def _count_chars(self, symbols: Sequence[str], indices: Tensor) -> float:
+        """The characters that symbols (N,) of these indices stand for; a word that is unknown has its own length."""
+        if self.vocabulary.unit != "word":
+            return self.vocabulary.count_chars(indices)
+        return float(sum(map(len, symbols)) + symbols.count(BORDER) * ((self.vocabulary.border_chars or 1) - 1))
 
     def _losses(self, indices: Tensor, window: int | None) -> Tensor:
         """The losses (N - 1,) of indices (N,) in nats."""

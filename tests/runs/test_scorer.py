@@ -103,3 +103,16 @@ def test_a_border_behind_a_line_end_makes_no_line(size: int) -> None:
     text = f"{BORDER}a\n{BORDER}b\n\nc{BORDER}d{BORDER}"
     blocks = [text[begin : begin + size] for begin in range(0, len(text), size)]
     assert list(split_lines(blocks)) == ["a", "b", "", "c", "d"]
+
+
+def test_unknown_words_have_their_own_length(model: LanguageModel) -> None:
+    symbols = ("a", " cat", "\n")
+    counts = (1,) * (model.vocabulary.size - 2) + (10, 1)
+    more = tuple(f" {'b' * n}" for n in range(1, len(counts) - 4))
+    vocabulary = Vocabulary((*symbols, *more), counts, "word", border_chars=2, unknown_chars=30)
+    assert (vocabulary.size, vocabulary.unknown) == (model.vocabulary.size, len(vocabulary.symbols))
+    scorer = replace(model.scorer(), vocabulary=vocabulary)
+    (part,) = scorer.score(["a cat overwhelmingly", f"{BORDER}a", " x"])
+    assert (part.num_chars, scorer.num_unknown) == (len("a cat overwhelmingly\n\na x") - 1, 2)
+    lines = ["a overwhelmingly cat", "a x"]
+    assert [each.num_chars for _, each in scorer.score_lines(lines)] == [len(line) + 2 for line in lines]
