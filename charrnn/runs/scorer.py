@@ -17,7 +17,7 @@ from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
 from charrnn.text.units import BORDER
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 
 _SEGMENT = 2**22
 """Symbols of a text that are read at once; a longer one is scored in bounded memory."""
@@ -110,10 +110,17 @@ class Scorer:
             yield line, Scored(symbols[1:], each / math.log(2), num_chars)
 
     def _count_chars(self, symbols: Sequence[str], indices: Tensor) -> float:
-        """The characters that symbols (N,) of these indices stand for; a word that is unknown has its own length."""
-        if self.vocabulary.unit != "word":
-            return self.vocabulary.count_chars(indices)
-        return float(sum(map(len, symbols)) + symbols.count(BORDER) * ((self.vocabulary.border_chars or 1) - 1))
+        """The characters that symbols (N,) of these indices stand for.
+
+        A word that is unknown has its own length, unless it is lost: a prepared text has U+FFFD in its place.
+        """
+        vocabulary = self.vocabulary
+        num_chars = vocabulary.count_chars(indices)
+        if vocabulary.unit != "word" or vocabulary.unknown is None:
+            return num_chars
+        places = torch.nonzero(indices == vocabulary.unknown).flatten().tolist()
+        own = [len(symbols[i]) for i in places if symbols[i] != UNKNOWN_CHAR]
+        return num_chars + sum(own) - len(own) * float(vocabulary.lengths[vocabulary.unknown])
 
     def _losses(self, indices: Tensor, window: int | None) -> Tensor:
         """The losses (N - 1,) of indices (N,) in nats."""

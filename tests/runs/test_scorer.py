@@ -116,3 +116,5 @@ def test_unknown_words_have_their_own_length(model: LanguageModel) -> None:
     assert (part.num_chars, scorer.num_unknown) == (len("a cat overwhelmingly\n\na x") - 1, 2)
     lines = ["a overwhelmingly cat", "a x"]
     assert [each.num_chars for _, each in scorer.score_lines(lines)] == [len(line) + 2 for line in lines]
+    (lost,) = scorer.score(["a cat\ufffd"])  # as a prepared text has it
+    assert lost.num_chars == len(" cat") + 30 / 10
