@@ -261,16 +261,15 @@ class _Known(dict[str, int]):
 
     def __init__(self) -> None:
         super().__init__({BORDER: 0})
-        self.size = 1
         self._free: list[int] = []
 
+    @property
+    def size(self) -> int:
+        """One more than the highest number that was given."""
+        return len(self) + len(self._free)
+
     def __missing__(self, word: str) -> int:
-        if self._free:
-            number = self._free.pop()
-        else:
-            number = self.size
-            self.size += 1
-        self[word] = number
+        self[word] = number = self._free.pop() if self._free else len(self)
         return number
 
     def forget(self, word: str) -> None:
