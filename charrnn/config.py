@@ -199,6 +199,15 @@ class PreparationConfig(Config):
         object.__setattr__(self, "normalize", "none")
         object.__setattr__(self, "keep_boilerplate", True)
 
+    def differences(self, other: "PreparationConfig", names: Collection[str] | None = None) -> str:
+        """The options in which this differs from another, all or those of these names; empty if they agree.
+
+        >>> PreparationConfig(separator="\\n").differences(PreparationConfig())
+        "separator='\\\\n'"
+        """
+        own = {name: value for name, value in vars(self).items() if names is None or name in names}
+        return ", ".join(f"{name}={value!r}" for name, value in own.items() if value != getattr(other, name))
+
     @property
     def border_text(self) -> str | None:
         """The text that stands for the border between two documents; None if there are no documents."""
@@ -324,13 +333,18 @@ class TrainingConfig(Config):
         super().__post_init__()
 
 
+RECOMMENDED_TEMPERATURE = 0.5
+"""Sampling temperature for readable text from a model of any size."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
     """Options for sampling: lengths in symbols, filters off where unset.
 
     A sample ends after `max_length` symbols, after any text in `stop` has appeared, or after `lines` whole lines or
     `documents` whole documents. It is drawn again from where it reproduces `avoid_copying` characters of the corpus,
-    or where with `unique` or `new` it repeats a document of its own or of the corpus.
+    or where with `unique` or `new` it repeats a document of the same call or of the corpus. `ban` and `stop` may be one
+    text or several.
     """
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
@@ -338,8 +352,8 @@ class SamplingConfig(Config):
         None, "Symbols to sample; default: 1000, or 1000 for each of --lines or --documents.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
-    documents: int | None = option(None, "End after N whole documents.", ENDS, count())
-    stop: tuple[str, ...] = option((), "End after this text has appeared; repeatable.", ENDS)
+    documents: int | None = option(None, "N whole documents; each begins with the prompt.", ENDS, count())
+    stop: tuple[str, ...] = option((), "End after this text, such as \\n; repeatable.", ENDS, parse=unescape)
     temperature: float = option(
         1.0,
         "Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.",
@@ -352,15 +366,18 @@ class SamplingConfig(Config):
     min_p: float | None = option(
         None, "Only symbols at least X times as likely as the likeliest.", FILTERS, positive(1)
     )
-    ban: str = option("", "Never these characters; repeatable.", FILTERS, metavar="CHARS", adds_up=True)
+    ban: str = option(
+        "", "Never these characters, such as \\n; repeatable.", FILTERS, metavar="CHARS", adds_up=True, parse=unescape
+    )
     avoid_copying: int | None = option(
         None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
     )
-    unique: bool = option(False, "No document twice in a sample.", FILTERS)
+    unique: bool = option(False, "No document twice; samples then depend on each other.", FILTERS)
     new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "ban", "".join(self.ban))
         super().__post_init__()
         if "" in self.stop:
             raise OptionError("--stop is empty: it must be a text of at least one character")

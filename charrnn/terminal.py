@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import textwrap
+import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 
 class Notify(Protocol):
@@ -45,32 +46,44 @@ def advance_nothing(num_bytes: int) -> None:
     """Tell nobody."""
 
 
-_BAR_DELAY_S = 0.5
+_BAR_DELAY_S, _LINE_S = 0.5, 30.0
+_BYTES: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False}
 _MAX_CHARACTERS = 20  # that are named
-Bar = Callable[[str, int], contextlib.AbstractContextManager[Advance]]
-"""Begin to show the progress of a piece of work of so many bytes."""
+Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
+"""Show the progress of a piece of work of so many bytes, or of an unknown number."""
 
 
-def no_bar(work: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+def no_bar(work: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
     """Show nothing."""
     return contextlib.nullcontext(advance_nothing)
 
 
 def byte_bar(stream: TextIO) -> Bar:
-    """A bar by bytes on a terminal, gone at the end; nothing on another stream."""
-    if not stream.isatty():
-        return no_bar
+    """A bar by bytes on a terminal, gone at the end; an occasional line on another stream."""
 
     @contextlib.contextmanager
-    def begin(work: str, total: int) -> Iterator[Advance]:
+    def show_bar(work: str, total: int | None) -> Iterator[Advance]:
         from tqdm import tqdm
 
-        with tqdm(
-            desc=work, total=total, unit="B", unit_scale=True, leave=False, file=stream, delay=_BAR_DELAY_S
-        ) as bar:
+        with tqdm(desc=work, total=total, file=stream, ncols=width_of(stream), delay=_BAR_DELAY_S, **_BYTES) as bar:
             yield bar.update
 
-    return begin
+    @contextlib.contextmanager
+    def print_lines(work: str, total: int | None) -> Iterator[Advance]:
+        done, printed = 0, time.monotonic()
+
+        def advance(num_bytes: int) -> None:
+            nonlocal done, printed
+            done += num_bytes
+            if time.monotonic() - printed > _LINE_S:
+                printed = time.monotonic()
+                of_total = "" if total is None else f" of {format_bytes(total)}"
+                with contextlib.suppress(OSError):
+                    print(f"{work}: {format_bytes(done)}{of_total}", file=stream, flush=True)
+
+        yield advance
+
+    return show_bar if stream.isatty() else print_lines
 
 
 def prints_unicode() -> bool:
@@ -224,37 +237,53 @@ def list_characters(characters: Collection[str]) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Make control characters visible, except tab and line feed, so that they cannot steer a terminal.
+    """Replace characters that steer a terminal or cannot be seen on one by their escapes in Python.
 
-    >>> escape_controls("red \\x1b[31m")
-    'red \\\\x1b[31m'
+    >>> escape_controls("red \\x1b[31m \\u202e")
+    'red \\\\x1b[31m \\\\u202e'
     """
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return INVISIBLE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def decode_argument(text: str) -> str:
+    """A command-line argument, decoded as UTF-8 where the locale could not decode it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    return text
 
 
 def unescape(text: str) -> str:
-    r"""Replace ``\n``, ``\t``, ``\0`` and ``\\`` by the characters they stand for, in a text that a shell passes on.
+    r"""Replace ``\n``, ``\t``, ``\0``, ``\f`` and ``\\`` by the characters they stand for.
 
-    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\d")
-    ('a\tb', 'a\\tb', '\\d')
+    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\f"), unescape(r"\d")
+    ('a\tb', 'a\\tb', '\x0c', '\\d')
     """
-    return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], text)
+    return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], decode_argument(text))
 
 
-_ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
-_ESCAPES = re.compile(r"\\([nt0\\])")
+_ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "f": "\f", "\\": "\\"}
+_ESCAPES = re.compile(r"\\([nt0f\\])")
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:
-    """Format a record as one line of JSON without control characters that a terminal may obey, or lone surrogates.
+    """Format a record as one line of JSON in which invisible characters are escaped.
 
     >>> json_line({"text": "café \\x9b31m"})
     '{"text": "café \\\\u009b31m"}'
     """
-    return json.dumps(record, ensure_ascii=ascii_only).translate(_UNPRINTABLE_IN_JSON)
+    return INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(record, ensure_ascii=ascii_only))
 
 
 _DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
-_UNPRINTABLE_IN_JSON = {i: f"\\u{i:04x}" for i in (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000))}
-"""Control characters and line ends that JSON does not escape, and surrogates, which no stream can encode."""
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+)
+"""Controls except tab and line feed, marks of direction, spaces without width, and surrogates: steer a display, or
+leave no trace on it."""

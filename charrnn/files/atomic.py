@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OutputExistsError
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # where defined
 
@@ -87,27 +87,37 @@ def write_atomically(
     backup: Path | None = None,
     guard: Guard = no_guard,
     amend: Callable[[], tuple[int, bytes]] | None = None,
+    *,
+    exclusive: bool = False,
 ) -> None:
     """Write a temporary file beside the target, fsync, rename, fsync the folder.
 
     `amend` is called once all parts are written: an offset, and the bytes that belong there. The target never goes
     missing, except for a moment if a backup is wanted on a file system without hard links. Old leftovers of killed
     writers are removed. Without a `guard` a missing folder is made. The guard is called first, and again before the
-    rename; if the folder is replaced even later, the rename fails. Raises: CharRNNError.
+    rename; if the folder is replaced even later, the rename fails. With `exclusive` an existing target is an error,
+    before the first part is read and at the rename. Raises: CharRNNError.
     """
     outcome = "nothing was changed"
     try:
-        if path.is_dir():
-            raise CharRNNError(f"{path} is a folder: name a file in it")
+        require_writable(path, exclusive=exclusive)
         guard()
         with making_folder(path.parent) if guard is no_guard else contextlib.nullcontext():
             remove_leftovers(path.parent, min_age_s=_ABANDONED_S)
-            _write_and_replace(path, parts, backup, guard, amend)
+            _write_and_replace(path, parts, backup, guard, amend, exclusive=exclusive)
             outcome = "it is there, but might not survive a power cut"
             sync_folder(path.parent)
     except OSError as error:
         guard()  # a lost lock is the better explanation
         raise CharRNNError(f"{path} cannot be written: {error.strerror}; {outcome}") from error
+
+
+def require_writable(path: Path, *, exclusive: bool) -> None:
+    """Raises: CharRNNError for a folder; OutputExistsError for any existing file or link if `exclusive`."""
+    if path.is_dir():
+        raise CharRNNError(f"{path} is a folder: name a file in it")
+    if exclusive and os.path.lexists(path):
+        raise OutputExistsError(f"{path} exists: name another file, or replace it with --overwrite")
 
 
 def _write_and_replace(
@@ -116,6 +126,8 @@ def _write_and_replace(
     backup: Path | None,
     guard: Guard,
     amend: Callable[[], tuple[int, bytes]] | None,
+    *,
+    exclusive: bool,
 ) -> None:
     """Raises: OSError or CharRNNError, with nothing changed."""
     temporary = temporary_beside(path)
@@ -128,7 +140,7 @@ def _write_and_replace(
                 stream.write(data)
             stream.flush()
             _sync(stream.fileno())
-        _replace(path, temporary, backup, guard)
+        _replace(path, temporary, backup, guard, exclusive=exclusive)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -167,12 +179,17 @@ def remove(path: Path, guard: Guard = no_guard) -> None:
         raise CharRNNError(f"{path} cannot be removed: {error.strerror}") from error
 
 
-def _replace(path: Path, new: Path, backup: Path | None, guard: Guard) -> None:
-    """Rename `new` to `path`; the file at `path` becomes `backup`.
+def _replace(path: Path, new: Path, backup: Path | None, guard: Guard, *, exclusive: bool) -> None:
+    """Rename `new` to `path`; the file at `path` becomes `backup`, or is an error if `exclusive`.
 
     Raises: OSError or CharRNNError, with nothing changed.
     """
     guard()
+    if exclusive:
+        with contextlib.suppress(OSError):  # no hard links here, or the name is taken
+            os.link(new, path)
+            return
+        require_writable(path, exclusive=True)
     if backup is None or not path.exists() or _link(path, backup, guard):
         new.replace(path)
         return

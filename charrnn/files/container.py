@@ -92,10 +92,12 @@ def write_blocks(
     dtype: torch.dtype,
     length: int,
     blocks: Iterable[Tensor],
+    *,
+    exclusive: bool = False,
 ) -> None:
     """Write a file of a single tensor (N,), which comes in blocks of together `length` numbers; else as `write`."""
     shape_only = torch.empty(length, dtype=dtype, device="meta")
-    _write(path, kind, header, {name: shape_only}, blocks, None, no_guard)
+    _write(path, kind, header, {name: shape_only}, blocks, None, no_guard, exclusive=exclusive)
 
 
 def _write(
@@ -106,6 +108,8 @@ def _write(
     blocks: Iterable[Tensor],
     backup: Path | None,
     guard: Guard,
+    *,
+    exclusive: bool = False,
 ) -> None:
     """Write a head for these arrays, their data in blocks, and then the digest into its place in the head."""
     text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
@@ -124,7 +128,7 @@ def _write(
     def digest() -> tuple[int, bytes]:
         return head.index(_DIGEST_MARK) + len(_DIGEST_MARK), sha.hexdigest().encode()
 
-    write_atomically(path, parts(), backup, guard, digest)
+    write_atomically(path, parts(), backup, guard, digest, exclusive=exclusive)
 
 
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytes:

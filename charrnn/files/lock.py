@@ -6,12 +6,13 @@ The locked file holds the process id, after its first byte: on Windows that byte
 import contextlib
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import lock_descriptor
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.files.atomic import making_folder
 
 NAME = ".lock"
@@ -102,7 +103,9 @@ def _take(descriptor: int, path: Path) -> bool:
     try:
         is_free = lock_descriptor(descriptor, blocking=False)
     except OSError:
-        is_free = True  # on a file system without locks nobody can tell
+        is_free = True
+        message = f"{path.parent} is on a file system without locks: another training there would not be noticed"
+        warnings.warn(CharRNNWarning(message), stacklevel=2)
     if not is_free:
         raise CharRNNError(
             f"{path.parent} is in use by {_holder(descriptor)}: wait for it, stop it, or name another --run DIR"

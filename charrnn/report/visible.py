@@ -1,12 +1,8 @@
 """Characters that would steer the display, shown by their numbers; names of symbols."""
 
-import re
-
+from charrnn.terminal import INVISIBLE
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 
-_STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
-)
 _BORDER = "∎"
 _BLANK = {"\n": "↵", "\t": "⇥", " ": "␣"}
 
@@ -17,7 +13,7 @@ def visible(text: str) -> str:
     >>> visible("a\\x1b\\u202eb\\n")
     'a[U+001B][U+202E]b\\n'
     """
-    return _STEERING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    return INVISIBLE.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def name(symbol: str) -> str:

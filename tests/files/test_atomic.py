@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OutputExistsError
 from charrnn.files.atomic import link, making_folder, remove_leftovers, write_atomically
 from charrnn.files.lock import locked
 from charrnn.text.corpus import prepare
@@ -155,6 +155,39 @@ def test_without_links_a_failed_rename_is_taken_back(path: Path, monkeypatch: py
     assert failed == ["file"]
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("have_links", [True, False])
+def test_exclusive_write_replaces_no_file(path: Path, monkeypatch: pytest.MonkeyPatch, have_links: bool) -> None:
+    if not have_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    target = path.with_name("new")
+
+    def appear() -> Iterator[bytes]:
+        yield b"mine"
+        target.write_bytes(b"theirs")
+
+    def refuse() -> Iterator[bytes]:
+        raise AssertionError("read before the check")
+        yield b""
+
+    with pytest.raises(OutputExistsError, match="exists: name another file"):
+        write_atomically(path, refuse(), exclusive=True)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        write_atomically(target, appear(), exclusive=True)
+    assert (path.read_bytes(), target.read_bytes()) == (b"old", b"theirs")
+    target.unlink()
+    write_atomically(target, [b"new"], exclusive=True)
+    assert target.read_bytes() == b"new"
+    assert sorted(path.parent.iterdir()) == [path, target]
+
+
+def test_exclusive_write_takes_a_broken_link_for_a_file(path: Path) -> None:
+    broken = path.with_name("link")
+    broken.symlink_to("nowhere")
+    with pytest.raises(OutputExistsError):
+        write_atomically(broken, [b"new"], exclusive=True)
+    assert broken.is_symlink()
 
 
 @pytest.mark.parametrize("have_links", [True, False])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import lock_descriptor
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.files import lock
 from charrnn.files.lock import NAME, locked
 
@@ -115,6 +115,15 @@ def test_holder_that_has_not_said_its_name_is_told_as_such(tmp_path: Path) -> No
         assert lock_descriptor(stream.fileno(), blocking=False)
         with pytest.raises(CharRNNError, match="in use by a process that is just starting"), locked(tmp_path):
             pass
+
+
+def test_file_system_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock, "lock_descriptor", fail)
+    with pytest.warns(CharRNNWarning, match="on a file system without locks"), locked(tmp_path / "run") as held:
+        assert held.is_held
 
 
 def test_lock_that_is_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:
