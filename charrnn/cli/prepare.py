@@ -46,15 +46,18 @@ def prepare(
     """
     sources = find_sources(text, recursive=recursive, force=force)
     from charrnn.text import corpus as corpora
+    from charrnn.text.cache import default_output
 
     exit_on_signals()
 
-    output = output or corpora.default_output(text[0], data_dir)
+    output = output or default_output(text[0], data_dir)
     bar = no_bar if quiet else byte_bar(sys.stderr)
     corpus = corpora.prepare(sources, config, output, overwrite=overwrite, force=force, bar=bar)
     notify = notifier(quiet=quiet)
     for note in corpus.notes:
         notify(note)
+    for warning in corpus.warnings:
+        notify(warning, warning=True)
     size, length = corpus.vocabulary.size, len(corpus.indices)
     num_chars = corpus.vocabulary.num_chars
     if json:

@@ -10,7 +10,7 @@ from pathlib import Path
 from charrnn.errors import CharRNNError
 from charrnn.files import atomic, container
 from charrnn.files.lock import Lock, locked
-from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.checkpoint import Checkpoint, time_of
 
 _MAX_NAMES = 20  # in an error
 
@@ -65,15 +65,10 @@ class RunFolder:
     @property
     def modified(self) -> float | None:
         """The time of the newest checkpoint in seconds since 1970; None if there is none that can be looked at."""
-        times = []
-        for path in self.checkpoints:
+        for path in (self.last, self.last_but_one, self.best):
             with contextlib.suppress(OSError):
-                times.append(path.stat().st_mtime)
-        return max(times, default=None)
-
-    def mentions(self, source_digest: str) -> bool:
-        """True if a checkpoint seems to be of a run on the text of this digest."""
-        return any(container.mentions(path, source_digest) for path in self.checkpoints)
+                return time_of(path)
+        return None
 
     def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
         """Write a run's first checkpoint and its log, in place of any old run.
@@ -134,9 +129,10 @@ def _aside(path: Path) -> Path:
 
 
 def find_runs(checkpoint_dir: Path) -> list[RunFolder]:
-    """The runs that lie directly under a folder, newest first. A run's name is that of its folder."""
-    runs = [RunFolder(path) for path in _subfolders(checkpoint_dir)]
-    return sorted((run for run in runs if run.modified is not None), key=lambda run: run.modified or 0, reverse=True)
+    """The runs directly under a folder, newest first. A run's name is that of its folder."""
+    folders = checkpoint_dir.iterdir() if checkpoint_dir.is_dir() else ()
+    times = {run: run.modified for run in map(RunFolder, folders)}
+    return sorted((run for run in times if times[run] is not None), key=lambda run: times[run] or 0, reverse=True)
 
 
 def find_checkpoint(argument: str | Path | None, checkpoint_dir: Path) -> Path:
@@ -171,7 +167,3 @@ def _missing(path: Path | None, checkpoint_dir: Path) -> str:
         return f"{problem}: did you mean {near[0]}?"
     listed = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
     return f"{problem}: name a checkpoint or one of the runs in {checkpoint_dir}: {listed}"
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []

@@ -61,13 +61,13 @@ def list_runs(checkpoint_dir: Path, notify: Notify = silence) -> Iterator[Listed
     """The runs directly under a folder, newest first. A run without a readable checkpoint is left out, and told."""
     for run in find_runs(checkpoint_dir):
         try:
-            yield Listed(run.path, _read_newest_header(run), run.modified or 0.0, _count_bytes(run.path))
+            yield Listed(run.path, read_newest_header(run), run.modified or 0.0, _count_bytes(run.path))
         except CharRNNError as error:
             notify(str(error), warning=True)
 
 
-def _read_newest_header(run: RunFolder) -> Header:
-    """Raises: CharRNNError of the newest checkpoint if none is readable."""
+def read_newest_header(run: RunFolder) -> Header:
+    """Header of the newest readable checkpoint. Raises: CharRNNError of the newest one if none is readable."""
     problems = []
     for path in (run.last, run.last_but_one, run.best):
         try:

@@ -1,7 +1,6 @@
 """Open a training run in its folder: start a new one, or resume the one that is there."""
 
 import contextlib
-import functools
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -18,10 +17,12 @@ from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import KIND, VERSIONS, Checkpoint, CorpusIdentity, Header
 from charrnn.runs.definition import origin_of
 from charrnn.runs.folder import RunFolder, find_checkpoint
+from charrnn.runs.listing import read_newest_header
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
-from charrnn.terminal import Bar, Notify, no_bar, silence
-from charrnn.text.corpus import Corpus, digest_of, open_or_prepare
+from charrnn.terminal import Notify, silence
+from charrnn.text.cache import TextArgument
+from charrnn.text.corpus import Corpus
 from charrnn.training.heuristics import (
     choose_layout,
     choose_learning_rate,
@@ -34,14 +35,12 @@ from charrnn.training.trainer import Trainer
 
 _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
 """Options that a resumed run may be given anew; all others are those it began with."""
-_OF_THIS_TEXT = ": --resume goes on with it, --overwrite starts again, --run DIR starts another"
-_OF_ANOTHER_TEXT = " that was made from another text: --run DIR starts another run, --overwrite replaces that one"
 
 
 @contextlib.contextmanager
 def opened(
     folder: RunFolder,
-    text: str,
+    text: TextArgument,
     options: ModelOptions,
     config: TrainingConfig,
     given: Mapping[str, Any],
@@ -52,53 +51,73 @@ def opened(
     seed: int | None,
     device: str,
     precision: str,
-    data_dir: Path,
     checkpoint_dir: Path,
-    preparation: PreparationConfig | None = None,
-    recursive: bool = False,
-    force: bool = False,
+    preparation: PreparationConfig,
     notify: Notify = silence,
-    bar: Bar = no_bar,
 ) -> Iterator[Run]:
-    """Start or resume a run on a text, raw or prepared, and hold the lock of its folder.
+    """Start or resume a run on a text, and hold the lock of its folder.
 
-    `given` are the options that were set explicitly, by their names. `preparation`, `recursive` and `force` are for raw
-    text that was not prepared yet. Raises: CharRNNError.
+    `given` are the options that were set explicitly, by name. `preparation` is for raw text of a new run; a resumed run
+    has its own. Raises: CharRNNError.
     """
     with joined(device) as ranks, _held(folder, ranks) as folder:
-        if ranks.is_first:
-            _require_text(text, checkpoint_dir)
-            remove_leftovers(folder.path)
-            if folder.holds_run() and not (resuming or overwriting):
-                is_other = not folder.mentions(digest_of(text, recursive=recursive, force=force, bar=bar))
-                raise CharRNNError(f"{folder.path} holds a run{_OF_ANOTHER_TEXT if is_other else _OF_THIS_TEXT}")
+        before = ranks.share(
+            lambda: _find_run(folder, text, given, checkpoint_dir, resuming=resuming, overwriting=overwriting)
+        )
         runtime = source = None
-        if is_new := ranks.share(lambda: not (resuming and folder.holds_run())):  # errors come before the text is read
+        if before is None:  # errors come before the text is read
             runtime = _open_runtime(device, precision, ranks)
             if init_from is not None:
                 source = ranks.share(lambda: _load_source(init_from, checkpoint_dir, given))
-        corpus = _open_corpus(
-            functools.partial(
-                open_or_prepare,
-                text,
-                data_dir,
-                preparation,
-                given=given,
-                may_replace=is_new,
-                recursive=recursive,
-                force=force,
-                bar=bar,
-            ),
-            ranks,
-        )
+            corpus = _open_corpus(lambda: text.open(preparation, given), ranks)
+        else:
+            corpus = _open_corpus(lambda: text.open(before.config, vars(before.config)), ranks)
         for note in corpus.notes:
             notify(note)
+        for warning in corpus.warnings:
+            notify(warning, warning=True)
         if runtime is not None:
             yield start(folder, corpus, options, config, runtime, seed=seed, init_from=source, notify=notify)
             return
         if init_from is not None:
-            notify(f"{folder.path} holds a run: --init-from is for new ones, and left out")
+            notify(f"{folder.path} holds a run: --init-from is for new runs and is ignored")
         yield resume(folder, corpus, given, device, ranks, notify=notify)
+
+
+def _find_run(
+    folder: RunFolder,
+    text: TextArgument,
+    given: Mapping[str, Any],
+    checkpoint_dir: Path,
+    *,
+    resuming: bool,
+    overwriting: bool,
+) -> CorpusIdentity | None:
+    """The corpus of the run to resume; None for a new run.
+
+    Raises: CharRNNError if the folder holds a run that may not be replaced, or was trained on another text.
+    """
+    _require_text(text.argument, checkpoint_dir)
+    remove_leftovers(folder.path)
+    if overwriting or not folder.holds_run():
+        return None
+    try:
+        corpus = read_newest_header(folder).corpus
+    except CharRNNError as error:
+        raise CharRNNError(f"{error}; --overwrite starts the run again") from error
+    is_same_text = corpus.source_digest == text.digest
+    ways = f"--run DIR starts another, with --init-from {folder.path} from its weights; --overwrite replaces it"
+    if not resuming:
+        which = "; --resume continues it" if is_same_text else f" on another text or an older version, {corpus.path}"
+        raise CharRNNError(f"{folder.path} holds a run{which}; {ways}")
+    if not is_same_text:
+        raise CharRNNError(
+            f"the run in {folder.path} was trained on another text or an older version of {text.argument}: "
+            f"--resume with {corpus.path} continues it; {ways}"
+        )
+    remedy = "leave the option out, or start another run with --run DIR"
+    _require_own(given, vars(corpus.config), f"the run in {folder.path}", remedy)
+    return corpus
 
 
 def _require_text(text: str, checkpoint_dir: Path) -> None:
@@ -210,7 +229,8 @@ def start(
     num_chars_before = 0 if init_from is None else init_from.num_chars_trained
     model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
-        notify(f"chose a layer of {model_config.hidden_size} units for text, budget and machine; --size takes another")
+        width = model_config.hidden_size
+        notify(f"chose a layer of {width} units for text, budget and machine; --hidden-size {width} fixes it")
     learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
     if init_from is not None and config.learning_rate is None:
         notify(
@@ -299,10 +319,11 @@ def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder
             f"the checkpoint in {folder.path} was written without the trainer's state (inspect --slim), so that it "
             "cannot go on: start another run with --init-from"
         )
-    if not checkpoint.corpus.fits(corpus):
+    if not checkpoint.corpus.fits(corpus) or checkpoint.vocabulary != corpus.vocabulary:
         raise CharRNNError(
-            f"the run in {folder.path} was trained on another text or another preparation of it, then at "
-            f"{checkpoint.corpus.path}: resume with that one, or start another run with --run DIR"
+            f"{corpus.path} is not the corpus that the run in {folder.path} was trained on (another version of charrnn "
+            f"may have read the text differently): resume with {checkpoint.corpus.path}, or start another run with "
+            "--run DIR"
         )
 
 

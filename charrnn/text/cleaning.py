@@ -4,6 +4,7 @@ Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `vocabular
 """
 
 import codecs
+import collections
 import functools
 import io
 import itertools
@@ -12,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import Advance, advance_nothing
+from charrnn.terminal import Advance, advance_nothing, count_of
 from charrnn.text.ahead import ahead
 from charrnn.text.detection import (
     HEAD_BYTES,
+    advice_on_records,
+    count_utf8,
     encoding_of_mark,
     encodings_for,
     foreign_format,
@@ -32,6 +35,7 @@ _MAX_HELD = 1 << 20
 _SLICE = 1 << 12
 _MAX_MARKS = 1 << 12
 """Max characters behind a slice's end before it is cut at a mark."""
+_BYTE_ORDER_MARK = "\ufeff"
 _MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
 """Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
@@ -43,7 +47,8 @@ class CleanText:
 
     Attributes:
         digest: of the raw bytes that were read, as `sources.digest` computes it.
-        notes: one line per kind of change, such as a cut or a transliteration.
+        notes: one line per kind of change, such as a cut or a transliteration, and advice.
+        warnings: the same for changes that are larger than expected.
     """
 
     def __init__(
@@ -56,20 +61,24 @@ class CleanText:
     ) -> None:
         self.digest = SourceDigest()
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         _require_encoding(config.encoding)
         _require_separator(config)
         self._sources = sources
         self._config = config
         self._force = force
         self._advance = advance
-        self._num_transliterated = 0
+        self._num_transliterated = self._num_dropped = self._num_marks = 0
 
     def __iter__(self) -> Iterator[str]:
         config = self._config
         blocks = self._join()
         yield from blocks if config.separator is None else mark_borders(blocks, inner_separator(config))
+        if self._num_marks:
+            self.notes.append(f"dropped {count_of(self._num_marks, 'byte-order mark')} (U+FEFF) inside the text")
         if self._num_transliterated:
-            self.notes.append(f"transliterated {self._num_transliterated:,} characters to ASCII")
+            lost = f", of which {self._num_dropped:,} have no ASCII form and were dropped" if self._num_dropped else ""
+            self.notes.append(f"transliterated {count_of(self._num_transliterated, 'character')} to ASCII{lost}")
 
     def _join(self) -> Iterator[str]:
         """All sources, with a border between two if there are documents, else each on lines of its own."""
@@ -95,9 +104,9 @@ class CleanText:
             yield from (block.decode("latin-1") for block in self._read(source))
             return
         with ahead(self._read(source)) as raw:
-            blocks = _decode(source, config.encoding, raw, force=self._force)
+            blocks = self._without_marks(source, _decode(source, config, raw, force=self._force))
             if not config.keep_boilerplate:
-                blocks = cut_boilerplate(blocks, lambda cut: self.notes.append(f"cut {cut} from {source.name}"))
+                blocks = cut_boilerplate(blocks, functools.partial(self._report_cut, source))
             if form != "none" or config.lowercase:
                 blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
             for block in blocks:
@@ -105,10 +114,24 @@ class CleanText:
                     raise half_of_a_character(source.name, BORDER, config)
                 text = normal_form(block, form)
                 if config.ascii:
-                    text, num_changed = transliterate_and_count(text)
+                    text, num_changed, num_dropped = transliterate_and_count(text)
                     self._num_transliterated += num_changed
+                    self._num_dropped += num_dropped
                 if text := fold(text, form, ascii=False, lowercase=config.lowercase):
                     yield text
+
+    def _without_marks(self, source: Source, blocks: Iterator[str]) -> Iterator[str]:
+        """The decoded blocks without byte-order marks, which are counted; notes advice for what is not plain text."""
+        for i, block in enumerate(blocks):
+            if i == 0 and self._config.separator is None and (advice := advice_on_records(source.name, block)):
+                self.notes.append(advice)
+            if num_marks := block.count(_BYTE_ORDER_MARK):
+                self._num_marks += num_marks
+                block = block.replace(_BYTE_ORDER_MARK, "")
+            yield block
+
+    def _report_cut(self, source: Source, cut: str, *, warning: bool = False) -> None:
+        (self.warnings if warning else self.notes).append(f"cut {cut} from {source.name}")
 
     def _read(self, source: Source) -> Iterator[bytes]:
         for block in source.blocks(self._advance):
@@ -118,7 +141,7 @@ class CleanText:
 
 def normalise(text: str, config: PreparationConfig) -> str:
     """A prompt or a scored text as the corpus was prepared: its normal form, transliterated, in lower case, `inner`."""
-    form = config.normalize
+    form, text = config.normalize, text if config.unit == "byte" else text.replace(_BYTE_ORDER_MARK, "")
     return inner(fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase), config)
 
 
@@ -214,18 +237,19 @@ def _require_separator(config: PreparationConfig) -> None:
     """Raises: OptionError for a separator that no text contains once it is cleaned."""
     if config.separator is None or config.unit == "byte":
         return
-    form, unified = config.normalize, config.separator.replace("\r\n", "\n").replace("\r", "\n")
+    form = config.normalize
+    unified = config.separator.replace("\r\n", "\n").replace("\r", "\n").replace(_BYTE_ORDER_MARK, "")
     found = fold(normal_form(unified, form), form, ascii=config.ascii, lowercase=config.lowercase)
     if found != config.separator:
         remedy = f"give it as {found!a}" if found else "nothing is left of it, so choose another"
         raise OptionError(f"--separator is {config.separator!a}, but the text is cleaned first: {remedy}")
 
 
-def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:
+def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:
     """Decode a source block by block, honouring a byte-order mark and unifying line ends.
 
-    Raises: CharRNNError for what is no text, unless `force` is given; or with the byte offset and the encodings that
-    can decode the source.
+    Raises: CharRNNError for what is not a text, unless `force` is given; or with the byte offset and the encodings
+    that can decode the source.
     """
     head = b""
     while len(head) < HEAD_BYTES and (block := next(blocks, b"")):
@@ -234,21 +258,23 @@ def _decode(source: Source, encoding: str, blocks: Iterator[bytes], *, force: bo
         return
     if not force and (found := foreign_format(head)):
         raise CharRNNError(f"{source.name} is {found}; --force reads it all the same")
-    encoding = encoding_of_mark(head) or encoding
+    encoding = encoding_of_mark(head) or config.encoding
     decoder = codecs.getincrementaldecoder(encoding)()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    may_hold_nul = force or "\0" in (config.separator or "")
     offset = 0
     for block in itertools.chain([head], blocks):
-        if not (force or is_wide) and b"\0" in block:
+        if not (may_hold_nul or is_wide) and b"\0" in block:
             raise _not_text(source, offset + block.index(b"\0"), block)
         pending = decoder.getstate()[0]
         try:
             text = decoder.decode(block)
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
+            collections.deque(blocks, maxlen=0)  # a thread reads them from the file that is to be read again
             raise _undecodable(source, encoding, offset - len(pending) + start, pending + block) from None
-        if is_wide and not force and "\0" in text:
+        if is_wide and not may_hold_nul and "\0" in text:
             raise CharRNNError(f"{source.name} holds NUL characters as {encoding}: is it a text? --force keeps them")
         offset += len(block)
         yield _unify_line_ends(text, newlines)
@@ -274,13 +300,19 @@ def half_of_a_character(name: str, half: str, config: PreparationConfig) -> Char
 
 def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:
     encoding = wide_encoding_for(block)
-    remedy = f"--encoding {encoding} reads it" if encoding else "is it a text? (UTF-16 and UTF-32 hold such bytes)"
+    remedy = f"--encoding {encoding} reads it" if encoding else "is it a text? --separator '\\0' reads such records"
     return CharRNNError(f"{source.name} holds NUL bytes, at byte {offset}: {remedy}; --force keeps them")
 
 
 def _undecodable(source: Source, encoding: str, offset: int, block: bytes) -> CharRNNError:
+    num_invalid, first, num_valid = count_utf8(source.blocks())
+    if 0 < 10 * num_invalid <= num_valid:  # text in another encoding holds hardly any valid characters
+        return CharRNNError(
+            f"{source.name} is UTF-8 except for {count_of(num_invalid, 'byte')}, the first at byte {first}: "
+            "`iconv -c -f utf-8 -t utf-8 FILE > NEW` drops what is not UTF-8"
+        )
     where = f"{source.name} is not {encoding} at byte {offset}"
     if not block:
         return CharRNNError(f"{where}: it ends in the middle of a character")
-    able = [name for name in encodings_for(block) if name != encoding]
+    able = [name for name in encodings_for(block) if name != encoding] if num_invalid else ["utf-8"]
     return CharRNNError(f"{where}: try --encoding " + " or ".join(able))

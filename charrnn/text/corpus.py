@@ -5,17 +5,16 @@ Letters in shapes: N characters.
 
 import contextlib
 import mmap
-import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError, CorpusChangedError
+from charrnn.errors import CharRNNError, CorpusChangedError, OutputExistsError
 from charrnn.files import container
 from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
@@ -25,7 +24,7 @@ from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
 from charrnn.text.numbering import NumberedText, numbered
-from charrnn.text.sources import COMPRESSIONS, Source, digest, find_sources, identity, remember_digest, total_size
+from charrnn.text.sources import Source, digest, find_sources, identity, remember_digest, total_size
 from charrnn.text.units import BORDER, NOUNS
 from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
 
@@ -51,7 +50,7 @@ class Corpus:
     """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
 
     `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. `notes` has a line per change
-    that preparing made; it is not stored.
+    that preparing made, `warnings` the same for large ones; they are not stored.
     """
 
     path: Path
@@ -61,6 +60,7 @@ class Corpus:
     sources: tuple[str, ...]
     source_digest: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
     mapping: mmap.mmap | None = field(default=None, compare=False)
 
     @classmethod
@@ -94,7 +94,7 @@ class Corpus:
     @property
     def text(self) -> str:
         """The text of the indices as it is inside the program, decoded anew at each call."""
-        return self.vocabulary.decode(self.indices)
+        return "".join(map(self.vocabulary.decode, self.indices.split(_BLOCK)))
 
     def _check_indices(self, *, are_known: bool) -> None:
         indices, size = self.indices, self.vocabulary.size
@@ -114,29 +114,33 @@ def prepare(
     force: bool = False,
     bar: Bar = no_bar,
 ) -> Corpus:
-    """Turn raw text into a corpus file; one that was made from the same text with the same options stays.
+    """Turn raw text into a corpus file; one that was made from the same text with the same options is kept.
 
-    The text is read once, in memory that does not grow with it; a file of one to four times the size of the corpus
-    lies in the output's folder meanwhile. `force` reads what seems to be no text, `bar` shows the progress.
-    Raises: CharRNNError for text that cannot be read or is too short, or where another file is in the way.
+    The text is read once, in memory that does not grow with it; a temporary file of one to four times the size of the
+    corpus is in the output's folder meanwhile. `force` reads what does not look like text, `bar` shows progress.
+    Raises: CharRNNError for text that cannot be read or is too short; OutputExistsError if another file is at the
+    output, or another process replaced it.
     """
     _require_free(output, sources)
     if output.exists() and not overwrite:
         corpus = Corpus.open(output)
         if corpus.source_digest != digest(sources, bar):
-            raise CharRNNError(f"{output} was made from another text: {_WAYS_OUT}")
-        if corpus.config != config:
-            raise CharRNNError(f"{output} was made with other options: {_WAYS_OUT}")
+            raise OutputExistsError(f"{output} was made from another text: {_WAYS_OUT}")
+        if others := corpus.config.differences(config):
+            raise OutputExistsError(f"{output} was made with other options ({others}): {_WAYS_OUT}")
         return replace(corpus, notes=(f"{output} is up to date",))
     before = identity(sources)
     with (
         _numbered(sources, config, output, force=force, bar=bar) as (text, numbers),
         bar("encoding", numbers.num_bytes) as advance,
     ):
-        notes = _encode(text, numbers, sources, config, output, advance)
+        notes = _encode(text, numbers, sources, config, output, advance, overwrite=overwrite)
     remember_digest(sources, before, text.digest.hexdigest())
     folders = [source.note for source in sources if source.note]
-    return replace(Corpus.open(output, is_known=True), notes=(*folders, *notes))
+    corpus = Corpus.open(output, is_known=True)
+    if (corpus.source_digest, corpus.config) != (text.digest.hexdigest(), config):
+        raise OutputExistsError(f"{output} was replaced by another process while it was prepared: {_WAYS_OUT}")
+    return replace(corpus, notes=(*folders, *notes), warnings=tuple(text.warnings))
 
 
 @contextlib.contextmanager
@@ -162,6 +166,8 @@ def _encode(
     config: PreparationConfig,
     output: Path,
     advance: Advance,
+    *,
+    overwrite: bool,
 ) -> list[str]:
     """Encode a text that was read into the file; returns a line per change of preparing. Raises: CharRNNError."""
     _require_learnable(numbers, " + ".join(source.name for source in sources), config)
@@ -181,8 +187,10 @@ def _encode(
     with ahead(numbers.encode(vocabulary, advance)) as indices:
         if vocabulary.border is not None and not config.keep_order:
             indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
-        container.write_blocks(output, KIND, header, "indices", vocabulary.dtype, length, indices)
-    return [*notes, *_describe_rare(vocabulary)]
+        container.write_blocks(
+            output, KIND, header, "indices", vocabulary.dtype, length, indices, exclusive=not overwrite
+        )
+    return [*notes, *_describe_rare(vocabulary), *_describe_short_lines(vocabulary)]
 
 
 _WAYS_OUT = "--overwrite replaces it, -o FILE writes elsewhere"
@@ -255,6 +263,17 @@ def _describe_rare(vocabulary: Vocabulary) -> list[str]:
     ]
 
 
+def _describe_short_lines(vocabulary: Vocabulary) -> list[str]:
+    """Advice for many short lines, as of names; lines of verse have a punctuation mark each."""
+    counts = list(zip(vocabulary.symbols, vocabulary.counts, strict=False))
+    num_lines = sum(n * symbol.count("\n") for symbol, n in counts)
+    num_marks = sum(n for symbol, n in counts if unicodedata.category(symbol[-1]) == "Po")
+    is_list = num_lines >= 200 and vocabulary.num_chars <= 20 * num_lines and 2 * num_marks < num_lines
+    if vocabulary.border is not None or vocabulary.unit == "byte" or not is_list:
+        return []
+    return [f"{num_lines:,} short lines: if each is a document, use --separator '\\n'"]
+
+
 def _is_mostly_latin(vocabulary: Vocabulary) -> bool:
     """True if more than half of a text's letters are Latin ones."""
     letters = [
@@ -264,91 +283,9 @@ def _is_mostly_latin(vocabulary: Vocabulary) -> bool:
     return 2 * latin > sum(n for _, n in letters)
 
 
-def default_stem(source: str) -> str:
-    """The name of a corpus made from this file, folder or -, and of a run on it, without the suffixes."""
-    if source == "-":
-        return "stdin"
-    path = Path(os.path.abspath(source))  # noqa: PTH100 (resolve() would follow links to other names)
-    return path.with_suffix("").stem if path.suffix in COMPRESSIONS else path.stem
-
-
-def default_output(source: str, data_dir: Path) -> Path:
-    """`<data_dir>/<stem of the first source>.safetensors`."""
-    return data_dir / f"{default_stem(source)}{container.SUFFIX}"
-
-
-def open_or_prepare(
-    argument: str,
-    data_dir: Path,
-    config: PreparationConfig | None = None,
-    *,
-    given: Collection[str] = (),
-    may_replace: bool = True,
-    recursive: bool = False,
-    force: bool = False,
-    bar: Bar = no_bar,
-) -> Corpus:
-    """The corpus that `train` was given: a prepared file, or raw text that is prepared on the way.
-
-    `given` are the names of the options in `config` that were set explicitly; the others yield to those of a file that
-    was prepared before. Raises: CharRNNError where one contradicts that file, where the file was made from another
-    text, or if the text has changed since and that file may not be replaced.
-    """
-    config = config or PreparationConfig()
-    if argument.endswith(container.SUFFIX) or container.is_stored(Path(argument)):
-        corpus = Corpus.open(Path(argument))
-        _require_options(corpus, config, given)
-        return corpus
-    sources = find_sources([argument], recursive=recursive, force=force)
-    output = default_output(argument, data_dir)
-    if not output.exists():
-        return prepare(sources, config, output, force=force, bar=bar)
-    corpus = Corpus.open(output)
-    is_same = corpus.source_digest == digest(sources, bar)
-    if not is_same and (argument == "-" or list(corpus.sources) != _origins(sources)):
-        raise CharRNNError(
-            f"{output} was made from another text, {' + '.join(corpus.sources)}: "
-            f"train on {output} itself, remove it, give {argument} a --data-dir DIR of its own, or prepare it with "
-            "-o FILE and train on that"
-        )
-    _require_options(corpus, config, given)
-    if is_same:
-        options = {k: v for k, v in asdict(corpus.config).items() if v != getattr(PreparationConfig(), k)}
-        made_with = ", ".join(f"{k}={v}" for k, v in options.items()) or "default options"
-        return replace(corpus, notes=(f"using {output}, made from this text with {made_with}",))
-    if not may_replace:
-        raise CharRNNError(
-            f"{argument} has changed since {output} was made: --resume with {output} goes on with the old text, "
-            "--overwrite starts again with the new one"
-        )
-    corpus = prepare(sources, corpus.config, output, overwrite=True, force=force, bar=bar)
-    return replace(corpus, notes=(f"{argument} has changed: prepared it again", *corpus.notes))
-
-
-def digest_of(argument: str, *, recursive: bool = False, force: bool = False, bar: Bar = no_bar) -> str:
-    """The digest of the raw text behind what `train` was given, raw or prepared. Raises: CharRNNError."""
-    path = Path(argument)
-    if container.is_stored(path):
-        return parse(_Header, container.read_header(path, KIND), argument).source_digest
-    return digest(find_sources([argument], recursive=recursive, force=force), bar)
-
-
-def _require_options(corpus: Corpus, config: PreparationConfig, given: Collection[str]) -> None:
-    """Raises: CharRNNError if a given option of preparing contradicts a corpus that is already prepared."""
-    for name, found in asdict(corpus.config).items():
-        if name in given and (asked := getattr(config, name)) != found:
-            how = "without it" if found is None or found is False else f"with {_as_option(name, found)}"
-            raise CharRNNError(
-                f"{_as_option(name, asked)} contradicts {corpus.path}, which was made {how}: leave the option "
-                "out, or prepare the text with it into another file (prepare -o FILE)"
-            )
-
-
-def _as_option(name: str, value: object) -> str:
-    option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return option
-    return f"{option} {value!a}" if isinstance(value, str) and not value.isalnum() else f"{option} {value}"
+def read_source_digest(path: Path) -> str:
+    """Digest of the raw text that a prepared file was made from; its content is not verified. Raises: CharRNNError."""
+    return parse(_Header, container.read_header(path, KIND), str(path)).source_digest
 
 
 def read_text(argument: str, config: PreparationConfig) -> str:

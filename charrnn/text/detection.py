@@ -1,10 +1,12 @@
-"""Recognise by their bytes: byte-order marks, files that are no plain text, encodings that would read a text.
+"""Recognise by their bytes: byte-order marks, files that are not plain text, encodings that would read a text.
 
-A mark and a format are decided by the first `HEAD_BYTES`, all else by the block in which it matters; no decision needs
-the whole text.
+A mark and a format are decided by the first `HEAD_BYTES`; only what is not UTF-8 is counted in the whole text.
 """
 
 import codecs
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
 
 HEAD_BYTES = 1024
 _MARKS = {
@@ -24,6 +26,12 @@ _FORMATS = {
 }
 _ENCODINGS = ("utf-8", "cp1252", "gb18030", "shift_jis", "euc_kr", "latin-1")
 _WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_MIN_NULS = 8  # of UTF-16: fewer may be at bytes of the same parity by chance
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_FROM_JSON = r"""jq -j '.text + "\u0000"' FILE"""
+_FROM_CSV = r"""python3 -c "import csv, sys; [print(r['text'], end='\0') for r in csv.DictReader(sys.stdin)]" < FILE"""
+_FROM_TSV = _FROM_CSV.replace("stdin)", r"stdin, delimiter='\t')")
+_TO_TEXTS = {".jsonl": _FROM_JSON, ".ndjson": _FROM_JSON, ".csv": _FROM_CSV, ".tsv": _FROM_TSV}
 
 
 def encoding_of_mark(head: bytes) -> str | None:
@@ -49,12 +57,44 @@ def encodings_for(block: bytes) -> list[str]:
 def wide_encoding_for(block: bytes) -> str | None:
     """The UTF-16 or UTF-32 without a mark that explains a block's NUL bytes; None if none does.
 
-    In the wrong one of them a text is rich in ideographs, poor in ASCII, or none at all.
+    In the wrong one of them a text is rich in ideographs, poor in ASCII, or none at all. UTF-16 has NUL bytes in the
+    upper halves of characters only, at bytes of the same parity.
     """
     texts = {encoding: _decode(block, encoding) or "" for encoding in _WIDE_ENCODINGS}
     num_ascii = {encoding: len(text.encode("ascii", "ignore")) for encoding, text in texts.items() if "\0" not in text}
     best = max(num_ascii, key=lambda encoding: num_ascii[encoding], default="")
-    return best if num_ascii.get(best, 0) * 20 > len(texts[best]) else None
+    few, many = sorted((block[::2].count(0), block[1::2].count(0)))
+    if best.startswith("utf-16") and (many < _MIN_NULS or few * 20 > many):
+        return None
+    return best if num_ascii.get(best, 0) * 20 > len(texts.get(best, "")) else None
+
+
+def count_utf8(blocks: Iterable[bytes]) -> tuple[int, int, int]:
+    r"""The number of bytes that are not UTF-8, the offset of the first, and the number of characters beyond ASCII.
+
+    >>> count_utf8([b"caf\xc3", b"\xa9 \xe9t\xe9"])
+    (1, 6, 1)
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    num_invalid = first = num_valid = position = 0
+    for block in blocks:
+        text = decoder.decode(block)
+        valid, num = _ESCAPED_BYTE.subn("", text)
+        if num and not num_invalid:
+            first = position + len(_ESCAPED_BYTE.split(text, 1)[0].encode())
+        num_invalid += num
+        num_valid += len(valid) - len(valid.encode("ascii", "ignore"))
+        position += len(valid.encode()) + num
+    return num_invalid, first, num_valid
+
+
+def advice_on_records(name: str, begin: str) -> str | None:
+    """A line on how to train on the texts in JSON Lines or CSV, known by the name or the begin; None for plain text."""
+    line, _, more = begin.lstrip().partition("\n")
+    is_json = line.startswith('{"') and (line.endswith("}") or not more)
+    command = _TO_TEXTS.get(".jsonl" if is_json else PurePath(name).suffix.lower())
+    how = f"to train on their texts alone: {command} | charrnn train - --separator '\\0'"
+    return f"{name} seems to hold records; {how}" if command else None
 
 
 def _decode(block: bytes, encoding: str) -> str | None:

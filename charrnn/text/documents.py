@@ -22,26 +22,30 @@ _BLOCK = 2**20
 """Indices of a block."""
 _GROUP = 2**16
 """Documents whose places are computed at a time."""
+_MAX_BLANKS = 2**12
+"""Max spaces and tabs of a line that counts as empty: more are not held in memory until the line ends."""
+_BLANK_LINE = re.compile(f"\n[ \t]{{1,{_MAX_BLANKS}}}(?=\n)")
 
 
 def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
     r"""Put a BORDER before the first document and one after each, in place of the separator.
 
-    There may be a BORDER between two documents already. A separator of line feeds is any run of at least as many. Empty
-    documents are left out, and so are line feeds next to a border where the separator has one there.
+    There may be a BORDER between two documents already. A separator of line feeds is any run of at least as many, of
+    which lines may hold spaces and tabs. Empty documents are left out, and so are line feeds next to a border where the
+    separator has one there.
 
     >>> "".join(mark_borders(["Anna\nBe", "rt\n", "\nCarl\n"], "\n")).split(BORDER)
     ['', 'Anna', 'Bert', 'Carl', '']
     """
     newlines = len(separator) if not separator.strip("\n") else 0
     before, behind = ("\n*", "\n*") if newlines else ("\n?" if separator.endswith("\n") else "", "")
-    alone = re.compile(separator_pattern(separator))
+    alone = re.compile(separator_pattern(separator, blanks=""))
     with_borders = re.compile(f"{before}{BORDER}{behind}|{alone.pattern}")
     several = re.compile(BORDER * 2 + "+")
     num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
     rest, is_behind_border = "", True
     yield BORDER
-    for block in blocks:
+    for block in _clear_blank_lines(blocks) if newlines > 1 else blocks:
         text = rest + block
         if newlines:
             body = text.rstrip("\n")
@@ -64,6 +68,22 @@ def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
     rest = re.sub(f"{before}$", "", rest) if not newlines else ""
     if rest or not is_behind_border:
         yield rest + BORDER
+
+
+def _clear_blank_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text without spaces and tabs in lines that hold nothing else, and with line feeds around borders."""
+    held = ""  # of the end of a block, which may begin such a line
+    for block in itertools.chain("\n", blocks, "\n"):
+        text = held + block
+        if BORDER in block:
+            text = text.replace(BORDER, f"\n{BORDER}\n")
+        text = _BLANK_LINE.sub("\n", text)
+        end = len(text.rstrip(" \t")) - 1
+        if text[end : end + 1] != "\n" or len(text) - end > _MAX_BLANKS + 1:
+            end = len(text)
+        yield text[:end]
+        held = text[end:]
+    yield held
 
 
 def shuffled(blocks: Iterable[Tensor], border: int, length: int, seed: int, folder: Path) -> Iterator[Tensor]:

@@ -1,157 +1,136 @@
-"""Cut Project Gutenberg's header and licence, block by block.
+"""Cut Project Gutenberg's header and licence from a text that comes in blocks.
 
-A header ends with a START line (or, in the 1990s, with the end of "the small print"), and a licence begins with an END
-line. The oldest files have no END line but close with a bare "End of the Project Gutenberg Etext of ...". It counts on
-the last page only, since a text that joins such files may contain it.
+A header ends with a START line or, in the 1990s, with the end of "the small print". A licence follows an END line or,
+in the oldest files, a bare "End of the Project Gutenberg Etext of ...".
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-_START = re.compile(
-    r"\s*\*+\s*(START OF (THE |THIS )?(COPYRIGHTED )?PROJECT GUTENBERG|END\W+THE SMALL PRINT)", re.IGNORECASE
-)
-_END = re.compile(r"\s*\*+\s*END OF (THE |THIS )?(COPYRIGHTED )?PROJECT GUTENBERG", re.IGNORECASE)
-_BARE_END = re.compile(
-    r"\s*(This is the )?End of (the |this |this is )?(COPYRIGHTED )?Project Gutenberg('s|\s+E)", re.IGNORECASE
-)
+from charrnn.terminal import Notify
+
 _BARE_MARKER_WORDS = ("Gutenberg", "GUTENBERG")
 _MARKER_WORDS = (*_BARE_MARKER_WORDS, "SMALL PRINT")
-_HEADER_CHARS = 100_000
-_LAST_PAGE_CHARS = 32_000
-_CLOSING_CHARS = 1_000
-"""Max distance of a bare closing line from the END line that follows it; max white space cut before them."""
-_LINE_CHARS = 1_000
-"""Max length of a marker's line."""
-_TITLE_LINES = 4
+_PROJECT = "Project Gutenberg(?:['\u2019]s|\\s{1,9}E)"
+_STARS = r"[ \t]{,80}\*{1,80}[ \t]{,80}"
+_MARKER = re.compile(
+    rf"\n(?:(?P<start>{_STARS}START OF (?:THE |THIS )?(?:COPYRIGHTED )?PROJECT GUTENBERG"
+    rf"|{_STARS}END\W{{1,9}}THE SMALL PRINT)"
+    rf"|(?P<end>{_STARS}END OF (?:THE |THIS )?(?:COPYRIGHTED )?PROJECT GUTENBERG)"
+    rf"|[ \t]{{,80}}(?:This is the )?End of (?:the |this |this is )?(?:COPYRIGHTED )?{_PROJECT})[^\n]{{,500}}(?=\n|\Z)",
+    re.IGNORECASE,
+)
+_TITLE_IN_STARS = re.compile(r"(?:.*\n){,4}?.*\*[ \t]*(?=\n|\Z)")
+_TITLE_WITH_AUTHOR = re.compile(r"(?:.*\S.*\n){,3}?.*\bby\s+\S.*")
+_HEADER_BEGIN = re.compile(
+    rf"^[^\w\n]*(?:(?:This is )?(?:The |a )?{_PROJECT}|This file should be named)", re.IGNORECASE | re.MULTILINE
+)
+_LICENCE_END = re.compile(r"hear about new\s+eBooks.*(?:[\s\S]{,2000}?END: FULL LICENSE.*)?")
+_LICENCE_BEGIN = re.compile(
+    r"[\s*]{,200}(?:Updated editions|This file should be named|(?:The )?(?:Full )?(?:Project Gutenberg|licen[cs]e))",
+    re.IGNORECASE,
+)
+_EMPTY_LINES = re.compile(r"\n{,1000}")
+_HEADER_CHARS = 16_000
+"""Max length of a header: those with the small print of the 1990s have up to 15,000 characters."""
+_LICENCE_CHARS = 24_000
+"""Max length of a licence: those of 2004 to 2025 have 18,400 to 20,400 characters."""
+_PARAGRAPH_CHARS = 1_000
+"""Max length of a marker, and of white space before it."""
+_LOOKAHEAD = _LICENCE_CHARS + 4 * _PARAGRAPH_CHARS
 
 
-def cut_boilerplate(blocks: Iterable[str], report: Callable[[str], object]) -> Iterator[str]:
+def cut_boilerplate(blocks: Iterable[str], report: Notify) -> Iterator[str]:
     """Cut Project Gutenberg's headers and licences, of one book or of several in one file.
 
-    An END line cuts up to the next START line, a START line near the beginning cuts all before it. `report` receives a
-    summary of the cuts. The result is the same wherever the borders of blocks lie, and memory is bounded by a block.
+    Besides the markers, only text with a known first line of a header, or a known first or last line of a licence, is
+    cut, up to `_HEADER_CHARS` before START and `_LICENCE_CHARS` after END. `report` receives a summary, as a warning if
+    more than one licence's length was cut. The result does not depend on blocks; memory is bounded by a block.
     """
-    cutter = _Cutter()
-    for block in blocks:
-        yield from cutter.feed(block)
-    yield from cutter.finish()
-    if cutter.removed:
-        report(f"Project Gutenberg's header and licence ({cutter.removed:,} characters)")
+    cutter, num_removed = _Cutter(), 0
+    for block in itertools.chain(blocks, [None]):
+        num_removed += len(block or "")
+        for part in cutter.feed(block):
+            num_removed -= len(part)
+            yield part
+    if num_removed:
+        num_books = cutter.num_licences or cutter.num_headers
+        what = f"headers and licences of {num_books:,} books" if num_books > 1 else "header and licence"
+        report(f"Project Gutenberg's {what} ({num_removed:,} characters)", warning=num_removed > _LICENCE_CHARS)
 
 
 class _Cutter:
-    """A window that moves over a Gutenberg file; all positions are counted from the beginning of the file.
+    """A window that moves over a text, with a header's length before and a licence's length after each judged marker.
 
-    A line is judged once as much text follows it as that takes: a page, since it might be the last one, or the lines
-    of its title. Text is let go once no line to come can cut it.
+    Positions are those in the window, which begins with a line end before the text.
     """
 
     def __init__(self) -> None:
-        self.removed = 0
-        self._window = ""
-        self._window_begin = 0
-        self._judged = 0  # lines that begin before it have been
-        self._in_book = True
-        self._begin = 0  # of the text in the book that was not let go yet
-        self._after_marker = False
-        self._bare_end: int | None = None
+        self.num_headers = self.num_licences = 0
+        self._window = "\n"
+        self._judged = 1  # lines that begin before it have been
+        self._begin = 1  # of the text that was neither cut nor yielded yet
 
-    def feed(self, block: str) -> Iterator[str]:
-        """Add a block; yields text that belongs to a book."""
-        self._window += block
-        self.removed += len(block)
-        limit = self._end - _LAST_PAGE_CHARS - (_TITLE_LINES + 1) * _LINE_CHARS
-        if limit > max(_HEADER_CHARS, self._judged):
-            yield from self._counted(self._judge(limit, last=False))
-            yield from self._counted(self._let_go(limit - 2 * _CLOSING_CHARS - _LINE_CHARS))
+    def feed(self, block: str | None) -> Iterator[str]:
+        """Add a block, or None after the last one; yields text that is kept."""
+        is_last = block is None
+        self._window += block or ""
+        limit = len(self._window) + 1 - (0 if is_last else _LOOKAHEAD)
+        if limit <= self._judged:
+            return
+        yield from self._judge(limit, is_last=is_last)
+        end = len(self._window) if is_last else max(limit - _HEADER_CHARS - 2 * _PARAGRAPH_CHARS, 0)
+        if self._begin < end:
+            yield self._window[self._begin : end]
+        self._window = self._window[end:]
+        self._begin = max(self._begin - end, 0)
+        self._judged = limit - end
 
-    def finish(self) -> Iterator[str]:
-        """Yield the rest, at the end of the text."""
-        yield from self._counted(self._judge(self._end + 1, last=True))
-        yield from self._counted(self._let_go(self._end))
-
-    def _counted(self, parts: Iterable[str]) -> Iterator[str]:
-        for part in parts:
-            if part:
-                self.removed -= len(part)
-                yield part
-
-    @property
-    def _end(self) -> int:
-        return self._window_begin + len(self._window)
-
-    def _slice(self, begin: int, end: int) -> str:
-        return self._window[max(0, begin - self._window_begin) : max(0, end - self._window_begin)]
-
-    def _judge(self, limit: int, *, last: bool) -> Iterator[str]:
-        """Follow the markers among the lines that begin before a limit; yields books that end there."""
-        for start, end in self._lines_with_marker_words(limit):
-            line = self._slice(start, end)
-            on_last_page = last and self._end - start <= _LAST_PAGE_CHARS
-            if _START.match(line) and (start < _HEADER_CHARS or not self._in_book):
-                self._begin = self._marker_end(start, end)
-                self._in_book = self._after_marker = True
-                self._bare_end = None
-            elif not self._in_book or start < self._begin:
+    def _judge(self, limit: int, *, is_last: bool) -> Iterator[str]:
+        """Cut at the markers that begin before a limit; yields the text before each."""
+        for line in self._lines_with_marker_words(limit):
+            marker = _MARKER.match(self._window, line)
+            if marker is None or line + 1 < self._begin:
                 continue
-            elif _BARE_END.match(line) and not on_last_page:
-                self._bare_end = start  # the end of the book if an END line follows
-            elif _END.match(line) or _BARE_END.match(line):
-                is_near = self._bare_end is not None and start - self._bare_end < _CLOSING_CHARS
-                yield from self._close(self._bare_end if is_near and self._bare_end is not None else start)
-        self._judged = limit
+            begin, end = line + 1, marker.end()
+            title = _TITLE_IN_STARS if marker["start"] or marker["end"] else _TITLE_WITH_AUTHOR
+            if whole := title.match(self._window, begin, begin + _PARAGRAPH_CHARS):
+                end = whole.end()
+            if marker["start"]:
+                self.num_headers += 1
+                begin = self._header_begin(self._begin, begin)
+            else:
+                self.num_licences += marker["end"] is not None
+                end = self._licence_end(end, is_last=is_last)
+            kept = self._window[self._begin : begin]
+            if kept := kept[:-_PARAGRAPH_CHARS] + kept[-_PARAGRAPH_CHARS:].rstrip():
+                yield kept + "\n"
+            empty = _EMPTY_LINES.match(self._window, end)
+            self._begin = empty.end() if empty else end
 
-    def _close(self, end: int) -> Iterator[str]:
-        """Yield the last text of a book that ends here, without the white space behind it."""
-        self._skip_empty_lines()
-        begin = max(self._begin, end - _CLOSING_CHARS)
-        yield self._slice(self._begin, begin)
-        yield self._slice(begin, end).rstrip() + "\n"
-        self._in_book = self._after_marker = False
-
-    def _let_go(self, end: int) -> Iterator[str]:
-        """Drop the window's text up to a position; yields it if it belongs to a book."""
-        self._skip_empty_lines()
-        if self._in_book and self._begin < end:
-            yield self._slice(self._begin, end)
-            self._begin = end
-            self._after_marker = False
-        self._window = self._slice(end, self._end)
-        self._window_begin = max(self._window_begin, end)
-
-    def _skip_empty_lines(self) -> None:
-        """Pass over the empty lines behind a START line, as far as they are there."""
-        if self._after_marker:
-            rest = self._slice(self._begin, self._end)
-            self._begin += len(rest) - len(rest.lstrip("\n"))
-
-    def _lines_with_marker_words(self, limit: int) -> list[tuple[int, int]]:
-        """The positions (start, end) of the lines that may be markers and begin before a limit, in order."""
-        text, offset = self._window, self._window_begin
-        first = self._judged - offset
-        lines = set()
-        words = _MARKER_WORDS if "*" in text else _BARE_MARKER_WORDS  # the small print's line has asterisks
+    def _lines_with_marker_words(self, limit: int) -> list[int]:
+        """The positions of the line ends before the lines that may be markers, in order."""
+        first, lines = self._judged - 1, set()
+        words = _MARKER_WORDS if "*" in self._window else _BARE_MARKER_WORDS
         for word in words:  # str.find is ten times faster than one regular expression for all
-            found = text.find(word, first, limit - offset + _LINE_CHARS)
+            found = self._window.find(word, first, limit + _PARAGRAPH_CHARS)
             while found >= 0:
-                start = text.rfind("\n", max(0, found - _LINE_CHARS), found) + 1
-                end = text.find("\n", found, start + _LINE_CHARS) + 1 or min(len(text), start + _LINE_CHARS)
-                is_line = start > 0 or (offset == 0 and found < _LINE_CHARS)
-                is_whole = end == len(text) or text[end - 1] == "\n"
-                if is_line and is_whole and self._judged <= start + offset < limit:
-                    lines.add((start + offset, end + offset))
-                found = text.find(word, found + 1, limit - offset + _LINE_CHARS)
-        return sorted(lines)
+                lines.add(self._window.rfind("\n", max(found - _PARAGRAPH_CHARS, 0), found))
+                found = self._window.find(word, found + 1, limit + _PARAGRAPH_CHARS)
+        return sorted(line for line in lines if first <= line < limit - 1)
 
-    def _marker_end(self, start: int, end: int) -> int:
-        """End of a marker: a long title wraps over several lines up to its closing asterisks."""
-        position = end
-        for _ in range(_TITLE_LINES):
-            if self._slice(start, position).rstrip().endswith("*"):
-                return position
-            more = self._slice(position, position + _LINE_CHARS)
-            if "\n" not in more and len(more) == _LINE_CHARS:
-                break
-            position += more.find("\n") + 1 or len(more)
-        return end
+    def _header_begin(self, begin: int, end: int) -> int:
+        """Begin of a header in the text before a START line; the line itself if none is found."""
+        found = _HEADER_BEGIN.search(self._window, max(begin, end - _HEADER_CHARS), end)
+        return found.start() if found else end
+
+    def _licence_end(self, begin: int, *, is_last: bool) -> int:
+        """End of the licence after an END line; its own begin if none is found."""
+        end = min(begin + _LICENCE_CHARS, len(self._window))
+        is_rest = is_last and end == len(self._window)
+        if following := _MARKER.search(self._window, begin, end):
+            is_rest, end = following["start"] is not None, self._header_begin(begin, following.start())
+        if found := _LICENCE_END.search(self._window, begin, end):
+            return found.end()
+        return end if is_rest and _LICENCE_BEGIN.match(self._window, begin, end) else begin

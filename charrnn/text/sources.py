@@ -11,11 +11,12 @@ import hashlib
 import io
 import lzma
 import os
-import shutil
+import re
 import stat
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from charrnn.errors import CharRNNError
 from charrnn.files import memo
 from charrnn.files.atomic import open_regular
 from charrnn.terminal import Advance, Bar, advance_nothing, count_of, no_bar
-from charrnn.text.detection import HEAD_BYTES, foreign_format
+from charrnn.text.detection import encoding_of_mark, foreign_format
 
 BLOCK_BYTES = 1 << 19
 COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
@@ -34,8 +35,11 @@ COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     ".xz": lzma.open,
 }
 _REMEDY = "name a text file, a folder of them, or - for stdin"
+_TEXT_NAME = re.compile(r"\.txt(\.gz|\.bz2|\.xz)?$", re.IGNORECASE)
+_HIDDEN = re.compile(r"(?:[^/]*/)*?\.[^/]*")  # up to the first part of a path that begins with a dot
+_SAMPLE_BYTES = 2**13  # of a file's begin, in which NUL bytes are looked for
 _MAX_NAMES = 5
-"""Max skipped files of a folder that are named."""
+"""Max skipped files of a folder, or suffixes, that are named."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Source:
     """One stream of raw bytes that can be read more than once: a file, or the `content` of stdin or a pipe.
 
     `origin` is the absolute path of the file or folder that the user named. `note`, of the first source of a folder,
-    tells which of its files are read.
+    states which of its files are read.
     """
 
     name: str
@@ -61,18 +65,18 @@ class Source:
             return len(self.content) if isinstance(self.content, bytes) else os.fstat(self.content.fileno()).st_size
         return 0
 
-    def blocks(self, advance: Advance = advance_nothing) -> Iterator[bytes]:
-        """Yield the decompressed bytes, `BLOCK_BYTES` at a time. Raises: CharRNNError if they cannot be read.
+    def blocks(self, advance: Advance = advance_nothing, size: int | None = None) -> Iterator[bytes]:
+        """Yield the decompressed bytes, `size` or `BLOCK_BYTES` at a time. Raises: CharRNNError if that fails.
 
-        `advance` is told of the bytes read from the disk.
+        `advance` receives the number of bytes read from the disk.
         """
         try:
             with contextlib.ExitStack() as stack:
                 stored = stream = self._open(stack)
-                if self.path is not None and self.path.suffix in COMPRESSIONS:
-                    stream = stack.enter_context(COMPRESSIONS[self.path.suffix](stored))
+                if self.path is not None and self.path.suffix.lower() in COMPRESSIONS:
+                    stream = stack.enter_context(COMPRESSIONS[self.path.suffix.lower()](stored))
                 position = 0
-                while block := stream.read(BLOCK_BYTES):
+                while block := stream.read(size or BLOCK_BYTES):
                     before, position = position, stored.tell()
                     advance(position - before)
                     yield block
@@ -90,10 +94,10 @@ class Source:
 
 
 def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bool = False) -> list[Source]:
-    """Expand files, folders (their `*.txt`, sorted) and `-` (stdin) to sources, in order.
+    """Expand files, folders (their `*.txt`, compressed too, sorted) and `-` (stdin) to sources, in order.
 
-    `recursive` takes folders within folders. Files of a folder that seem to be no text are skipped, unless `force` is
-    given. Raises: CharRNNError for a missing path or a folder without texts.
+    `recursive` takes folders within folders. Files of a folder that do not look like text are skipped, unless `force`
+    is given, and so are hidden ones. Raises: CharRNNError for a missing path or a folder without texts.
     """
     sources = []
     for argument in arguments:
@@ -101,7 +105,7 @@ def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bo
         if not argument:
             raise CharRNNError(f"a text's name is empty: {_REMEDY}")
         if argument == "-":
-            sources.append(Source("stdin", None, _spool(sys.stdin.buffer)))
+            sources.append(Source("stdin", None, _spool(sys.stdin.buffer, "stdin")))
         elif path.is_dir():
             sources.extend(_find_in_folder(path, recursive=recursive, force=force))
         elif path.is_file():
@@ -138,31 +142,48 @@ def find_tales() -> Path:
 
 def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Source]:
     """The texts of a folder. Raises: CharRNNError if there are none."""
-    files = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not path.is_dir())
-    named = [path for path in files if path.suffix.lower() == ".txt"]
-    texts = [path for path in named if force or not _is_foreign(path)]
-    if named and not texts:
-        found = count_of(len(named), "*.txt file")
-        raise CharRNNError(f"{folder} has {found}, but none seems to be text; --force reads them all the same")
+    texts, foreign, others, hidden = [], [], [], []
+    for path in sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not path.is_dir()):
+        name = str(path.relative_to(folder))
+        if found := _HIDDEN.match(name):
+            hidden.append(found[0])
+        elif not _TEXT_NAME.search(name):
+            others.append(name)
+        elif not force and (reason := _reason_to_skip(path)):
+            foreign.append(f"{name} ({reason})")
+        else:
+            texts.append(Source(str(path), path, origin=str(folder.resolve())))
+    skipped = [*foreign, *dict.fromkeys(sorted(others + hidden))]
+    listed = ", ".join(skipped[:_MAX_NAMES]) + (", ..." if len(skipped) > _MAX_NAMES else "")
+    if not texts and foreign:
+        what = f"{folder} has {count_of(len(foreign), '*.txt file')}, but none seems to be text"
+        raise CharRNNError(f"{what}; --force reads them all the same: {listed}")
     if not texts:
         more = "" if recursive else ", or look into its folders with --recursive"
-        raise CharRNNError(f"{folder} is a folder without *.txt files: name a file or another folder{more}")
-    skipped = [str(path.relative_to(folder)) for path in sorted(set(files).difference(texts))]
+        raise CharRNNError(f"{folder} is a folder without *.txt files: {_describe_others(folder, others)}{more}")
     note = f"{folder}: {count_of(len(texts), 'file')} read"
-    if skipped:
-        note += f", skipped {len(skipped):,}: " + ", ".join(skipped[:_MAX_NAMES])
-        note += ", ..." if len(skipped) > _MAX_NAMES else ""
-    sources = [Source(str(text), text, origin=str(folder.resolve())) for text in texts]
-    return [replace(sources[0], note=note), *sources[1:]]
+    note += f", skipped {len(skipped):,}: {listed}" if skipped else ""
+    return [replace(texts[0], note=note), *texts[1:]]
 
 
-def _is_foreign(path: Path) -> bool:
-    """True if a file begins like one that is no plain text; what cannot be read is told of when it is."""
+def _describe_others(folder: Path, names: Sequence[str]) -> str:
+    """The suffixes of a folder's files, and how to name these files."""
+    if not names:
+        return "name a file or another folder"
+    suffixes = Counter(Path(name).suffix for name in names).most_common(_MAX_NAMES)
+    found = " and ".join(f"{number:,} {suffix or 'other'}" for suffix, number in suffixes)
+    return f"it has {found} files: name them, as {folder / f'*{suffixes[0][0]}'}"
+
+
+def _reason_to_skip(path: Path) -> str | None:
+    """The reason why a file does not look like text; None if it does, or if it cannot be read."""
     try:
-        with open_regular(path) as stream:
-            return foreign_format(stream.read(HEAD_BYTES)) is not None
-    except OSError:
-        return False
+        head = next(Source(str(path), path).blocks(size=_SAMPLE_BYTES), b"")
+    except CharRNNError:
+        return None
+    if found := foreign_format(head):
+        return re.split("[:,]", found)[0]
+    return "NUL bytes" if b"\0" in head and not encoding_of_mark(head) else None
 
 
 def _read_once(path: Path) -> IO[bytes]:
@@ -172,16 +193,21 @@ def _read_once(path: Path) -> IO[bytes]:
         if not stat.S_ISFIFO(status.st_mode) and not os.path.samestat(status, os.fstat(0)):
             raise CharRNNError(f"{path} is a device: {_REMEDY}")
         with path.open("rb") as stream:
-            return _spool(stream)
+            return _spool(stream, str(path))
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _spool(stream: IO[bytes]) -> IO[bytes]:
-    """Copy a stream that can be read once to a nameless temporary file, on the disk. Raises: OSError."""
+def _spool(stream: IO[bytes], name: str) -> IO[bytes]:
+    """Copy a stream that can be read once to a nameless temporary file. Raises: OSError, CharRNNError."""
     spooled = tempfile.TemporaryFile()
-    shutil.copyfileobj(stream, spooled, BLOCK_BYTES)
-    spooled.flush()
+    while block := stream.read(BLOCK_BYTES):
+        try:
+            spooled.write(block)
+            spooled.flush()
+        except OSError as error:
+            where = f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room"
+            raise CharRNNError(f"a copy of {name} cannot be written to {where}") from error
     return spooled
 
 

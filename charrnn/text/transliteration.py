@@ -27,31 +27,34 @@ def transliterate(text: str) -> str:
     return transliterate_and_count(text)[0]
 
 
-def transliterate_and_count(text: str) -> tuple[str, int]:
-    """The transliterated text, and the number of characters that were none of ASCII's."""
+def transliterate_and_count(text: str) -> tuple[str, int, int]:
+    """The transliterated text, the number of characters beyond ASCII, and of those that are dropped."""
     if text.isascii():
-        return text, 0
-    parts, num_changed = [], 0
+        return text, 0, 0
+    parts, num_changed, num_dropped = [], 0, 0
     for begin in range(0, len(text), _AT_ONCE):
         part = text[begin : begin + _AT_ONCE]
         points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), "<i4")
+        transliterated, num_empty = _transliterate(points)
+        parts.append(transliterated)
         num_changed += int(np.count_nonzero(points >= 2**7))
-        parts.append(_transliterate(points))
-    return "".join(parts), num_changed
+        num_dropped += num_empty
+    return "".join(parts), num_changed, num_dropped
 
 
-def _transliterate(points: _Array) -> str:
-    """The transliteration of code points (N,), in the narrowest table that has all, or else nearly all of them."""
+def _transliterate(points: _Array) -> tuple[str, int]:
+    """The transliteration of code points (N,) and how many have none, by the narrowest table that has nearly all."""
     for width in _WIDTHS:
         entries = _table(width).look_up(points)
         longer = np.flatnonzero(entries == _LONGER).tolist()
         if not longer:
             break
+    num_empty = int(np.count_nonzero(entries == np.iinfo(entries.dtype).max))
     parts, begin = [], 0
     for place in longer:
         parts += [_unpad(entries[begin:place]), _ascii(chr(points[place]))]
         begin = place + 1
-    return "".join([*parts, _unpad(entries[begin:])])
+    return "".join([*parts, _unpad(entries[begin:])]), num_empty
 
 
 def _unpad(entries: _Array) -> str:

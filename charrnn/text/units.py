@@ -114,12 +114,16 @@ def inner(text: str, config: PreparationConfig) -> str:
     return text
 
 
-def separator_pattern(separator: str) -> str:
+def separator_pattern(separator: str, blanks: str = "[ \t]*") -> str:
     """A regular expression for a separator: if it is of line feeds, for any run of at least as many.
 
-    It begins with the separator as it is, which is found several times as fast as a class or a repetition.
+    Empty lines may hold `blanks`. Without them the expression begins with the separator as it is, which is found
+    several times as fast as a class or a repetition.
     """
-    return re.escape(separator) + ("" if separator.strip("\n") else "\n*")
+    if separator.strip("\n"):
+        return re.escape(separator)
+    blanks = blanks if len(separator) > 1 else ""
+    return f"{blanks.join(separator)}(?:{blanks}\n)*"
 
 
 def inner_separator(config: PreparationConfig) -> str:

@@ -14,11 +14,17 @@ import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig, Unit
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, UnknownSymbolsError
 from charrnn.terminal import list_characters
 from charrnn.text.units import BORDER, NOUNS, split_word_blocks, split_words
 
 UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
+_LOOK_ALIKES = (
+    "'\u2019\u2018\u02bc`\u00b4",
+    '"\u201c\u201d\u201e\u00ab\u00bb',
+    "-\u2010\u2011\u2012\u2013\u2014\u2212",
+    " \u00a0",
+)
 _BYTES = tuple(map(chr, range(2**8)))
 _BLOCK = 2**20
 
@@ -258,10 +264,14 @@ class Vocabulary:
         if self.unit == "word" and self.unknown is not None:
             return
         if missing := self.missing(symbols):
-            raise CharRNNError(
-                f"{NOUNS[self.unit]}s outside the vocabulary of {self.size} symbols: {list_characters(missing)}; "
-                "leave them out (--skip-unknown does)"
-            )
+            outside = f"{NOUNS[self.unit]}s outside the vocabulary of {self.size} symbols: {list_characters(missing)}"
+            look_alikes = [f"{ours!r} for {theirs!r}" for theirs in missing for ours in self._look_alikes(theirs)]
+            hint = f" (the model has {', '.join(look_alikes)})" if look_alikes else ""
+            raise UnknownSymbolsError(outside + hint, missing)
+
+    def _look_alikes(self, char: str) -> list[str]:
+        """Quotes, dashes or spaces of the vocabulary that look like this one."""
+        return [each for group in _LOOK_ALIKES if char in group for each in group if each in self._indices]
 
     def encode_any(self, text: str) -> Tensor:
         """The indices of a text: (N,) int32; of symbols outside the vocabulary `outside`."""

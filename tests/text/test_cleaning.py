@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from unidecode import unidecode
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
+from charrnn.terminal import silence
 from charrnn.text import cleaning, sources
 from charrnn.text.cleaning import CleanText, normal_form, normalise
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source
+from charrnn.text.units import BORDER
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def one_byte_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_one_string(raw: bytes, config: PreparationConfig) -> str:
     """The reference: each step on the whole text."""
     text = raw.decode(config.encoding).replace("\r\n", "\n").replace("\r", "\n")
-    text = "".join(cut_boilerplate([text], lambda what: None))
+    text = "".join(cut_boilerplate([text], silence))
     text = text if config.normalize == "none" else unicodedata.normalize(config.normalize.upper(), text)  # type: ignore[arg-type]
     text = unidecode(text) if config.ascii else text
     text = text.lower() if config.lowercase else text
@@ -166,9 +169,19 @@ def test_nul_bytes_are_refused_with_the_encoding_that_reads_them(encoding: str, 
     assert clean(raw, encoding=encoding) == text
 
 
+@pytest.mark.parametrize("raw", [b"abc\0\0\0def", b"a\0b", "Zürich\0Bern\0Ägeri\0".encode() * 99, bytes(100)])
+def test_nul_bytes_of_no_encoding_are_refused_with_the_separator(raw: bytes) -> None:
+    with pytest.raises(CharRNNError, match=rf"NUL bytes, at byte {raw.index(0)}: is it a text\? --separator '\\0'"):
+        clean(raw)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_nul_as_separator_is_no_sign_of_a_foreign_file(encoding: str) -> None:
+    raw = "Zoë\0Ann\0".encode(encoding)
+    assert clean(raw, encoding=encoding, separator="\0") == f"{BORDER}Zoë{BORDER}Ann{BORDER}"
+
+
 def test_nul_characters_are_refused_unless_forced() -> None:
-    with pytest.raises(CharRNNError, match="NUL bytes, at byte 3: is it a text"):
-        clean(b"abc\0\0\0def")
     with pytest.raises(CharRNNError, match="NUL characters as utf-16"):
         clean("abc\0def".encode("utf-16"))
     source = Source("raw", None, b"abc\0def")
@@ -180,6 +193,19 @@ def test_undecodable_byte_is_named_with_its_offset_and_encodings_that_work() -> 
     with pytest.raises(CharRNNError, match=r"raw is not utf-8 at byte 5000000: try .*cp1252"):
         clean(raw)
     assert clean(raw, encoding="cp1252").endswith("é end")
+
+
+def test_stray_bytes_of_utf8_text_are_counted_wherever_they_are_read_from(tmp_path: Path) -> None:
+    raw = "déjà vu\n".encode() * 100_000 + b"it\x92s \x93\n" + "encore à\n".encode() * 100_000
+    problem = rf"is UTF-8 except for 2 bytes, the first at byte {raw.index(0x92)}: `iconv -c .* drops"
+    (tmp_path / "mix.txt").write_bytes(raw)
+    with (tmp_path / "mix.txt").open("rb") as stream:
+        for source in (Source("raw", None, raw), Source("raw", None, stream), Source("raw", tmp_path / "mix.txt")):
+            for encoding in ("utf-8", "ascii", "shift_jis"):
+                with pytest.raises(CharRNNError, match=problem):
+                    list(CleanText([source], PreparationConfig(encoding=encoding)))
+    with pytest.raises(CharRNNError, match=r"raw is not ascii at byte 1: try --encoding utf-8$"):
+        clean("déjà vu".encode(), encoding="ascii")
 
 
 def test_character_cut_off_at_the_end_is_an_error() -> None:
@@ -196,6 +222,64 @@ def test_ascii_and_lowercase_fold_and_report() -> None:
     reader = CleanText([Source("raw", None, "Ærø ØL".encode())], PreparationConfig(ascii=True, lowercase=True))
     assert "".join(reader) == "aero ol"
     assert reader.notes == ["transliterated 3 characters to ASCII"]
+
+
+def test_characters_without_ascii_form_are_counted() -> None:
+    reader = CleanText([Source("raw", None, "é\u2603\U00010348\u200d".encode() * 5_000)], PreparationConfig(ascii=True))
+    assert "".join(reader) == "e" * 5_000
+    found = "transliterated 20,000 characters to ASCII, of which 15,000 have no ASCII form and were dropped"
+    assert reader.notes == [found]
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+def test_byte_order_marks_inside_a_text_are_dropped_and_counted(unit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 1)
+    parts = [Source("raw", None, f"\ufeff{part}\n".encode()) for part in ("e\ufeff\u0301", "b\n\ufeffc")]
+    reader = CleanText(parts, PreparationConfig(unit=unit))
+    assert "".join(reader) == "é\nb\nc\n"
+    assert reader.notes == ["dropped 2 byte-order marks (U+FEFF) inside the text"]
+    assert normalise("\ufeffe\ufeff\u0301", PreparationConfig(unit=unit)) == "é"
+    with pytest.raises(OptionError, match="give it as '--'"):
+        CleanText([], PreparationConfig(unit=unit, separator="-\ufeff-"))
+
+
+def test_byte_order_marks_of_bytes_are_kept() -> None:
+    assert clean(b"a\xef\xbb\xbf", unit="byte") == "a\xef\xbb\xbf"
+    assert normalise("\ufeff", PreparationConfig(unit="byte")) == "\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "command"),
+    [
+        ("a.jsonl", "", "jq -j '.text"),
+        ("a.NDJSON", "[1]\n", "jq -j '.text"),
+        ("stdin", '{"id": 1, "text": "a"}\r\n{"id": 2}\r\n', "jq -j '.text"),
+        ("long.txt", '{"text": "' + "a " * 1_000, "jq -j '.text"),
+        ("a.csv", "id,text\n", "DictReader(sys.stdin)"),
+        ("a.tsv", "id\ttext\n", "DictReader(sys.stdin, delimiter='\\t')"),
+        ("a.txt", "{\n  body {}\n}\n", None),
+        ("a.txt", '{"a quote"\n', None),
+        ("csv", "One, two.\n", None),
+    ],
+)
+def test_records_bring_one_line_of_advice_unless_they_are_split(name: str, text: str, command: str | None) -> None:
+    for config in (PreparationConfig(), PreparationConfig(separator="\n")):
+        reader = CleanText([Source(name, None, f"{text} ".encode())], config)
+        assert "".join(reader)
+        assert len(reader.notes) == (command is not None and config.separator is None)
+        assert all(command in note and note.endswith("train - --separator '\\0'") for note in reader.notes if command)
+
+
+def test_large_cuts_are_warnings_with_the_name_of_the_source() -> None:
+    book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nOnce.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
+    licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
+    for number, of in ((1, "header and licence"), (2, "headers and licences of 2 books")):
+        reader = CleanText([Source("raw", None, ((book + licence) * number).encode())], PreparationConfig())
+        assert "".join(reader) == "Once.\n" * number
+        (line,) = reader.notes if number == 1 else reader.warnings
+        assert line.startswith(f"cut Project Gutenberg's {of} (")
+        assert line.endswith(") from raw")
+        assert len(reader.notes + reader.warnings) == 1
 
 
 def test_boilerplate_can_be_kept() -> None:

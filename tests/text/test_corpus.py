@@ -15,7 +15,7 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container, memo
 from charrnn.text import numbering, sources
-from charrnn.text.corpus import Corpus, default_output, open_or_prepare, prepare
+from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.numbering import NumberedText
 from charrnn.text.sources import Source, find_sources
 from charrnn.text.vocabulary import Vocabulary
@@ -46,7 +46,7 @@ def test_same_text_and_options_are_up_to_date_and_others_are_errors(tmp_path: Pa
     assert "up to date" in prepared("abc", output).notes[0]
     with pytest.raises(CharRNNError, match="another text: --overwrite"):
         prepared("abcd", output)
-    with pytest.raises(CharRNNError, match="other options: --overwrite"):
+    with pytest.raises(CharRNNError, match=r"other options \(lowercase=False\): --overwrite"):
         prepared("abc", output, lowercase=True)
     assert output.read_bytes() == before
 
@@ -81,6 +81,25 @@ def test_transliteration_is_not_advised_to_texts_that_are_mostly_not_latin(tmp_p
     text = "".join(chr(0x4E00 + i) for i in range(50)) + "ж" * 500 + "ab" * 100
     (note,) = prepared(text, tmp_path / "a.safetensors").notes
     assert note.endswith("6.7 % of the text: --min-count 10 would fold them into one")
+
+
+def test_many_short_lines_bring_advice_on_documents(tmp_path: Path) -> None:
+    names = "".join(f"Anna-{chr(97 + i % 26)}\n" for i in range(2_000))
+    advice = "2,000 short lines: if each is a document, use --separator '\\n'"
+    for unit in ("char", "word"):
+        assert prepared(names, tmp_path / f"{unit}.safetensors", unit=unit).notes == (advice,)
+    verse = "Twinkle, twinkle,\nlittle star.\n" * 100
+    for text in (verse, verse.encode().hex("\n", 25), "寒随穷律变\uff0c春逐鸟声开。\n" * 200, "Anna\n" * 199):
+        assert not prepared(text, tmp_path / f"{len(text)}.safetensors").notes
+    assert advice not in prepared(names, tmp_path / "split.safetensors", separator="\n").notes
+
+
+def test_large_cuts_are_warnings_of_the_corpus(tmp_path: Path) -> None:
+    book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nOnce.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
+    licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
+    corpus = prepared(2 * (book + licence), tmp_path / "c.safetensors")
+    assert corpus.text == "Once.\nOnce.\n"
+    assert (corpus.notes, len(corpus.warnings)) == ((), 1)
 
 
 def test_text_that_changes_meanwhile_is_the_one_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,24 +179,6 @@ def test_corpus_just_prepared_and_one_verified_before_are_not_read_again(
     assert checked == [True, True, False, True]
 
 
-def test_option_that_contradicts_the_prepared_file_is_an_error(tmp_path: Path) -> None:
-    text = tmp_path / "tale.txt"
-    text.write_text("Abc")
-    config = PreparationConfig(lowercase=True, min_count=1)
-    made = open_or_prepare(str(text), tmp_path, config, given={"lowercase", "min_count"})
-    assert made.text == "abc"
-    for argument in (str(text), str(made.path)):
-        assert open_or_prepare(argument, tmp_path, config, given={"lowercase"}).text == "abc"
-        assert open_or_prepare(argument, tmp_path).text == "abc"
-        with pytest.raises(CharRNNError, match=r"--ascii contradicts .*tale.safetensors, which was made without it"):
-            open_or_prepare(argument, tmp_path, PreparationConfig(ascii=True), given={"ascii"})
-        with pytest.raises(CharRNNError, match=r"--separator '\\n' contradicts .* made without it: leave"):
-            open_or_prepare(argument, tmp_path, PreparationConfig(separator="\n"), given={"separator"})
-    text.write_text("Abcd")
-    with pytest.raises(CharRNNError, match=r"--normalize none contradicts .*made with --normalize nfc"):
-        open_or_prepare(str(text), tmp_path, PreparationConfig(normalize="none"), given={"normalize"})
-
-
 def test_folder_tells_what_was_read(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abc")
     (tmp_path / "b.pdf").write_text("abc")
@@ -199,66 +200,6 @@ def test_indices_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
     container.write(corpus.path, "corpus", header, {"indices": torch.tensor([0, 3], dtype=torch.uint8)})
     with pytest.raises(CharRNNError, match="beyond its vocabulary of 3"):
         Corpus.open(corpus.path)
-
-
-@pytest.mark.parametrize(
-    ("source", "stem"),
-    [("x/tales.txt", "tales"), ("a.b.txt.gz", "a.b"), ("-", "stdin"), ("folder/", "folder")],
-)
-def test_default_output_is_named_after_the_first_source(source: str, stem: str) -> None:
-    assert default_output(source, Path("data")) == Path(f"data/{stem}.safetensors")
-
-
-def test_raw_text_is_prepared_once_and_again_when_it_changes(tmp_path: Path) -> None:
-    text, data = tmp_path / "tale.txt", tmp_path / "data"
-    text.write_text("abc")
-    open_or_prepare(str(text), data)
-    prepare(
-        find_sources([str(text)]),
-        PreparationConfig(lowercase=True),
-        data / "tale.safetensors",
-        overwrite=True,
-    )
-    assert "lowercase=True" in open_or_prepare(str(text), data).notes[0]
-    text.write_text("abcD")
-    changed = open_or_prepare(str(text), data)
-    assert "has changed" in changed.notes[0]
-    assert changed.vocabulary.decode(changed.indices) == "abcd"
-
-
-def test_changed_text_is_left_alone_for_a_run_that_needs_the_old_one(tmp_path: Path) -> None:
-    text = tmp_path / "tale.txt"
-    text.write_text("abc")
-    before = open_or_prepare(str(text), tmp_path).path.read_bytes()
-    text.write_text("abcD")
-    with pytest.raises(CharRNNError, match="has changed since"):
-        open_or_prepare(str(text), tmp_path, may_replace=False)
-    assert (tmp_path / "tale.safetensors").read_bytes() == before
-
-
-def test_prepared_file_is_known_without_its_suffix_and_is_no_text(tmp_path: Path) -> None:
-    corpus = prepared("abc", tmp_path / "corpus")
-    assert open_or_prepare(str(tmp_path / "corpus"), tmp_path) == corpus
-    with pytest.raises(CharRNNError, match="not a text"):
-        prepare(find_sources([str(tmp_path / "corpus")]), PreparationConfig(), tmp_path / "x.safetensors")
-
-
-def test_folder_with_a_new_file_is_the_same_text_changed(tmp_path: Path) -> None:
-    folder = tmp_path / "tales"
-    folder.mkdir()
-    (folder / "a.txt").write_text("abc")
-    open_or_prepare(str(folder), tmp_path)
-    (folder / "b.txt").write_text("def")
-    assert "has changed" in open_or_prepare(str(folder), tmp_path).notes[0]
-
-
-def test_file_made_from_another_text_is_never_replaced(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "input.txt").write_text(f"text {folder}")
-    open_or_prepare(str(tmp_path / "one" / "input.txt"), tmp_path)
-    with pytest.raises(CharRNNError, match=r"another text.*prepare .* with -o FILE"):
-        open_or_prepare(str(tmp_path / "two" / "input.txt"), tmp_path)
 
 
 @pytest.mark.parametrize("config", [PreparationConfig(), PreparationConfig(ascii=True, lowercase=True)])

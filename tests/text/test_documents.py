@@ -15,32 +15,61 @@ from hypothesis import strategies as st
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.text import documents
+from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.documents import mark_borders, shuffled
 from charrnn.text.sources import find_sources
 from charrnn.text.units import BORDER
 
-SEPARATORS = ["\n", "\n\n", "\n---\n", "|", "ab"]
+EMPTY_LINES = ["\n\n", "\n\n\n"]
+SEPARATORS = ["\n", *EMPTY_LINES, "\n---\n", "|", "ab"]
 
 
 def split(text: str, separator: str) -> list[str]:
     """The documents of a text, in the plainest way."""
+    if separator in EMPTY_LINES:
+        text = "\n".join("" if re.fullmatch("[ \t]{,9}", line) else line for line in text.split("\n"))
     if not separator.strip("\n"):
         return [part for part in re.split(f"\n{{{len(separator)},}}", text.strip("\n")) if part]
     parts = text.split(separator)
     return [part for part in parts if part]
 
 
-@given(st.text("ab|-\n"), st.sampled_from(SEPARATORS), st.lists(st.integers(0, 30), max_size=5))
+@given(st.text("ab|-\n \t") | st.text("a\n "), st.sampled_from(SEPARATORS), st.lists(st.integers(0, 30), max_size=5))
 def test_borders_do_not_depend_on_those_of_blocks(text: str, separator: str, sizes: list[int]) -> None:
     places = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     blocks = [*(text[begin:end] for begin, end in itertools.pairwise(places)), text[places[-1] :]]
-    marked = "".join(mark_borders(blocks, separator))
-    assert marked == "".join(mark_borders([text], separator))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_MAX_BLANKS", 9)
+        patch.setattr(documents, "_BLANK_LINE", re.compile(documents._BLANK_LINE.pattern.replace("4096", "9")))
+        marked = "".join(mark_borders(blocks, separator))
+        assert marked == "".join(mark_borders([text], separator))
     expected = split(text, separator)
     if separator.endswith("\n") and separator.strip("\n") and expected and not text.endswith(separator):
         expected[-1] = expected[-1].removesuffix("\n")
     assert marked == BORDER + "".join(document + BORDER for document in expected if document)
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+def test_lines_of_blanks_separate_documents_as_empty_lines_do(tmp_path: Path, unit: str) -> None:
+    text = "".join(f"X:{i}\r\n  |:d2f a2f \r\n" + ("\r\n", " \r\n", "\t \r\n")[i % 3] for i in range(40))
+    (tmp_path / "tunes.abc").write_text("  \n" + text + " \t", newline="")
+    options = {"separator": "\n\n", "unit": unit, "keep_order": True}
+    corpus = prepared(tmp_path, str(tmp_path / "tunes.abc"), **options)
+    assert corpus.text == BORDER + "".join(f"X:{i}\n  |:d2f a2f {BORDER}" for i in range(40))
+    assert normalise("X:1\n \t\n  X:2 ", corpus.config) == f"X:1{BORDER}  X:2 "
+    twice = prepared(tmp_path, *[str(tmp_path / "tunes.abc")] * 2, **options)
+    assert twice.text == corpus.text + corpus.text[1:]
+    lines = prepared(tmp_path, str(tmp_path / "tunes.abc"), separator="\n", keep_order=True)
+    assert f"{BORDER}\t {BORDER}" in lines.text
+
+
+def test_endless_blanks_are_not_held_in_memory() -> None:
+    parts = mark_borders(["a\n", *[" " * 100] * 1000, "\nb"], "\n\n")
+    held = 0
+    for part in parts:
+        held = max(held, len(part))
+    assert held < 2 * documents._MAX_BLANKS
 
 
 @pytest.mark.parametrize("bucket", [2**24, 50])

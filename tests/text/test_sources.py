@@ -1,12 +1,14 @@
 """Files, folders and compressed files as streams of raw bytes."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
 import lzma
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,19 +75,72 @@ def test_folder_tells_what_it_skips_and_takes_any_case(tmp_path: Path) -> None:
         assert not any(source.note for source in sources[1:])
         return [str(source.path.relative_to(tmp_path)) for source in sources if source.path], sources[0].note
 
-    assert found() == (["a.txt", "b.TXT"], f"{tmp_path}: 2 files read, skipped 2: c.md, page.txt")
+    assert found() == (["a.txt", "b.TXT"], f"{tmp_path}: 2 files read, skipped 2: page.txt (an HTML page), c.md")
     names, note = found(recursive=True)
     assert names == ["a.txt", "b.TXT", "in/d.txt"]
-    assert note == f"{tmp_path}: 3 files read, skipped 3: c.md, in/e.pdf, page.txt"
+    assert note == f"{tmp_path}: 3 files read, skipped 3: page.txt (an HTML page), c.md, in/e.pdf"
     assert found(force=True)[0] == ["a.txt", "b.TXT", "page.txt"]
     assert find_sources([str(tmp_path / "in")])[0].note == f"{tmp_path}/in: 1 file read, skipped 1: e.pdf"
 
 
 def test_a_folder_of_foreign_files_alone_names_the_option_that_reads_them(tmp_path: Path) -> None:
     (tmp_path / "page.txt").write_bytes(b"<html>")
-    with pytest.raises(CharRNNError, match=r"has 1 \*\.txt file, but none seems to be text; --force reads"):
+    with pytest.raises(
+        CharRNNError, match=r"1 \*\.txt file, but none seems to be text; --force .*: page\.txt \(an HTML"
+    ):
         find_sources([str(tmp_path)])
     assert len(find_sources([str(tmp_path)], force=True)) == 1
+
+
+def test_folder_of_a_mac_is_read_without_its_hidden_files(tmp_path: Path) -> None:
+    contents = {
+        "a.txt": b"one",
+        "._a.txt": b"\0\x05\x16\x07\0\x02\0\0Mac OS X",
+        ".DS_Store": b"\0\0\0\x01Bud1",
+        ".git/x.txt": b"hidden",
+        ".git/in/y.txt": b"hidden",
+        "nul.txt": b"abc\0def",
+        "wide.txt": "drei".encode("utf-16"),
+        "b.txt.gz": gzip.compress(b"two"),
+        "c.TXT.XZ": lzma.compress(b"three"),
+        "d.txt.bz2": bz2.compress(b"%PDF-1.7"),
+        "e.csv.gz": gzip.compress(b"two"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(content)
+    sources = find_sources([str(tmp_path)], recursive=True)
+    assert [source.name.rpartition("/")[2] for source in sources] == ["a.txt", "b.txt.gz", "c.TXT.XZ", "wide.txt"]
+    assert [b"".join(source.blocks()) for source in sources[:3]] == [b"one", b"two", b"three"]
+    skipped = "skipped 6: d.txt.bz2 (a PDF), nul.txt (NUL bytes), .DS_Store, ._a.txt, .git, ..."
+    assert sources[0].note == f"{tmp_path}: 4 files read, {skipped}"
+    forced = {source.name.rpartition("/")[2] for source in find_sources([str(tmp_path)], force=True)}
+    assert forced == {"a.txt", "b.txt.gz", "c.TXT.XZ", "d.txt.bz2", "nul.txt", "wide.txt"}
+
+
+def test_folder_without_texts_is_an_error_that_names_its_suffixes(tmp_path: Path) -> None:
+    for name in ("a.abc", "b.abc", "notes.md", ".hidden.rst"):
+        (tmp_path / name).write_text("X:1")
+    with pytest.raises(CharRNNError, match=r"without \*\.txt files: it has 2 \.abc and 1 \.md files: name .*/\*\.abc"):
+        find_sources([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["stdin", "pipe"])
+def test_full_disk_is_not_blamed_on_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    class FullFile(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", FullFile)
+    monkeypatch.setattr("tempfile.tempdir", "/full")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once upon")))
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b"Once upon",), daemon=True)
+    if name == "pipe":
+        writer.start()
+    with pytest.raises(CharRNNError, match=rf"a copy of .*{name} cannot be written to /full: No space left .*TMPDIR"):
+        find_sources(["-" if name == "stdin" else str(path)])
 
 
 def test_stdin_is_spooled_and_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:

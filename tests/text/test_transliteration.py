@@ -25,5 +25,6 @@ def test_every_character_of_a_long_text_becomes_what_unidecode_makes_of_it() -> 
 
 
 def test_characters_beyond_ascii_are_counted() -> None:
-    assert transliterate_and_count("Ærø, \u0301Æ" * 20_000) == ("AEro, AE" * 20_000, 80_000)
-    assert transliterate_and_count("plain") == ("plain", 0)
+    assert transliterate_and_count("Ærø, \u0301Æ" * 20_000) == ("AEro, AE" * 20_000, 80_000, 20_000)
+    assert transliterate_and_count("㌀\u0301♔" * 20_000)[1:] == (60_000, 20_000)
+    assert transliterate_and_count("plain") == ("plain", 0, 0)

@@ -1,0 +1,112 @@
+"""Prepared files as a cache: the corpus of a text, prepared only if that was not done before.
+
+Preparation itself is in `corpus.py`.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from charrnn.config import PreparationConfig
+from charrnn.errors import CharRNNError, OutputExistsError
+from charrnn.files import container
+from charrnn.terminal import Bar, no_bar
+from charrnn.text import sources
+from charrnn.text.corpus import Corpus, prepare, read_source_digest
+from charrnn.text.sources import COMPRESSIONS, Source, find_sources
+
+_KEY_CHARS = 8
+
+
+class TextArgument:
+    """The text that `train` was given: a prepared file, or raw text."""
+
+    def __init__(
+        self, argument: str, data_dir: Path, *, recursive: bool = False, force: bool = False, bar: Bar = no_bar
+    ) -> None:
+        """`recursive` and `force` are those of `find_sources`; `bar` shows progress."""
+        self.argument = argument
+        self._data_dir, self._recursive, self._force, self._bar = data_dir, recursive, force, bar
+
+    @functools.cached_property
+    def _is_prepared(self) -> bool:
+        return self.argument.endswith(container.SUFFIX) or container.is_stored(Path(self.argument))
+
+    @functools.cached_property
+    def _sources(self) -> list[Source]:
+        return find_sources([self.argument], recursive=self._recursive, force=self._force)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the raw text. Raises: CharRNNError."""
+        if self._is_prepared:
+            return read_source_digest(Path(self.argument))
+        return sources.digest(self._sources, self._bar)
+
+    def open(self, config: PreparationConfig, required: Collection[str]) -> Corpus:
+        """Return the corpus of the text.
+
+        Raw text uses `<data_dir>/<name>.safetensors` if it was made from this text and agrees with `config` in the
+        options named in `required`. Otherwise it is prepared: in that file if it does not exist, else in
+        `<name>-<key>.safetensors` beside it, keyed by text and options. Raises: CharRNNError.
+        """
+        if self._is_prepared:
+            corpus = Corpus.open(Path(self.argument))
+            if asked := config.differences(corpus.config, required):
+                found = corpus.config.differences(config, required)
+                raise CharRNNError(f"{self.argument} was prepared with {found}, not {asked}: name the raw text")
+            return corpus
+        plain = default_output(self.argument, self._data_dir)
+        try:
+            if not plain.exists():
+                return prepare(self._sources, config, plain, force=self._force, bar=self._bar)
+        except OutputExistsError:  # written by another process in the meantime
+            pass
+        if (known := self._reuse(plain, config, required)) is not None:
+            return known
+        options = json.dumps(asdict(config), sort_keys=True)
+        key = hashlib.sha256(f"{self.digest} {options}".encode()).hexdigest()[:_KEY_CHARS]
+        keyed = plain.with_name(f"{default_stem(self.argument)}-{key}{container.SUFFIX}")
+        if (known := self._reuse(keyed, config, asdict(config))) is not None:
+            return known
+        corpus = prepare(self._sources, config, keyed, overwrite=True, force=self._force, bar=self._bar)
+        reason = f"{plain} was made from another text or with other options: prepared {keyed}"
+        return replace(corpus, notes=(reason, *corpus.notes))
+
+    def _reuse(self, path: Path, config: PreparationConfig, required: Collection[str]) -> Corpus | None:
+        """Open a prepared file; None if it is damaged, or made from another text or with other options."""
+        try:
+            if not path.exists() or read_source_digest(path) != self.digest:
+                return None
+            corpus = Corpus.open(path)
+        except CharRNNError:
+            return None
+        if corpus.source_digest != self.digest or corpus.config.differences(config, required):
+            return None
+        options = corpus.config.differences(PreparationConfig()) or "default options"
+        return replace(corpus, notes=(f"using {path}, made from this text with {options}",))
+
+
+def default_stem(source: str) -> str:
+    """Name of a corpus of this file, folder or `-`, and of a run on it; only known suffixes are cut.
+
+    >>> default_stem("books/tales.txt.gz"), default_stem("tweets.2024"), default_stem("-")
+    ('tales', 'tweets.2024', 'stdin')
+    """
+    if source == "-":
+        return "stdin"
+    path = Path(os.path.abspath(source))  # noqa: PTH100 (resolve() would follow links to other names)
+    if path.is_dir():
+        return path.name
+    name = path.stem if path.suffix in COMPRESSIONS else path.name
+    name = name.removesuffix(container.SUFFIX)
+    return name[: -len(".txt")] if name.lower().endswith(".txt") else name
+
+
+def default_output(source: str, data_dir: Path) -> Path:
+    """`<data_dir>/<stem of the first source>.safetensors`."""
+    return data_dir / f"{default_stem(source)}{container.SUFFIX}"
