@@ -4,7 +4,7 @@
 >>> print(model.sample("Once upon a time", length=200, temperature=0.5))  # doctest: +SKIP
 """
 
-import itertools
+import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig, SamplingConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.keywords import SamplingOptions, telling_keywords, tells_options
 from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.network import CharRNN, State, evaluating
@@ -23,7 +23,8 @@ from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.runs.scorer import Scorer, check_window
-from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.copies import CopyIndex
+from charrnn.sampling.filters import writable_characters
 from charrnn.sampling.sampler import Piece, Sampler, start_symbols
 from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, read_text
@@ -79,7 +80,7 @@ class LanguageModel:
         self.runtime = runtime
         self._data_dir = data_dir
         self._model = checkpoint.build_model().to(runtime.device)
-        self._indices: dict[str | None, SuffixArray] = {}
+        self._indices: dict[str | None, CopyIndex] = {}
         self._documents: dict[str | None, set[int]] = {}
 
     @classmethod
@@ -229,17 +230,24 @@ class LanguageModel:
             yield outputs, state
 
     def sampler(
-        self, config: SamplingConfig, corpus: SuffixArray | None = None, known: Collection[int] | None = None
+        self, config: SamplingConfig, corpus: CopyIndex | None = None, known: Collection[int] | None = None
     ) -> Sampler:
         """A sampler for any number of prompts; banned characters and stops are normalised as prompts are.
 
         Raises: OptionError.
         """
-        ban, stops = self.normalise(config.ban), map(self.normalise, config.stop)
+        ban = self.normalise(config.ban)
         if len(self._preparation.separator or "") > 1:  # its characters are banned, each by itself
             ban = ban.replace(BORDER, inner_separator(self._preparation))
-        stop = itertools.chain.from_iterable(forms_with_borders(each, self._preparation) for each in stops)
-        config = replace(config, ban=ban, stop=tuple(stop))
+        config, stops = replace(config, ban=ban), list[str]()
+        writable = writable_characters(config, self.vocabulary)
+        for stop in config.stop:
+            text = self.normalise(stop)
+            forms = [each for each in forms_with_borders(text, self._preparation) if writable.issuperset(each)]
+            if not (text and forms):
+                raise OptionError(f"no sample can end after {stop!r}: a character is unknown to the model, or banned")
+            stops += forms
+        config = replace(config, stop=tuple(stops))
         return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
 
     @telling_keywords()
@@ -268,7 +276,7 @@ class LanguageModel:
             adapted_bits_per_char=adapted / num_chars if adapt else None,
         )
 
-    def scorer(self, advance: Callable[[int], None] = lambda num_symbols: None) -> Scorer:
+    def scorer(self, advance: Callable[[int], object] = lambda num_symbols: None) -> Scorer:
         """A scorer of texts of any length, in this model's precision, or in float32 if that is int8."""
         is_int8 = self.runtime.dtype == torch.int8
         runtime = replace(self.runtime, dtype=torch.float32) if is_int8 else self.runtime
@@ -280,12 +288,12 @@ class LanguageModel:
             prompt = prompt.replace("\r\n", "\n")
         return normalise(prompt, self._preparation)
 
-    def index_corpus(self, corpus: str | None = None) -> SuffixArray:
+    def index_corpus(self, corpus: str | None = None) -> CopyIndex:
         """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.
 
         Raises: CharRNNError if it is not there any more.
         """
-        return SuffixArray(self._read_corpus(corpus))
+        return CopyIndex(self._read_corpus(corpus))
 
     def known_documents(self, corpus: str | None = None) -> set[int]:
         """The hashes of the documents of the same text. Raises: CharRNNError if it is not there any more."""
@@ -298,11 +306,11 @@ class LanguageModel:
         return text
 
     def _open_own_corpus(self) -> Corpus:
-        """From the folder of prepared corpora, here or beside the folder of runs that the checkpoint lies in."""
-        folders = [self._data_dir, *(root / "data" for root in self.path.absolute().parents[2:3])]
-        corpus = self.checkpoint.corpus.find(folders)
+        """Raises: CharRNNError if it is not found."""
+        corpus = self.checkpoint.corpus.find(self.path, self._data_dir)
         if corpus is None:
-            raise CharRNNError(f"the model's corpus is not in {self._data_dir}: name it (--corpus FILE)")
+            path = self.checkpoint.corpus.path
+            raise CharRNNError(f"the model's corpus is neither {path} nor in {self._data_dir}: name it (--corpus FILE)")
         return corpus
 
     def _pieces(
@@ -332,13 +340,15 @@ def load(
     *,
     device: str = "auto",
     precision: str = "auto",
-    data_dir: str | Path = "data",
-    checkpoint_dir: str | Path = "checkpoints",
+    data_dir: str | Path | None = None,
+    checkpoint_dir: str | Path | None = None,
 ) -> LanguageModel:
     """Load a checkpoint file, or the best checkpoint of a run: of its folder, or of its name in checkpoint_dir.
 
-    The model's corpus, if ever needed, is looked for in data_dir.
-    Raises: CharRNNError if there is none, or the device or precision cannot be had.
+    The model's corpus, if needed, is looked for at its recorded path and in data_dir. The folders default to the
+    environment's CHARRNN_CHECKPOINT_DIR and CHARRNN_DATA_DIR, else to checkpoints and data.
+    Raises: CharRNNError if there is no checkpoint, or the device or precision is not available.
     """
-    path = find_checkpoint(path, Path(checkpoint_dir))
-    return LanguageModel.open(path, device=device, precision=precision, data_dir=Path(data_dir))
+    checkpoints = Path(checkpoint_dir or os.environ.get("CHARRNN_CHECKPOINT_DIR") or "checkpoints")
+    data = Path(data_dir or os.environ.get("CHARRNN_DATA_DIR") or "data")
+    return LanguageModel.open(find_checkpoint(path, checkpoints), device=device, precision=precision, data_dir=data)

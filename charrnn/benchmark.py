@@ -21,7 +21,7 @@ from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, Train
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, count_multiplications
 from charrnn.model.stepper import fastest_runtime
-from charrnn.sampling.sampler import sample
+from charrnn.sampling.sampler import Sampler
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import Vocabulary
@@ -201,7 +201,7 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
 def _pieces(config: ModelConfig, num_samples: int, runtime: Runtime) -> Work:
     vocabulary = Vocabulary(_SYMBOLS, (1,) * len(_SYMBOLS))
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples)
-    pieces = sample(CharRNN(config).to(runtime.device), vocabulary, endless, seed=0, runtime=runtime)
+    pieces = Sampler(CharRNN(config).to(runtime.device), vocabulary, endless, runtime).sample(seed=0)
     return lambda: float(sum(len(piece.text) for piece in itertools.islice(pieces, num_samples)))
 
 

@@ -28,7 +28,7 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
-    ban: str | None
+    ban: str | Sequence[str] | None
     avoid_copying: int | None
     unique: bool | None
     new: bool | None

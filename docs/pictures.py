@@ -27,7 +27,7 @@ from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, State, detach, layer_weights
 from charrnn.model.scoring import text_losses
 from charrnn.report.export import fill
-from charrnn.sampling.sampler import sample
+from charrnn.sampling.sampler import Sampler
 from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
 
@@ -360,7 +360,7 @@ def draw_temperature(tales: Tales) -> Picture:
                 picture.letters(x, y + 25, tales.vocabulary.symbols[order[rank]], width - 1)
             x += width
         config = SamplingConfig(temperature=temperature, length=180)
-        pieces = sample(tales.model, tales.vocabulary, config, seed=1, runtime=CPU, prompt="\n\n" + prompt)
+        pieces = Sampler(tales.model, tales.vocabulary, config, CPU).sample("\n\n" + prompt, seed=1)
         written = prompt + "".join(piece.text for piece in pieces)
         for i, line in enumerate(textwrap.wrap(written, 84)[:2]):
             picture.text(MARGIN, y + 51 + 18 * i, line, "mono")

@@ -52,6 +52,12 @@ def test_stop_may_be_one_text_or_several(model: LanguageModel) -> None:
     assert model.sample(seed=1, stop="at", length=10**6) == model.sample(seed=1, stop=("at",), length=10**6)
 
 
+def test_banned_characters_may_be_one_text_or_several(model: LanguageModel) -> None:
+    text = model.sample(seed=1, ban=["e", "th"], length=200)
+    assert text == model.sample(seed=1, ban="eth", length=200)
+    assert not set("eth") & set(text)
+
+
 def test_stream_comes_in_pieces(model: LanguageModel) -> None:
     stream = model.stream(length=10**9)
     assert 0 < len(next(stream)) < 1000
@@ -71,17 +77,18 @@ def test_what_is_banned_or_stops_is_normalised_too(model: LanguageModel, monkeyp
 
 def test_copies_are_of_the_models_corpus_or_of_another(model: LanguageModel, trained_run: Run, tmp_path: Path) -> None:
     text = model.sample(seed=1, length=200, temperature=1.2, avoid_copying=12)
-    assert model.index_corpus().longest_copy(text) < 12
+    assert len(model.index_corpus().longest_copy(text)) < 12
     other = tmp_path / "other.txt"
     other.write_text(TEXT.replace("cat", "dog"))
-    assert "the dog sat on the mat" in model.index_corpus(str(other))
-    assert "the cat sat" not in model.index_corpus(str(other))
+    assert "the dog sat on the mat" in model.index_corpus(str(other)).text
+    assert "the cat sat" not in model.index_corpus(str(other)).text
     prepared = str(trained_run.corpus.path)
-    assert "the cat sat" in model.index_corpus(prepared)
+    assert "the cat sat" in model.index_corpus(prepared).text
 
 
 def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_path: Path) -> None:
     model = charrnn.load(trained_run.folder.path, data_dir=tmp_path)
+    model.checkpoint = replace(model.checkpoint, corpus=replace(model.checkpoint.corpus, path="gone"))
     renamed = tmp_path / "renamed.safetensors"
     original = container.read(trained_run.corpus.path, "corpus")
 
@@ -89,28 +96,33 @@ def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_pa
         container.write(renamed, "corpus", original.header | changes, original.tensors)
 
     store()
-    assert "the cat sat" in model.index_corpus()
+    assert "the cat sat" in model.index_corpus().text
     for change in ({"text_digest": "another"}, {"config": original.header["config"] | {"lowercase": True}}):
         store(**change)
-        with pytest.raises(CharRNNError, match=r"the model's corpus is not in .*: name it"):
+        with pytest.raises(CharRNNError, match=r"the model's corpus is neither gone nor in .*: name it"):
             model.sample(length=5, avoid_copying=3)
     store()
     (tmp_path / "damaged.safetensors").write_bytes(renamed.read_bytes()[:-1])
     renamed.unlink()
-    with pytest.raises(CharRNNError, match="the model's corpus is not in"):
+    with pytest.raises(CharRNNError, match="the model's corpus is neither"):
         model.sample(length=5, avoid_copying=3)
 
 
-def test_names_in_a_checkpoint_are_no_paths(trained_run: Run, tmp_path: Path) -> None:
-    corpus = trained_run.corpus.path.rename(trained_run.corpus.path.with_suffix(".aside"))
+def test_corpus_outside_the_data_folder_is_found_at_its_recorded_path(trained_run: Run, tmp_path: Path) -> None:
+    model = charrnn.load(trained_run.folder.path, data_dir=tmp_path)
+    aside = trained_run.corpus.path.rename(trained_run.corpus.path.with_suffix(".aside"))
     try:
-        model = charrnn.load(trained_run.folder.path)
-        identity = replace(model.checkpoint.corpus, path=str(corpus))
-        trusting = replace(model.checkpoint, corpus=identity)
-        with pytest.raises(CharRNNError, match="the model's corpus is not in"):
-            LanguageModel(trusting, model.path, model.runtime, tmp_path).index_corpus()
+        for path, is_found in ((aside, True), ("/dev/zero", False), (model.path, False), (tmp_path, False)):
+            checkpoint = replace(model.checkpoint, corpus=replace(model.checkpoint.corpus, path=str(path)))
+            found = checkpoint.corpus.find(tmp_path / "a" / "b" / "best.safetensors", tmp_path)
+            assert (found is not None) == is_found, path
     finally:
-        corpus.rename(trained_run.corpus.path)
+        aside.rename(trained_run.corpus.path)
+
+
+def test_folders_are_those_of_the_environment(trained_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARRNN_CHECKPOINT_DIR", str(trained_run.folder.path.parent))
+    assert charrnn.load(trained_run.folder.path.name).path == trained_run.folder.best
 
 
 def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +133,7 @@ def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     elsewhere = charrnn.load(tmp_path / "checkpoints" / "tiny")
-    assert "the cat sat" in elsewhere.index_corpus()
+    assert "the cat sat" in elsewhere.index_corpus().text
 
 
 def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_path: Path) -> None:
@@ -159,7 +171,7 @@ def test_signatures_and_help_tell_each_option(model: LanguageModel) -> None:
     [
         ({"temperature": -1}, r"^temperature is -1: it must be from 0 to 1,000$"),
         ({"ban": TEXT}, r"^ban leaves no symbol to sample: ban fewer$"),
-        ({"avoid_copying": 1, "length": 5}, r"^sample 0 comes no further .*: raise avoid_copying or temperature$"),
+        ({"avoid_copying": 1, "length": 5}, r"^sample 0 gave up at .*; raise avoid_copying or temperature$"),
     ],
 )
 def test_errors_name_keywords(model: LanguageModel, options: Any, message: str) -> None:
@@ -173,6 +185,7 @@ def test_errors_of_loading_and_scoring_name_keywords(model: LanguageModel, tmp_p
     with pytest.raises(CharRNNError, match=r"^window is 0: it must be"):
         model.score("the cat", window=0)
     elsewhere = charrnn.load(model.path, data_dir=tmp_path)
+    elsewhere.checkpoint = replace(elsewhere.checkpoint, corpus=replace(elsewhere.checkpoint.corpus, path="gone"))
     with pytest.raises(CharRNNError, match=r": name it \(corpus=FILE\)$"):
         elsewhere.sample(avoid_copying=3)
 

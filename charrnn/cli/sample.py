@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,27 +20,30 @@ from charrnn.cli.options import (
     DataDir,
     Device,
     Json,
+    Overwrite,
     SamplingPrecision,
     Seed,
     choose_checkpoint,
     declare,
     notifier,
+    reads,
+    require_output,
     takes_configs,
     tell,
 )
 from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import Batch, Form, View, as_json, as_text, counted, shows_count, view_on_stdout, write
 from charrnn.config import COMMON, FILTERS, SamplingConfig, options_of
-from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import Notify, list_characters, prints_unicode, unescape
+from charrnn.errors import CharRNNError, OptionError, UnknownSymbolsError
+from charrnn.terminal import Notify, decode_argument, list_characters, prints_unicode, unescape
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
-    from charrnn.sampling.copies import SuffixArray
+    from charrnn.sampling.copies import CopyIndex
     from charrnn.sampling.sampler import Piece, Sampler
     from charrnn.text.vocabulary import Vocabulary
 
-_QUICKLY_SORTED = 2**22  # characters, in a second or two
+_QUICKLY_INDEXED = 2**22  # characters, in a second
 _TEMPERATURE = options_of(SamplingConfig)["temperature"]
 
 
@@ -47,17 +51,21 @@ _TEMPERATURE = options_of(SamplingConfig)["temperature"]
 def sample(
     *,
     checkpoint: CheckpointArgument = None,
-    prompt: Annotated[str | None, declare("What to continue.", "--prompt", "-p", metavar="TEXT")] = None,
+    prompt: Annotated[
+        str | None,
+        declare("Text to continue.", "--prompt", "-p", metavar="TEXT", **reads(decode_argument)),
+    ] = None,
     prompt_file: Annotated[
         str | None,
         declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE"),
     ] = None,
     output: Annotated[
         Path | None,
-        declare("Write to a file instead of stdout; one of that name is replaced.", "--output", "-o", metavar="FILE"),
+        declare("Write to a file; - is stdout.", "--output", "-o", metavar="FILE"),
     ] = None,
+    overwrite: Overwrite = False,
     separator: Annotated[
-        str, declare(r"Between two samples; \n, \t, \0 and \\ are understood.", metavar="TEXT")
+        str, declare(r"Text between samples; \n, \t, \0, \f and \\ are escapes.", metavar="TEXT")
     ] = r"\n\n",
     show_surprisal: Annotated[
         bool, declare("Colour what surprised the model, by its bits, on a terminal.", "--show-surprisal")
@@ -109,17 +117,25 @@ def sample(
         raise OptionError("stdin can be read once: name a file for --corpus")
     if corpus is not None and config.avoid_copying is None and not config.new and not json:
         raise OptionError("--corpus is for --avoid-copying, --new and --json: give one of them")
+    output = require_output(output, overwrite=overwrite)
     if show_surprisal and (json or output is not None):
         raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
     configs = [replace(config, temperature=each) for each in _parse_temperatures(temperature)]
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import seed_everything
+    from charrnn.sampling.filters import writable_characters
 
     exit_on_signals()
 
     notify = notifier(quiet=quiet)
     path = choose_checkpoint(checkpoint, checkpoint_dir, notify)
     model = LanguageModel.open(path, device=device, precision=precision, data_dir=data_dir)
+    if re.fullmatch(r"\d,\d+", temperature):
+        point = temperature.replace(",", ".")
+        notify(f"-t {temperature} is two temperatures: for a decimal number write {point}", warning=True)
+    known_characters = writable_characters(SamplingConfig(), model.vocabulary)
+    if unknown := {char for char in config.ban if not known_characters.issuperset(model.normalise(char))}:
+        notify(f"banned, but unknown to the model: {list_characters(unknown)}")
     preparation = model.checkpoint.corpus.config
     takes_bytes = preparation.unit == "byte"
     prompts = _read_prompts(prompt, prompt_file, interactive=interactive, takes_bytes=takes_bytes)
@@ -146,7 +162,7 @@ def sample(
     prompts = map(model.normalise, prompts)
     treat = _skip_unknown if skip_unknown else _tell_unknown_words
     prompts = (treat(each, model.vocabulary, notify) for each in prompts)
-    write(session.continue_all(prompts, goes_on=interactive), output)
+    write(session.continue_all(prompts, goes_on=interactive), output, overwrite=overwrite)
     if session.has_failed and not (interactive and sys.stdin.isatty()):
         raise typer.Exit(1)
 
@@ -177,7 +193,9 @@ class _Session:
             try:
                 yield from self._form(self._begin(prompt, self._seed + number))
             except CharRNNError as error:
-                if not goes_on:
+                if isinstance(error, UnknownSymbolsError):
+                    error.args = (f"{error}; {_remedy(error.missing)}",)
+                if not goes_on or isinstance(error, OptionError):
                     raise
                 tell(f"error: {error}")
                 self.has_failed = True
@@ -200,6 +218,12 @@ class _Session:
         except CharRNNError as error:
             tell(f"error: {error}")
             self.has_failed = True
+
+
+def _remedy(missing: Sequence[str]) -> str:
+    """How to give a prompt with symbols that the model lacks."""
+    escapes = r"prompts have no escapes: use $'\n' of bash, or --prompt-file; " if "\\" in missing else ""
+    return f"{escapes}--skip-unknown leaves them out"
 
 
 def _parse_temperatures(temperature: str) -> list[float]:
@@ -235,8 +259,8 @@ def _converse(*, takes_bytes: bool) -> Iterator[str]:
             import readline  # noqa: F401 (lines can be edited and called up again)
         sign = "> "
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # U+FFFD, which no vocabulary has, is told as such.
-        sys.stdin.reconfigure(errors="surrogateescape" if takes_bytes else "replace")
+        # UTF-8 in every locale; U+FFFD, which no vocabulary has, is reported.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape" if takes_bytes else "replace")
     while True:
         try:
             if sys.stdout.isatty():
@@ -249,9 +273,9 @@ def _converse(*, takes_bytes: bool) -> Iterator[str]:
             return
 
 
-def _index_small_corpus(model: "LanguageModel") -> "SuffixArray | None":
-    """The suffix array of the model's corpus, if that is at hand and quickly sorted."""
-    if model.vocabulary.num_chars <= _QUICKLY_SORTED:
+def _index_small_corpus(model: "LanguageModel") -> "CopyIndex | None":
+    """The index of the model's corpus, if that is found and quickly made."""
+    if model.vocabulary.num_chars <= _QUICKLY_INDEXED:
         with contextlib.suppress(CharRNNError):
             return model.index_corpus()
     return None

@@ -12,10 +12,10 @@ from charrnn.config import PreparationConfig, SamplingConfig
 from charrnn.errors import CharRNNError
 from charrnn.files.atomic import write_atomically
 from charrnn.terminal import Notify, can_print, count_of, escape_controls, json_line, prints_unicode
-from charrnn.text.units import Display, display
+from charrnn.text.units import BORDER, Display, display
 
 if TYPE_CHECKING:
-    from charrnn.sampling.copies import SuffixArray
+    from charrnn.sampling.copies import CopyIndex
     from charrnn.sampling.sampler import Piece
     from charrnn.text.vocabulary import Vocabulary
 
@@ -42,13 +42,14 @@ _COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
 """The colours of symbols: least surprisal in bits, name, number among the terminal's 256."""
 
 
-def write(parts: Iterable[str], output: Path | None) -> None:
+def write(parts: Iterable[str], output: Path | None, *, overwrite: bool) -> None:
     """Write a text as it is made: to stdout, or as UTF-8 to a file that appears once it is whole.
 
     A surrogate stands for a byte that is no UTF-8, and is written as that. Raises: CharRNNError.
     """
     if output is not None:
-        write_atomically(output, (part.encode("utf-8", "surrogateescape") for part in parts))
+        encoded = (part.encode("utf-8", "surrogateescape") for part in parts)
+        write_atomically(output, encoded, exclusive=not overwrite)
         return
     for part in parts:
         print_text(part)
@@ -91,21 +92,25 @@ def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Noti
 
 
 def as_json(
-    batches: Iterable[Batch], preparation: PreparationConfig, corpus: "SuffixArray | None", *, ascii_only: bool
+    batches: Iterable[Batch], preparation: PreparationConfig, corpus: "CopyIndex | None", *, ascii_only: bool
 ) -> Iterator[str]:
     """A line of JSON for each sample."""
     for batch in batches:
         for sample in collect(batch.pieces):
-            text = "".join(piece.text for piece in sample)
+            drawn = "".join(piece.text for piece in sample)
+            text = batch.echo + "".join(piece.echo + piece.text for piece in sample) if batch.echo else drawn
             record = {
-                "text": display(batch.echo + text, preparation),
+                "text": display(text, preparation),
                 "seed": batch.seed,
                 "index": sample[-1].index,
                 "temperature": batch.config.temperature,
                 "finish_reason": sample[-1].finish_reason,
                 "bits_per_char": sample[-1].bits_per_char,
-                "longest_copy": None if corpus is None else corpus.longest_copy(text),
+                "longest_copy": None if corpus is None else len(corpus.longest_copy(drawn)),
             }
+            if preparation.border_text is not None:
+                documents = text[batch.echo.rfind(BORDER) + 1 :].removesuffix(BORDER).split(BORDER) if text else []
+                record["documents"] = [display(each, preparation) for each in documents]
             yield json_line(record, ascii_only=ascii_only) + "\n"
 
 
@@ -162,6 +167,7 @@ class View:
         show = Display(self.preparation, self.errors)
         yield self.escape(show(echo))
         for piece in sample:
+            yield self.escape(show(piece.echo if echo else ""))
             if self.texts is not None:
                 for text, nats in _texts_of(piece, self.texts):
                     yield _paint(self.escape(show(text)), nats / math.log(2))

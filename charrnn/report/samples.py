@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 import torch
 
-from charrnn.config import SamplingConfig
+from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.report.subject import Subject
-from charrnn.sampling.copies import SuffixArray, pack, unpack
-from charrnn.sampling.sampler import sample
+from charrnn.sampling.copies import CopyIndex, pack, unpack
+from charrnn.sampling.sampler import Sampler
 from charrnn.text.vocabulary import Vocabulary
 
-TEMPERATURES = (0.3, 0.6, 1.0, 1.4)
+TEMPERATURES = (0.2, RECOMMENDED_TEMPERATURE, SamplingConfig.temperature, 1.5)
 SEED = 1
 _NUM_CHARS = 400
-COPYING = SamplingConfig(num_samples=16, length=500, temperature=0.7)
+COPYING = SamplingConfig(num_samples=16, length=500, temperature=RECOMMENDED_TEMPERATURE)
 """The samples in which copies are looked for."""
 _NUM_COPIES = 3
 
@@ -41,15 +41,10 @@ def find_copies(subject: Subject) -> Copies | None:
     """The longest copies in samples of the model; None without the text it was trained on."""
     if not len(subject.train):
         return None
-    corpus = SuffixArray(pack(subject.train))
-    written = _write(subject, COPYING)
-    lengths = [corpus.longest_copy(each) for each in written]
-    copies = set()
-    for symbols, length in zip(written, lengths, strict=True):
-        begin = corpus.find_copy(symbols, length)
-        assert begin is not None, "a copy of this length was found"
-        copies.add((length, _decode(subject, symbols[begin : begin + length])))
-    return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(lengths)[len(lengths) // 2])
+    corpus = CopyIndex(pack(subject.train))
+    longest = [corpus.longest_copy(each) for each in _write(subject, COPYING)]
+    copies = {(len(copy), _decode(subject, copy)) for copy in longest}
+    return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(map(len, longest))[len(longest) // 2])
 
 
 def _num_symbols(vocabulary: Vocabulary) -> int:
@@ -62,7 +57,7 @@ def _write(subject: Subject, config: SamplingConfig) -> list[str]:
     """The samples of a config, as packed symbols."""
     runtime = Runtime(torch.device("cpu"), torch.float32)
     written = [""] * config.num_samples
-    for piece in sample(subject.model, subject.vocabulary, config, seed=SEED, runtime=runtime):
+    for piece in Sampler(subject.model, subject.vocabulary, config, runtime).sample(seed=SEED):
         written[piece.index] += piece.symbols
     return written
 

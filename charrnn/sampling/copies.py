@@ -1,17 +1,23 @@
-"""Find parts of a text that stand word for word in another, by a suffix array of the latter.
+"""Find parts of a text that are copied from another one, by hashes of its runs of symbols.
 
-Letters in shapes: N symbols of the corpus.
+Letters in shapes: N symbols of a text, S symbols of a run.
 """
 
-from bisect import bisect_left
+import functools
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from charrnn.text.vocabulary import code_points
 
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+_BLOCK = 2**16  # runs that are hashed at a time
+_SIZES = (8, 16, 32)  # of runs that are looked up before the text is searched for longer ones
+_MAX_SIZES = 4  # whose hashes are kept, 8 bytes a symbol each
 
-def pack(indices: Tensor) -> str:
+
+def pack(indices: torch.Tensor) -> str:
     """Indices (N,) as a string, each the code point of a character: Python compares, searches and slices it fast.
 
     >>> pack(torch.tensor([0, 1, 65]))
@@ -20,81 +26,67 @@ def pack(indices: Tensor) -> str:
     return indices.cpu().numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def unpack(symbols: str) -> Tensor:
+def unpack(symbols: str) -> torch.Tensor:
     """The indices (N,) of a packed string."""
     return code_points(symbols)
 
 
-class SuffixArray:
-    """All suffixes of a text in alphabetical order, so that any run of symbols is found by bisection.
+class CopyIndex:
+    """All runs of symbols of a text. Texts are packed symbols.
 
-    For "abab" these are ab, abab, b and bab, so "ba" is found behind three of them. Texts are packed symbols.
+    A sorted array of hashes finds candidates, and a search of the text verifies them, so that results are exact. The
+    array for each size of a run is made when it is first needed.
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        # A memory view gives Python's own integers, several times as fast as a tensor or an array.
-        self._suffixes = sort_suffixes(unpack(text)).numpy().data
-
-    def __contains__(self, run: str) -> bool:
-        """True if these symbols follow one another somewhere in the text."""
-        text, size = self._text, len(run)
-        slot = bisect_left(self._suffixes, run, key=lambda begin: text[begin : begin + size])
-        return slot < len(text) and text.startswith(run, self._suffixes[slot])
+        self.text = text
+        self._sorted_hashes = functools.lru_cache(_MAX_SIZES)(self._sort_hashes)
 
     def find_copy(self, sample: str, size: int) -> int | None:
-        """The place in a sample of the first run of `size` symbols that stands in the text, or None."""
-        return next((i for i in range(len(sample) - size + 1) if sample[i : i + size] in self), None)
+        """The place in a sample of the first run of `size` symbols that is in the text, or None."""
+        return next((i for i in self._candidates(sample, size) if sample[i : i + size] in self.text), None)
 
-    def longest_copy(self, sample: str) -> int:
-        """The length of the longest run of the sample's symbols that stands in the text."""
-        longest = 0
-        for begin in range(len(sample)):
-            while begin + longest < len(sample) and sample[begin : begin + longest + 1] in self:
-                longest += 1
+    def longest_copy(self, sample: str) -> str:
+        """The longest run of the sample's symbols that is in the text."""
+        longest, places = "", list(range(len(sample)))
+        for size in _SIZES:
+            if (place := self.find_copy(sample, size)) is None:
+                break
+            longest, places = sample[place : place + size], self._candidates(sample, size)
+        for place in places:
+            while (end := place + len(longest) + 1) <= len(sample) and sample[place:end] in self.text:
+                longest = sample[place:end]
         return longest
 
+    def _candidates(self, sample: str, size: int) -> list[int]:
+        """The places in a sample of runs that have the hash of a run of the text."""
+        if size > min(len(sample), len(self.text)):
+            return []
+        hashes, known = hash_runs(sample, size), self._sorted_hashes(size)
+        candidates: list[int] = np.flatnonzero(known[np.searchsorted(known[:-1], hashes)] == hashes).tolist()
+        return candidates
 
-def sort_suffixes(points: Tensor) -> Tensor:
-    """The beginnings of all suffixes of code points (N,), sorted: (N,) int64.
+    def _sort_hashes(self, size: int) -> NDArray[np.uint64]:
+        hashes = hash_runs(self.text, size)
+        hashes.sort()
+        return hashes
 
-    Suffixes of equal rank are told apart by the ranks of what follows them, which doubles each time the depth
-    to which all are sorted. Source: Manber and Myers, "Suffix Arrays: A New Method for On-Line String Searches"
-    (1993); only those still tied are sorted again, as Larsson and Sadakane (1999) do.
+
+def hash_runs(text: str, size: int) -> NDArray[np.uint64]:
+    """The hashes (N - S + 1,) of all runs of S symbols x of a text: sum of x[i + k] * factor^k over k, modulo 2^64.
+
+    Source: Karp and Rabin, "Efficient randomized pattern-matching algorithms" (1987). Each is a difference of two
+    cumulative sums, divided by the power that its first symbol has in them.
     """
-    N = len(points)
-    symbols = torch.unique(points, return_inverse=True)[1] + 1  # 0 is the text's end
-    bits = int(symbols.max().item()).bit_length() if N else 1
-    depth = 62 // bits
-    keys = torch.zeros(N, dtype=torch.int64)
-    for i in range(depth):
-        keys <<= bits
-        keys[: max(N - i, 0)] += symbols[i:]
-    keys, suffixes = keys.sort()
-    slots = torch.arange(N)
-    ranks = torch.empty(N, dtype=torch.int64)
-    ranks[suffixes] = _first_of_equals(keys, slots)
-    while len(slots := _tied(ranks[suffixes], slots)):
-        tied = suffixes[slots]
-        following = torch.where(tied + depth < N, ranks[(tied + depth).clamp(max=N - 1)] + 1, 0)
-        keys, order = (ranks[tied] * (N + 1) + following).sort()
-        suffixes[slots] = tied = tied[order]
-        ranks[tied] = _first_of_equals(keys, slots)
-        depth *= 2
-    return suffixes
-
-
-def _first_of_equals(keys: Tensor, slots: Tensor) -> Tensor:
-    """For sorted keys in these slots the first slot of each run of equals."""
-    begins = torch.ones_like(keys, dtype=torch.bool)
-    begins[1:] = keys[1:] != keys[:-1]
-    return slots[begins][begins.cumsum(0) - 1]
-
-
-def _tied(ranks: Tensor, slots: Tensor) -> Tensor:
-    """Those of these slots whose suffix shares its rank with another one; ranks of all slots, in order."""
-    same = ranks[1:] == ranks[:-1]
-    tied = torch.zeros(len(ranks), dtype=torch.bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    return tied.nonzero().flatten()
+    hashes = np.empty(len(text) - size + 1, np.uint64)
+    width = min(len(hashes), _BLOCK)
+    powers = np.cumprod(np.full(width + size, _FACTOR, np.uint64))
+    inverses = np.cumprod(np.full(width, pow(_FACTOR, -1, 2**64), np.uint64))
+    for begin in range(0, len(hashes), _BLOCK):
+        symbols = code_points(text[begin : begin + _BLOCK + size - 1]).numpy()
+        sums = np.cumsum(powers[: len(symbols)] * symbols.astype(np.uint64))
+        block = hashes[begin : begin + _BLOCK]
+        block[:] = sums[size - 1 :]
+        block[1:] -= sums[: len(block) - 1]
+        block *= inverses[: len(block)]
+    return hashes

@@ -7,29 +7,31 @@ import functools
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, TypeAlias
 
 from charrnn.model.stepper import Reading
-from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.noise import stream_key
 from charrnn.terminal import count_of
 from charrnn.text.units import BORDER
 
-_MAX_REJECTIONS = 100
+_MAX_REJECTIONS = 100  # in a row without progress
+_FEW_REJECTIONS = 3  # the same, in a sample that came to the maximum once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The ends of a sample, and the text that it must not hold.
+    """The ends of a sample, and the text that it must not contain.
 
-    `texts` are those of the indices, and `lengths` the characters that they stand for.
+    `texts` are those of the indices, `lengths` the characters that they stand for, `samplable` those that may be drawn.
     """
 
     texts: Sequence[str]
     lengths: Sequence[float]
     max_length: int
+    samplable: Collection[int] = frozenset()
     stops: tuple[str, ...] = ()
     line_ends: str = "\n"
     lines: int | None = None
@@ -37,10 +39,12 @@ class Rules:
     banned: tuple[str, ...] = ()
     max_copy: int | None = None
     """Length of a run of characters of the corpus that counts as a copy."""
-    corpus: SuffixArray | None = None
+    corpus: CopyIndex | None = None
     unique: bool = False
     known: Collection[int] | None = None
     """Hashes of the documents that must not be written again."""
+    written: set[int] = field(default_factory=set)
+    """The same of documents of all samples so far."""
 
     @functools.cached_property
     def has_chars(self) -> bool:
@@ -74,47 +78,58 @@ class Rules:
         return self.corpus is not None or bool(self.banned) or self.judges_documents
 
 
-_Fault: TypeAlias = tuple[int, tuple[str, str]]
-"""Text that must not be written: its begin in the pending text, and its description with a remedy."""
+_Fault: TypeAlias = tuple[int, int | None, str, str]
+"""Text that must not be written: its begin and end in the pending text, a description and a remedy.
+
+The end is None for a whole document.
+"""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Symbols of a sample that can no longer be taken back, with their text and surprisals."""
+    """Symbols that can no longer be taken back, their text and surprisals; before a further document the prompt."""
 
     symbols: str = ""
     text: str = ""
     nats: Sequence[float] = ()
+    echo: str = ""
 
 
 class Draft:
     """A sample in the making. Symbols that may yet be taken back are pending.
 
     The text of its first symbol begins with `prefix`, the end of the prompt, which is left out of the sample's text.
-    `begun` is the part of its first document that stands in the prompt.
+    `begun` is the part of its first document that is in the prompt. If whole documents are asked for, each begins so,
+    and is drawn from the state after the prompt.
     """
 
     def __init__(self, index: int, seed: int, rules: Rules, prefix: str = "", begun: str = "") -> None:
         self.index = index
         self.key = stream_key(seed, index, 0)
-        """The key of its random numbers; another one after each rejection."""
+        """The key of its random numbers; another one after each rejection and before each further document."""
         self.num_launched = 0
         """Number of symbols whose steps were launched: those that `length` counts, and those not yet drawn."""
         self.finish_reason: str | None = None
         self.problem: str | None = None
-        """The reason why the sample was given up, with the number of symbols that it came to, and a remedy."""
+        """The number of symbols at which the sample was given up, the reason and a remedy."""
         self.bits_per_char: float | None = None
         """Of the whole sample, once it has ended."""
         self.rejections = 0
         self.read: tuple[int, Reading] | None = None
-        """The number of symbols that were read again after the last rejection, and the state behind them."""
+        """A number of symbols that were read again, and the state after them."""
+        self.excluded: dict[int, set[int]] = {}
+        """By number of symbols before: the symbols that must not come next."""
         self._seed, self._rules, self._prefix, self._begun = seed, rules, prefix, begun
+        self._repeats_prompt = rules.documents is not None and bool(begun)
         self._has_chars = rules.has_chars and not prefix
         self._furthest = -1  # the most symbols that a rejection has left
         self._fruitless_rejections = 0  # since then
+        self._patience = _MAX_REJECTIONS
         self._tail_size = max(rules.num_held, *(len(stop) - 1 for stop in rules.stops), 0)
-        self._documents: set[int] = set()
-        self._symbols = ""  # that are settled, where any may be taken back
+        self.begin = 0
+        """Number of symbols before the last reading of the prompt."""
+        self._echo = ""
+        self._symbols = ""  # settled since then, if any may be taken back
         self._tail = ""  # of their text
         self._length, self._lines, self._num_documents = 0, 0, 0  # of what is settled
         self._nats, self._chars = 0.0, float(-len(prefix))
@@ -122,7 +137,7 @@ class Draft:
 
     @property
     def symbols(self) -> str:
-        """The whole sample so far, if any of it may be taken back."""
+        """All symbols after the last reading of the prompt, if any may be taken back."""
         return self._symbols + self._pending.symbols
 
     @property
@@ -149,30 +164,32 @@ class Draft:
             text = symbols.translate(self._rules.translation)
         else:
             texts = [self._rules.texts[ord(symbol)] for symbol in symbols]
-            if not self.length and texts:
+            if self.length == self.begin and texts:
                 texts[0] = texts[0].removeprefix(self._prefix)
             text = "".join(texts)
         self._pending.extend(symbols, nats, text, texts)
         end, reason = self._find_end()
         self._pending.cut(end)
-        fault = self._find_copy()
+        fault = self._find_run(self._pending.text)
+        is_whole = reason is not None or (self._repeats_prompt and self._pending.text.endswith(BORDER))
         if fault is None:
-            settled_end = end if reason else max(end - self._rules.num_held, 0)
+            settled_end = end if is_whole else max(end - self._rules.num_held, 0)
             if self._rules.judges_documents and not reason:
                 settled_end = self._pending.text.rfind(BORDER, 0, settled_end) + 1
             fault = self._judge_documents(settled_end)
         if fault is not None:
-            begin, (what, remedy) = fault
-            self._pending.cut_before(max(begin, 0))
-            self._reject(what, remedy)
+            self._reject(*fault)
             return Settled() if self.problem is None else self._settle(len(self._pending.text))
         self.finish_reason = reason
-        return self._settle(settled_end)
+        settled = self._settle(settled_end)
+        if is_whole and reason is None:
+            self._begin_document()
+        return settled
 
     def _find_end(self) -> tuple[int, str | None]:
-        """The length of the pending text that belongs to the sample, and the reason of its end if it ends there."""
+        """The length of the pending text to keep, and the reason of the sample's end if it ends there."""
         rules, text = self._rules, self._pending.text
-        ends: list[tuple[int, str]] = []
+        ends: list[tuple[int, str | None]] = []
         for stop in rules.stops:
             tail = _last(self._tail, len(stop) - 1)
             found = (tail + text).find(stop)
@@ -184,21 +201,22 @@ class Draft:
             ends.append((end, "documents"))
         if self.length >= rules.max_length:
             ends.append((self._pending.end_of(rules.max_length - self._length), "length"))
+        if self._repeats_prompt and (end := text.find(BORDER) + 1):
+            ends.append((end, None))
         return min(ends, key=lambda end: end[0], default=(len(text), None))
 
-    def _find_copy(self) -> _Fault | None:
-        """The first banned or copied part of the pending text, which may begin before it."""
+    def _find_run(self, text: str) -> _Fault | None:
+        """The first banned or copied run of a text after what is settled; it may begin in that."""
         rules = self._rules
         for banned in rules.banned:
             tail = _last(self._tail, len(banned) - 1)
-            if (begin := (tail + self._pending.text).find(banned)) >= 0:
-                return begin - len(tail), ("a banned character", "ban fewer, or raise --temperature")
+            if (place := (tail + text).find(banned) - len(tail)) >= -len(tail):
+                return place, place + len(banned), "a banned character", "ban fewer, or raise --temperature"
         if rules.corpus is not None and rules.max_copy is not None:
             tail = _last(self._tail, rules.max_copy - 1)  # symbols drawn anew can make a copy of what was settled
-            begin_of_copy = rules.corpus.find_copy(tail + self._pending.text, rules.max_copy)
-            if begin_of_copy is not None:
-                what = f"a copy of {rules.max_copy} characters of the corpus"
-                return begin_of_copy - len(tail), (what, "raise --avoid-copying or --temperature")
+            if (found := rules.corpus.find_copy(tail + text, rules.max_copy)) is not None:
+                place, what = found - len(tail), f"a copy of {count_of(rules.max_copy, 'character')} of the corpus"
+                return place, place + rules.max_copy, what, "raise --avoid-copying or --temperature"
         return None
 
     def _judge_documents(self, end: int) -> _Fault | None:
@@ -208,30 +226,67 @@ class Draft:
             return None
         new: set[int] = set()
         while (border := text.find(BORDER, begin, end)) >= 0:
-            is_first = self._num_documents == 0 and begin == 0
+            is_first = begin == 0 and (self._repeats_prompt or self._num_documents == 0)
             document = hash((self._begun if is_first else "") + text[begin:border])
             if rules.known is not None and document in rules.known:
-                return begin, ("a document of the corpus", "raise --temperature")
-            if rules.unique and (document in self._documents or document in new):
-                return begin, ("a document that it has written already", "write fewer, or raise --temperature")
+                return begin, None, "a document of the corpus", "raise --temperature"
+            if rules.unique and (document in rules.written or document in new):
+                return begin, None, "a document that was written before", "write fewer, or raise --temperature"
             new.add(document)
             begin = border + 1
-        self._documents |= new
+        rules.written.update(new)
         return None
 
-    def _reject(self, what: str, remedy: str) -> None:
+    def _reject(self, begin: int, end: int | None, what: str, remedy: str) -> None:
+        """Take a fault back; after many times without progress only the symbol at its end, which is excluded."""
         self.rejections += 1
-        self.key = stream_key(self._seed, self.index, self.rejections)
-        self.num_launched = self.length
+        is_stuck = False
+        if end is None or self._fruitless_rejections < self._patience:
+            self._pending.cut_before(max(begin, 0))
+        else:
+            self._patience = _FEW_REJECTIONS
+            is_stuck = not self._exclude_last(end)
+        self._draw_anew()
         self._fruitless_rejections = self._fruitless_rejections + 1 if self.length <= self._furthest else 0
         self._furthest = max(self._furthest, self.length)
-        if self._fruitless_rejections >= _MAX_REJECTIONS:
+        if is_stuck or self._fruitless_rejections >= _MAX_REJECTIONS * (1 if end is None else 2):
             self.finish_reason = "given_up"
-            length = count_of(self._furthest, "symbol")
-            self.problem = f"{length} without {what}, tried {_MAX_REJECTIONS} times: {remedy}"
+            length, attempts = count_of(self._furthest, "symbol"), count_of(self._fruitless_rejections, "attempt")
+            self.problem = f"{length}: each of {attempts} made {what}; {remedy}"
+
+    def _exclude_last(self, end: int) -> bool:
+        """Take back the symbol at the end of a run, and exclude all that would complete one there.
+
+        If no other is left, the symbol before is taken back and excluded. Returns: False if there is none.
+        """
+        samplable, pending = self._rules.samplable, self._pending
+        pending.cut_before(end - 1)
+        runs = {i for i in samplable if self._find_run(pending.text + self._rules.texts[i])}
+        excluded = runs | self.excluded.get(self.length, set())
+        while excluded == samplable and pending.symbols:
+            last = ord(pending.symbols[-1])
+            pending.cut_before(len(pending.text) - 1)
+            excluded = {last} | self.excluded.get(self.length, set())
+        self.excluded[self.length] = excluded
+        # With a prefix the first symbol goes on with the prompt's last word, as few do.
+        return excluded != samplable and (self.length > self.begin or not self._prefix)
+
+    def _begin_document(self) -> None:
+        """Go on with another document, from the prompt."""
+        self.begin, self._echo, self._symbols, self._tail = self._length, self._begun, "", ""
+        self._chars -= len(self._prefix)
+        self._draw_anew()
+
+    def _draw_anew(self) -> None:
+        """Take other random numbers from here on, and forget what was launched."""
+        self.key = stream_key(self._seed, self.index, self.rejections + self._repeats_prompt * self._num_documents)
+        self.num_launched = self.length
+        self.excluded = {n: symbols for n, symbols in self.excluded.items() if self._length <= n <= self.length}
 
     def _settle(self, end: int) -> Settled:
         settled = self._pending.take(end, whole=self.finish_reason is not None)
+        if self._echo and settled.symbols:
+            settled, self._echo = replace(settled, echo=self._echo), ""
         self._length += len(settled.symbols)
         self._lines += sum(map(settled.text.count, self._rules.line_ends))
         self._num_documents += settled.text.count(BORDER)

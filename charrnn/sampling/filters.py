@@ -73,6 +73,12 @@ def excluded_symbols(config: SamplingConfig, vocabulary: Vocabulary) -> list[int
     return sorted(excluded if vocabulary.unknown is None else {*excluded, vocabulary.unknown})
 
 
+def writable_characters(config: SamplingConfig, vocabulary: Vocabulary) -> set[str]:
+    """The characters of the symbols that can be sampled."""
+    excluded = set(excluded_symbols(config, vocabulary))
+    return set("".join(text for i, text in enumerate(vocabulary.texts) if i not in excluded))
+
+
 def split_ban(ban: str, unit: Unit) -> list[str]:
     """The banned characters, each of one symbol or, of bytes, of several."""
     return re.findall(r"[\xc0-\xff][\x80-\xbf]*|.", ban, re.DOTALL) if unit == "byte" else list(ban)

@@ -19,9 +19,9 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, Threads
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Reading, Stepper
-from charrnn.sampling.copies import SuffixArray, pack, unpack
+from charrnn.sampling.copies import CopyIndex, pack, unpack
 from charrnn.sampling.draft import Draft, Rules
-from charrnn.sampling.filters import Filter, excluded_symbols, make_filters, split_ban
+from charrnn.sampling.filters import Filter, excluded_symbols, make_filters, split_ban, writable_characters
 from charrnn.sampling.noise import gumbel
 from charrnn.terminal import count_of
 from charrnn.text.units import BORDER
@@ -38,7 +38,8 @@ class Piece:
 
     `symbols` are packed, see `copies.pack`; `nats` are their surprisals. The text is as it is inside the program, see
     `text/units.py`. `finish_reason` is "length", "stop", "lines", "documents" or "given_up". Surprisals and
-    `bits_per_char` are under the model itself, at temperature 1 and without filters.
+    `bits_per_char` are under the model itself, at temperature 1 and without filters. `echo` is the prompt, if a further
+    document begins here; it is not part of the text.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Piece:
     nats: Sequence[float] = ()
     finish_reason: str | None = None
     bits_per_char: float | None = None
+    echo: str = ""
 
 
 def choose(
@@ -72,10 +74,10 @@ _Launch: TypeAlias = tuple[dict[int, int], Callable[[], Tensor]]
 class Sampler:
     """Draw samples as a config says, for any number of prompts.
 
-    Sample i follows from the seed and i alone. Up to B samples advance together, K steps between two looks; where
-    one ends, the next takes its place. A device that works through a queue is given the next K steps before the last
-    are looked at; what these drew for a sample that has ended meanwhile, or is taken back, is dropped. One prompt at a
-    time: all samples share these tensors.
+    Sample i depends on the seed and i alone, with `unique` also on the other samples. Up to B samples advance together,
+    K steps between two looks; where one ends, the next takes its place. A device that works through a queue is given
+    the next K steps before the last are looked at; those drawn for a sample that has ended meanwhile, or is taken back,
+    are dropped. One prompt at a time: all samples share these tensors.
     """
 
     def __init__(
@@ -84,22 +86,24 @@ class Sampler:
         vocabulary: Vocabulary,
         config: SamplingConfig,
         runtime: Runtime,
-        corpus: SuffixArray | None = None,
+        corpus: CopyIndex | None = None,
         known: Collection[int] | None = None,
     ) -> None:
         """The model lies on the runtime's device already: to move it again would tear it from a recorded training step.
 
         `corpus` is the text that `avoid_copying` refers to, `known` are the hashes of the documents that `new` does.
-        Raises: OptionError if they are missing or no symbol can be sampled.
+        Raises: OptionError if they are missing, no symbol can be sampled or the end of a sample never comes.
         """
         if config.avoid_copying is not None and corpus is None:
             raise OptionError("--avoid-copying needs the corpus: name it with --corpus FILE")
         if config.new and known is None:
             raise OptionError("--new needs the corpus: name it with --corpus FILE")
         if (config.documents is not None or config.new or config.unique) and vocabulary.border is None:
-            raise OptionError(
-                "--documents, --new and --unique need a model of documents: prepare its text with --separator"
-            )
+            raise OptionError("--documents, --new and --unique need a model of a text that was prepared as documents")
+        writable = writable_characters(config, vocabulary)
+        for num, what, end in ((config.lines, "line", f"\n{BORDER}"), (config.documents, "document", BORDER)):
+            if num is not None and writable.isdisjoint(end):
+                raise OptionError(f"no sample can end after a {what}: its end is unknown to the model, or banned")
         self._vocabulary = vocabulary
         self._config = config
         self._runtime = runtime
@@ -117,6 +121,8 @@ class Sampler:
         self._logits = torch.zeros_like(self._noise)
         self._constraint = runtime.place(torch.zeros(B, V)) if vocabulary.unit == "word" else None
         """Added to the logits of each stream's next step."""
+        self._exclusion = runtime.place(torch.zeros(B, V)) if self._rules.takes_back else None
+        """The same, but surprisals are computed without it."""
         self._symbols = runtime.place(torch.zeros(K, B, dtype=torch.int64))
         self._drawn = runtime.place(torch.zeros(2, B, K))
         # Views made once: to make them costs as much as to compute with them.
@@ -166,6 +172,7 @@ class Sampler:
         self._prompts_begun += 1
         number = self._prompts_begun
         read = self._stepper.read(prompt.start)
+        self._rules.written.clear()
         drafts = (
             Draft(index, seed, self._rules, prompt.prefix, prompt.begun) for index in range(self._config.num_samples)
         )
@@ -180,13 +187,13 @@ class Sampler:
             ended = []
             for slot, symbols, nats in self._look(launched.popleft(), streams):
                 stream = streams[slot]
-                rejections = stream.rejections
+                key = stream.key
                 settled = stream.add(symbols, nats)
                 if settled.symbols or stream.finish_reason is not None:
                     yield Piece(stream.index, **vars(settled), **stream.end)
                 if stream.finish_reason is not None:
                     ended.append(slot)
-                elif stream.rejections > rejections:
+                elif stream.key != key:
                     self._stepper.place([slot], self._read_again(stream, read))
             for slot in ended:
                 given_up += [streams[slot]] if streams[slot].problem is not None else []
@@ -195,7 +202,7 @@ class Sampler:
         if given_up:
             first = min(given_up, key=lambda draft: draft.index)
             others = f" (and {count_of(len(given_up) - 1, 'other')})" if given_up[1:] else ""
-            raise CharRNNError(f"sample {first.index}{others} comes no further than {first.problem}")
+            raise CharRNNError(f"sample {first.index}{others} gave up at {first.problem}")
 
     def _begin(self, slots: Iterable[int], drafts: Iterator[Draft], prompt: Reading) -> dict[int, Draft]:
         """The next samples, as far as there are any, each in one of these slots and behind the prompt."""
@@ -206,15 +213,17 @@ class Sampler:
 
     @torch.inference_mode()
     def _launch(self, streams: dict[int, Draft], allowed: Tensor | None) -> _Launch:
-        """Launch K steps of all streams; `allowed` is added to the logits of a sample's first symbol."""
+        """Launch K steps of all streams; `allowed` is added to the logits of the first symbol after the prompt."""
         K, B = self._symbols.shape
         keys, begin = [0] * B, [0] * B
-        if self._constraint is not None:
-            self._constraint.zero_()
+        for added in filter(torch.is_tensor, (self._constraint, self._exclusion)):
+            added.zero_()
         for slot, stream in streams.items():
             keys[slot] = stream.key
-            if self._constraint is not None and allowed is not None and not stream.num_launched:
+            if self._constraint is not None and allowed is not None and stream.num_launched == stream.begin:
                 self._constraint[slot] = allowed
+            if self._exclusion is not None and (excluded := stream.excluded.get(stream.num_launched)):
+                self._exclusion[slot, list(excluded)] = -math.inf
             begin[slot] = stream.num_launched
             stream.num_launched += K
         self._keys_and_begin.copy_(self._runtime.send(torch.tensor([keys, begin])))
@@ -229,6 +238,8 @@ class Sampler:
             logits.copy_(self._stepper.logits)
             if i == 0 and self._constraint is not None:
                 logits += self._constraint
+            if i == 0 and self._exclusion is not None:
+                logits = logits + self._exclusion
             choose(logits, self._config.temperature, self._filters, noise, out=symbols)
             self._stepper.step(symbols)
         self._stepper.settle()
@@ -245,14 +256,15 @@ class Sampler:
         return [(slot, packed[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
 
     def _read_again(self, stream: Draft, prompt: Reading) -> Reading:
-        """Read the symbols that a stream keeps, from the last place that was read after a rejection."""
-        length, before = stream.read or (0, prompt)
-        if length > len(stream.symbols):
+        """Read the symbols that a stream keeps, from a place before those that may be taken back next."""
+        symbols, (length, before) = stream.symbols, stream.read or (0, prompt)
+        if length > len(symbols):
             length, before = 0, prompt
-        if length < len(stream.symbols):
-            before = self._stepper.read(unpack(stream.symbols[length:]), before)
-        stream.read = (len(stream.symbols), before)
-        return before
+        place = max(len(symbols) - self._rules.num_held, length)
+        if place > length:
+            before = self._stepper.read(unpack(symbols[length:place]), before)
+        stream.read = (place, before)
+        return self._stepper.read(unpack(symbols[place:]), before) if place < len(symbols) else before
 
 
 @dataclass(frozen=True)
@@ -269,12 +281,13 @@ class _Prompt:
 
 
 def _make_rules(
-    config: SamplingConfig, vocabulary: Vocabulary, corpus: SuffixArray | None, known: Collection[int] | None
+    config: SamplingConfig, vocabulary: Vocabulary, corpus: CopyIndex | None, known: Collection[int] | None
 ) -> Rules:
     return Rules(
         texts=vocabulary.texts,
         lengths=vocabulary.lengths.tolist(),
         max_length=config.max_length,
+        samplable=set(range(vocabulary.size)).difference(excluded_symbols(config, vocabulary)),
         stops=config.stop,
         line_ends="\n" if vocabulary.border_chars is None else "\n" + BORDER,
         lines=config.lines,
@@ -285,19 +298,6 @@ def _make_rules(
         unique=config.unique,
         known=known if config.new else None,
     )
-
-
-def sample(
-    model: CharRNN,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    *,
-    seed: int,
-    runtime: Runtime,
-    prompt: str = "",
-) -> Iterator[Piece]:
-    """Continue one prompt; see `Sampler.sample`."""
-    return Sampler(model, vocabulary, config, runtime).sample(prompt, seed=seed)
 
 
 def start_symbols(vocabulary: Vocabulary, prompt: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from charrnn.config import SIZES, Cell, ModelConfig, SamplingConfig, TrainingCon
 from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
-from charrnn.sampling.sampler import sample
+from charrnn.sampling.sampler import Sampler
 from charrnn.training.events import Progress
 from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
@@ -251,7 +251,7 @@ def request(config: ModelConfig, runtime: Runtime) -> float:
     model = CharRNN(config).to(runtime.device)
     for _ in range(2):
         begin = time.perf_counter()
-        for _ in sample(model, VOCABULARY, SamplingConfig(temperature=0.8), seed=0, runtime=runtime):
+        for _ in Sampler(model, VOCABULARY, SamplingConfig(temperature=0.8), runtime).sample(seed=0):
             pass
     return time.perf_counter() - begin
 

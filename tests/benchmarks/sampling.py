@@ -23,7 +23,7 @@ from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Stepper
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.sampling.sampler import sample
+from charrnn.sampling.sampler import Sampler
 from charrnn.text.vocabulary import Vocabulary
 from tests.benchmarks.foundation import CHARRNN, ROOT, RUNS, measure, options, show
 
@@ -56,7 +56,7 @@ def rate(num_layers: int, hidden_size: int, num_samples: int, precision: str, de
 def rate_of(config: ModelConfig, runtime: Runtime, num_samples: int, seconds: float) -> float:
     """Characters per second of all samples together, of a new model of this shape."""
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples, temperature=0.8)
-    pieces = sample(CharRNN(config).to(runtime.device), VOCABULARY, endless, seed=0, runtime=runtime)
+    pieces = Sampler(CharRNN(config).to(runtime.device), VOCABULARY, endless, runtime).sample(seed=0)
     for _ in range(6 * num_samples):
         next(pieces)
     begin, num_chars = time.perf_counter(), 0

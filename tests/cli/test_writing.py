@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from charrnn.cli import writing
+from charrnn.cli.app import app
 from charrnn.cli.writing import View, counted, shows_count
 from charrnn.config import PreparationConfig
 from charrnn.runs.run import Run
@@ -46,8 +48,65 @@ def test_separator_stands_between_samples_alone(charrnn: Command, trained_run: R
     assert charrnn(*words, "--separator", r" \\n\t").stdout == " \\n\t".join(lines) + "\n"
 
 
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_decimal_comma_is_a_warning(charrnn: Command, trained_run: Run, quiet: list[str]) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "5", "--seed", "1", *quiet, "-t"]
+    told = "warning: -t {},{} is two temperatures: for a decimal number write {}.{}\n"
+    assert charrnn(*words, "0,8").stderr.startswith(told.format(0, 8, 0, 8))
+    assert charrnn(*words, "1,25").stderr.startswith(told.format(1, 25, 1, 25))
+    for temperatures in ("0.3,0.7,1", "0,1,2", "0.5,1", "1", "0,1.0"):
+        assert "warning" not in charrnn(*words, temperatures).stderr
+    refused = charrnn("train", "x.txt", "--minutes", "0,1")
+    assert (refused.returncode, refused.stderr.count("0,1")) == (2, 1)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on names, each a document."""
+    folder = tmp_path_factory.mktemp("names")
+    (folder / "names.txt").write_text("Ravenford\nRaventon\nRavenby\nOakford\n" * 30)
+    options = "--steps 100 --hidden-size 32 --seq-length 16 --learning-rate 1e-2 --seed 1 -q".split()
+    folders = ["--data-dir", str(folder / "data"), "--run", str(folder / "run")]
+    done = CliRunner().invoke(app, ["train", str(folder / "names.txt"), "--separator", r"\n", *folders, *options])
+    assert done.exit_code == 0, done.output
+    return folder / "run"
+
+
+def test_prompt_begins_each_document(charrnn: Command, names: Path) -> None:
+    words = ["sample", names, "--prompt", "Raven", "--documents", "5", "--seed", "1"]
+    whole, rest = charrnn(*words).stdout, charrnn(*words, "--no-echo").stdout
+    assert whole.count("\n") == 5
+    assert whole == "".join(f"Raven{line}\n" for line in rest.splitlines())
+    several = charrnn(*words, "--num-samples", "2", "--separator", "--").stdout
+    assert several.startswith(whole.removesuffix("\n") + "--Raven")
+    context = charrnn("sample", names, "--prompt", "Oakford\nRaven", *words[4:]).stdout
+    assert [line[:5] for line in context.splitlines()] == ["Oakfo", *["Raven"] * 5]
+    after = charrnn("sample", names, "--prompt", "Oakford\n", *words[4:]).stdout
+    assert (after.count("\n"), "Raven" in after) == (6, True), "a whole document is none that others begin with"
+
+
+def test_json_lists_the_documents(charrnn: Command, names: Path) -> None:
+    words = ["sample", names, "--json", "--prompt", "Raven", "--seed", "1"]
+    [record] = [json.loads(line) for line in charrnn(*words, "--documents", "5").stdout.splitlines()]
+    assert record["documents"] == record["text"].removesuffix("\n").split("\n")
+    assert [each[:5] for each in record["documents"]] == ["Raven"] * 5
+    assert record["longest_copy"] <= max(len(each) for each in record["documents"]) - 4, "the prompt is no copy"
+    plain = json.loads(charrnn(*words, "--documents", "5", "--no-echo").stdout)
+    assert [f"Raven{each}" for each in plain["documents"]] == record["documents"]
+    cut = json.loads(charrnn(*words, "--length", "9").stdout)
+    assert cut["documents"] == cut["text"].split("\n")
+    assert json.loads(charrnn("sample", names, "--json", "--length", "0").stdout)["documents"] == []
+
+
+def test_unique_documents_are_unique_in_all_samples(charrnn: Command, names: Path) -> None:
+    words = ["sample", names, "--num-samples", "40", "--documents", "1", "--separator", r"\n", "--seed", "1", "-t", "2"]
+    repeated, unique = charrnn(*words), charrnn(*words, "--unique")
+    assert len(set(repeated.stdout.splitlines())) < len(repeated.stdout.splitlines()) == 40
+    assert len(set(unique.stdout.splitlines())) == len(unique.stdout.splitlines()) == 40
+
+
 def test_quiet_tells_nothing(charrnn: Command, trained_run: Run) -> None:
-    words = ["sample", "--checkpoint-dir", trained_run.folder.path.parent, "-n", "5", "-t", "1,2"]
+    words = ["sample", "--checkpoint-dir", trained_run.folder.path.parent, "-n", "5", "-t", "0.5,1"]
     loud = charrnn(*words).stderr.splitlines()
     assert [line.split()[0] for line in loud] == ["run", "seed", "temperature"]
     assert charrnn(*words, "-q").stderr == ""
@@ -57,13 +116,27 @@ def test_output_is_a_file_that_is_whole_or_not_there(tmp_path: Path, charrnn: Co
     words = ["sample", trained_run.folder.path, "-n", "40", "--seed", "3"]
     file = tmp_path / "made" / "out.txt"
     for more in ([], ["--num-samples", "3"], ["--json", "--num-samples", "2"]):
-        done = charrnn(*words, *more, "-o", file)
+        done = charrnn(*words, *more, "-o", file, "--overwrite")
         assert (done.returncode, done.stdout) == (0, "")
         assert file.read_text(encoding="utf-8") == charrnn(*words, *more).stdout
     whole = file.read_bytes()
-    assert charrnn(*words, "-p", "XYZ", "-o", file).returncode == 1
+    assert charrnn(*words, "-p", "XYZ", "-o", file, "--overwrite").returncode == 1
     assert file.read_bytes() == whole
     assert [path.name for path in file.parent.iterdir()] == ["out.txt"]
+
+
+def test_output_replaces_no_file_unless_asked(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "40", "--seed", "3"]
+    (tmp_path / "text.txt").write_text("my text")
+    refused = charrnn(*words, "-o", "text.txt")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "error: text.txt exists: name another file, or replace it with --overwrite\n"
+    assert (tmp_path / "text.txt").read_text() == "my text"
+    plain = charrnn(*words, "-o", "-").stdout
+    assert plain == charrnn(*words).stdout
+    assert not (tmp_path / "-").exists()
+    assert charrnn(*words, "-o", "text.txt", "--overwrite").returncode == 0
+    assert (tmp_path / "text.txt").read_text() == plain
 
 
 def test_prompts_that_fail_leave_the_others_in_the_file(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:

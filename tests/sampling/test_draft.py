@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.draft import Draft, Rules
 from charrnn.text.units import BORDER
 
@@ -59,7 +59,7 @@ def test_the_begin_of_the_first_symbol_is_the_end_of_the_prompt() -> None:
 
 
 def test_copies_are_runs_of_characters_and_whole_symbols_are_taken_back() -> None:
-    sample = draft(corpus=SuffixArray("the cat, sat"), max_copy=7, max_length=3)
+    sample = draft(corpus=CopyIndex("the cat, sat"), max_copy=7, max_length=3)
     text = written(sample, SAT, THE, CAT)
     assert (sample.rejections, sample.symbols) == (1, SAT)
     assert text + written(sample, CAT + COMMA) == " sat cat,"
@@ -99,7 +99,7 @@ def test_the_first_document_begins_in_the_prompt() -> None:
 
 
 def test_documents_and_copies_are_judged_together() -> None:
-    corpus = SuffixArray(f"{BORDER} the cat{BORDER}")
+    corpus = CopyIndex(f"{BORDER} the cat{BORDER}")
     sample = draft(unique=True, corpus=corpus, max_copy=8, documents=2)
     parts = [THE + SAT + END, THE + SAT + END, THE + CAT, SAT + END, NEWLINE + CAT + END]
     assert written(sample, *parts) == f" the sat sat{BORDER}\n cat{BORDER}"
@@ -113,4 +113,76 @@ def test_a_sample_whose_document_is_always_known_is_given_up() -> None:
     assert sample.finish_reason is None
     written(sample, THE + END)
     assert sample.finish_reason == "given_up"
-    assert "without a document that it has written already, tried 100 times: write fewer" in str(sample.problem)
+    assert sample.problem == (
+        "2 symbols: each of 100 attempts made a document that was written before; write fewer, or raise --temperature"
+    )
+
+
+def grown(symbols: str, **options: Any) -> Draft:
+    """A sample of characters that always draws the first of these symbols that may come next, until it ends."""
+    sample = draft(tuple(map(chr, range(128))), samplable=set(map(ord, symbols)), **options)
+    while sample.finish_reason is None:
+        excluded = sample.excluded.get(sample.length, set())
+        sample.add(next(symbol for symbol in symbols if ord(symbol) not in excluded), [1.0])
+    return sample
+
+
+def test_a_symbol_that_always_makes_a_copy_is_excluded() -> None:
+    sample = grown("ab", corpus=CopyIndex("aaaa"), max_copy=4, max_length=9)
+    assert (sample.symbols, sample.finish_reason) == ("aaabaaaba", "length")
+    assert sample.rejections <= 102 + 5, "the second time it is tried less often"
+
+
+def test_where_no_symbol_is_left_the_one_before_is_taken_back() -> None:
+    sample = grown("abc", corpus=CopyIndex("aaa aab aac aba abb abc"), max_copy=3, max_length=4)
+    assert (sample.symbols, sample.finish_reason) == ("acaa", "length")
+    assert sample.excluded[1] == {ord("a"), ord("b")}
+
+
+def test_a_sample_is_given_up_once_all_symbols_are_excluded() -> None:
+    sample = grown("abc", corpus=CopyIndex("cab"), max_copy=1)
+    assert (sample.symbols, sample.finish_reason) == ("", "given_up")
+    assert str(sample.problem).startswith("0 symbols: each of 101 attempts made a copy of 1 character of the corpus")
+
+
+def test_the_last_byte_of_a_banned_character_is_excluded() -> None:
+    sample = draft(tuple(map(chr, range(256))), samplable={0xC3, 0xA8, 0xA9}, banned=("\xc3\xa9",))
+    for _ in range(102):
+        sample.add("\xc3\xa9", [1.0] * 2)
+    assert (sample.symbols, sample.excluded) == ("\xc3", {1: {0xA9}})
+
+
+def test_the_word_that_goes_on_with_the_prompt_is_not_excluded() -> None:
+    sample = draft(samplable=set(range(8)), prefix=" th", corpus=CopyIndex("e"), max_copy=1)
+    for _ in range(102):
+        sample.add(THE, [1.0])
+    assert (sample.finish_reason, sample.symbols) == ("given_up", "")
+
+
+def test_each_document_begins_with_the_prompt() -> None:
+    sample = draft(prefix=" th", begun="a th", documents=3)
+    key = sample.key
+    first = sample.add(THE + CAT + END + SAT, [1.0] * 4)
+    assert (first.text, first.symbols, first.echo) == (f"e cat{BORDER}", THE + CAT + END, "")
+    assert (sample.begin, sample.num_launched, sample.symbols) == (3, 3, "")
+    assert sample.key != key, "so that what was launched is dropped"
+    second, third = sample.add(THE, [1.0]), sample.add(END + THE, [1.0] * 2)
+    assert (second.text, second.echo, third.text, third.echo) == ("e", "a th", BORDER, "")
+    last = sample.add(THE_END + END, [1.0] * 2)
+    assert (last.text, last.echo, sample.finish_reason) == (f"e end{BORDER}", "a th", "documents")
+    assert sample.bits_per_char == pytest.approx(7 / 14 / 0.6931471805599453)
+
+
+def test_documents_with_the_prompt_are_judged_with_it_and_by_themselves() -> None:
+    sample = draft(begun="a", documents=3, known={hash("a the")}, unique=True, corpus=CopyIndex("cat sat"), max_copy=7)
+    parts = [THE + END, CAT + END + CAT, CAT + END, SAT + END, CAT + SAT, SAT + SAT + END]
+    assert written(sample, *parts) == f" cat{BORDER} sat{BORDER} sat sat{BORDER}"
+    assert (sample.rejections, sample.finish_reason) == (3, "documents")
+
+
+def test_samples_share_the_documents_that_were_written() -> None:
+    rules = Rules(texts=WORDS, lengths=[1] * len(WORDS), max_length=9, documents=1, unique=True)
+    first, second = (Draft(index, 1, rules) for index in range(2))
+    assert written(first, THE + END) == f" the{BORDER}"
+    assert written(second, THE + END, CAT + END) == f" cat{BORDER}"
+    assert (first.rejections, second.rejections) == (0, 1)

@@ -19,11 +19,11 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.runs.run import Run
-from charrnn.sampling.copies import SuffixArray
+from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.draft import Draft, Rules
 from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k, top_p
 from charrnn.sampling.noise import gumbel
-from charrnn.sampling.sampler import Piece, Sampler, choose, sample
+from charrnn.sampling.sampler import Piece, Sampler, choose
 from charrnn.text.vocabulary import Vocabulary
 from tests.conftest import CPU, TEXT, needs_fbgemm
 
@@ -99,7 +99,7 @@ def pieces_of(
     seed: int = 1,
     *,
     runtime: Runtime = CPU,
-    corpus: SuffixArray | None = None,
+    corpus: CopyIndex | None = None,
     **options: object,
 ) -> list[Piece]:
     config = SamplingConfig(**options)  # type: ignore[arg-type]
@@ -218,6 +218,7 @@ def summary(pieces: Iterable[Piece]) -> dict[int, tuple[str, str | None, float |
         {"avoid_copying": 14},
         {"avoid_copying": 12, "lines": 3, "length": 1000},
         {"num_samples": 1, "avoid_copying": 14, "stop": ("den",)},
+        {"num_samples": 4, "temperature": 0.0, "avoid_copying": 9, "length": 20},
     ],
 )
 def test_steps_launched_ahead_and_recorded_ones_write_the_same(
@@ -355,7 +356,7 @@ def test_large_vocabularies_take_few_streams_at_once() -> None:
     vocabulary = Vocabulary(tuple(map(chr, range(0x20000, 0x20000 + V))), (1,) * V)
     model = CharRNN(ModelConfig(vocab_size=V, hidden_size=4, embedding_size=4))
     config = SamplingConfig(num_samples=5, length=2)
-    pieces = list(sample(model, vocabulary, config, seed=1, runtime=CPU))
+    pieces = list(Sampler(model, vocabulary, config, CPU).sample(seed=1))
     assert sorted(piece.index for piece in pieces if piece.finish_reason) == list(range(5))
 
 
@@ -388,14 +389,15 @@ def test_stop_text_is_found_across_pieces(trained_run: Run) -> None:
 
 
 def test_copies_are_drawn_again(trained_run: Run) -> None:
-    index, size = SuffixArray(TEXT), 12
+    index, size = CopyIndex(TEXT), 12
     options: dict[str, Any] = {"length": 400, "temperature": 1.2}
-    assert min(map(index.longest_copy, texts_of(pieces_of(trained_run, num_samples=4, **options)))) >= size
+    copying = texts_of(pieces_of(trained_run, num_samples=4, **options))
+    assert min(len(index.longest_copy(text)) for text in copying) >= size
     guarded = texts_of(
         pieces_of(trained_run, num_samples=4, corpus=own_corpus(trained_run), avoid_copying=size, **options)
     )
     assert [len(text) for text in guarded] == [400] * 4
-    assert max(map(index.longest_copy, guarded)) < size
+    assert max(len(index.longest_copy(text)) for text in guarded) < size
     alone = pieces_of(trained_run, corpus=own_corpus(trained_run), avoid_copying=size, **options)
     assert texts_of(alone) == guarded[:1]
 
@@ -404,7 +406,16 @@ def draft(max_length: int, max_copy: int, corpus: str) -> Draft:
     """A sample whose indices are code points."""
     texts, lengths = tuple(map(chr, range(2**7))), (1.0,) * 2**7
     return Draft(
-        0, 1, Rules(texts=texts, lengths=lengths, max_length=max_length, max_copy=max_copy, corpus=SuffixArray(corpus))
+        0,
+        1,
+        Rules(
+            texts=texts,
+            lengths=lengths,
+            max_length=max_length,
+            max_copy=max_copy,
+            corpus=CopyIndex(corpus),
+            samplable=set(range(2**7)),
+        ),
     )
 
 
@@ -423,35 +434,45 @@ def test_only_rejections_without_progress_end_a_sample() -> None:
         stream.add("abcdef", [1.0] * 6)
         stream.add("zz", [1.0] * 2)
     assert stream.rejections == 300
-    for _ in range(99):
+    for _ in range(100):
+        assert stream.finish_reason is None
         stream.add("zz", [1.0] * 2)
-    assert (stream.finish_reason, stream.problem) == (None, None)
-    stream.add("zz", [1.0] * 2)
-    assert (stream.finish_reason, stream.length) == ("given_up", 1800)
-    assert str(stream.problem).startswith("1,800 symbols without a copy of 2 characters of the corpus, tried 100 times")
+    assert (stream.length, stream.excluded) == (1800, {})
+    while stream.finish_reason is None:
+        stream.add("zz", [1.0] * 2)  # though it is excluded
+    assert (stream.finish_reason, stream.length, stream.rejections) == ("given_up", 1801, 601)
+    assert str(stream.problem).startswith("1,801 symbols: each of 200 attempts made a copy of 2 characters of the corp")
 
 
 def test_copies_without_end_are_an_error(trained_run: Run) -> None:
-    with pytest.raises(CharRNNError, match="without a copy of 4 characters of the corpus"):
-        pieces_of(trained_run, temperature=0, corpus=own_corpus(trained_run), avoid_copying=4)
+    with pytest.raises(CharRNNError, match=r"sample 0 gave up at 0 symbols: .* made a copy of 1 character of the corp"):
+        pieces_of(trained_run, corpus=own_corpus(trained_run), avoid_copying=1)
     with pytest.raises(OptionError, match="--corpus"):
         pieces_of(trained_run, avoid_copying=4)
 
 
-def test_sample_that_is_given_up_ends_no_other(trained_run: Run) -> None:
-    """Where cat and dog can only sit on something, the hen alone comes to the end of her line."""
-    config = SamplingConfig(num_samples=24, lines=1, length=60, temperature=0.5, avoid_copying=7)
-    model, vocabulary = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 1}, {"temperature": 0.0, "min_p": 1.0}])
+def test_no_sample_is_given_up_while_another_symbol_is_left(trained_run: Run, options: dict[str, Any]) -> None:
+    pieces = pieces_of(trained_run, corpus=own_corpus(trained_run), avoid_copying=5, length=30, **options)
+    [text] = texts_of(pieces)
+    assert (len(text), pieces[-1].finish_reason) == (30, "length")
+    assert len(own_corpus(trained_run).longest_copy(text)) == 4
+    bits = bits_of(trained_run, "\n", text)
+    assert pieces[-1].bits_per_char == pytest.approx(mean(bits), abs=1e-3), "and they are the model's own"
+
+
+def test_sample_that_is_given_up_ends_no_other() -> None:
+    """Where the model writes empty documents alone, one of them differs from all others."""
+    vocabulary = Vocabulary(("a", "b"), (1, 1, 1), border_chars=1)
+    model = CharRNN(ModelConfig(vocab_size=3, hidden_size=4, embedding_size=4))
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
+    config = SamplingConfig(num_samples=24, documents=1, unique=True)
     pieces: list[Piece] = []
-    with pytest.raises(
-        CharRNNError, match=r"sample \d+ \(and \d+ others\) comes no further than \d+ symbols"
-    ) as caught:
-        pieces.extend(Sampler(model, vocabulary, config, CPU, SuffixArray(" on the")).sample(seed=1))
+    with pytest.raises(CharRNNError, match=r"sample 1 \(and 22 others\) gave up at 0 symbols: each of 100 attempts"):
+        pieces.extend(Sampler(model, vocabulary, config, CPU).sample(seed=1))
     ends = {piece.index: piece.finish_reason for piece in pieces if piece.finish_reason is not None}
-    assert sorted(ends) == list(range(24))
-    assert set(ends.values()) == {"lines", "given_up"}
-    assert f"sample {min(i for i in ends if ends[i] == 'given_up')} (and" in str(caught.value)
-    assert not any(" on the" in text for text in texts_of(pieces))
+    assert ends == {0: "documents"} | dict.fromkeys(range(1, 24), "given_up")
 
 
 def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
@@ -465,8 +486,8 @@ def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trai
     assert pieces[-1].bits_per_char == pytest.approx(mean(bits_of(trained_run, "the", texts_of(pieces)[0])), abs=1e-3)
 
 
-def own_corpus(run: Run) -> SuffixArray:
-    return SuffixArray(run.corpus.text)
+def own_corpus(run: Run) -> CopyIndex:
+    return CopyIndex(run.corpus.text)
 
 
 def bits_of(run: Run, prompt: str, text: str) -> list[float]:

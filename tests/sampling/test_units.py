@@ -1,18 +1,23 @@
 """Samples of models of words, bytes and documents."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from charrnn.api import LanguageModel
-from charrnn.config import PreparationConfig, TrainingConfig
+from charrnn.config import PreparationConfig, SamplingConfig, TrainingConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
+from charrnn.sampling.copies import unpack
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
+from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import UNKNOWN_CHAR
 from tests.conftest import CPU, TINY
 
@@ -68,7 +73,8 @@ def test_a_model_of_bytes_bans_characters_and_reads_prompts_of_any(tmp_path: Pat
     model = untrained("né à côté\n" * 40, tmp_path, unit="byte")
     text = model.sample("é漢", ban="éa", length=400, seed=1)
     assert not set("éa") & set(text)
-    assert model.sample("", seed=1, length=9, stop="\ufffd") is not None
+    with pytest.raises(OptionError, match="no sample can end after '�'"):
+        model.sample("", seed=1, length=9, stop="\ufffd")
 
 
 @pytest.mark.parametrize("unit", ["char", "byte", "word"])
@@ -83,8 +89,85 @@ def test_a_model_of_documents_writes_whole_ones(tmp_path: Path, unit: str) -> No
     lines = model.sample("", lines=3, seed=1)
     assert lines.count("\n") == 3
     assert [each.count("\n") for each in model.sample_many(3, documents=2, seed=1)] == [2, 2, 2]
-    with pytest.raises(OptionError, match="documents, new and unique need a model of documents"):
+    with pytest.raises(OptionError, match=r"^documents, new and unique need a model of"):
         untrained(TEXT, tmp_path / "other").sample(documents=1)
+
+
+@pytest.mark.parametrize("unit", ["char", "byte", "word"])
+def test_each_document_is_drawn_from_the_state_after_the_prompt(tmp_path: Path, unit: str) -> None:
+    model = untrained("Anna Bart\nAnna Carl\nBea Bart\n" * 9, tmp_path, unit=unit, separator="\n")
+    sampler = model.sampler(SamplingConfig(documents=3, num_samples=4, temperature=0.5))
+    pieces = list(sampler.sample(model.normalise("Bea Bart\nAnna B"), seed=1))
+    for index in range(4):
+        own = [piece for piece in pieces if piece.index == index]
+        documents = "".join(piece.echo + piece.text for piece in own).split(BORDER)
+        assert (len(documents), documents.pop()) == (4, "")
+        assert [each[:6] for each in documents[1:]] == ["Anna B"] * 2
+        drawn = unpack("".join(piece.symbols for piece in own))
+        ends = drawn.eq(model.vocabulary.size - 1).nonzero().flatten() + 1
+        expected = [bits for each in drawn.tensor_split(ends[:-1]) for bits in bits_of(model, each)]
+        found = [nats / math.log(2) for piece in own for nats in piece.nats]
+        assert found == pytest.approx(expected, abs=1e-3)
+
+
+def bits_of(model: LanguageModel, drawn: Tensor) -> list[float]:
+    """The bits of symbols (N,) after a prompt; the first word is one of those that begin with the prompt's end."""
+    vocabulary, is_word = model.vocabulary, model.vocabulary.unit == "word"
+    before = vocabulary.encode(BORDER + model.normalise("Bea Bart\nAnna" if is_word else "Bea Bart\nAnna B")).long()
+    with torch.no_grad():
+        logits = model.module.eval()(torch.cat([before, drawn[:-1].long()])[:, None])[0][len(before) - 1 :, 0]
+    if is_word:
+        others = set(range(vocabulary.size)).difference(vocabulary.beginning_with(" B"))
+        logits[0, list(others)] = -math.inf
+    return [float(each) / -math.log(2) for each in logits.log_softmax(-1).gather(1, drawn.long()[:, None])]
+
+
+def test_no_document_is_repeated_in_another_sample(tmp_path: Path) -> None:
+    model = untrained("ab\nba\n" * 9, tmp_path, separator="\n")
+    options: Any = {"documents": 1, "seed": 1}
+    assert len(set(model.sample_many(30, **options))) < 30
+    assert len(set(model.sample_many(30, **options, unique=True))) == 30
+    assert len(set(model.sample_many(30, "a", **options, unique=True))) == 30
+
+
+@pytest.mark.parametrize(
+    ("prepared", "options"),
+    [
+        ({}, {"stop": "ZZ"}),
+        ({}, {"stop": ["king", "k\\n"]}),
+        ({}, {"stop": "king", "ban": "k"}),
+        ({}, {"lines": 2, "ban": "\n"}),
+        ({"unit": "byte"}, {"stop": "é"}),
+        ({"unit": "byte"}, {"stop": "né", "ban": "n"}),
+        ({"unit": "word"}, {"stop": "queen"}),
+        ({"unit": "word"}, {"lines": 1, "ban": "\n"}),
+        ({"separator": "\n"}, {"documents": 1, "ban": "\n"}),
+        ({"separator": "\n"}, {"lines": 1, "ban": "\n"}),
+        ({"separator": "k"}, {"documents": 1, "ban": "k"}),
+        ({"separator": "ing"}, {"stop": "zing"}),
+        ({"ascii": True}, {"stop": "\U0001f642"}),
+    ],
+)
+def test_an_end_that_never_comes_is_an_error(tmp_path: Path, prepared: Any, options: Any) -> None:
+    model = untrained(TEXT.replace("queen", ""), tmp_path, **prepared)
+    with pytest.raises(OptionError, match=r"^no sample can end after ") as caught:
+        model.sample(**options, length=9)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prepared", "options"),
+    [
+        ({}, {"stop": ["king", "\n"], "ban": "z"}),
+        ({"unit": "byte"}, {"stop": "king", "lines": 1}),
+        ({"unit": "word"}, {"stop": "t k", "lines": 1}),
+        ({"separator": "\n"}, {"stop": "\n", "documents": 1, "lines": 1}),
+        ({"separator": "knew"}, {"stop": "w nothing", "documents": 1}),
+        ({"lowercase": True}, {"stop": "KING"}),
+    ],
+)
+def test_an_end_that_may_come_is_none(tmp_path: Path, prepared: Any, options: Any) -> None:
+    untrained(TEXT, tmp_path, **prepared).sample(**options, length=9)
 
 
 @pytest.mark.parametrize("options", [{"unit": "byte"}, {"unit": "word", "max_vocab": 9}, {"separator": "\n"}])
