@@ -8,8 +8,10 @@ from charrnn.cli.options import (
     CheckpointArgument,
     CheckpointDir,
     Json,
+    Overwrite,
     choose_checkpoint,
     declare,
+    require_output,
     takes_configs,
     tell_page,
 )
@@ -20,7 +22,8 @@ from charrnn.cli.signals import exit_on_signals
 def export(
     *,
     checkpoint: CheckpointArgument = None,
-    output: Annotated[Path, declare("The page; a file of that name is replaced.", "--output", "-o", metavar="FILE")],
+    output: Annotated[Path, declare("The page's file; - is stdout.", "--output", "-o", metavar="FILE")],
+    overwrite: Overwrite = False,
     title: Annotated[str | None, declare("The page's heading.", "--title", metavar="TEXT")] = None,
     json: Json = False,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
@@ -30,11 +33,13 @@ def export(
     Examples:
       charrnn export tales -o tales.html --title "Tales of a small machine"
     """
+    from charrnn.report.assets import is_own_page
     from charrnn.report.export import TITLE, describe
     from charrnn.report.export import export as write_page
     from charrnn.runs.checkpoint import Checkpoint
 
     exit_on_signals()
+    page = require_output(output, overwrite=overwrite or is_own_page(output))
     found = Checkpoint.load(choose_checkpoint(checkpoint, checkpoint_dir))
-    size = write_page(found, output, TITLE if title is None else title)
-    tell_page(output, size, f", {describe(found)}", json=json)
+    size = write_page(found, page, TITLE if title is None else title, overwrite=overwrite)
+    tell_page(page, size, f", {describe(found)}", json=json)

@@ -1,6 +1,7 @@
 """Help pages in plain text: usage, the command's docstring with its examples, options by panel, exit codes."""
 
 import inspect
+import itertools
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,9 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand
+
+from charrnn.cli.options import CHECKPOINT_DIR
+from charrnn.machine.neighbours import sharing_cores
 
 UsageError: Any = typer.BadParameter.__base__
 """Of the command line's grammar, which Typer exports under no name of its own."""
@@ -24,13 +28,28 @@ _EXIT_CODES = (
 class Command(TyperCommand):
     """A command whose help is such a page."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, whose threads give way to other processes."""
+        with sharing_cores():
+            return super().invoke(ctx)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; usage errors get the context of this command."""
         try:
+            self._require_no_names(args)
             return super().parse_args(ctx, args)
         except UsageError as error:
             error.ctx = error.ctx or ctx
             raise
+
+    def _require_no_names(self, args: list[str]) -> None:
+        """Raises: UsageError for an argument that would be read as options, but names a file or a run."""
+        options = {name for parameter in self.params for name in parameter.opts}
+        runs = os.environ.get("CHARRNN_CHECKPOINT_DIR") or CHECKPOINT_DIR
+        for argument in itertools.takewhile(lambda argument: argument != "--", args):
+            is_named = os.path.exists(argument) or os.path.exists(os.path.join(runs, argument))  # noqa: PTH110, PTH118
+            if argument.startswith("-") and len(argument) > 1 and argument not in options and is_named:
+                raise UsageError(f"{argument} is read as options, but a file or run has this name: write -- {argument}")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""

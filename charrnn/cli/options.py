@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 
 from charrnn.config import COMMON, PANELS, PREPARATION, Choice, Config, Interval, Option, count
+from charrnn.files.atomic import require_writable
 from charrnn.terminal import Notify, escape_controls
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -101,6 +102,7 @@ Seed = Annotated[
 Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--recursive", panel=PREPARATION)]
 Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
 Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
+Overwrite = Annotated[bool, declare("Replace an existing output.", "--overwrite")]
 DataDir = Annotated[
     Path,
     declare(
@@ -173,8 +175,18 @@ def notifier(*, quiet: bool) -> Notify:
     return notify
 
 
-def tell_page(page: Path, size: int, details: str, *, json: bool) -> None:
-    """Say that a page of so many bytes was written."""
+def require_output(output: Path | None, *, overwrite: bool) -> Path | None:
+    """The file to write to, None for stdout (`-`). Raises: CharRNNError if it exists and may not be overwritten."""
+    if output is None or output == Path("-"):
+        return None
+    require_writable(output, exclusive=not overwrite)
+    return output
+
+
+def tell_page(page: Path | None, size: int, details: str, *, json: bool) -> None:
+    """Report the size of a page that was written to a file."""
+    if page is None:
+        return
     if json:
         print(json_module.dumps({"page": str(page), "bytes": size}), flush=True)
     else:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,16 +26,12 @@ from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import print_text
 from charrnn.config import WINDOWS, PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.machine.neighbours import choose_spinning, sharing_cores
-from charrnn.terminal import count_of, escape_controls, json_line, list_characters, prints_unicode
+from charrnn.terminal import byte_bar, count_of, escape_controls, json_line, list_characters, no_bar, prints_unicode
 from charrnn.text.sources import COMPRESSIONS
 from charrnn.text.units import BORDER, NOUNS, Display, display
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
-
-_LINE_SECONDS = 30.0
-_BAR_DELAY = 2.0
 
 
 def score(
@@ -75,7 +70,6 @@ def score(
         raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
     if adapt and (per_line or per_char):
         raise OptionError("--adapt is a figure of the whole text: leave --per-line and --per-char out")
-    choose_spinning()
     checkpoint, text = _tell_apart(checkpoint, text)
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
@@ -90,10 +84,10 @@ def score(
     config = replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True)
     blocks = read_blocks(text, config)
     prints_much = per_line or per_char
-    is_shown = not (prints_much and sys.stdout.isatty())
+    bar = no_bar if prints_much and sys.stdout.isatty() else byte_bar(sys.stderr)
     symbol_size = model.vocabulary.mean_size
-    with sharing_cores(), _Progress(text, 1 + adapt, symbol_size, is_shown=is_shown) as progress:
-        scorer = model.scorer(progress.advance)
+    with bar("scoring", _count_bytes(text)) as advance:
+        scorer = model.scorer(lambda num_symbols: advance(round(num_symbols * symbol_size)))
         if per_line:
             _print_lines(scorer.score_lines(split_lines(blocks)), config, json=json)
         else:
@@ -101,7 +95,7 @@ def score(
             total = _add_up(_printing_chars(parts, config, json=json) if per_char else parts)
             if not total.num_chars:
                 raise CharRNNError(f"{text} has no 2 {NOUNS[config.unit]}s that the model knows: nothing can be scored")
-    _tell_unknown(scorer)
+    _tell_unknown(scorer, per_line=per_line)
     if not prints_much:
         about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
         machine = {"device": str(model.runtime.device), "precision": model.runtime.precision}
@@ -198,53 +192,22 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfi
     show = escape_controls if sys.stdout.isatty() else str
     errors = "replace" if json or sys.stdout.isatty() else "surrogateescape"
     for line, scored in ((Display(config, errors)(line, final=True), scored) for line, scored in lines):
-        bits = scored.bits_per_char
         if json:
-            print(json_line({"bits_per_char": bits, "line": line}, ascii_only=not prints_unicode()))
+            record = {"bits_per_char": scored.bits_per_char, "unknown": scored.num_unknown, "line": line}
+            print(json_line(record, ascii_only=not prints_unicode()))
         else:
-            print_text(f"{math.nan if bits is None else bits:.4f}\t{show(line)}\n")
+            print_text(f"{scored.bits_per_char:.4f}\t{show(line)}\n")
 
 
-def _tell_unknown(scorer: "Scorer") -> None:
+def _tell_unknown(scorer: "Scorer", *, per_line: bool) -> None:
     if not scorer.num_unknown:
         return
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
+    if per_line:
+        how = f"scored with at least {math.log2(scorer.vocabulary.size):.2f} bits each"
     found = count_of(scorer.num_unknown, NOUNS[scorer.vocabulary.unit])
     verb = "was" if scorer.num_unknown == 1 else "were"
     tell(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
-
-
-class _Progress:
-    """A bar on stderr after some seconds, or where stderr is no terminal a line now and then.
-
-    The text is read `num_passes` times; `symbol_size` is the mean size of a symbol in characters, or of one in bytes.
-    """
-
-    def __init__(self, text: str, num_passes: int, symbol_size: float, *, is_shown: bool) -> None:
-        from tqdm import tqdm
-
-        with_bar = is_shown and sys.stderr.isatty()
-        size = _count_bytes(text)
-        total = None if size is None else num_passes * size
-        self._bar = tqdm(total=total, unit="B", unit_scale=True, delay=_BAR_DELAY, leave=False, disable=not with_bar)
-        self._tells = is_shown and not with_bar
-        self._symbol_size = symbol_size
-        self._num_read, self._told = 0.0, time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def advance(self, num_symbols: int) -> None:
-        """Count symbols as scored."""
-        size = num_symbols * self._symbol_size
-        self._bar.update(size)
-        self._num_read += size
-        if self._tells and time.monotonic() - self._told > _LINE_SECONDS:
-            self._told = time.monotonic()
-            tell(f"{self._num_read:,.0f} characters scored")
 
 
 def _count_bytes(text: str) -> int | None:

@@ -3,6 +3,7 @@
 import json as json_module
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ from charrnn.cli.signals import exit_on_signals, stop_on_signals
 from charrnn.config import (
     COMMON,
     MODEL,
+    RECOMMENDED_TEMPERATURE,
     REPORTS,
     RUN,
     SIZES,
@@ -41,7 +43,6 @@ from charrnn.config import (
     apply_size,
 )
 from charrnn.errors import OptionError
-from charrnn.machine.neighbours import choose_spinning, sharing_cores
 from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, count_of, no_bar, silence, speaks
 from charrnn.text.sources import find_tales
 
@@ -129,6 +130,7 @@ def train(
     """
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
+    began = time.perf_counter()
     asked = given(ctx, preparation, config, model)
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
@@ -137,52 +139,69 @@ def train(
         corpus = str(find_tales())
         notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
 
-    choose_spinning()
     from charrnn.machine.runtime import compute_deterministically
-    from charrnn.runs.folder import RunFolder
+    from charrnn.runs.folder import RunFolder, find_checkpoint
     from charrnn.runs.opening import opened
     from charrnn.runs.preflight import describe
     from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
-    from charrnn.text.corpus import default_stem
+    from charrnn.text.cache import TextArgument, default_stem
 
     exit_on_signals()
 
     if deterministic:
         compute_deterministically()
     folder = RunFolder(run or checkpoint_dir / default_stem(corpus))
+    if run is not None and "data_dir" not in asked:
+        data_dir = _data_dir_of(run)
+    bar = byte_bar(sys.stderr) if speaks() and not quiet else no_bar
+    text = TextArgument(corpus, data_dir, recursive=recursive, force=force, bar=bar)
     reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard and speaks() else []
-    with (
-        sharing_cores(),
-        opened(
-            folder,
-            corpus,
-            shape,
-            config,
-            preset | asked,
-            resuming=resume,
-            overwriting=overwrite,
-            init_from=init_from,
-            seed=seed,
-            device=device,
-            precision=precision,
-            data_dir=data_dir,
-            checkpoint_dir=checkpoint_dir,
-            preparation=preparation,
-            recursive=recursive,
-            force=force,
-            notify=notify,
-            bar=byte_bar(sys.stderr) if speaks() and not quiet else no_bar,
-        ) as begun,
-    ):
+    with opened(
+        folder,
+        text,
+        shape,
+        config,
+        preset | asked,
+        resuming=resume,
+        overwriting=overwrite,
+        init_from=init_from,
+        seed=seed,
+        device=device,
+        precision=precision,
+        checkpoint_dir=checkpoint_dir,
+        preparation=preparation,
+        notify=notify,
+    ) as begun:
         describe(begun.trainer, begun.corpus.vocabulary, begun.seed, notify)
         if speaks():
             reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, begun.trainer.fraction))
+            paths = {each: Path(each) for each in (corpus, run, data_dir, checkpoint_dir) if each not in (None, "-")}
+            if init_from is not None and begun.is_new:
+                paths[init_from] = find_checkpoint(init_from, checkpoint_dir)
+            begun.command = _absolute(sys.argv[2:], paths)
             begun.open_log()
+        if begun.trainer.config.minutes is not None:
+            notify(f"started in {time.perf_counter() - began:.0f} s, which --minutes does not include")
         _train(begun, reporters, json=json and speaks(), notify=notify)
 
 
+def _data_dir_of(run: Path) -> Path:
+    """Default folder of prepared corpora: `data`, here or beside the checkpoints folder of an absolute run."""
+    if not run.is_absolute() or run.is_relative_to(Path.cwd()):
+        return DATA_DIR
+    return (run.parent if run.parent.name == CHECKPOINT_DIR.name else run).parent / DATA_DIR
+
+
+def _absolute(arguments: list[str], paths: dict[str | Path, Path]) -> list[str]:
+    """The command line with absolute paths, so that it can be run from any folder; `paths` by their names in it."""
+    absolute = {str(Path(name)): str(path.absolute()) for name, path in paths.items()}
+    words = (argument.rpartition("=") for argument in arguments)
+    values = ((name + sign, absolute.get(str(Path(value)), value)) for name, sign, value in words)
+    return ["charrnn", "train", *map("".join, values)]
+
+
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:
-    """Drive a run to its end or to a signal, and say what came of it."""
+    """Drive a run to its end or to a signal, and report the result."""
     try:
         with stop_on_signals(run.trainer.request_stop) as signals:
             finished = run.drive(reporters)
@@ -191,7 +210,7 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             if reporter is not None:
                 reporter.close()
     summary = run.summary(finished)
-    notify(_closing_lines(summary, finished.reason, run, with_curve=not json))
+    notify(_closing_lines(summary, run, with_curve=not json))
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
@@ -200,12 +219,12 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
             raise typer.Exit(128 + signals[0])
 
 
-def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_curve: bool) -> str:
+def _closing_lines(summary: dict[str, Any], run: "Run", *, with_curve: bool) -> str:
     how = {
         "budget": "done",
         "patience": f"stopped early: no improvement in {count_of(run.trainer.config.patience or 0, 'evaluation')}",
         "stopped": "stopped and saved; --resume goes on",
-    }[reason]
+    }[summary["reason"]]
     if not summary["steps"]:
         return f"{how}, before the first step: there is nothing to sample yet; --resume with a larger budget goes on"
     num_chars = run.trainer.evaluations.num_chars
@@ -225,4 +244,4 @@ def _closing_lines(summary: dict[str, Any], reason: str, run: "Run", *, with_cur
         line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
     else:
         line += "\nit was not evaluated yet"
-    return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature 0.5"
+    return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature {RECOMMENDED_TEMPERATURE}"

@@ -10,6 +10,7 @@ threads, which does nothing, brings the library into it. Source: `gomp_throttled
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,22 +23,17 @@ _CONTENDED = 0.1  # the share of the time that the main thread waits for a core:
 _MIN_PARALLEL = 2**15  # elements that PyTorch gives to a thread
 
 
-def choose_spinning() -> None:
-    """Before torch is imported, let threads sleep soon if nothing tells later whether they should.
-
-    That costs a training that is alone up to a tenth of its speed.
-    """
-    if not (_is_chosen() or _SCHEDSTAT.exists()):
-        os.environ["GOMP_SPINCOUNT"] = "1000"
-
-
 @contextlib.contextmanager
 def sharing_cores() -> Iterator[None]:
-    """Inside the context let waiting threads sleep while the main thread has to wait for a core.
+    """Inside the context, let waiting threads sleep while the main thread has to wait for a core.
 
-    Nothing is done where the environment says how threads wait, or the kernel does not count that time.
+    Enter it before torch is imported. Nothing is done if the environment sets how threads wait. If the kernel does not
+    count the time that a thread waits, threads sleep soon in any case, which costs a training up to a tenth of its
+    speed.
     """
     if _is_chosen() or not _SCHEDSTAT.exists():
+        if not _is_chosen():
+            os.environ["GOMP_SPINCOUNT"] = "1000"
         yield
         return
     over = threading.Event()
@@ -62,6 +58,7 @@ def _watch(over: threading.Event) -> None:
             before, waited = waited, _waited_seconds()
             begin, then = then, time.perf_counter()
             was_contended, is_contended = is_contended, waited - before > _CONTENDED * (then - begin)
+            is_contended &= "torch" in sys.modules  # the team must not be the first to import it
             if is_contended and not was_contended:
                 team.enter_context(idle_team())
             elif was_contended and not is_contended:

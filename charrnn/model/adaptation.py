@@ -39,7 +39,7 @@ class Adaptation:
         self._num_updates = 0
         self._state: State | None = None
 
-    def losses(self, indices: Tensor, advance: Callable[[int], None] = lambda num_symbols: None) -> Tensor:
+    def losses(self, indices: Tensor, advance: Callable[[int], object] = lambda num_symbols: None) -> Tensor:
         """The loss of each of the N indices but the first, (N - 1,) in nats; the next part begins with the last one.
 
         `advance` is told the number of symbols that each chunk predicts.

@@ -159,7 +159,7 @@ def evaluate(
 
 @torch.no_grad()
 def text_losses(
-    model: CharRNN, indices: Tensor, runtime: Runtime, advance: Callable[[int], None] = lambda num_symbols: None
+    model: CharRNN, indices: Tensor, runtime: Runtime, advance: Callable[[int], object] = lambda num_symbols: None
 ) -> Tensor:
     """The loss of each of the N indices but the first, with carried state: (N - 1,) in nats.
 
@@ -186,7 +186,7 @@ def sequence_losses(
     model: CharRNN,
     sequences: Sequence[Tensor],
     runtime: Runtime,
-    advance: Callable[[int], None] = lambda num_symbols: None,
+    advance: Callable[[int], object] = lambda num_symbols: None,
 ) -> list[Tensor]:
     """The loss of each index of each sequence but its first, each read from an empty state, in nats.
 
@@ -212,7 +212,7 @@ def window_losses(
     indices: Tensor,
     window: int,
     runtime: Runtime,
-    advance: Callable[[int], None] = lambda num_symbols: None,
+    advance: Callable[[int], object] = lambda num_symbols: None,
 ) -> Tensor:
     """The loss of each of the N indices but the first, with a state that is emptied every `window` of them.
 

@@ -1,8 +1,15 @@
-"""The files that pages are made of, and the policy that lets a browser run these and nothing else."""
+"""Files that pages are made of, the policy that lets a browser run these and nothing else, and writing of pages."""
 
 import base64
+import contextlib
 import hashlib
+import sys
 from importlib import resources
+from pathlib import Path
+
+from charrnn.files.atomic import open_regular, write_atomically
+
+_GENERATOR = b'<meta name="generator" content="charrnn">'
 
 
 def read(name: str) -> str:
@@ -19,3 +26,24 @@ def policy(script: str, style: str, *more: str) -> str:
     """The content security policy of a page with this script and this style, which may do what `more` says besides."""
     own = [f"script-src {_source(script)}", f"style-src {_source(style)}"]
     return "; ".join(["default-src 'none'", *own, *more, "base-uri 'none'", "form-action 'none'"])
+
+
+def is_own_page(path: Path) -> bool:
+    """True if a file begins as the pages that charrnn writes."""
+    with contextlib.suppress(OSError), open_regular(path) as stream:
+        return _GENERATOR in stream.read(1024)
+    return False
+
+
+def write_page(page: str, path: Path | None, *, overwrite: bool = False) -> int:
+    """Write a page to a file, or to stdout if `path` is None; a page of charrnn's own is replaced.
+
+    Returns: its size in bytes. Raises: CharRNNError, for any other existing file unless `overwrite`.
+    """
+    data = page.encode()
+    if path is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(path, [data], exclusive=not (overwrite or is_own_page(path)))
+    return len(data)

@@ -57,7 +57,7 @@ def write_chapter(subject: Subject, predictions: Predictions) -> Chapter:
         vocabulary=subject.vocabulary,
         noun=subject.noun,
         facts=list_facts(subject),
-        command=write_command(subject.checkpoint),
+        command=write_command(subject),
         training_samples=samples(subject.records),
         temperatures=write_at_temperatures(subject),
         copies=find_copies(subject),

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charrnn.config import PreparationConfig, SamplingConfig
-from charrnn.files.atomic import write_atomically
+from charrnn.config import RECOMMENDED_TEMPERATURE, PreparationConfig, SamplingConfig
 from charrnn.model.network import CharRNN, layer_weights
-from charrnn.report.assets import policy, read
+from charrnn.report.assets import policy, read, write_page
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.sampling.filters import excluded_symbols
 from charrnn.sampling.sampler import start_symbols
@@ -47,11 +46,9 @@ def rounded(model: CharRNN) -> CharRNN:
     return model
 
 
-def export(checkpoint: Checkpoint, path: Path, title: str = TITLE) -> int:
-    """Write a checkpoint's model as a page. Returns: its size in bytes. Raises: CharRNNError."""
-    page = render(checkpoint, title).encode()
-    write_atomically(path, [page])
-    return len(page)
+def export(checkpoint: Checkpoint, path: Path | None, title: str = TITLE, *, overwrite: bool = False) -> int:
+    """Write a checkpoint's model as a page, see `write_page`. Returns: its size in bytes. Raises: CharRNNError."""
+    return write_page(render(checkpoint, title), path, overwrite=overwrite)
 
 
 def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
@@ -71,7 +68,9 @@ def fill(data: dict[str, Any]) -> str:
     style, script = read("colours.css") + read("page.css"), read("model.js") + read("units.js") + read("page.js")
     model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
     allowed = policy(script, style, "worker-src blob:")
-    return Template(read("page.html")).substitute(policy=allowed, style=style, script=script, model=model)
+    return Template(read("page.html")).substitute(
+        policy=allowed, style=style, script=script, model=model, temperature=RECOMMENDED_TEMPERATURE
+    )
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -1,6 +1,7 @@
 """The facts about a run that its report begins with: only what helps to make it again or to judge it."""
 
 import math
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import PureWindowsPath
@@ -13,7 +14,8 @@ from charrnn.report.subject import Subject
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.terminal import format_seconds
 
-_MAX_NAME = 80
+_MAX_NAME, _MAX_WORD, _MAX_WORDS = 80, 1000, 100
+_ESCAPES = {"\\": r"\\", "\n": r"\n", "\t": r"\t", "\0": r"\0", "\f": r"\f"}
 _CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}
 
 
@@ -45,13 +47,27 @@ def corpus_name(checkpoint: Checkpoint) -> str:
     return PureWindowsPath(checkpoint.corpus.path).name or "the text"
 
 
-def write_command(checkpoint: Checkpoint) -> list[str]:
-    """A command that trains this model, from the options that the checkpoint remembers: its beginning, each option."""
+def write_command(subject: Subject) -> list[str]:
+    """The command of the run in parts: as the log has it, else made of the options in the checkpoint."""
+    definition, checkpoint = _definition(subject), subject.checkpoint
+    if isinstance(given := definition.get("command"), list) and given[:2] == ["charrnn", "train"]:
+        command = shlex.join(str(word)[:_MAX_WORD] for word in given[:_MAX_WORDS])
+        home = os.path.expanduser("~")  # noqa: PTH111 (which raises for a user without one)
+        return command.replace(f" {home}/", " ~/").split(" ")  # pages are sent to others
     parts = [["charrnn", "train", corpus_name(checkpoint)]]
     for config in (checkpoint.model_config, checkpoint.training_config, checkpoint.corpus.config):
         parts += _options(config)
+    origin = definition.get("init_from")
+    if isinstance(origin, dict) and isinstance(source := origin.get("corpus"), str):
+        parts.append(["--init-from", source[:_MAX_NAME]])
     parts += [["--precision", checkpoint.precision], ["--seed", str(checkpoint.seed)]]
     return [shlex.join(part) for part in parts]
+
+
+def _definition(subject: Subject) -> dict[str, Any]:
+    """What defines the run as the log has it, which a stranger may have written."""
+    definition = subject.records[0].get("definition") if subject.records else None
+    return definition if isinstance(definition, dict) else {}
 
 
 def _options(config: Config) -> Iterator[list[str]]:
@@ -68,13 +84,12 @@ def _options(config: Config) -> Iterator[list[str]]:
 
 def _escape(text: str) -> str:
     """A text as the command line unescapes it, see `terminal.unescape`."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\0", "\\0")
+    return "".join(_ESCAPES.get(char, char) for char in text)
 
 
 def _machine(subject: Subject) -> str:
-    """The machine as the log names it, which a stranger may have written."""
-    definition = subject.records[0].get("definition") if subject.records else None
-    machine = definition.get("machine") if isinstance(definition, dict) else None
+    """The machine as the log names it."""
+    machine = _definition(subject).get("machine")
     if not isinstance(machine, dict):
         return "not recorded"
     words = [machine[each][:_MAX_NAME] for each in ("name", "system") if isinstance(machine.get(each), str)]

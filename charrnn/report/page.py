@@ -3,19 +3,20 @@
 All text reaches the page through jinja2's autoescape, and what would steer the display is made visible on the way.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charrnn.errors import CharRNNError
-from charrnn.files.atomic import write_atomically
 from charrnn.report import assets
 from charrnn.report.subject import Subject
 from charrnn.report.visible import visible
 
 
 def require_extra() -> None:
-    """Raises: CharRNNError where matplotlib or jinja2 is missing."""
+    """Raises: CharRNNError if matplotlib or jinja2 is missing."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of caches, as of a home that is read-only
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -23,11 +24,9 @@ def require_extra() -> None:
         raise CharRNNError("charrnn report needs matplotlib and jinja2: pip install 'charrnn[report]'") from None
 
 
-def write_report(subjects: Sequence[Subject], path: Path) -> int:
-    """Write the report of some runs. Returns: its size in bytes. Raises: CharRNNError."""
-    page = render(subjects).encode()
-    write_atomically(path, [page])
-    return len(page)
+def write_report(subjects: Sequence[Subject], path: Path | None, *, overwrite: bool = False) -> int:
+    """Write the report of some runs, see `write_page`. Returns: its size in bytes. Raises: CharRNNError."""
+    return assets.write_page(render(subjects), path, overwrite=overwrite)
 
 
 def render(subjects: Sequence[Subject]) -> str:
@@ -38,7 +37,6 @@ def render(subjects: Sequence[Subject]) -> str:
     from charrnn.report.curves import draw_curves
     from charrnn.report.passage import Predictions
     from charrnn.report.samples import COPYING
-    from charrnn.runs.run import SAMPLE
 
     style, script = assets.read("colours.css") + assets.read("report.css"), assets.read("report.js")
     predictions = Predictions()
@@ -51,7 +49,6 @@ def render(subjects: Sequence[Subject]) -> str:
         figures=draw_curves([subject.records for subject in subjects]),
         chapters=chapters,
         predictions=predictions.rows,
-        sampling=SAMPLE,
         copying=COPYING,
     )
     return page

@@ -1,6 +1,7 @@
 """A run to report on: its model, its log, and its text as far as that is at hand."""
 
 import functools
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,10 +67,10 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
     checkpoint = Checkpoint.load(path)
     folder = path.absolute().parent
     records = read_records(RunFolder(folder).metrics)
-    indices = _find_text(checkpoint, [data_dir, *(root / "data" for root in path.absolute().parents[2:3])], corpus)
+    indices = _find_text(checkpoint, path, data_dir, corpus)
     train, held_out = (torch.zeros(0), torch.zeros(0)) if indices is None else _split(indices, checkpoint)
     return Subject(
-        name=folder.name if records and folder != Path.home() else path.stem,
+        name=folder.name if records and folder != Path(os.path.expanduser("~")) else path.stem,  # noqa: PTH111
         checkpoint=checkpoint,
         model=checkpoint.build_model().eval(),
         records=records,
@@ -79,13 +80,13 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
     )
 
 
-def _find_text(checkpoint: Checkpoint, folders: list[Path], corpus: str | None) -> Tensor | None:
-    """The indices (N,) of the model's own text, if it is in one of the folders, or of a text that is named.
+def _find_text(checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str | None) -> Tensor | None:
+    """Indices (N,) of the given text, or of the model's own text if it is found.
 
     Raises: CharRNNError.
     """
     if corpus is None:
-        own = checkpoint.corpus.find(folders)
+        own = checkpoint.corpus.find(path, data_dir)
         return None if own is None else own.indices
     indices = checkpoint.vocabulary.encode_any(read_text(corpus, checkpoint.corpus.config))
     if checkpoint.vocabulary.unknown is None:

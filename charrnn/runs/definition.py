@@ -1,6 +1,7 @@
 """Everything that defines a run, as JSON values: the first record of its log."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ def define(
     seed: int,
     runtime: Runtime,
     origin: dict[str, Any] | None,
+    command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Versions, machine, corpus, all options as they were resolved, seed; `origin` is that of the weights."""
+    """Command line, versions, machine, corpus, all options as resolved, origin of the weights, seed."""
     return {
+        "command": None if command is None else list(command),
         "versions": {**VERSIONS, "python": platform.python_version()},
         "machine": {
             "device": str(runtime.device),
@@ -34,7 +37,7 @@ def define(
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
         "corpus": {
-            "path": str(corpus.path),
+            "path": str(corpus.path.absolute()),
             "sources": list(corpus.sources),
             "source_digest": corpus.source_digest,
             "symbols": len(corpus.indices),

@@ -37,13 +37,15 @@ def _about_corpus(corpus: Corpus) -> dict[str, Any]:
 def _about_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = Checkpoint.load(path)
     course, history = checkpoint.snapshot.course, checkpoint.snapshot.history
-    loss = history.best_val_loss
+    loss, cursor, config = history.best_val_loss, checkpoint.snapshot.cursor, checkpoint.training_config
+    symbols_per_step = (config.batch_size or 0) * (config.seq_length or 0)
+    num_train = (1 - config.val_fraction) * sum(checkpoint.vocabulary.counts)
     return {
         **_about_file(path, "checkpoint"),
         "model": {**dump(checkpoint.model_config), "parameters": count_parameters(checkpoint.model_config)},
         "history": {
             "steps": course.step,
-            "epoch": checkpoint.snapshot.cursor.epoch,
+            "epoch": round(cursor.epoch + min(cursor.chunk * symbols_per_step / num_train, 1), 2),
             "elapsed_s": round(history.elapsed_s, 3),
             "best_val_loss": loss,
             "bits_per_char": None if loss is None else loss / math.log(2),

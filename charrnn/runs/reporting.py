@@ -128,16 +128,16 @@ class MetricsLog(Reporter):
         """Everything that defines the run."""
 
     def define(self, definition: dict[str, Any]) -> None:
-        """Let the log begin with what defines the run, before `begin`.
+        """Set what defines the run as the first record, before `begin`.
 
-        In a log that is continued it takes the place of what was there, all but the origin of the weights, which only
-        a new run knows. A log from before there was such a record stays without.
+        It replaces that of a log that is continued, except the origin of the weights and the command, which only a new
+        run knows. A log that was written before there was such a record stays without.
         """
-        first = json.loads(self._waiting[0]) if self._waiting else {}
+        first = json.loads(self._waiting[0]) if self._waiting else {"time": round(time.time(), 3)}
         if isinstance(before := first.get("definition"), dict):
-            definition = definition | {"init_from": before.get("init_from")}
+            definition = definition | {name: before.get(name) for name in ("init_from", "command")}
         self.definition = definition
-        line = json_line({"definition": definition}, ascii_only=True) + "\n"  # a path may hold what UTF-8 cannot
+        line = json_line(first | {"definition": definition}, ascii_only=True) + "\n"  # UTF-8 may lack parts of a path
         if not self._waiting:
             self.num_records += 1
         if not self._waiting or "definition" in first:
@@ -261,12 +261,13 @@ class Terminal(Reporter):
 
 
 def _as_record(event: Event) -> dict[str, Any]:
-    """The record of an event for `metrics.jsonl`: losses in nats per character, times in seconds."""
+    """The record of an event for `metrics.jsonl`: losses in nats per character, durations in seconds."""
     record: dict[str, Any] = {
         "step": event.step,
         "epoch": round(event.epoch, 4),
         "chars": event.chars,
         "elapsed_s": round(event.elapsed_s, 3),
+        "time": round(time.time(), 3),
     }
     match event:
         case Progress():
@@ -296,7 +297,8 @@ def _describe(event: Event, width: int | None = None) -> str:
     match event:
         case Evaluated():
             kind = "training" if event.val_chars is None else "validation"
-            best = " (best so far)" if event.improved else ""
+            part = "" if event.part_loss is None else f": {event.part_loss:.4f} on the part that each evaluation reads"
+            best = f" (best so far{part})" if event.improved else ""
             on = "" if event.is_whole else f" on {event.val_chars:,} characters"
             return f"{where}: {kind} loss {event.loss:.4f}{on}, {event.bits_per_char:.3f} bits per character{best}"
         case Progress():

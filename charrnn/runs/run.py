@@ -2,11 +2,12 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from charrnn.config import SamplingConfig
+from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs.checkpoint import Checkpoint, CorpusIdentity
@@ -14,14 +15,14 @@ from charrnn.runs.definition import define
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.reporting import MetricsLog, Reporter
 from charrnn.runs.saving import Saver
-from charrnn.sampling.sampler import sample
+from charrnn.sampling.sampler import Sampler
 from charrnn.text.corpus import Corpus
 from charrnn.text.units import display
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.training.trainer import Trainer
 
 _CHECKPOINT_SECONDS = 60.0
-SAMPLE = SamplingConfig(length=200, temperature=0.7)
+SAMPLE = SamplingConfig(length=200, temperature=RECOMMENDED_TEMPERATURE)
 """The sample at an evaluation."""
 
 
@@ -42,6 +43,8 @@ class Run:
     """The recipients of the run's events as it is driven, the log among them."""
     origin: dict[str, Any] | None = None
     """The run that its first weights came from, if any; see `definition.origin_of`."""
+    command: Sequence[str] | None = None
+    """The command line that began it, if any."""
 
     def __post_init__(self) -> None:
         self._saved_at = self.trainer.clock.elapsed_s
@@ -58,8 +61,8 @@ class Run:
     @property
     def definition(self) -> dict[str, Any]:
         """Everything that defines the run, as JSON values."""
-        trainer = self.trainer
-        return define(self.corpus, trainer.bptt.model.config, trainer.config, self.seed, self.runtime, self.origin)
+        model_config, config = self.trainer.bptt.model.config, self.trainer.config
+        return define(self.corpus, model_config, config, self.seed, self.runtime, self.origin, self.command)
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands, between two events. All processes have to call it."""
@@ -72,6 +75,7 @@ class Run:
             precision=self.runtime.precision,
             snapshot=self.trainer.snapshot(),
             records=None if self.log is None else self.log.num_records,
+            written=round(time.time(), 3),
         )
 
     def open_log(self) -> MetricsLog:
@@ -167,7 +171,7 @@ class Run:
     def _sample(self, event: Event) -> Sampled:
         runtime = open_runtime(str(self.runtime.device), "float32")
         model, seed = self.trainer.bptt.model, self.seed + event.step
-        pieces = sample(model, self.corpus.vocabulary, SAMPLE, seed=seed, runtime=runtime)
+        pieces = Sampler(model, self.corpus.vocabulary, SAMPLE, runtime).sample(seed=seed)
         text = display("".join(piece.text for piece in pieces), self.corpus.config)
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
@@ -178,6 +182,7 @@ class Run:
         return {
             "run": str(self.folder.path),
             "checkpoint": str(self.folder.best if self.folder.best.exists() else self.folder.last),
+            "reason": finished.reason,
             "steps": finished.step,
             "epochs": round(finished.epoch, 4),
             "chars": finished.chars,

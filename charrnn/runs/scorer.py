@@ -3,8 +3,9 @@
 The losses are computed in `model/scoring.py`.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from charrnn.machine.runtime import Runtime
 from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
+from charrnn.terminal import Advance, advance_nothing
 from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
 
@@ -28,18 +30,20 @@ _END = "\n"
 
 @dataclass(frozen=True)
 class Scored:
-    """Symbols of a text (N,) that were predicted, their surprisals (N,) in bits, and the number of their characters."""
+    """Predicted symbols of a text (N,), their surprisals (N,) in bits, and the number of their characters."""
 
     symbols: Sequence[str]
     surprisals: Tensor
     num_chars: float
     adapted: Tensor | None = None
     """The surprisals under a model that adapts to the text, if it was asked for."""
+    num_unknown: int = 0
+    """Symbols of a line outside the vocabulary."""
 
     @property
-    def bits_per_char(self) -> float | None:
-        """The mean surprisal; None of nothing."""
-        return float(self.surprisals.double().sum()) / self.num_chars if self.num_chars else None
+    def bits_per_char(self) -> float:
+        """Mean surprisal; NaN of nothing."""
+        return float(self.surprisals.double().sum()) / self.num_chars if self.num_chars else math.nan
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Scorer:
     model: CharRNN
     vocabulary: Vocabulary
     runtime: Runtime
-    advance: Callable[[int], None] = lambda num_symbols: None
+    advance: Advance = advance_nothing
     """Told the number of symbols that were scored since the last call."""
     num_unknown: int = 0
     unknown: set[str] = field(default_factory=set)
@@ -64,11 +68,12 @@ class Scorer:
         is also read by a copy of the model that learns from it, see `model/adaptation.py`.
         """
         adaptation = Adaptation(self.model, self.runtime) if adapt else None
+        advance = advance_nothing if adapt else self.advance  # the copy takes most of the time
         size, overlap, first = _SEGMENT, SEQ_LENGTH, 1
         if window is not None:
             size, overlap = max(1, _SEGMENT // window) * window, 1
         for symbols, indices in self._segments(blocks, size, overlap):
-            losses = self._losses(indices, window)
+            losses = self._losses(indices, window, advance)
             adapted = None
             if adaptation is not None:
                 adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
@@ -79,8 +84,9 @@ class Scorer:
     def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:
         """Each line with its surprisals, from a state that has read a line end; its own line end is predicted too.
 
-        To a model of documents a line is one, between two borders. If the vocabulary has no line end, neither is, and
-        the first symbol is predicted by nothing.
+        A model of documents reads each line as a document. If the vocabulary has no line end, the first symbol of a
+        line is not predicted. A symbol outside the vocabulary, or a line of which nothing is predicted, costs log2 V
+        bits: what a uniform distribution over V symbols would give.
         """
         pool: list[str] = []
         size = 0
@@ -96,37 +102,54 @@ class Scorer:
         vocabulary = self.vocabulary
         end = BORDER if vocabulary.border is not None else _END if _END in vocabulary.symbols else ""
         border, parts = vocabulary.split(end), list(map(vocabulary.split, lines))
-        read, encoded, begin = [], [], 0
         together = vocabulary.join([border, *(each for part in parts for each in (part, border))])
-        indices, is_known = self._encode(together)
-        for part in parts:
-            own = slice(begin, begin + len(part) + 2 * len(end))
-            encoded.append(indices[own] if is_known is None else indices[own][is_known[own]])
-            read.append(together[own] if is_known is None else vocabulary.symbols_of(encoded[-1]))
-            begin += len(part) + len(end)
-        losses = sequence_losses(self.model, encoded, self.runtime, self.advance)
-        for line, symbols, own_indices, each in zip(lines, read, encoded, losses, strict=True):
-            num_chars = self._count_chars(symbols[1:], own_indices[1:])
-            yield line, Scored(symbols[1:], each / math.log(2), num_chars)
+        indices, _ = self._encode(together)
+        begins = itertools.accumulate((len(part) + len(end) for part in parts), initial=0)
+        own = [slice(begin, begin + len(part) + 2 * len(end)) for begin, part in zip(begins, parts, strict=False)]
+        is_unknown = indices == vocabulary.outside
+        is_read = ~is_unknown | (vocabulary.unknown is not None)
+        read = [indices[each][is_read[each]] for each in own]
+        losses = sequence_losses(self.model, read, self.runtime, self.advance)
+        num_before = torch.cat([torch.zeros(1, dtype=torch.int64), is_unknown.cumsum(0)]).tolist()
+        for line, each, nats in zip(lines, own, losses, strict=True):
+            if len(nats) and num_before[each.start] == num_before[each.stop]:
+                symbols = together[each][1:]
+                yield line, Scored(symbols, nats / math.log(2), self._count_chars(symbols, indices[each][1:]))
+            else:
+                yield line, self._charge(together[each], indices[each], is_read[each], nats / math.log(2))
+
+    def _charge(self, symbols: Sequence[str], indices: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
+        """Surprisals of a line (N,): of the symbols that were read, and the cost of those outside the vocabulary."""
+        uniform, is_unknown = math.log2(self.vocabulary.size), indices == self.vocabulary.outside
+        bits, places = torch.full(indices.shape, uniform), is_read.nonzero().flatten()
+        bits[places[1:]] = surprisals
+        bits[is_unknown] = bits[is_unknown].clamp(min=uniform)
+        is_scored = torch.ones_like(is_read)
+        is_scored[places[:1]] = False
+        if not is_scored.any():
+            return Scored([""], torch.tensor([uniform]), 1.0)
+        kept = [symbols[i] for i in is_scored.nonzero().flatten().tolist()]
+        num_chars = self._count_chars(kept, indices[is_scored])
+        return Scored(kept, bits[is_scored], num_chars, num_unknown=int(is_unknown.sum()))
 
     def _count_chars(self, symbols: Sequence[str], indices: Tensor) -> float:
-        """The characters that symbols (N,) of these indices stand for.
+        """Number of characters of symbols (N,) of these indices.
 
-        A word that is unknown has its own length, unless it is lost: a prepared text has U+FFFD in its place.
+        An unknown word has its own length, unless that is lost: a prepared text has U+FFFD in its place.
         """
-        vocabulary = self.vocabulary
-        num_chars = vocabulary.count_chars(indices)
-        if vocabulary.unit != "word" or vocabulary.unknown is None:
-            return num_chars
-        places = torch.nonzero(indices == vocabulary.unknown).flatten().tolist()
-        own = [len(symbols[i]) for i in places if symbols[i] != UNKNOWN_CHAR]
-        return num_chars + sum(own) - len(own) * float(vocabulary.lengths[vocabulary.unknown])
+        vocabulary, is_unknown = self.vocabulary, indices == self.vocabulary.outside
+        num_chars = vocabulary.count_chars(indices[~is_unknown])
+        if vocabulary.unit != "word":
+            return num_chars + int(is_unknown.sum())
+        lost = 0.0 if vocabulary.unknown is None else float(vocabulary.lengths[vocabulary.unknown])
+        places = is_unknown.nonzero().flatten().tolist()
+        return num_chars + sum(lost if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in places)
 
-    def _losses(self, indices: Tensor, window: int | None) -> Tensor:
+    def _losses(self, indices: Tensor, window: int | None, advance: Advance) -> Tensor:
         """The losses (N - 1,) of indices (N,) in nats."""
         if window is None:
-            return text_losses(self.model, indices, self.runtime, self.advance)
-        return window_losses(self.model, indices, window, self.runtime, self.advance)
+            return text_losses(self.model, indices, self.runtime, advance)
+        return window_losses(self.model, indices, window, self.runtime, advance)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""

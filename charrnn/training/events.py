@@ -31,13 +31,15 @@ class Evaluated(Event):
     """An evaluation: the validation loss in nats per character, measured on `val_chars` characters.
 
     Without validation text `val_chars` is None, and the loss is the running training loss.
-    `is_whole`: measured on the whole validation text.
+    `is_whole`: measured on the whole validation text. `improved`: the lowest loss so far on the part that every
+    evaluation reads, which is `part_loss` if this one has read more.
     """
 
     loss: float
     val_chars: int | None
     is_whole: bool
     improved: bool
+    part_loss: float | None = None
 
     @property
     def bits_per_char(self) -> float:

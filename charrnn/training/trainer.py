@@ -115,8 +115,9 @@ class Trainer:
         self.evaluations.record(result, self.course, self.history, self.now)
         reported = time.perf_counter()
         loss, val_chars = result.score.loss, self.evaluations.count_chars(result.score) or None
-        improved, is_whole = result.improved, result.is_whole
-        yield Evaluated(**self._where(), loss=loss, val_chars=val_chars, is_whole=is_whole, improved=improved)
+        part_loss = None if result.part_loss == loss else result.part_loss
+        where = self._where() | {"is_whole": result.is_whole, "improved": result.improved}
+        yield Evaluated(**where, loss=loss, val_chars=val_chars, part_loss=part_loss)
         ended = time.perf_counter() + self.saving_seconds
         durations = self.bptt.runtime.ranks.share(lambda: (ended - begin, ended - reported))
         self.evaluations.record_duration(*durations, self.history, is_final=self._is_over())

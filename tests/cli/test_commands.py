@@ -100,6 +100,19 @@ def test_prepare_reads_stdin_and_reports(charrnn: Command) -> None:
     assert "up to date" in again.stderr
 
 
+@pytest.mark.parametrize("words", [["prepare"], ["train", "--steps", "1", *SMALL]])
+def test_large_cuts_are_reported_even_where_all_else_is_quiet(
+    tmp_path: Path, charrnn: Command, words: list[str]
+) -> None:
+    book = f"*** START OF THE PROJECT GUTENBERG EBOOK X ***\n{TEXT}\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
+    licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
+    (tmp_path / "two.txt").write_text(2 * (book + licence))
+    command, *options = words
+    done = charrnn(command, "two.txt", "-q", *options)
+    assert done.stderr.startswith("warning: cut Project Gutenberg's headers and licences of 2 books (")
+    assert done.returncode == 0
+
+
 def test_transliteration_is_done_to_prompts_too(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "t.txt").write_text("Blåbær og grød\n" * 50)
     assert charrnn("prepare", "t.txt", "--ascii", "--lowercase").returncode == 0
@@ -129,7 +142,7 @@ def test_final_line_end_of_a_prompt_file_is_dropped_but_not_that_of_a_prompt(
 def test_skipped_characters_of_a_prompt_are_told(charrnn: Command, trained_run: Run) -> None:
     words = ["sample", trained_run.folder.path, "-n", "5", "--seed", "1"]
     refused = charrnn(*words, "--prompt", "the Qcat!")
-    assert refused.stderr.endswith("'!' 'Q'; leave them out (--skip-unknown does)\n")
+    assert refused.stderr.endswith("'!' 'Q'; --skip-unknown leaves them out\n")
     done = charrnn(*words, "--prompt", "the Qcat!", "--skip-unknown")
     assert done.stdout == charrnn(*words, "--prompt", "the cat").stdout
     assert done.stderr == "left out of the prompt, since the model does not know them: '!' 'Q'\n"
@@ -141,12 +154,35 @@ def test_skipped_characters_of_a_prompt_are_told(charrnn: Command, trained_run: 
 def test_sample_that_is_given_up_is_told_and_the_next_temperature_tried(
     charrnn: Command, trained_run: Run, text_file: Path
 ) -> None:
-    words = ["sample", trained_run.folder.path, "--corpus", text_file, "--avoid-copying", "5", "-n", "20"]
-    done = charrnn(*words, "--temperature", "0,3", "--seed", "1", "--json")
+    words = ["sample", trained_run.folder.path, "--corpus", text_file, "--avoid-copying", "1", "-n", "20"]
+    done = charrnn(*words, "--temperature", "0.5,3", "--seed", "1", "--json")
     assert done.returncode == 1
     records = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [record["finish_reason"] for record in records] == ["given_up", "length"]
-    assert "error: sample 0 comes no further than" in done.stderr
+    assert [record["finish_reason"] for record in records] == ["given_up"] * 2
+    assert done.stderr.count("error: sample 0 gave up at 0 symbols") == 2
+
+
+def test_escapes_are_understood_in_stops_and_bans(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "300", "--seed", "1", "--no-echo"]
+    assert charrnn(*words, "--stop", r"\n").stdout == charrnn(*words, "--lines", "1").stdout
+    line = charrnn(*words, "--ban", r"\n").stdout
+    assert ("\n" in line.removesuffix("\n"), "n" in line) == (False, True)
+    for more in (["--stop", r"\d"], ["--stop", r"\n", "--ban", r"\n"], ["--lines", "2", "--ban", r"\n"]):
+        refused = charrnn(*words, *more)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        assert "no sample can end after" in refused.stderr
+
+
+def test_banned_characters_that_the_model_lacks_are_reported(charrnn: Command, trained_run: Run) -> None:
+    words = ["sample", trained_run.folder.path, "-n", "9", "--seed", "1"]
+    banned = charrnn(*words, "--ban", "éa", "--ban", r"\q")
+    assert banned.stderr == "banned, but unknown to the model: '\\\\' 'q' 'é'\n"
+    assert charrnn(*words, "--ban", "é", "-q").stderr == charrnn(*words, "--ban", "a").stderr == ""
+
+
+def test_interactive_ends_at_a_wrong_option(charrnn: Command, trained_run: Run) -> None:
+    done = charrnn("sample", trained_run.folder.path, "-i", "--stop", "ZZ", input="the cat\nthe dog\n")
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
 
 
 def test_length_zero_echoes_the_prompt(charrnn: Command, trained_run: Run) -> None:
@@ -187,7 +223,9 @@ def test_samples_are_printed_in_the_order_of_their_numbers(charrnn: Command, tra
 
 def test_copies_are_reported_and_avoided(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
     run, options = trained_run.folder.path, ["--json", "-n", "150", "--seed", "1", "-t", "1.2"]
+    moved = trained_run.corpus.path.rename(trained_run.corpus.path.with_suffix(".moved"))
     assert json.loads(charrnn("sample", run, *options).stdout)["longest_copy"] is None
+    moved.rename(trained_run.corpus.path)
     options += ["--data-dir", str(trained_run.corpus.path.parent)]
     copied = json.loads(charrnn("sample", run, *options).stdout)
     assert copied["longest_copy"] >= 12
@@ -580,9 +618,36 @@ def test_run_that_is_resumed_says_that_it_takes_no_other_weights(tmp_path: Path,
     assert charrnn("train", "tiny.txt", "--steps", "2", "-q", *SMALL).returncode == 0
     weights = "checkpoints/tiny/best.safetensors"
     done = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--init-from", weights, *SMALL)
-    assert "--init-from is for new ones" in done.stderr
+    assert "--init-from is for new runs and is ignored" in done.stderr
     started = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--init-from", weights, "--run", "new", *SMALL)
     assert "starting from other weights" in started.stderr
+
+
+def test_command_of_a_run_is_recorded_with_absolute_paths(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    assert charrnn("train", "tiny.txt", "--steps", "2", "-q", *SMALL).returncode == 0
+    words = ["train", "tiny.txt", "--steps", "2", "--init-from", "tiny", "-o", "runs/a", "--data-dir=d", "--seed=1"]
+    assert charrnn(*words).returncode == 0
+    log = (tmp_path / "runs/a/metrics.jsonl").read_text().splitlines()
+    command = json.loads(log[0])["definition"]["command"]
+    source = str(tmp_path / "checkpoints/tiny/best.safetensors")
+    paths = ["--init-from", source, "-o", str(tmp_path / "runs/a"), f"--data-dir={tmp_path / 'd'}"]
+    assert command == ["charrnn", "train", str(tmp_path / "tiny.txt"), "--steps", "2", *paths, "--seed=1"]
+    (tmp_path / "elsewhere").mkdir()
+    again = subprocess.run(
+        [sys.executable, "-m", *command, "--overwrite"], cwd=tmp_path / "elsewhere", capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+    for before, now in zip(log[1:], (tmp_path / "runs/a/metrics.jsonl").read_text().splitlines()[1:], strict=True):
+        assert json.loads(before).get("val_loss") == json.loads(now).get("val_loss")
+
+
+def test_training_reports_the_start_that_its_minutes_exclude(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "tiny.txt").write_text(TEXT)
+    done = charrnn("train", "tiny.txt", "--minutes", "1s", *SMALL)
+    assert re.search(r"^started in \d+ s, which --minutes does not include$", done.stderr, re.MULTILINE)
+    assert "--minutes" not in charrnn("train", "tiny.txt", "--steps", "2", "--overwrite", *SMALL).stderr
 
 
 def test_weights_come_from_a_file_a_folder_or_the_name_of_a_run(tmp_path: Path, charrnn: Command) -> None:

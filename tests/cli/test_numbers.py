@@ -83,7 +83,7 @@ def test_score_prints_a_number_for_each_line_or_character(two_runs: Path, charrn
     assert [line.split("\t", 1)[1] for line in done.stdout.splitlines()] == ["the cat sat on the mat.", "xyz\ttab"]
     scores = [float(line.split("\t")[0]) for line in done.stdout.splitlines()]
     assert scores[0] < 1.5 < scores[1]
-    assert "characters outside the model's vocabulary were left out: '\\t'" in done.stderr
+    assert "5 characters outside the model's vocabulary were scored with at least 4.00 bits each: '\\t'" in done.stderr
     chars = charrnn("score", "good", "--per-char", "--precision", "float32", input="the cat\nsat").stdout.splitlines()
     assert [line.split("\t")[1] for line in chars] == ["h", "e", " ", "c", "a", "t", "\\n", "s", "a", "t"]
     total = charrnn("score", "good", "--json", "--precision", "float32", input="the cat\nsat")
@@ -109,6 +109,7 @@ def test_inspect_tells_of_corpora_and_checkpoints_side_by_side(
     assert run["history"]["best_val_loss"] == trained_run.trainer.history.best_val_loss
     assert other["history"]["best_val_loss"] is None
     assert run["training"]["seed"] == trained_run.seed
+    assert run["history"]["epoch"] == pytest.approx(400 / trained_run.trainer.layout.num_chunks, abs=0.01)
     assert text["characters"] == run["corpus"]["characters"] == len(TEXT)
     assert text["vocabulary"]["most_frequent"][" "] == TEXT.count(" ")
     assert min(text["vocabulary"]["rarest"].values()) == min(TEXT.count(symbol) for symbol in set(TEXT))

@@ -154,9 +154,10 @@ GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (TrainingConfig, f"--minutes 1h30m {OPTIMISATION} {EVALUATION}", TRAINING | {"minutes": 90.0}),
     (
         SamplingConfig,
-        "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban x --ban y --stop a --stop b --lines 2 --num-samples 4 "
-        "--avoid-copying 6 --documents 3 --unique --new",
-        {"length": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.25, "ban": "xy", "stop": ("a", "b")}
+        "-n 5 -t 0.5 --top-k 3 --top-p 0.5 --min-p 0.25 --ban x --ban \\n\\\\ --stop a --stop \\t\\0 --lines 2 "
+        "--num-samples 4 --avoid-copying 6 --documents 3 --unique --new",
+        {"length": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.25}
+        | {"ban": "x\n\\", "stop": ("a", "\t\0")}
         | {"lines": 2, "num_samples": 4, "avoid_copying": 6, "documents": 3, "unique": True, "new": True},
     ),
 ]

@@ -93,7 +93,7 @@ def test_signal_before_the_first_step_leaves_no_run(folder: Path, place: str) ->
 PHASES = {
     "a step": ("charrnn.training.bptt.TruncatedBPTT.step", 30),
     "an evaluation": ("charrnn.model.scoring.evaluation_chunks", 2),
-    "a sample": ("charrnn.runs.run.sample", 2),
+    "a sample": ("charrnn.runs.run.Sampler", 2),
     "a save": ("charrnn.runs.folder.RunFolder.save", 2),
     "a copy for a save": ("charrnn.runs.checkpoint.Checkpoint.copy", 2),
 }

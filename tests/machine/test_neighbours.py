@@ -1,15 +1,20 @@
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from charrnn.cli import help as command_help
+from charrnn.cli.app import app
+from charrnn.errors import CharRNNError
 from charrnn.machine import neighbours
-from charrnn.machine.neighbours import choose_spinning, idle_team, sharing_cores
+from charrnn.machine.neighbours import idle_team, sharing_cores
 
 needs_schedstat = pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists(), reason="the kernel does not count how long a thread waits for a core"
@@ -69,26 +74,45 @@ def test_nothing_watches_where_the_environment_says_how_threads_wait(monkeypatch
         assert threading.active_count() == before
 
 
-def test_threads_sleep_soon_where_the_kernel_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
+def test_environment_of_the_user_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.setattr(neighbours, "_SCHEDSTAT", tmp_path / "schedstat")
-    monkeypatch.setenv("KMP_BLOCKTIME", "1")
-    choose_spinning()
-    assert "GOMP_SPINCOUNT" not in os.environ
-    monkeypatch.delenv("KMP_BLOCKTIME")
-    choose_spinning()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    choose_spinning()
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.setenv(name, "7")
+    with sharing_cores():
+        assert os.environ[name] == "7"
+        assert name == "GOMP_SPINCOUNT" or "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_threads_sleep_soon_if_the_kernel_counts_no_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(neighbours, "_SCHEDSTAT", tmp_path / "schedstat")
+    monkeypatch.setattr(os, "environ", {})
     before = threading.active_count()
     with sharing_cores():
+        assert os.environ["GOMP_SPINCOUNT"] == "1000"
         assert threading.active_count() == before
 
 
 @needs_schedstat
-def test_spinning_stays_as_it_is_where_the_kernel_tells() -> None:
-    choose_spinning()
-    assert "GOMP_SPINCOUNT" not in os.environ
+def test_spinning_stays_as_it_is_if_the_kernel_counts_waiting() -> None:
+    with sharing_cores():
+        assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@needs_schedstat
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "score", "report", "export", "runs", "bench"])
+def test_every_command_shares_the_cores(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    entered: list[str] = []
+
+    @contextlib.contextmanager
+    def observe() -> Iterator[None]:
+        entered.append(command)
+        raise CharRNNError("seen")
+        yield
+
+    monkeypatch.setattr(command_help, "sharing_cores", observe)
+    needed = {"prepare": ["x"], "export": ["-o", "x"]}
+    done = CliRunner().invoke(app, [command, *needed.get(command, [])])
+    assert (entered, done.exit_code) == ([command], 1)
 
 
 @needs_schedstat

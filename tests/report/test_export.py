@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from charrnn.api import LanguageModel
 from charrnn.config import Cell, ModelConfig, NormalForm, PreparationConfig, TrainingConfig, Unit
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, OutputExistsError
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import evaluate
 from charrnn.report.export import export, render, round_rows, rounded
@@ -117,12 +117,35 @@ def test_page_holds_hostile_text_as_data(trained_run: Run) -> None:
     assert "<img" not in page
 
 
-def test_export_replaces_a_page_and_refuses_a_folder(trained_run: Run, tmp_path: Path) -> None:
+def test_export_replaces_pages_of_its_own_alone(trained_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    path.write_text("old")
-    assert export(trained_run.checkpoint(), path) == path.stat().st_size > 1000
+    for text in ("my text", "<!DOCTYPE html>", "x" * 2000 + '<meta name="generator" content="charrnn">'):
+        path.write_text(text)
+        with pytest.raises(OutputExistsError, match="--overwrite"):
+            export(trained_run.checkpoint(), path)
+        assert path.read_text() == text
+    assert export(trained_run.checkpoint(), path, overwrite=True) == path.stat().st_size > 1000
+    assert export(trained_run.checkpoint(), path, title="new") == path.stat().st_size
+    assert '"title": "new"' in path.read_text()
     with pytest.raises(CharRNNError, match="is a folder"):
         export(trained_run.checkpoint(), tmp_path)
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_page_replaces_no_file_unless_asked(trained_run: Run, tmp_path: Path, charrnn: Command, command: str) -> None:
+    words = [command, trained_run.folder.path]
+    (tmp_path / "text.txt").write_text("my text")
+    refused = charrnn(*words, "-o", "text.txt")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "error: text.txt exists: name another file, or replace it with --overwrite\n"
+    assert (tmp_path / "text.txt").read_text() == "my text"
+    assert charrnn(*words, "-o", "text.txt", "--overwrite").returncode == 0
+    assert charrnn(*words, "-o", "text.txt").returncode == 0, "it is a page now"
+    printed = charrnn(*words, "-o", "-")
+    assert printed.stdout == (tmp_path / "text.txt").read_text()
+    assert printed.stderr == ""
+    assert not (tmp_path / "-").exists()
+    assert charrnn(*words, "-o", "-", "--json").stdout == printed.stdout, "the page alone"
 
 
 def test_command_writes_a_page(trained_run: Run, tmp_path: Path, charrnn: Command) -> None:

@@ -1,5 +1,9 @@
+import html
 import json
+import os
 import re
+import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +100,33 @@ def test_page_shows_all_that_was_asked_for(page: Path, open_page: Open, subject:
     assert opened.locator(".neuron").count() >= 6
     assert opened.locator(".map text").count() == subject.vocabulary.size
     assert all(opened.locator(each["href"]).count() == 1 for each in links(opened))
+
+
+def commands_of(subject: Subject, definition: dict[str, Any]) -> list[str]:
+    page = render([replace(subject, records=[{"definition": definition}, *subject.records[1:]])])
+    found = re.findall("<code>(.*?)</code>", page)
+    return [html.unescape(re.sub("<.*?>", "", each)).strip() for each in found]
+
+
+def test_command_is_that_of_the_log_with_a_short_home(subject: Subject) -> None:
+    words = ["charrnn", "train", f"{Path.home()}/texts/a.txt", "--separator", r"\n", "--init-from", "/runs/b; ls"]
+    [command] = commands_of(subject, {"command": words})
+    assert command == r"charrnn train ~/texts/a.txt --separator '\n' --init-from '/runs/b; ls'"
+    expanded = shlex.split(command.replace("~", str(Path.home())))
+    assert expanded == words
+
+
+def test_command_of_a_stranger_is_short_text(subject: Subject) -> None:
+    [command] = commands_of(subject, {"command": ["charrnn", "train", "\u202e<b>", 3, {"a": 1}, *["x" * 9000] * 900]})
+    assert command.startswith("charrnn train '[U+202E]<b>' 3 ")
+    assert len(command) < 110_000
+
+
+@pytest.mark.parametrize("words", [["rm", "-rf", "~"], "charrnn train", None])
+def test_command_of_a_log_that_is_none_is_replaced_by_the_options(subject: Subject, words: object) -> None:
+    [command] = commands_of(subject, {"command": words, "init_from": {"corpus": "old; ls"}})
+    assert command.startswith("charrnn train farm.safetensors --hidden-size 32 ")
+    assert "--init-from 'old; ls'" in command
 
 
 def links(page: Any) -> list[dict[str, str]]:
@@ -206,6 +237,19 @@ def test_words_bytes_and_documents(options: dict[str, Any], tmp_path: Path, open
     name, value = next(iter(options.items()))
     assert f"--{name} {value}".replace("\n\n", r"'\n\n'") in opened.page.inner_text("header").replace("\n", " ")
     assert not opened.complaints
+
+
+# As for a user id that the system does not know, which Python asks for a home in vain.
+HOMELESS = "import pwd, runpy; pwd.getpwuid = {}.__getitem__; runpy.run_module('charrnn', run_name='__main__')"
+
+
+def test_user_without_a_home_gets_a_report_and_no_word_of_caches(told_run: Run, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOMELESS, "report", str(told_run.folder.path), "--data-dir", str(tmp_path)]
+    hidden = {"HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert done.stderr.startswith("report.html: ")
 
 
 def test_page_without_a_text_or_a_log(subject: Subject) -> None:

@@ -254,6 +254,7 @@ def test_generator_is_sound_however_much_was_drawn_from_it(draws: int) -> None:
         ({"counters": {"recoveries": 50}}, "50 recoveries: at most 5"),
         ({"counters": {"step": 1.5}}, "counters.step is of the wrong type"),
         ({"torch": "2.13\n\x1b[31merror: all is lost"}, "impossible version"),
+        ({"written": "now"}, "written is of the wrong type"),
         ({"training_config": {"minutes": 10**400, "steps": None}}, "minutes is of the wrong type"),
         ({"training_config": {"grad_clip": 10**400}}, "grad_clip is of the wrong type"),
     ],

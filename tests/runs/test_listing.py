@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from charrnn.runs.folder import RunFolder
+from charrnn.runs.folder import RunFolder, find_checkpoint, find_runs
 from charrnn.runs.listing import list_runs
 from charrnn.runs.run import Run
 from tests.conftest import Told
@@ -14,11 +15,30 @@ from tests.conftest import Told
 
 @pytest.fixture
 def runs(trained_run: Run, tmp_path: Path) -> Path:
-    for age, name in enumerate(("old", "new")):
-        shutil.copytree(trained_run.folder.path, tmp_path / name)
-        for path in (tmp_path / name).iterdir():
-            os.utime(path, (age, age))
+    for written, name in ((1e9, "old"), (2e9, "new")):
+        RunFolder(tmp_path / name).save(replace(trained_run.checkpoint(), written=written), best=True)
+    for path in (tmp_path / "new").iterdir():
+        os.utime(path, (1, 1))
     return tmp_path
+
+
+def test_time_of_a_run_is_that_of_its_training_after_a_copy(runs: Path) -> None:
+    shutil.copytree(runs / "old", runs / "copy")
+    assert next(list_runs(runs)).path.name == "new"
+    assert {run.path.name: run.modified for run in list_runs(runs)} == {"new": 2e9, "old": 1e9, "copy": 1e9}
+    assert find_checkpoint(None, runs) == runs / "new" / "best.safetensors"
+
+
+def test_time_of_a_run_of_an_older_version_is_that_of_its_file(trained_run: Run, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.save(replace(trained_run.checkpoint(), written=None), best=False)
+    os.utime(run.last, (5, 5))
+    assert next(list_runs(tmp_path)).modified == 5
+    damaged = RunFolder(tmp_path / "damaged")
+    damaged.path.mkdir()
+    damaged.last.write_text("damaged")
+    os.utime(damaged.last, (6, 6))
+    assert [each.path.name for each in find_runs(tmp_path)] == ["damaged", "run"]
 
 
 def test_runs_are_listed_newest_first_with_their_facts(runs: Path, trained_run: Run) -> None:

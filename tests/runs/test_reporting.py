@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_log_holds_one_record_a_line_with_the_promised_fields(tmp_path: Path) ->
     assert len(records) == 3, "the training loss is recorded at regular steps only"
     for record in records:
         assert {"step", "epoch", "chars", "elapsed_s"} <= record.keys()
+        assert abs(record["time"] - time.time()) < 60, "seconds since 1970"
     assert {"train_loss", "learning_rate", "chars_per_second"} <= records[0].keys()
     assert records[1]["bits_per_char"] == pytest.approx(2.0, abs=1e-3)
     assert records[2]["text"] == "Once\nupon"
@@ -124,6 +126,13 @@ def test_plain_lines_tell_evaluations_and_samples() -> None:
     assert "  | Once\n  | upon\n" in text
     assert "training loss 1.3863" in text
     assert "\r" not in text
+
+
+def test_best_loss_is_told_of_the_text_that_all_evaluations_read() -> None:
+    more = dataclasses.replace(evaluated(8), loss=1.45, part_loss=1.38, val_chars=500, is_whole=False)
+    PlainLines(stream := io.StringIO()).report(more)
+    assert "validation loss 1.4500 on 500 characters, " in stream.getvalue()
+    assert "(best so far: 1.3800 on the part that each evaluation reads)" in stream.getvalue()
 
 
 def test_broken_terminal_does_not_end_the_training() -> None:

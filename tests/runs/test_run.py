@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -172,7 +173,7 @@ def log_of(run: Run) -> list[dict[str, Any]]:
 
 
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if not re.search("elapsed|second", name)}
+    return {name: value for name, value in record.items() if not re.search("elapsed|second|^time$", name)}
 
 
 def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
     before = folder.last_but_one.read_bytes()
     for content in (b"damaged", b"damaged again"):
         folder.last.write_bytes(content)
-        with pytest.raises(CharRNNError, match="another text"):
+        with pytest.raises(CharRNNError, match="is not the corpus that the run in"):
             resume(folder, replace(corpus, source_digest="0" * 64), {}, "cpu")
         assert folder.last.exists(), "a resumption that is refused changes nothing"
         resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=told)
@@ -368,7 +369,7 @@ def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
 
 def test_another_corpus_is_refused(corpus: Corpus, run: Run) -> None:
     run.drive([])
-    with pytest.raises(CharRNNError, match="another text"):
+    with pytest.raises(CharRNNError, match="is not the corpus that the run in"):
         resume(run.folder, replace(corpus, source_digest="0" * 64), {}, "cpu")
 
 
@@ -503,10 +504,52 @@ def test_weights_of_another_run_are_trained_more_carefully(corpus: Corpus, run: 
 def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
     summary = json.loads(json.dumps(run.summary(run.drive([]))))
     assert list(summary) == [
-        *("run", "checkpoint", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "val_chars"),
+        *("run", "checkpoint", "reason", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "val_chars"),
         *("bits_per_char", "best_val_loss_per_symbol", "chars_per_second"),
         *("device", "precision", "seed", "definition"),
     ]
+
+
+@pytest.mark.parametrize(("end", "reason"), [("steps", "budget"), ("patience", "patience"), ("signal", "stopped")])
+def test_summary_has_the_reason_of_the_end(corpus: Corpus, tmp_path: Path, end: str, reason: str) -> None:
+    config = replace(CONFIG, steps=200, eval_every=2, patience=1, learning_rate=50.0) if end == "patience" else CONFIG
+    run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
+    reporters = [Interrupt(run, 5, politely=True)] if end == "signal" else []
+    assert run.summary(run.drive(reporters))["reason"] == reason
+
+
+def test_times_are_those_of_training_whatever_copies_do(corpus: Corpus, tmp_path: Path) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=3)
+    begin = time.time() - 0.001
+    run.open_log()
+    run.drive([])
+    times = [json.loads(line)["time"] for line in run.folder.metrics.read_text().splitlines()]
+    assert times == sorted(times)
+    written = Checkpoint.load(run.folder.last).written
+    assert written is not None
+    assert begin <= times[0] <= written <= times[-1] <= time.time() + 0.001
+    os.utime(run.folder.last, (1, 1))
+    assert run.folder.modified == written
+    assert Checkpoint.load(run.folder.last).slim().written == written
+
+
+def test_announced_width_is_that_of_the_option_it_names(corpus: Corpus, tmp_path: Path) -> None:
+    messages = Told()
+    config = TrainingConfig(minutes=0.01)
+    width = start(RunFolder(tmp_path), corpus, OPEN, config, CPU, notify=messages).trainer.bptt.model.config.hidden_size
+    assert any(f"chose a layer of {width} units" in line and f"--hidden-size {width} " in line for line in messages)
+
+
+def test_resumed_run_keeps_the_command_that_began_it(corpus: Corpus, tmp_path: Path) -> None:
+    run = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=3)
+    run.command = ["charrnn", "train", "/a text.txt"]
+    run.open_log()
+    run.drive([])
+    longer = resume(run.folder, corpus, {"steps": 25}, "cpu")
+    longer.command = ["charrnn", "train", "/a text.txt", "--resume"]
+    longer.open_log()
+    summary = longer.summary(longer.drive([]))
+    assert summary["definition"]["command"] == log_of(longer)[0]["definition"]["command"] == run.command
 
 
 def test_definition_of_a_run_begins_its_log_and_ends_its_summary(corpus: Corpus, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Texts scored block by block and line by line."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,14 @@ def test_long_text_is_scored_in_segments_as_if_in_one(model: LanguageModel, monk
     assert float(torch.cat([part.surprisals for part in parts]).mean()) == pytest.approx(whole.bits_per_char, abs=5e-3)
 
 
+@pytest.mark.parametrize("adapt", [False, True])
+def test_progress_counts_each_symbol_once(model: LanguageModel, adapt: bool) -> None:
+    counted: list[int] = []
+    list(model.scorer(counted.append).score([TEXT[:1000]], adapt=adapt))
+    assert sum(counted) == 999
+    assert not adapt or len(counted) == 50, "the copy reports each chunk"
+
+
 @pytest.mark.parametrize("segment", [7, 2**22])
 def test_window_begins_with_an_empty_state(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     monkeypatch.setattr(scoring, "_SEGMENT", segment)
@@ -68,7 +77,7 @@ def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: L
     (_, cat), (_, short) = scorer.score_lines(["the cat", "t"])
     assert cat.symbols == "he cat"
     assert cat.surprisals.tolist() == pytest.approx(model.score("the cat").surprisals, abs=1e-5)
-    assert short.bits_per_char is None
+    assert short.bits_per_char == 4.0  # log2 of 16 symbols
     assert scorer.num_unknown == 0
 
 
@@ -77,10 +86,19 @@ def test_characters_outside_the_vocabulary_are_counted_and_left_out(model: Langu
     (part,) = scorer.score(["the é", "cat", "Éé sat"])
     assert (part.symbols, scorer.num_unknown, scorer.unknown) == ("he cat sat", 3, {"é", "É"})
     assert part.surprisals.tolist() == pytest.approx(model.score("the cat sat").surprisals, abs=1e-5)
+
+
+def test_unknown_symbols_cost_at_least_a_uniform_guess(model: LanguageModel) -> None:
+    scorer = model.scorer()
     (_, line), (_, plain) = scorer.score_lines(["théé cat", "th cat"])
-    assert line.symbols == plain.symbols == "th cat\n"
-    torch.testing.assert_close(line.surprisals, plain.surprisals)
-    assert scorer.num_unknown == 5
+    uniform = math.log2(model.vocabulary.size)
+    assert list(line.symbols) == list("théé cat\n")
+    assert line.surprisals.tolist()[2:4] == [uniform] * 2
+    assert line.surprisals.tolist()[:2] == plain.surprisals.tolist()[:2]
+    assert float(line.surprisals.sum()) == pytest.approx(float(plain.surprisals.sum()) + 2 * uniform)
+    assert (line.num_chars, line.num_unknown, plain.num_unknown) == (9, 2, 0)
+    scored = {text: each.bits_per_char for text, each in scorer.score_lines(["the cat sat on the mat.", "", "éÉ", "é"])}
+    assert min(scored, key=lambda text: scored[text]) == "the cat sat on the mat."
 
 
 def test_unknown_symbol_stands_for_what_the_vocabulary_lacks(model: LanguageModel) -> None:
