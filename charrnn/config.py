@@ -12,6 +12,7 @@ from charrnn.errors import OptionError
 from charrnn.terminal import format_number, parse_minutes, unescape
 
 Cell = Literal["lstm", "gru", "rnn"]
+Optimizer = Literal["muon", "adamw"]
 Size = Literal["small", "medium", "large"]
 NormalForm = Literal["nfc", "nfkc", "none"]
 Unit = Literal["char", "byte", "word"]
@@ -297,6 +298,13 @@ class TrainingConfig(Config):
         positive(1e7),
         metavar="TIME",
         parse=parse_minutes,
+    )
+    optimizer: Optimizer = option(
+        "muon",
+        "Muon for recurrent matrices and AdamW for the rest, or AdamW.",
+        OPTIMISATION,
+        Choice(get_args(Optimizer)),
+        absent="adamw",
     )
     batch_size: int | None = option(
         None,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.model.network import CharRNN, carry, detach
 from charrnn.training.bptt import TruncatedBPTT
-from charrnn.training.optimizer import make_optimizer
+from charrnn.training.optimizer import make_optimizers
 from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
 from docs import pictures
 from tests.conftest import CPU
@@ -55,14 +55,14 @@ def test_page_names_code_only_with_its_file() -> None:
 
 def test_step_on_the_page_is_the_step_that_is_taken() -> None:
     code = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[0]
-    config = TrainingConfig(batch_size=4, seq_length=8, learning_rate=1e-2, steps=20)
+    config = TrainingConfig(batch_size=4, seq_length=8, learning_rate=1e-2, steps=20, optimizer="adamw")
     text = TrainingText.split(torch.arange(300) % 7, config)
     torch.manual_seed(1)
     model = CharRNN(ModelConfig(vocab_size=7, hidden_size=16, embedding_size=8))
     other = copy.deepcopy(model)
     bptt = TruncatedBPTT(other, config, text, CPU)
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    optimizer = make_optimizer(model, config, CPU)
+    optimizer = make_optimizers(model, config, CPU)["optimizer"]
     for group in optimizer.param_groups:
         group["lr"].fill_(1e-2)
     names: dict[str, Any] = {each.__name__: each for each in (chunk_at, advance, carry, detach)}

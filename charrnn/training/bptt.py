@@ -25,7 +25,7 @@ from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, carry, clear, detach
-from charrnn.training.optimizer import load_moments, make_optimizer, moments
+from charrnn.training.optimizer import load_moments, make_optimizers, moments
 from charrnn.training.snapshot import require_like, select
 from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
 
@@ -51,7 +51,7 @@ class TruncatedBPTT:
         self.text = text.placed(runtime)
         self.runtime = runtime
         self._grad_clip = config.grad_clip
-        self._optimizer = make_optimizer(model, config, runtime)
+        self._optimizers = make_optimizers(model, config, runtime)
         self._scaler = runtime.gradient_scaler()
         self._generator = torch.Generator().manual_seed(torch.initial_seed())
         """Of what concerns all streams: the same in all processes."""
@@ -67,14 +67,15 @@ class TruncatedBPTT:
 
     def reset(self) -> None:
         """Drop the gradients, and what else an update leaves behind that was broken off."""
-        self._optimizer.zero_grad()
+        self.model.zero_grad()
         state, self._scaler = self.scaler_state(), self.runtime.gradient_scaler()
         self._scaler.load_state_dict(state)
 
     def step(self, learning_rate: float) -> None:
         """Read the next chunk, update the weights, advance. Raises: CorpusChangedError."""
-        for group in self._optimizer.param_groups:
-            group["lr"].fill_(learning_rate)
+        for optimizer in self._optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"].fill_(learning_rate * group["share"])
         before = self._generator.get_state()
         try:
             with self.text.watched():
@@ -95,18 +96,20 @@ class TruncatedBPTT:
 
     def _update_weights(self) -> None:
         """Forward, loss, backward, clip, update, carry; the rest is float16 and what a device needs to record it."""
-        self._optimizer.zero_grad()
+        self.model.zero_grad()
         x, y = self._chunk[:-1], self._chunk[1:]  # (T, B)
         with self.runtime.autocast():
             logits, state = self.model(x, self._state)  # (T, B, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
         self._scaler.scale(loss).backward()
         loss = self.runtime.ranks.average(self.model.parameters(), loss.detach())
-        self._scaler.unscale_(self._optimizer)
+        for optimizer in self._optimizers.values():
+            self._scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
-        if not self._scaler.is_enabled():  # else the scaler sets it
-            self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # skips the step
-        self._scaler.step(self._optimizer)
+        for optimizer in self._optimizers.values():
+            # Skips the step; for an optimizer that knows scaled gradients, an enabled scaler sets it again.
+            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            self._scaler.step(optimizer)
         self._scaler.update()
         carry(detach(state), self._state, self._keep)
         self.loss.copy_(loss)
@@ -127,7 +130,8 @@ class TruncatedBPTT:
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._generator.get_state()}
         tensors |= {f"trainer.random.{name}": state for name, state in self.runtime.random_state().items()}
-        tensors |= {f"trainer.optimizer.{name}": moment for name, moment in moments(self._optimizer).items()}
+        for kind, optimizer in self._optimizers.items():
+            tensors |= {f"trainer.{kind}.{name}": moment for name, moment in moments(optimizer).items()}
         gather = self.runtime.ranks.gather
         return tensors | {name: gather(tensor, dim=1) for name, tensor in self._carried_state().items()}
 
@@ -145,7 +149,8 @@ class TruncatedBPTT:
     def _load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
         self.layout.require(cursor)
         self.model.load_state_dict(select("model.", tensors))
-        load_moments(self._optimizer, select("trainer.optimizer.", tensors))
+        for kind, optimizer in self._optimizers.items():
+            load_moments(optimizer, select(f"trainer.{kind}.", tensors))
         for name, buffer in self._carried_state().items():
             like = buffer.new_empty(1, self.layout.batch_size, buffer.shape[2], device="meta")
             buffer.copy_(require_like(like, name, tensors)[:, self._streams])

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from charrnn.config import Cell, ModelConfig, ModelOptions, TrainingConfig
+from charrnn.config import Cell, ModelConfig, ModelOptions, Optimizer, TrainingConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, count_parameters
@@ -26,7 +26,10 @@ HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
 
 _CHARS_TO_TRAIN_WELL = 10_000_000
 _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
-_CHARS_READ_PER_PARAMETER = 5  # of the layer
+_CHARS_READ_PER_PARAMETER: Mapping[Optimizer, int] = {"muon": 3, "adamw": 5}  # of the layer
+_MUON_STREAMS = 2
+"""Times as many streams as with AdamW: the cost of Muon's update does not depend on them."""
+_MUON_PEAK = 6e-2
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
 
@@ -37,6 +40,7 @@ def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> T
     Raises: OptionError for streams that the processes cannot share evenly.
     """
     B, T = runtime.training_layout
+    B *= _MUON_STREAMS if config.optimizer == "muon" and runtime.device.type == "cpu" else 1
     T, num_ranks = config.seq_length or T, runtime.ranks.size
     while B > _MIN_STREAMS and num_chars < _MIN_STEPS_PER_EPOCH * B * T:
         B //= 2
@@ -74,7 +78,11 @@ def choose_shape(
         models = [shape(hidden_size) for hidden_size in HIDDEN_SIZES]
         fitting = [model for model in models if lacking_memory(model, text.layout, runtime) is None]
         model = default_model(
-            fitting or models[-1:], num_chars, lambda model: expect_epochs(model) * num_chars, count_parameters
+            fitting or models[-1:],
+            num_chars,
+            lambda model: expect_epochs(model) * num_chars,
+            count_parameters,
+            config.optimizer,
         )
     require_memory(model, text.layout, runtime)
     if model.dropout is not None:
@@ -92,7 +100,7 @@ def choose_learning_rate(
     """
     if config.learning_rate is not None:
         return config.learning_rate
-    learning_rate = default_learning_rate(model, text.layout.symbols_per_step)
+    learning_rate = default_learning_rate(model, config.optimizer, text.layout.symbols_per_step)
     if is_warm:
         epochs = expected_epochs(model, config, text, runtime)
         learning_rate *= warm_share(count_parameters(model), len(text.train), epochs)
@@ -133,8 +141,9 @@ def default_model(
     num_chars: int,
     num_chars_read: Callable[[ModelConfig], float],
     num_parameters: Callable[[ModelConfig], int],
+    optimizer: Optimizer,
 ) -> ModelConfig:
-    """The widest model that a budget can train: it reads five characters for each of its parameters.
+    """The widest model that a budget can train: it reads five characters for each parameter, with Muon three.
 
     A layer of half the width reads three to four times as many characters in the same time, and learns less of each.
     `models` are in the order of their widths, the widest first; `num_chars` is the length of the text, and
@@ -144,17 +153,18 @@ def default_model(
         learns_by_heart = num_parameters(model) > MAX_PARAMETERS_PER_CHAR * num_chars
         # Measured with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
         parameters = num_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
-        if not learns_by_heart and num_chars_read(model) >= _CHARS_READ_PER_PARAMETER * parameters:
+        if not learns_by_heart and num_chars_read(model) >= _CHARS_READ_PER_PARAMETER[optimizer] * parameters:
             return model
     return models[-1]
 
 
-def default_learning_rate(model: ModelConfig, chars_per_step: int) -> float:
-    """A peak for these shapes: lower for wider layers and smaller steps than those that were measured.
+def default_learning_rate(model: ModelConfig, optimizer: Optimizer, chars_per_step: int) -> float:
+    """A peak for these shapes: lower for smaller steps than those that were measured, with AdamW for wider layers too.
 
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
-    return _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2 * min(1.0, math.sqrt(chars_per_step / 1024))
+    peak = _MUON_PEAK if optimizer == "muon" else _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2
+    return peak * min(1.0, math.sqrt(chars_per_step / 1024))
 
 
 def warm_share(num_parameters: int, num_chars: int, epochs: float) -> float:

@@ -1,6 +1,12 @@
-"""AdamW for a model, and its moments as tensors by name."""
+"""The optimizers of a model, and their state as tensors by name.
 
-from collections.abc import Mapping
+Muon updates the matrices of the recurrent layers, AdamW all other parameters: embedding, head and biases. With
+`--optimizer adamw`, AdamW updates everything.
+
+Letters in shapes: G gates, H hidden size, I input size.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,36 +14,107 @@ from torch import Tensor, nn
 
 from charrnn.config import TrainingConfig
 from charrnn.machine.runtime import Runtime
+from charrnn.model.network import CharRNN, layer_weights
 from charrnn.training.snapshot import require_like
 
+_MOMENTUM = 0.95
+_ADAMW_SHARE = 0.5
+"""Learning rate of AdamW beside Muon, relative to Muon's, for layers of up to 512 units."""
+_POLYNOMIALS = ((8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448))
+"""Coefficients of X, X X^T X and (X X^T)^2 X in each iteration. Source: Amsel et al., "The Polar Express" (2025)."""
 
-def make_optimizer(model: nn.Module, config: TrainingConfig, runtime: Runtime) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, and a learning rate that lies on the device."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups,
-        lr=runtime.place(torch.zeros(())),  # set before each step
-        weight_decay=config.weight_decay,
-        fused=True,
-        capturable=runtime.captures,
+
+class Muon(torch.optim.Optimizer):
+    """Stochastic gradient descent with momentum whose update is orthogonalised, for each gate's block of a weight.
+
+    `torch.optim.Muon` has no blocks, no learning rate on the device and no `found_inf`, which skips a step if it is 1.
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self, weights: Sequence[Tensor], num_gates: int, *, lr: Tensor, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        """`weights` are (G * H, I); products are computed in `dtype`."""
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "share": 1.0})
+        self.found_inf = torch.zeros_like(lr)
+        self._num_gates, self._dtype = num_gates, dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the weights by their gradients."""
+        is_finite = self.found_inf == 0
+        for group in self.param_groups:
+            rate = group["lr"] * is_finite
+            for weight in group["params"]:
+                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                gradient = torch.where(is_finite, weight.grad, 0.0)
+                momentum.lerp_(gradient, (1 - _MOMENTUM) * is_finite)
+                direction = gradient.lerp(momentum, _MOMENTUM)  # Nesterov's
+                blocks = direction.view(self._num_gates, -1, weight.shape[1])  # (G, H, I)
+                update = orthogonalise(blocks.to(self._dtype)).to(weight.dtype).reshape(weight.shape)
+                weight.mul_(1 - rate * group["weight_decay"]).sub_(rate * update)
+
+
+def orthogonalise(blocks: Tensor) -> Tensor:
+    """Set the singular values of matrices (G, H, I) to about sqrt(max(1, H / I)), so that all directions learn alike.
+
+    An odd polynomial of a matrix is one of its singular values; a few of them lead from (0, 1] near to 1.
+    """
+    num_rows, num_columns = blocks.shape[1:]
+    X = blocks if num_rows <= num_columns else blocks.mT
+    X = X / (1.01 * X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for a, b, c in _POLYNOMIALS:
+        gram = X @ X.mT
+        X = torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    return (X if num_rows <= num_columns else X.mT).mul(max(1.0, num_rows / num_columns) ** 0.5)
+
+
+def make_optimizers(model: CharRNN, config: TrainingConfig, runtime: Runtime) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers by name: "optimizer" is AdamW, with weight decay on matrices only, "muon" is Muon, if configured.
+
+    Learning rates are on the device. The `share` of a group is its rate relative to that of the training.
+    """
+    for_muon = _recurrent_matrices(model) if config.optimizer == "muon" else []
+    rest = [p for p in model.parameters() if all(p is not weight for weight in for_muon)]
+    share = _ADAMW_SHARE * min(1.0, 512 / model.config.hidden_size) if for_muon else 1.0
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.dim() > 1], "share": share},
+        {"params": [p for p in rest if p.dim() <= 1], "share": share, "weight_decay": 0.0},
+    ]
+    rate = runtime.place(torch.zeros(()))  # set before each step
+    adamw = torch.optim.AdamW(
+        groups, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=runtime.captures
     )
+    if not for_muon:
+        return {"optimizer": adamw}
+    num_gates = for_muon[0].shape[0] // model.config.hidden_size
+    muon = Muon(for_muon, num_gates, lr=rate.clone(), weight_decay=config.weight_decay, dtype=runtime.dtype)
+    return {"optimizer": adamw, "muon": muon}
+
+
+def _recurrent_matrices(model: CharRNN) -> list[nn.Parameter]:
+    """The input and recurrent weights of all layers, but for one-hot inputs, whose weights are an embedding."""
+    recurrent = {weight for layer in model.stack.layers for weight in layer_weights(layer)[:2]}
+    matrices = [p for p in model.parameters() if p in recurrent]
+    return matrices[model.embedding is None :]
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by "<number of the parameter>.<name of the moment>"; empty before the first step."""
+    """The optimizer's state by "<number of the parameter>.<name>"; empty before the first step."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": moment for i, moments in state.items() for name, moment in moments.items()}
 
 
 def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the optimizer's state by copies. Raises: ValueError where it is that of other parameters."""
+    """Replace the optimizer's state by copies. Raises: ValueError if it is that of other parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    names = ("momentum",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
     likes = {
         f"{i}.{name}": optimizer.param_groups[0]["lr"] if name == "step" else parameter
         for i, parameter in enumerate(parameters)
-        for name in ("step", "exp_avg", "exp_avg_sq")
+        for name in names
     }
     if tensors and tensors.keys() != likes.keys():
         raise ValueError("it has no optimizer of these parameters")

@@ -29,7 +29,9 @@ class Trainer:
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.config, self.layout = config, text.layout
-        self.learning_rate = config.learning_rate or default_learning_rate(model.config, self.layout.symbols_per_step)
+        self.learning_rate = config.learning_rate or default_learning_rate(
+            model.config, config.optimizer, self.layout.symbols_per_step
+        )
         self.bptt = TruncatedBPTT(model, config, text, runtime)
         self.budget = Budget.of(config, self.layout.num_chunks)
         self.evaluations = Evaluations(self.bptt, config, self.budget)

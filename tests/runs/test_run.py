@@ -95,7 +95,8 @@ Begin = Callable[..., Run]
 def begin(corpus: Corpus, folder: Path, device: str, cell: Cell, precision: str, num_layers: int) -> Run:
     """A new run of several short epochs, with its log."""
     shape = replace(TINY, cell=cell, num_layers=num_layers, dropout=0.3)
-    run = start(RunFolder(folder), corpus, shape, SHORT_EPOCHS, open_runtime(device, precision), seed=3)
+    config = replace(SHORT_EPOCHS, optimizer="adamw" if cell == "gru" else "muon")
+    run = start(RunFolder(folder), corpus, shape, config, open_runtime(device, precision), seed=3)
     run.open_log()
     return run
 

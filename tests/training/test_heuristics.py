@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.config import ModelConfig, Optimizer, TrainingConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.training.heuristics import (
     HIDDEN_SIZES,
@@ -45,16 +45,21 @@ def parameters(model: ModelConfig) -> int:
     return 4 * model.hidden_size * (64 + model.hidden_size) + model.vocab_size * (65 + model.hidden_size)
 
 
-def width(seconds: float, num_chars: int = 10**6, vocab_size: int = 70) -> int:
+def width(seconds: float, num_chars: int = 10**6, vocab_size: int = 70, optimizer: Optimizer = "adamw") -> int:
     """The width that is chosen on a machine of 10^10 multiplications a second."""
     models = [ModelConfig(vocab_size=vocab_size, hidden_size=hidden_size) for hidden_size in HIDDEN_SIZES]
-    return default_model(models, num_chars, lambda model: seconds * 1e10 / parameters(model), parameters).hidden_size
+
+    def num_chars_read(model: ModelConfig) -> float:
+        return seconds * 1e10 / parameters(model)
+
+    return default_model(models, num_chars, num_chars_read, parameters, optimizer).hidden_size
 
 
 def test_width_is_the_largest_that_the_budget_trains() -> None:
     widths = [width(10**i) for i in range(-5, 4)]
     assert widths == sorted(widths)
     assert (widths[0], width(62), widths[-1]) == (32, 256, 512)
+    assert (width(200), width(200, optimizer="muon")) == (256, 384)
 
 
 def test_width_stays_below_what_would_learn_a_short_text_by_heart() -> None:
@@ -69,10 +74,12 @@ def test_many_symbols_are_no_reason_for_a_narrower_layer() -> None:
 def test_learning_rate_suits_cell_width_and_step() -> None:
     narrow = ModelConfig(vocab_size=7, hidden_size=512)
     wide, other = replace(narrow, hidden_size=1024), replace(narrow, cell="rnn")
-    assert default_learning_rate(narrow, 1024) == 4 * default_learning_rate(wide, 1024)
-    assert default_learning_rate(narrow, 1024) == 2 * default_learning_rate(narrow, 256)
-    assert default_learning_rate(narrow, 1024) > default_learning_rate(other, 1024)
-    assert default_learning_rate(narrow, 10**6) == default_learning_rate(narrow, 1024)
+    adamw: Optimizer = "adamw"
+    assert default_learning_rate(narrow, adamw, 1024) == 4 * default_learning_rate(wide, adamw, 1024)
+    assert default_learning_rate(narrow, adamw, 1024) == 2 * default_learning_rate(narrow, adamw, 256)
+    assert default_learning_rate(narrow, adamw, 1024) > default_learning_rate(other, adamw, 1024)
+    assert default_learning_rate(narrow, adamw, 10**6) == default_learning_rate(narrow, adamw, 1024)
+    assert default_learning_rate(narrow, "muon", 1024) == default_learning_rate(wide, "muon", 1024)
 
 
 def test_weights_that_have_learned_are_trained_the_slower_the_sooner_they_learn_a_text_by_heart() -> None:
@@ -98,8 +105,14 @@ def test_gpu_trains_large_steps_unless_an_epoch_has_few(num_chars: int, batch_si
 
 def test_layout_is_the_given_one_or_suits_the_machine() -> None:
     float32, bfloat16 = (Runtime(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16))
-    for runtime, expected in ((float32, (16, 32)), (bfloat16, (32, 32))):
-        chosen = choose_layout(TrainingConfig(), 100, runtime)
-        assert (chosen.batch_size, chosen.seq_length) == expected
+    expected: dict[tuple[Optimizer, Runtime], int] = {
+        ("adamw", float32): 16,
+        ("adamw", bfloat16): 32,
+        ("muon", float32): 32,
+        ("muon", bfloat16): 64,
+    }
+    for (optimizer, runtime), batch_size in expected.items():
+        chosen = choose_layout(TrainingConfig(optimizer=optimizer), 10**6, runtime)
+        assert (chosen.batch_size, chosen.seq_length) == (batch_size, 32)
     given = TrainingConfig(batch_size=5, seq_length=7)
     assert choose_layout(given, 100, float32) == given

@@ -18,7 +18,7 @@ from charrnn.training.budget import Budget
 from charrnn.training.evaluation import EVALUATION_COST, EVALUATION_SHARE, FINAL_SHARE, Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.training.heuristics import default_learning_rate
-from charrnn.training.optimizer import make_optimizer
+from charrnn.training.optimizer import make_optimizers
 from charrnn.training.recovery import MAX_RECOVERIES
 from charrnn.training.snapshot import History
 from charrnn.training.streams import Cursor, Layout, TrainingText
@@ -222,7 +222,7 @@ def test_snapshot_is_trusted_only_once_a_later_loss_is_sane() -> None:
             with torch.no_grad():
                 trainer.bptt.model.head.weight.normal_(std=100)
 
-    trainer.bptt._optimizer.register_step_post_hook(ruin)
+    trainer.bptt._optimizers["optimizer"].register_step_post_hook(ruin)
     events = list(trainer.run())
     assert [event.step for event in events if isinstance(event, Recovered)] == [100]
     assert events[-1].step == 400
@@ -275,7 +275,7 @@ def test_absurd_validation_loss_is_no_best_one() -> None:
             with torch.no_grad():
                 trainer.bptt.model.head.weight.mul_(1e6)
 
-    trainer.bptt._optimizer.register_step_post_hook(ruin)
+    trainer.bptt._optimizers["optimizer"].register_step_post_hook(ruin)
     events = list(trainer.run())
     assert [type(event) for event in events if not isinstance(event, Progress)] == [Recovered, Evaluated, Finished]
     assert trainer.history.best_val_loss is not None
@@ -434,7 +434,7 @@ def test_estimating_the_time_changes_nothing() -> None:
 
 
 def test_weight_decay_is_on_matrices_only() -> None:
-    matrices, vectors = make_optimizer(CharRNN(MODEL), CONFIG, CPU).param_groups
+    matrices, vectors = make_optimizers(CharRNN(MODEL), CONFIG, CPU)["optimizer"].param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (CONFIG.weight_decay, 0.0)
     assert {p.dim() for p in matrices["params"]} == {2}
     assert {p.dim() for p in vectors["params"]} == {1}
@@ -442,7 +442,9 @@ def test_weight_decay_is_on_matrices_only() -> None:
 
 def test_learning_rate_is_the_one_given_or_suits_the_shapes() -> None:
     assert make_trainer().learning_rate == CONFIG.learning_rate
-    assert make_trainer(replace(CONFIG, learning_rate=None)).learning_rate == default_learning_rate(MODEL, 32)
+    assert make_trainer(replace(CONFIG, learning_rate=None)).learning_rate == default_learning_rate(
+        MODEL, CONFIG.optimizer, 32
+    )
 
 
 def evaluations(steps: int, val: Tensor) -> list[Evaluated]:
