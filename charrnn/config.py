@@ -308,7 +308,7 @@ class TrainingConfig(Config):
     )
     batch_size: int | None = option(
         None,
-        "Parallel streams of text; default: 32, in float32 on a CPU 16, on a GPU up to 128.",
+        "Parallel streams of text; default: 64, in float32 on a CPU 32, on a GPU up to 128.",
         OPTIMISATION,
         count(),
     )
@@ -317,12 +317,12 @@ class TrainingConfig(Config):
     )
     learning_rate: float | None = option(
         None,
-        "AdamW's, at its peak; default: chosen from the shapes, lower with --init-from.",
+        "Peak learning rate; default: chosen, lower with --init-from.",
         OPTIMISATION,
         positive(1e3),
     )
-    weight_decay: float = option(0.05, "AdamW's, on matrices only.", OPTIMISATION, Interval(0, 1000))
-    grad_clip: float = option(1.0, "The gradients' largest norm.", OPTIMISATION, positive(1e9))
+    weight_decay: float = option(0.05, "Weight decay, on matrices only.", OPTIMISATION, Interval(0, 1000))
+    grad_clip: float = option(1.0, "Clip the gradient norm to X.", OPTIMISATION, positive(1e9))
     warmup_steps: int = option(100, "Steps in which the learning rate rises.", OPTIMISATION, count(0))
     val_fraction: float = option(0.1, "The last part of the text, which validates.", EVALUATION, Interval(0, 0.9))
     eval_every: int | None = option(

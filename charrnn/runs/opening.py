@@ -222,7 +222,7 @@ def start(
     config = choose_layout(config, len(corpus.indices), runtime)
     text = _split(corpus, config, ranks).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
-        config = replace(config, epochs=default_epochs(len(text.train)))
+        config = replace(config, epochs=default_epochs(len(text.train), text.layout.num_chunks))
     if init_from is not None:
         options = replace(options, **_shape(init_from))
     is_open = options.hidden_size is None

@@ -24,12 +24,13 @@ MAX_PARAMETERS_PER_CHAR = 20
 HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
 """Widths of a single layer that are chosen from."""
 
-_CHARS_TO_TRAIN_WELL = 10_000_000
+_CHARS_TO_TRAIN_WELL, _MAX_EPOCHS = 10_000_000, 15
+_MIN_UPDATES, _CHARS_PER_CPU_STEP = 5_000, 2_048
 _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
 _CHARS_READ_PER_PARAMETER: Mapping[Optimizer, int] = {"muon": 3, "adamw": 5}  # of the layer
 _MUON_STREAMS = 2
 """Times as many streams as with AdamW: the cost of Muon's update does not depend on them."""
-_MUON_PEAK = 6e-2
+_MUON_PEAKS: Mapping[Cell, float] = {"lstm": 6e-2, "gru": 6e-2, "rnn": 3e-2}
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
 
@@ -118,9 +119,13 @@ def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingTe
     return budget.expected_steps(seconds_per_step(trial)) / text.layout.num_chunks
 
 
-def default_epochs(num_chars: int) -> int:
-    """As many epochs as a model of medium size needs to be well trained on a corpus of this size."""
-    return min(15, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
+def default_epochs(num_chars: int, steps_per_epoch: int) -> int:
+    """As many epochs as a model of medium size needs to be well trained on a corpus of this size.
+
+    Large steps, as on a GPU, do not make the updates of the weights too few.
+    """
+    epochs = min(_MAX_EPOCHS, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
+    return max(epochs, math.ceil(min(_MIN_UPDATES, _MAX_EPOCHS * num_chars / _CHARS_PER_CPU_STEP) / steps_per_epoch))
 
 
 def default_dropout(num_parameters: int, num_chars: int, epochs: float, num_chars_before: int = 0) -> float:
@@ -163,7 +168,9 @@ def default_learning_rate(model: ModelConfig, optimizer: Optimizer, chars_per_st
 
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
-    peak = _MUON_PEAK if optimizer == "muon" else _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2
+    peak = (
+        _MUON_PEAKS[model.cell] if optimizer == "muon" else _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2
+    )
     return peak * min(1.0, math.sqrt(chars_per_step / 1024))
 
 

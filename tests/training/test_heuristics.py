@@ -19,7 +19,16 @@ from charrnn.training.heuristics import (
 
 
 def test_smaller_corpora_get_more_epochs() -> None:
-    assert default_epochs(1_000) > default_epochs(1_000_000) > default_epochs(10**9) >= 1
+    epochs = [default_epochs(num_chars, num_chars // 2_048 + 1) for num_chars in (1_000, 1_000_000, 10**9)]
+    assert epochs[0] > epochs[1] > epochs[2] >= 1
+
+
+@pytest.mark.parametrize(("num_chars", "num_updates"), [(10**5, 600), (10**6, 5_000), (10**8, 30_000)])
+def test_large_steps_do_not_make_updates_few(num_chars: int, num_updates: int) -> None:
+    gpu = Runtime(torch.device("cuda"), torch.float16)
+    layout = choose_layout(TrainingConfig(), num_chars, gpu)
+    steps = num_chars // ((layout.batch_size or 1) * (layout.seq_length or 1))
+    assert default_epochs(num_chars, steps) * steps >= num_updates
 
 
 def test_dropout_grows_with_epochs_and_falls_with_text() -> None:
