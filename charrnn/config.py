@@ -300,15 +300,15 @@ class TrainingConfig(Config):
         parse=parse_minutes,
     )
     optimizer: Optimizer = option(
-        "muon",
-        "Muon for recurrent matrices and AdamW for the rest, or AdamW.",
+        "adamw",
+        "AdamW, or Muon for recurrent matrices and AdamW for the rest.",
         OPTIMISATION,
         Choice(get_args(Optimizer)),
         absent="adamw",
     )
     batch_size: int | None = option(
         None,
-        "Parallel streams of text; default: 64, in float32 on a CPU 32, on a GPU up to 128.",
+        "Parallel streams of text; default: 32, in float32 on a CPU 16, on a GPU up to 128.",
         OPTIMISATION,
         count(),
     )

@@ -12,7 +12,7 @@ from charrnn.training.optimizer import Muon, load_moments, make_optimizers, mome
 from tests.conftest import CPU
 
 MODEL = ModelConfig(vocab_size=7, hidden_size=8, embedding_size=4, num_layers=2)
-CONFIG = TrainingConfig(steps=1, weight_decay=0.0)
+CONFIG = TrainingConfig(steps=1, weight_decay=0.0, optimizer="muon")
 
 
 def muon_of(weight: torch.Tensor, num_gates: int = 1, weight_decay: float = 0.0, rate: float = 0.1) -> Muon:
