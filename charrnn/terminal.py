@@ -260,7 +260,7 @@ def decode_argument(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    r"""Replace ``\n``, ``\t``, ``\0``, ``\f`` and ``\\`` by the characters they stand for.
+    r"""Replace ``\n``, ``\t``, ``\0``, ``\f`` and ``\\`` by the characters that they represent.
 
     >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\f"), unescape(r"\d")
     ('a\tb', 'a\\tb', '\x0c', '\\d')
@@ -268,7 +268,13 @@ def unescape(text: str) -> str:
     return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], decode_argument(text))
 
 
+def escape(text: str) -> str:
+    """Return the text that `unescape` turns into this one."""
+    return "".join(f"\\{_LETTERS[char]}" if char in _LETTERS else char for char in text)
+
+
 _ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "f": "\f", "\\": "\\"}
+_LETTERS = {char: letter for letter, char in _ESCAPED.items()}
 _ESCAPES = re.compile(r"\\([nt0f\\])")
 
 

@@ -47,8 +47,9 @@ class Command(TyperCommand):
         options = {name for parameter in self.params for name in parameter.opts}
         runs = os.environ.get("CHARRNN_CHECKPOINT_DIR") or CHECKPOINT_DIR
         for argument in itertools.takewhile(lambda argument: argument != "--", args):
-            is_named = os.path.exists(argument) or os.path.exists(os.path.join(runs, argument))  # noqa: PTH110, PTH118
-            if argument.startswith("-") and len(argument) > 1 and argument not in options and is_named:
+            if argument in options or argument == "-" or not argument.startswith("-"):
+                continue
+            if os.path.exists(argument) or os.path.exists(os.path.join(runs, argument)):  # noqa: PTH110, PTH118
                 raise UsageError(f"{argument} is read as options, but a file or run has this name: write -- {argument}")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -221,7 +221,7 @@ class _Session:
 
 
 def _remedy(missing: Sequence[str]) -> str:
-    """How to give a prompt with symbols that the model lacks."""
+    """Remedy for a prompt with symbols that the model lacks."""
     escapes = r"prompts have no escapes: use $'\n' of bash, or --prompt-file; " if "\\" in missing else ""
     return f"{escapes}--skip-unknown leaves them out"
 

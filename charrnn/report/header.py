@@ -12,10 +12,9 @@ from charrnn.model.network import count_parameters
 from charrnn.report.records import number
 from charrnn.report.subject import Subject
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.terminal import format_seconds
+from charrnn.terminal import escape, format_seconds
 
 _MAX_NAME, _MAX_WORD, _MAX_WORDS = 80, 1000, 100
-_ESCAPES = {"\\": r"\\", "\n": r"\n", "\t": r"\t", "\0": r"\0", "\f": r"\f"}
 _CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}
 
 
@@ -65,7 +64,7 @@ def write_command(subject: Subject) -> list[str]:
 
 
 def _definition(subject: Subject) -> dict[str, Any]:
-    """What defines the run as the log has it, which a stranger may have written."""
+    """Definition of the run in its log, which a stranger may have written; empty if there is none."""
     definition = subject.records[0].get("definition") if subject.records else None
     return definition if isinstance(definition, dict) else {}
 
@@ -78,13 +77,8 @@ def _options(config: Config) -> Iterator[list[str]]:
         if value == defaults[name] and not (isinstance(config, ModelConfig) and name == "hidden_size"):
             continue
         if value is not None or option.none is not None:
-            words = [] if value is True else [_escape(str(option.none if value is None else value))]
+            words = [] if value is True else [escape(str(option.none if value is None else value))]
             yield [f"--{name.replace('_', '-')}", *words]
-
-
-def _escape(text: str) -> str:
-    """A text as the command line unescapes it, see `terminal.unescape`."""
-    return "".join(_ESCAPES.get(char, char) for char in text)
 
 
 def _machine(subject: Subject) -> str:
