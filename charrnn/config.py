@@ -235,7 +235,9 @@ class ModelOptions(Config):
         _WIDTHS,
     )
     num_layers: int = option(1, "Stacked layers.", MODEL, count(1, 64))
-    embedding_size: int | None = option(64, "Size of a symbol's vector; 0: one-hot.", MODEL, _WIDTHS, none=0)
+    embedding_size: int | None = option(
+        64, "Size of a symbol's vector, 128 on a GPU; 0: one-hot.", MODEL, _WIDTHS, none=0
+    )
     dropout: float | None = option(
         None,
         "Share of outputs dropped in training; default: chosen from the budget.",
@@ -257,7 +259,7 @@ class ModelConfig(ModelOptions):
             raise OptionError(f"the vocabulary has {self.vocab_size} symbols: it must have {count()}")
 
 
-_MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers", "embedding_size")}
+_MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers")}
 SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
     {
         "small": _MEDIUM | {"hidden_size": 256},

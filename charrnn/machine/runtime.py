@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.distributed import ALONE, TIMEOUT_S, Ranks, local_rank
@@ -87,6 +86,14 @@ class Runtime:
         return wait
 
     @property
+    def embedding_size(self) -> int:
+        """Default size of a symbol's vector: cuDNN's persistent kernels take inputs whose width is a multiple of 128.
+
+        Source: `get_algo` in PyTorch's aten/src/ATen/native/cudnn/RNN.cpp.
+        """
+        return 128 if self.device.type == "cuda" else 64
+
+    @property
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
 
@@ -104,20 +111,6 @@ class Runtime:
         The gradient of a look-up of more than 3,072 symbols could not be recorded (pytorch#82886).
         """
         return self.device.type == "cuda"
-
-    def input_multiple(self, cell: Cell, hidden_size: int, T: int, B: int) -> int:
-        """The number whose multiples suit the width of a layer's inputs (T, B, I) in training; 1 if any width does.
-
-        cuDNN's persistent kernels keep the weights of an LSTM on the chip from step to step. In half precision PyTorch
-        takes them where the inputs, too, are a multiple of 128 wide. Below 256 units it takes another kernel.
-        Source: `get_algo` in PyTorch's aten/src/ATen/native/cudnn/RNN.cpp.
-        """
-        if self.device.type != "cuda" or self.dtype == torch.float32:
-            return 1
-        if cell != "lstm" or hidden_size not in range(256, 1025, 128):
-            return 1
-        is_there = _has_persistent_lstm(torch.cuda.get_device_properties(self.device), T, B)
-        return 128 if is_there and _can_train_lstm(self.device, self.dtype, T, B, hidden_size) else 1
 
     @property
     def max_streams(self) -> int:
@@ -546,30 +539,12 @@ def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
         return True
     if device.type != "cuda" and dtype == torch.float16:
         return False  # few CPUs support it, and on MPS a step with an infinite gradient would be taken
-    return _can_train_lstm(device, dtype, T=2, B=8, H=8)
-
-
-def _can_train_lstm(device: torch.device, dtype: torch.dtype, T: int, B: int, H: int) -> bool:
-    """True if a training step of an LSTM on inputs (T, B, H) works in half precision."""
     try:
         with torch.autocast(device.type, dtype):
-            _train_lstm(*_make_lstm(T, B, H, device))
+            _train_lstm(*_make_lstm(2, 8, 8, device))
     except RuntimeError:
         return False
     return True
-
-
-def _has_persistent_lstm(gpu: Any, T: int, B: int) -> bool:
-    """True if PyTorch takes cuDNN's persistent kernel on this GPU for chunks (T, B).
-
-    Source: `use_persist_device_heuristics` in PyTorch's aten/src/ATen/native/cudnn/RNN.cpp.
-    """
-    if gpu.major == 7:
-        max_streams = 128 if T >= 40 else 96 if T >= 20 else 32 if T >= 10 else 0
-        is_fast = B == 8 or (B % 16 == 0 and B not in (80, 112))
-        return gpu.minor != 5 and is_fast and max_streams >= B
-    is_large = gpu.major >= 8 and gpu.minor != 6 and gpu.multi_processor_count >= 98
-    return is_large and B % 8 == 0 and B <= 128
 
 
 @functools.cache

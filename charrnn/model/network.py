@@ -110,8 +110,6 @@ class RecurrentStack(nn.Module):
         self.dropout = SharedDropout(dropout)
         self.recurrent_dropout = dropout / 2
         self.cell = cell
-        self.input_multiple = 1
-        """Inputs are padded with zeros to a multiple of this: the same numbers, for devices where it is better."""
         self.reset_biases()
 
     @torch.no_grad()
@@ -150,8 +148,6 @@ class RecurrentStack(nn.Module):
         """Run one layer over x (T, B, I); returns its outputs (T, B, H) and its new state."""
         weight_ih, weight_hh, *biases = layer_weights(layer)
         H, kind = weight_hh.shape[1], _KINDS[self.cell]
-        if padding := -x.shape[2] % self.input_multiple:
-            x, weight_ih = F.pad(x, (0, padding)), F.pad(weight_ih, (0, padding))
         if self.training and self.recurrent_dropout > 0:
             weight_hh = weight_hh * F.dropout(weight_hh.new_ones(H), self.recurrent_dropout)
         weights = [weight_ih, weight_hh, *biases]

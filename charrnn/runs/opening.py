@@ -20,7 +20,7 @@ from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.listing import read_newest_header
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
-from charrnn.terminal import Notify, silence
+from charrnn.terminal import Notify, count_of, silence
 from charrnn.text.cache import TextArgument
 from charrnn.text.corpus import Corpus
 from charrnn.training.heuristics import (
@@ -67,6 +67,8 @@ def opened(
         runtime = source = None
         if before is None:  # errors come before the text is read
             runtime = _open_runtime(device, precision, ranks)
+            if "embedding_size" not in given:
+                options = replace(options, embedding_size=runtime.embedding_size)
             if init_from is not None:
                 source = ranks.share(lambda: _load_source(init_from, checkpoint_dir, given))
             corpus = _open_corpus(lambda: text.open(preparation, given), ranks)
@@ -229,8 +231,9 @@ def start(
     num_chars_before = 0 if init_from is None else init_from.num_chars_trained
     model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
-        width = model_config.hidden_size
-        notify(f"chose a layer of {width} units for text, budget and machine; --hidden-size {width} fixes it")
+        L, H = model_config.num_layers, model_config.hidden_size
+        fixed = f"--hidden-size {H}" if L == 1 else f"--num-layers {L} --hidden-size {H}"
+        notify(f"chose {count_of(L, 'layer')} of {H} units for text, budget and machine; {fixed} fixes it")
     learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
     if init_from is not None and config.learning_rate is None:
         notify(

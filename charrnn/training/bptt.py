@@ -46,7 +46,6 @@ class TruncatedBPTT:
         self._streams = runtime.ranks.part(self.layout.batch_size)
         T, B = self.layout.seq_length, self._streams.stop - self._streams.start
         model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
-        model.stack.input_multiple = runtime.input_multiple(model.config.cell, model.config.hidden_size, T, B)
         self.loss, self.mean_loss = (runtime.place(torch.zeros(())) for _ in range(2))
         self.text = text.placed(runtime)
         self.runtime = runtime

@@ -4,6 +4,7 @@ The shape of a chunk follows from the machine, see `Runtime.training_layout`. Th
 `tests/benchmarks/README.md`.
 """
 
+import bisect
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,35 +22,38 @@ from charrnn.training.timing import seconds_per_step
 
 MAX_PARAMETERS_PER_CHAR = 20
 """Of a text; a model with more learns it by heart."""
-HIDDEN_SIZES = (512, 384, 256, 128, 64, 32)
-"""Widths of a single layer that are chosen from."""
+SHAPES = ((1, 64), (1, 128), (1, 256), (1, 384), (1, 512), (1, 768), (1, 1024), (2, 1024))
+"""Numbers of layers and of units per layer that are chosen from, in the order of their parameters."""
 
 _CHARS_TO_TRAIN_WELL, _MAX_EPOCHS = 10_000_000, 15
 _MIN_UPDATES, _CHARS_PER_CPU_STEP = 5_000, 2_048
 _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
 _CHARS_READ_PER_PARAMETER: Mapping[Optimizer, int] = {"muon": 3, "adamw": 5}  # of the layer
-_MUON_STREAMS = 2
-"""Times as many streams as with AdamW: the cost of Muon's update does not depend on them."""
+_MUON_STREAMS = 2  # times as many on a CPU as with AdamW: the cost of Muon's update does not depend on them
+_STREAM_MULTIPLE = 8  # of each GPU, for cuDNN's persistent kernels
 _MUON_PEAKS: Mapping[Cell, float] = {"lstm": 6e-2, "gru": 6e-2, "rnn": 3e-2}
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
 
 
 def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> TrainingConfig:
-    """The config with streams and chunks chosen where they are open: fewer streams where an epoch would be short.
+    """The config with streams and chunks chosen where they are not set: fewer streams where an epoch would be short.
 
     Raises: OptionError for streams that the processes cannot share evenly.
     """
     B, T = runtime.training_layout
-    B *= _MUON_STREAMS if config.optimizer == "muon" and runtime.device.type == "cpu" else 1
     T, num_ranks = config.seq_length or T, runtime.ranks.size
+    if runtime.device.type == "cuda":
+        B, multiple = B * num_ranks, _STREAM_MULTIPLE * num_ranks
+    else:
+        B, multiple = B * (_MUON_STREAMS if config.optimizer == "muon" else 1), num_ranks
     while B > _MIN_STREAMS and num_chars < _MIN_STEPS_PER_EPOCH * B * T:
         B //= 2
     if (given := config.batch_size) is not None and given % num_ranks:
         lower, upper = given // num_ranks * num_ranks, -(-given // num_ranks) * num_ranks
         nearest = f"{lower} or {upper}" if lower else f"{upper}"
         raise OptionError(f"{num_ranks} processes cannot share --batch-size {given} evenly: choose {nearest}")
-    return replace(config, batch_size=given or -(-B // num_ranks) * num_ranks, seq_length=T)
+    return replace(config, batch_size=given or -(-B // multiple) * multiple, seq_length=T)
 
 
 def choose_shape(
@@ -60,7 +64,7 @@ def choose_shape(
     runtime: Runtime,
     num_chars_before: int = 0,
 ) -> ModelConfig:
-    """A model's shape, its width and dropout chosen where they are open.
+    """A model's shape, its layers and dropout chosen where they are not set.
 
     On `num_chars_before` see `default_dropout`. Raises: CharRNNError for lack of memory.
     """
@@ -69,22 +73,20 @@ def choose_shape(
     def expect_epochs(model: ModelConfig) -> float:
         return expected_epochs(model, config, text, runtime)
 
-    def shape(hidden_size: int) -> ModelConfig:
-        return ModelConfig(**{**vars(options), "hidden_size": hidden_size, "vocab_size": vocab_size})
+    def shape(num_layers: int, hidden_size: int) -> ModelConfig:
+        sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "vocab_size": vocab_size}
+        return ModelConfig(**{**vars(options), **sizes})
+
+    def suits(model: ModelConfig) -> bool:
+        return lacking_memory(model, text.layout, runtime) is None and suits_budget(
+            model, num_chars, lambda: expect_epochs(model) * num_chars, config.optimizer
+        )
 
     num_chars = len(text.train)
     if options.hidden_size is not None:
-        model = shape(options.hidden_size)
+        model = shape(options.num_layers, options.hidden_size)
     else:
-        models = [shape(hidden_size) for hidden_size in HIDDEN_SIZES]
-        fitting = [model for model in models if lacking_memory(model, text.layout, runtime) is None]
-        model = default_model(
-            fitting or models[-1:],
-            num_chars,
-            lambda model: expect_epochs(model) * num_chars,
-            count_parameters,
-            config.optimizer,
-        )
+        model = largest([shape(*sizes) for sizes in SHAPES], suits)
     require_memory(model, text.layout, runtime)
     if model.dropout is not None:
         return model
@@ -141,26 +143,28 @@ def default_dropout(num_parameters: int, num_chars: int, epochs: float, num_char
     return round(min(0.5, max(0.0, dropout)), 2)
 
 
-def default_model(
-    models: Sequence[ModelConfig],
-    num_chars: int,
-    num_chars_read: Callable[[ModelConfig], float],
-    num_parameters: Callable[[ModelConfig], int],
-    optimizer: Optimizer,
-) -> ModelConfig:
-    """The widest model that a budget can train: it reads five characters for each parameter, with Muon three.
+def largest(models: Sequence[ModelConfig], suits: Callable[[ModelConfig], bool]) -> ModelConfig:
+    """The largest model that suits, or the first; `models` are sorted by size. Few are tried, since a trial takes time.
+
+    >>> models = [ModelConfig(vocab_size=7, hidden_size=hidden_size) for hidden_size in (64, 128, 256, 512)]
+    >>> largest(models, lambda model: model.hidden_size < 300).hidden_size
+    256
+    """
+    num_suitable = bisect.bisect_left(models, True, key=lambda model: not suits(model))
+    return models[max(num_suitable - 1, 0)]
+
+
+def suits_budget(model: ModelConfig, num_chars: int, num_chars_read: Callable[[], float], optimizer: Optimizer) -> bool:
+    """True if training reads enough characters for each parameter: five with AdamW, three with Muon.
 
     A layer of half the width reads three to four times as many characters in the same time, and learns less of each.
-    `models` are in the order of their widths, the widest first; `num_chars` is the length of the text, and
-    `num_chars_read` of a model counts the characters that it reads within the budget, each as often as it is read.
+    `num_chars` is the length of the text, and `num_chars_read` counts characters as often as the budget reads them.
     """
-    for model in models:
-        learns_by_heart = num_parameters(model) > MAX_PARAMETERS_PER_CHAR * num_chars
-        # Measured with some 70 symbols; the rows of rare ones are no reason for a narrower layer.
-        parameters = num_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
-        if not learns_by_heart and num_chars_read(model) >= _CHARS_READ_PER_PARAMETER[optimizer] * parameters:
-            return model
-    return models[-1]
+    if count_parameters(model) > MAX_PARAMETERS_PER_CHAR * num_chars:
+        return False
+    # Measured with about 70 symbols; the rows of rare ones are no reason for a narrower layer.
+    num_parameters = count_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
+    return num_chars_read() >= _CHARS_READ_PER_PARAMETER[optimizer] * num_parameters
 
 
 def default_learning_rate(model: ModelConfig, optimizer: Optimizer, chars_per_step: int) -> float:

@@ -168,30 +168,28 @@ def work_rate(work: Work, runtime: Runtime, seconds: float) -> float:
     return benchmark._measure({"": work}, runtime)[""]
 
 
-VARIANTS: dict[str, tuple[int | None, int, bool]] = {
-    "padded": (64, 128, True),
-    "not padded": (64, 1, True),
-    "padded, looked up": (64, 128, False),
-    "wide": (128, 128, True),
-    "one-hot": (None, 128, True),
+VARIANTS: dict[str, tuple[int | None, bool]] = {
+    "narrow": (64, True),
+    "wide": (128, True),
+    "wide, looked up": (128, False),
+    "one-hot": (None, True),
 }
-"""The embedding's size, what its width is padded to a multiple of, and whether it is multiplied or looked up."""
+"""The embedding's size, and whether it is multiplied or looked up."""
 
 
 def step_times(device: str, text: Path, scale: Scale) -> None:
     """Part 2."""
     runtime = open_runtime(device)
     for size, B, T, variant in itertools.product(scale.sizes, scale.batch_sizes, scale.seq_lengths, VARIANTS):
-        E, multiple, multiplies = VARIANTS[variant]
+        E, multiplies = VARIANTS[variant]
         case = {"size": size, "layout": (B, T), "variant": variant, "precision": runtime.precision}
         with attempt("step", **case):
             config = ModelConfig(vocab_size=V, dropout=0.1, **{**SIZES[size], "embedding_size": E})  # type: ignore[index]
             trainer = make_trainer(config, (B, T), runtime)
             model = trainer.bptt.model
-            by_default = model.stack.input_multiple
-            model.stack.input_multiple, model.multiplies_one_hot = multiple, multiplies
+            model.multiplies_one_hot = multiplies
             steps = work_rate(partial(take_steps, trainer.run(), 10), runtime, scale.seconds)
-            tell("step", **case, microseconds=1e6 / steps, chars_per_second=B * T * steps, multiple=by_default)
+            tell("step", **case, microseconds=1e6 / steps, chars_per_second=B * T * steps)
     for layout, records in itertools.product(scale.smoke_layouts, (False, True)):
         with attempt("bare loop", layout=layout, records=records):
             config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size)

@@ -14,11 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from charrnn.config import Cell
 from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.runtime import (
-    PRECISIONS,
     Runtime,
     Threads,
     can_compute,
@@ -101,61 +99,6 @@ def test_gpu_whose_library_has_no_lstm_for_it_is_not_used(monkeypatch: pytest.Mo
     runtime_module.failure.cache_clear()
     assert runtime_module.failure(torch.device("meta")) == "cuDNN error: CUDNN_STATUS_ARCH_MISMATCH"
     runtime_module.failure.cache_clear()
-
-
-GPUS = {
-    "H200": (9, 0, 132),
-    "A40": (8, 6, 84),
-    "L4": (8, 9, 58),
-    "T4": (7, 5, 40),
-    "V100": (7, 0, 80),
-    "GTX 1080": (6, 1, 20),
-}
-"""Compute capability, multiprocessors."""
-
-
-@pytest.mark.parametrize(
-    ("gpu", "cell", "hidden_size", "precision", "T", "B", "multiple"),
-    [
-        ("H200", "lstm", 512, "float16", 64, 128, 128),
-        ("H200", "lstm", 1024, "bfloat16", 1, 8, 128),
-        ("H200", "lstm", 512, "float32", 64, 128, 1),
-        ("H200", "gru", 512, "float16", 64, 128, 1),
-        ("H200", "lstm", 500, "float16", 64, 128, 1),
-        ("H200", "lstm", 1152, "float16", 64, 128, 1),
-        ("H200", "lstm", 128, "float16", 64, 128, 1),
-        ("H200", "lstm", 512, "float16", 64, 136, 1),
-        ("H200", "lstm", 512, "float16", 64, 12, 1),
-        ("A40", "lstm", 512, "float16", 64, 128, 1),
-        ("L4", "lstm", 512, "float16", 64, 128, 1),
-        ("T4", "lstm", 512, "float16", 64, 128, 1),
-        ("V100", "lstm", 512, "float16", 40, 128, 128),
-        ("V100", "lstm", 512, "float16", 39, 128, 1),
-        ("V100", "lstm", 512, "float16", 20, 96, 128),
-        ("V100", "lstm", 512, "float16", 40, 112, 1),
-        ("V100", "lstm", 512, "float16", 10, 8, 128),
-        ("V100", "lstm", 512, "float16", 9, 8, 1),
-        ("GTX 1080", "lstm", 512, "float16", 64, 128, 1),
-    ],
-)
-def test_inputs_are_padded_where_pytorch_takes_a_persistent_kernel_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-    gpu: str,
-    cell: Cell,
-    hidden_size: int,
-    precision: str,
-    T: int,
-    B: int,
-    multiple: int,
-) -> None:
-    major, minor, processors = GPUS[gpu]
-    properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=processors)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    runtime = Runtime(torch.device("cuda"), PRECISIONS[precision])
-    for works in (True, False):
-        monkeypatch.setattr(runtime_module, "_can_train_lstm", lambda *arguments, works=works: works)
-        assert runtime.input_multiple(cell, hidden_size, T, B) == (multiple if works else 1)
-    assert CPU.input_multiple(cell, hidden_size, T, B) == 1
 
 
 def test_memory_that_pytorch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

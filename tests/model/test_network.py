@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from charrnn.config import Cell, ModelConfig
-from charrnn.model import network
 from charrnn.model.network import (
     CharRNN,
     RecurrentStack,
@@ -206,21 +204,3 @@ def test_embedding_by_a_product_is_that_by_a_look_up() -> None:
     expected, found = logits_and_gradients(plain), logits_and_gradients(multiplying)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("embedding_size", [None, 5])
-def test_padded_inputs_change_neither_outputs_nor_gradients(
-    cell: Cell, embedding_size: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kind, widths = network._KINDS[cell], list[int]()
-
-    def sequence(x: torch.Tensor, *arguments: object) -> tuple[torch.Tensor, ...]:
-        widths.append(x.shape[2])
-        return kind.sequence(x, *arguments)
-
-    monkeypatch.setitem(network._KINDS, cell, replace(kind, sequence=sequence))
-    plain, padded = build(cell, embedding_size), build(cell, embedding_size)
-    padded.stack.input_multiple = H
-    torch.testing.assert_close(logits_and_gradients(padded), logits_and_gradients(plain))
-    assert widths == [16 if embedding_size is None else H, H, embedding_size or V, H]

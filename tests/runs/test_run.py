@@ -538,7 +538,7 @@ def test_announced_width_is_that_of_the_option_it_names(corpus: Corpus, tmp_path
     messages = Told()
     config = TrainingConfig(minutes=0.01)
     width = start(RunFolder(tmp_path), corpus, OPEN, config, CPU, notify=messages).trainer.bptt.model.config.hidden_size
-    assert any(f"chose a layer of {width} units" in line and f"--hidden-size {width} " in line for line in messages)
+    assert any(f"chose 1 layer of {width} units" in line and f"--hidden-size {width} " in line for line in messages)
 
 
 def test_resumed_run_keeps_the_command_that_began_it(corpus: Corpus, tmp_path: Path) -> None:

@@ -104,28 +104,6 @@ def test_steps_go_on_exactly_from_where_they_were_taken_up(
         assert torch.equal(tensor, resumed.tensors()[name]), name
 
 
-@pytest.mark.parametrize(
-    ("device", "precision", "case"),
-    [("cpu", "float32", SMALL[0]), pytest.param("cuda", "float16", REAL[0], marks=needs_cuda)],
-    ids=["cpu", "cuda"],
-)
-def test_padded_inputs_change_no_loss_and_no_shape(device: str, precision: str, case: Case) -> None:
-    losses, shapes = [], []
-    for multiple in (1, 128):
-        bptt = make(case, open_runtime(device, precision))
-        bptt.model.stack.input_multiple = multiple
-        losses.append(take_steps(bptt, 6))
-        shapes.append({name: tensor.shape for name, tensor in bptt.tensors().items()})
-    assert losses[1] == pytest.approx(losses[0], abs=TOLERANCE[precision])
-    assert shapes[1] == shapes[0]
-
-
-def test_padding_is_that_which_suits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert make(SMALL[0], CPU).model.stack.input_multiple == 1
-    monkeypatch.setattr(Runtime, "input_multiple", lambda self, *shape: 7 if shape == ("lstm", 16, 8, 4) else 0)
-    assert make(SMALL[0], CPU).model.stack.input_multiple == 7
-
-
 def test_text_that_stays_on_the_host_is_sent_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
 

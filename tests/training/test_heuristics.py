@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from charrnn.config import ModelConfig, Optimizer, TrainingConfig
+from charrnn.machine.distributed import Ranks
 from charrnn.machine.runtime import Runtime
+from charrnn.model.network import count_multiplications
 from charrnn.training.heuristics import (
-    HIDDEN_SIZES,
+    SHAPES,
     choose_layout,
     default_dropout,
     default_epochs,
     default_learning_rate,
-    default_model,
+    largest,
+    suits_budget,
     warm_share,
 )
 
@@ -50,34 +53,50 @@ def test_dropout_is_higher_in_a_model_that_has_learned_before() -> None:
     )
 
 
-def parameters(model: ModelConfig) -> int:
-    return 4 * model.hidden_size * (64 + model.hidden_size) + model.vocab_size * (65 + model.hidden_size)
+def width(
+    seconds: float, num_chars: int = 10**6, vocab_size: int = 70, optimizer: Optimizer = "adamw"
+) -> tuple[int, int]:
+    """Layers and units that are chosen on a machine of 10^10 multiplications a second."""
+    models = [ModelConfig(vocab_size=vocab_size, num_layers=L, hidden_size=H) for L, H in SHAPES]
+
+    def suits(model: ModelConfig) -> bool:
+        num_chars_read = seconds * 1e10 / count_multiplications(model)
+        return suits_budget(model, num_chars, lambda: num_chars_read, optimizer)
+
+    chosen = largest(models, suits)
+    return chosen.num_layers, chosen.hidden_size
 
 
-def width(seconds: float, num_chars: int = 10**6, vocab_size: int = 70, optimizer: Optimizer = "adamw") -> int:
-    """The width that is chosen on a machine of 10^10 multiplications a second."""
-    models = [ModelConfig(vocab_size=vocab_size, hidden_size=hidden_size) for hidden_size in HIDDEN_SIZES]
-
-    def num_chars_read(model: ModelConfig) -> float:
-        return seconds * 1e10 / parameters(model)
-
-    return default_model(models, num_chars, num_chars_read, parameters, optimizer).hidden_size
-
-
-def test_width_is_the_largest_that_the_budget_trains() -> None:
-    widths = [width(10**i) for i in range(-5, 4)]
-    assert widths == sorted(widths)
-    assert (widths[0], width(62), widths[-1]) == (32, 256, 512)
-    assert (width(200), width(200, optimizer="muon")) == (256, 384)
+def test_model_is_the_largest_that_the_budget_trains() -> None:
+    sizes = [width(10**i, num_chars=10**8) for i in range(-5, 6)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == SHAPES[0]
+    assert sizes[-1] == SHAPES[-1]
+    assert width(62) == (1, 256)
+    assert (width(200), width(200, optimizer="muon")) == ((1, 256), (1, 384))
 
 
-def test_width_stays_below_what_would_learn_a_short_text_by_heart() -> None:
-    assert width(1e9, num_chars=2500) == 64
-    assert width(1e9, num_chars=2) == 32
+def test_model_stays_below_what_would_overfit_a_short_text() -> None:
+    assert width(1e9, num_chars=2500) == (1, 64)
+    assert width(1e9, num_chars=2) == (1, 64)
 
 
 def test_many_symbols_are_no_reason_for_a_narrower_layer() -> None:
-    assert width(1000, vocab_size=5000) >= 256
+    assert width(1000, vocab_size=5000) >= (1, 256)
+
+
+@pytest.mark.parametrize("best", range(len(SHAPES) + 1))
+def test_largest_model_is_found_in_few_trials(best: int) -> None:
+    models = [ModelConfig(vocab_size=7, num_layers=L, hidden_size=H) for L, H in SHAPES]
+    tried: list[ModelConfig] = []
+
+    def suits(model: ModelConfig) -> bool:
+        tried.append(model)
+        return models.index(model) < best
+
+    assert largest(models, suits) == models[max(best - 1, 0)]
+    assert len(tried) <= 4
+    assert tried[0].hidden_size == 512, "a wide one is too slow to be tried where this one is"
 
 
 def test_learning_rate_suits_cell_width_and_step() -> None:
@@ -104,10 +123,20 @@ def test_weights_that_have_learned_are_trained_the_slower_the_sooner_they_learn_
 
 
 @pytest.mark.parametrize(
-    ("num_chars", "batch_size"), [(10**7, 128), (128 * 64 * 200, 128), (128 * 64 * 200 - 1, 64), (10**5, 32), (10, 32)]
+    ("num_chars", "num_ranks", "batch_size"),
+    [
+        (10**7, 1, 128),
+        (128 * 64 * 200, 1, 128),
+        (128 * 64 * 200 - 1, 1, 64),
+        (10**5, 1, 32),
+        (10, 1, 32),
+        (10**9, 8, 1024),
+        (10**6, 8, 64),
+        (10**6, 3, 48),
+    ],
 )
-def test_gpu_trains_large_steps_unless_an_epoch_has_few(num_chars: int, batch_size: int) -> None:
-    gpu = Runtime(torch.device("cuda"), torch.float16)
+def test_gpus_train_large_steps_unless_an_epoch_has_few(num_chars: int, num_ranks: int, batch_size: int) -> None:
+    gpu = Runtime(torch.device("cuda"), torch.float16, Ranks(0, num_ranks))
     chosen = choose_layout(TrainingConfig(), num_chars, gpu)
     assert (chosen.batch_size, chosen.seq_length) == (batch_size, 64)
 
