@@ -247,7 +247,7 @@ def escape_controls(text: str) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def decode_argument(text: str) -> str:
@@ -260,12 +260,12 @@ def decode_argument(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    r"""Replace ``\n``, ``\t``, ``\0``, ``\f`` and ``\\`` by the characters that they represent.
+    r"""Replace ``\n``, ``\t``, ``\0``, ``\f``, ``\\``, ``\xNN`` and ``\uNNNN`` by the characters that they represent.
 
-    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\f"), unescape(r"\d")
-    ('a\tb', 'a\\tb', '\x0c', '\\d')
+    >>> unescape(r"a\tb"), unescape(r"a\\tb"), unescape(r"\f"), unescape(r"\u00e9"), unescape(r"\d")
+    ('a\tb', 'a\\tb', '\x0c', 'é', '\\d')
     """
-    return _ESCAPES.sub(lambda found: _ESCAPED[found[1]], decode_argument(text))
+    return _ESCAPES.sub(lambda found: _ESCAPED.get(found[1]) or chr(int(found[1][1:], 16)), decode_argument(text))
 
 
 def escape(text: str) -> str:
@@ -275,7 +275,7 @@ def escape(text: str) -> str:
 
 _ESCAPED = {"n": "\n", "t": "\t", "0": "\0", "f": "\f", "\\": "\\"}
 _LETTERS = {char: letter for letter, char in _ESCAPED.items()}
-_ESCAPES = re.compile(r"\\([nt0f\\])")
+_ESCAPES = re.compile(r"\\([nt0f\\]|x[\da-fA-F]{2}|u[\da-fA-F]{4})")
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:
@@ -284,12 +284,13 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
     >>> json_line({"text": "café \\x9b31m"})
     '{"text": "café \\\\u009b31m"}'
     """
-    return INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(record, ensure_ascii=ascii_only))
+    return INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=ascii_only))
 
 
 _DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-"""Controls except tab and line feed, marks of direction, spaces without width, and surrogates: steer a display, or
-leave no trace on it."""
+"""Controls except tab and line feed, marks of direction, fillers and spaces without width, tags, and surrogates: they
+steer a display, or leave no trace on it."""

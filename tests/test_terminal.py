@@ -18,10 +18,11 @@ def test_only_what_steers_a_terminal_is_escaped() -> None:
     assert escape_controls(readable) == readable
     assert escape_controls("\x1b[2J\r\x07\x7f\x9b") == r"\x1b[2J\x0d\x07\x7f\x9b"
     assert escape_controls("\u202egnp\u2066\u200b\ufeff\udce9\xad") == r"\u202egnp\u2066\u200b\ufeff\udce9\xad"
+    assert escape_controls("\u3164\U000e0041\ufff9") == r"\u3164\U000e0041\ufff9"
 
 
 def test_invisible_characters_are_the_same_on_terminal_and_pages() -> None:
-    for char in map(chr, range(0x3000)):
+    for char in map(chr, [*range(0x4000), *range(0xFE00, 0x10000), *range(0x1D100, 0x1D200), *range(0xE0000, 0xE0100)]):
         assert (escape_controls(char) == char) == (visible(char) == char), hex(ord(char))
         assert json.loads(json_line(char)) == char
         assert escape_controls(json_line(char)) == json_line(char)

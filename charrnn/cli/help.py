@@ -44,10 +44,10 @@ class Command(TyperCommand):
 
     def _require_no_names(self, args: list[str]) -> None:
         """Raises: UsageError for an argument that would be read as options, but names a file or a run."""
-        options = {name for parameter in self.params for name in parameter.opts}
+        is_flag = {name: getattr(option, "is_flag", True) for option in self.params for name in option.opts}
         runs = os.environ.get("CHARRNN_CHECKPOINT_DIR") or CHECKPOINT_DIR
-        for argument in itertools.takewhile(lambda argument: argument != "--", args):
-            if argument in options or argument == "-" or not argument.startswith("-"):
+        for before, argument in itertools.pairwise(["", *itertools.takewhile(lambda each: each != "--", args)]):
+            if argument in is_flag or argument == "-" or not argument.startswith("-") or not is_flag.get(before, True):
                 continue
             if os.path.exists(argument) or os.path.exists(os.path.join(runs, argument)):  # noqa: PTH110, PTH118
                 raise UsageError(f"{argument} is read as options, but a file or run has this name: write -- {argument}")

@@ -11,7 +11,7 @@ import typer
 from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, tell
 from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import align, format_bytes, json_line, prints_unicode
+from charrnn.terminal import align, escape, format_bytes, json_line, prints_unicode
 
 _MAX_SYMBOLS, _DIGEST_CHARS = 4, 16
 """In a table, so that several fit side by side."""
@@ -86,6 +86,8 @@ def _show(name: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if name == "separator":
+        return escape(str(value))
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if name == "source_digest":

@@ -186,12 +186,15 @@ class _Session:
         self._announce_seed, self._echoes, self._is_counted = announce_seed, echoes, is_counted
         self.has_failed = False
         """True once a prompt could not be continued, or a sample was given up."""
+        self._given_up: list[CharRNNError] = []
 
     def continue_all(self, prompts: Iterable[str], *, goes_on: bool) -> Iterator[str]:
-        """The texts for all prompts. Raises: CharRNNError, unless it goes on behind an error, which is told."""
+        """The texts for all prompts. Raises: CharRNNError, unless it goes on after an error, which is reported."""
         for number, prompt in enumerate(prompts):
             try:
                 yield from self._form(self._begin(prompt, self._seed + number))
+                while self._given_up:  # reported after the text's last line end
+                    tell(f"error: {self._given_up.pop(0)}")
             except CharRNNError as error:
                 if isinstance(error, UnknownSymbolsError):
                     error.args = (f"{error}; {_remedy(error.missing)}",)
@@ -209,14 +212,14 @@ class _Session:
             self._announce_seed = False
             if self._is_counted:
                 pieces = counted(pieces, config.num_samples)
-            yield Batch(config, prompt if self._echoes else "", seed, self._tell_given_up(pieces), ", ".join(notes))
+            yield Batch(config, prompt if self._echoes else "", seed, self._note_given_up(pieces), ", ".join(notes))
 
-    def _tell_given_up(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
-        """The same pieces; the error behind them of samples that were given up is told, and ends no others."""
+    def _note_given_up(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
+        """The same pieces; the error after them, about samples that were given up, ends no others."""
         try:
             yield from pieces
         except CharRNNError as error:
-            tell(f"error: {error}")
+            self._given_up.append(error)
             self.has_failed = True
 
 

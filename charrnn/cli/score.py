@@ -94,7 +94,8 @@ def score(
             parts = scorer.score(blocks, window, adapt=adapt)
             total = _add_up(_printing_chars(parts, config, json=json) if per_char else parts)
             if not total.num_chars:
-                raise CharRNNError(f"{text} has no 2 {NOUNS[config.unit]}s that the model knows: nothing can be scored")
+                name = "stdin" if text == "-" else text
+                raise CharRNNError(f"{name} has fewer than 2 {NOUNS[config.unit]}s that the model knows")
     _tell_unknown(scorer, per_line=per_line)
     if not prints_much:
         about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}

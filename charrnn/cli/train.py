@@ -62,7 +62,7 @@ def train(
         typer.Argument(
             metavar="CORPUS",
             help="A text: a file (.gz, .bz2 and .xz too), a folder of *.txt, or - for stdin; or what `prepare` made; "
-            "default: the tales that come with charrnn.",
+            "default: the text of the run to resume, else the tales that come with charrnn.",
             show_default=False,
         ),
     ] = None,
@@ -135,12 +135,9 @@ def train(
     shape = apply_size(model, size, asked)
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
     notify = notifier(quiet=quiet) if speaks() else silence
-    if corpus is None:
-        corpus = str(find_tales())
-        notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
-
     from charrnn.machine.runtime import compute_deterministically
     from charrnn.runs.folder import RunFolder, find_checkpoint
+    from charrnn.runs.listing import read_newest_header
     from charrnn.runs.opening import opened
     from charrnn.runs.preflight import describe
     from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
@@ -148,6 +145,11 @@ def train(
 
     exit_on_signals()
 
+    if corpus is None and resume and run is not None and RunFolder(run).holds_run():
+        corpus = read_newest_header(RunFolder(run)).corpus.path
+    elif corpus is None:
+        corpus = str(find_tales())
+        notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
     if deterministic:
         compute_deterministically()
     folder = RunFolder(run or checkpoint_dir / default_stem(corpus))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charrnn.config import PreparationConfig, SamplingConfig
-from charrnn.errors import CharRNNError
 from charrnn.files.atomic import write_atomically
 from charrnn.terminal import Notify, can_print, count_of, escape_controls, json_line, prints_unicode
 from charrnn.text.units import BORDER, Display, display
@@ -73,21 +72,18 @@ def _has_bytes(text: str) -> bool:
 def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Notify) -> Iterator[str]:
     """The samples of a prompt with the separator between them, and one line end behind the last.
 
-    A single sample of a batch comes piece by piece, several as wholes.
+    A single sample of a batch comes piece by piece, several as wholes, without those given up at their first symbol.
     """
     for number, batch in enumerate(batches):
         if number:
             yield separator
         if batch.note:
             notify(batch.note)
-        for index, sample in enumerate([batch.pieces] if batch.config.num_samples == 1 else collect(batch.pieces)):
+        samples = [batch.pieces] if batch.config.num_samples == 1 else filter(_has_text, collect(batch.pieces))
+        for index, sample in enumerate(samples):
             if index:
                 yield separator
-            try:
-                yield from _without_line_end(view.show(batch.echo, sample))
-            except CharRNNError:
-                yield "\n"  # lest the error be told behind a text
-                raise
+            yield from _without_line_end(view.show(batch.echo, sample))
     yield "\n"
 
 
@@ -98,7 +94,8 @@ def as_json(
     for batch in batches:
         for sample in collect(batch.pieces):
             drawn = "".join(piece.text for piece in sample)
-            text = batch.echo + "".join(piece.echo + piece.text for piece in sample) if batch.echo else drawn
+            echo = batch.echo if _has_text(sample) else ""
+            text = echo + "".join(piece.echo + piece.text for piece in sample) if echo else drawn
             record = {
                 "text": display(text, preparation),
                 "seed": batch.seed,
@@ -109,7 +106,7 @@ def as_json(
                 "longest_copy": None if corpus is None else len(corpus.longest_copy(drawn)),
             }
             if preparation.border_text is not None:
-                documents = text[batch.echo.rfind(BORDER) + 1 :].removesuffix(BORDER).split(BORDER) if text else []
+                documents = text[echo.rfind(BORDER) + 1 :].removesuffix(BORDER).split(BORDER) if text else []
                 record["documents"] = [display(each, preparation) for each in documents]
             yield json_line(record, ascii_only=ascii_only) + "\n"
 
@@ -141,6 +138,11 @@ def collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
             number += 1
 
 
+def _has_text(sample: Sequence["Piece"]) -> bool:
+    """False for a sample that was given up before its first symbol."""
+    return sample[-1].finish_reason != "given_up" or any(piece.symbols for piece in sample)
+
+
 def _without_line_end(parts: Iterable[str]) -> Iterator[str]:
     """The same text without a line end as its last character."""
     held = ""
@@ -165,8 +167,9 @@ class View:
     def show(self, echo: str, sample: Iterable["Piece"]) -> Iterator[str]:
         """The echo and the text of a sample, piece by piece."""
         show = Display(self.preparation, self.errors)
-        yield self.escape(show(echo))
-        for piece in sample:
+        for number, piece in enumerate(sample):
+            if number == 0 and _has_text([piece]):
+                yield self.escape(show(echo))
             yield self.escape(show(piece.echo if echo else ""))
             if self.texts is not None:
                 for text, nats in _texts_of(piece, self.texts):

@@ -113,9 +113,11 @@ def write_atomically(
 
 
 def require_writable(path: Path, *, exclusive: bool) -> None:
-    """Raises: CharRNNError for a folder; OutputExistsError for any existing file or link if `exclusive`."""
+    """Raises: CharRNNError for a folder or a device; OutputExistsError for an existing file or link if `exclusive`."""
     if path.is_dir():
         raise CharRNNError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise CharRNNError(f"{path} is a pipe or a device: name a file, or - for stdout")
     if exclusive and os.path.lexists(path):
         raise OutputExistsError(f"{path} exists: name another file, or replace it with --overwrite")
 

@@ -104,7 +104,8 @@ def default_stem(source: str) -> str:
         return path.name
     name = path.stem if path.suffix in COMPRESSIONS else path.name
     name = name.removesuffix(container.SUFFIX)
-    return name[: -len(".txt")] if name.lower().endswith(".txt") else name
+    name = name[: -len(".txt")] if name.lower().endswith(".txt") else name
+    return (name.strip(".") and name) or "text"  # "" and ".." are folders
 
 
 def default_output(source: str, data_dir: Path) -> Path:

@@ -36,6 +36,8 @@ _SLICE = 1 << 12
 _MAX_MARKS = 1 << 12
 """Max characters behind a slice's end before it is cut at a mark."""
 _BYTE_ORDER_MARK = "\ufeff"
+_OF_MARKS = {"utf-8-sig": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
+"""Python's encodings with a mark, and their names outside Python."""
 _MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
 """Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
@@ -305,6 +307,11 @@ def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:
 
 
 def _undecodable(source: Source, encoding: str, offset: int, block: bytes) -> CharRNNError:
+    if encoding in _OF_MARKS:
+        return CharRNNError(
+            f"{source.name} begins with the byte-order mark of {_OF_MARKS[encoding]}, but is something else at byte "
+            f"{offset}: `iconv -c -f {_OF_MARKS[encoding]} -t utf-8 FILE > NEW` drops that"
+        )
     num_invalid, first, num_valid = count_utf8(source.blocks())
     if 0 < 10 * num_invalid <= num_valid:  # text in another encoding holds hardly any valid characters
         return CharRNNError(

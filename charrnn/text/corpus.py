@@ -182,7 +182,8 @@ def _encode(
     )
     notes, length = text.notes, sum(vocabulary.counts)
     if vocabulary.border is not None:
-        notes.append(_describe_documents(vocabulary, config))
+        is_whole = vocabulary.num_documents == 1 and config.separator is not None
+        (text.warnings if is_whole else notes).append(_describe_documents(vocabulary, config))
     header = dump(_Header(vocabulary.stored(), config, tuple(_origins(sources)), text.digest.hexdigest()))
     with ahead(numbers.encode(vocabulary, advance)) as indices:
         if vocabulary.border is not None and not config.keep_order:

@@ -29,7 +29,9 @@ _WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _MIN_NULS = 8  # of UTF-16: fewer may be at bytes of the same parity by chance
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _FROM_JSON = r"""jq -j '.text + "\u0000"' FILE"""
-_FROM_CSV = r"""python3 -c "import csv, sys; [print(r['text'], end='\0') for r in csv.DictReader(sys.stdin)]" < FILE"""
+_FROM_CSV = (
+    r"""python3 -c "import csv, sys; [print(r['COLUMN'], end='\0') for r in csv.DictReader(sys.stdin)]" < FILE"""
+)
 _FROM_TSV = _FROM_CSV.replace("stdin)", r"stdin, delimiter='\t')")
 _TO_TEXTS = {".jsonl": _FROM_JSON, ".ndjson": _FROM_JSON, ".csv": _FROM_CSV, ".tsv": _FROM_TSV}
 
@@ -58,8 +60,13 @@ def wide_encoding_for(block: bytes) -> str | None:
     """The UTF-16 or UTF-32 without a mark that explains a block's NUL bytes; None if none does.
 
     In the wrong one of them a text is rich in ideographs, poor in ASCII, or none at all. UTF-16 has NUL bytes in the
-    upper halves of characters only, at bytes of the same parity.
+    upper halves of characters only, at bytes of the same parity. Few NUL bytes in printable text separate records.
     """
+    if (
+        5 * block.count(0) < 2 * len(block)
+        and (_decode(block.replace(b"\0", b"\n"), "utf-8") or "\0").replace("\n", "").isprintable()
+    ):
+        return None
     texts = {encoding: _decode(block, encoding) or "" for encoding in _WIDE_ENCODINGS}
     num_ascii = {encoding: len(text.encode("ascii", "ignore")) for encoding, text in texts.items() if "\0" not in text}
     best = max(num_ascii, key=lambda encoding: num_ascii[encoding], default="")

@@ -8,29 +8,30 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from charrnn.terminal import Notify
+from charrnn.terminal import Notify, count_of
 
 _BARE_MARKER_WORDS = ("Gutenberg", "GUTENBERG")
 _MARKER_WORDS = (*_BARE_MARKER_WORDS, "SMALL PRINT")
-_PROJECT = "Project Gutenberg(?:['\u2019]s|\\s{1,9}E)"
-_STARS = r"[ \t]{,80}\*{1,80}[ \t]{,80}"
+_PROJECT = "Project Gutenberg(?:['\u2019]s|\\s{1,9}(?:Etext|E-?book|Edition))"
+_STARS = r"[ \t]{,80}\*{2,80}[ \t]{,80}"
 _MARKER = re.compile(
     rf"\n(?:(?P<start>{_STARS}START OF (?:THE |THIS )?(?:COPYRIGHTED )?PROJECT GUTENBERG"
-    rf"|{_STARS}END\W{{1,9}}THE SMALL PRINT)"
+    rf"|[ \t]{{,80}}\*{{1,80}}[ \t]{{,80}}END\W{{1,9}}THE SMALL PRINT)"
     rf"|(?P<end>{_STARS}END OF (?:THE |THIS )?(?:COPYRIGHTED )?PROJECT GUTENBERG)"
     rf"|[ \t]{{,80}}(?:This is the )?End of (?:the |this |this is )?(?:COPYRIGHTED )?{_PROJECT})[^\n]{{,500}}(?=\n|\Z)",
     re.IGNORECASE,
 )
-_TITLE_IN_STARS = re.compile(r"(?:.*\n){,4}?.*\*[ \t]*(?=\n|\Z)")
-_TITLE_WITH_AUTHOR = re.compile(r"(?:.*\S.*\n){,3}?.*\bby\s+\S.*")
+_TITLE_IN_STARS = re.compile(r"(?:.*\n){,4}?.*[^\s*].*\*{2}[ \t]*(?=\n|\Z)")
+_TITLE_WITH_AUTHOR = re.compile(r".*\bby\s+\S.*|(?:.*\S.*\n){1,3}?(?:.*,)?[ \t]*by\s+\S.*")
 _HEADER_BEGIN = re.compile(
     rf"^[^\w\n]*(?:(?:This is )?(?:The |a )?{_PROJECT}|This file should be named)", re.IGNORECASE | re.MULTILINE
 )
 _LICENCE_END = re.compile(r"hear about new\s+eBooks.*(?:[\s\S]{,2000}?END: FULL LICENSE.*)?")
 _LICENCE_BEGIN = re.compile(
-    r"[\s*]{,200}(?:Updated editions|This file should be named|(?:The )?(?:Full )?(?:Project Gutenberg|licen[cs]e))",
+    r"[\s*]{,200}(?:Updated editions|This file should be named|START: FULL|(?:The )?(?:Full )?Project Gutenberg)",
     re.IGNORECASE,
 )
+_HEADER_FIELD = re.compile(r"^(?:Title|Author|Release Date|Posting Date|Language):|Etext|eBook", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{,1000}")
 _HEADER_CHARS = 16_000
 """Max length of a header: those with the small print of the 1990s have up to 15,000 characters."""
@@ -46,7 +47,7 @@ def cut_boilerplate(blocks: Iterable[str], report: Notify) -> Iterator[str]:
 
     Besides the markers, only text with a known first line of a header, or a known first or last line of a licence, is
     cut, up to `_HEADER_CHARS` before START and `_LICENCE_CHARS` after END. `report` receives a summary, as a warning if
-    more than one licence's length was cut. The result does not depend on blocks; memory is bounded by a block.
+    more than a licence's length per book was cut. The result does not depend on blocks; memory is bounded by a block.
     """
     cutter, num_removed = _Cutter(), 0
     for block in itertools.chain(blocks, [None]):
@@ -55,9 +56,11 @@ def cut_boilerplate(blocks: Iterable[str], report: Notify) -> Iterator[str]:
             num_removed -= len(part)
             yield part
     if num_removed:
-        num_books = cutter.num_licences or cutter.num_headers
-        what = f"headers and licences of {num_books:,} books" if num_books > 1 else "header and licence"
-        report(f"Project Gutenberg's {what} ({num_removed:,} characters)", warning=num_removed > _LICENCE_CHARS)
+        counts = {"header": cutter.num_headers, "licence": cutter.num_licences}
+        parts = [part if number == 1 else count_of(number, part) for part, number in counts.items() if number]
+        parts = parts or ["last line"]
+        is_much = num_removed > _LICENCE_CHARS * max(1, *counts.values())
+        report(f"Project Gutenberg's {' and '.join(parts)} ({num_removed:,} characters)", warning=is_much)
 
 
 class _Cutter:
@@ -95,7 +98,8 @@ class _Cutter:
                 continue
             begin, end = line + 1, marker.end()
             title = _TITLE_IN_STARS if marker["start"] or marker["end"] else _TITLE_WITH_AUTHOR
-            if whole := title.match(self._window, begin, begin + _PARAGRAPH_CHARS):
+            is_whole = marker[0].rstrip().endswith("*")
+            if not is_whole and (whole := title.match(self._window, begin, begin + _PARAGRAPH_CHARS)):
                 end = whole.end()
             if marker["start"]:
                 self.num_headers += 1
@@ -123,7 +127,10 @@ class _Cutter:
     def _header_begin(self, begin: int, end: int) -> int:
         """Begin of a header in the text before a START line; the line itself if none is found."""
         found = _HEADER_BEGIN.search(self._window, max(begin, end - _HEADER_CHARS), end)
-        return found.start() if found else end
+        if found is None:
+            return end
+        is_short = end - found.end() < _PARAGRAPH_CHARS
+        return found.start() if is_short or _HEADER_FIELD.search(self._window, found.end(), end) else end
 
     def _licence_end(self, begin: int, *, is_last: bool) -> int:
         """End of the licence after an END line; its own begin if none is found."""

@@ -104,12 +104,13 @@ def test_prepare_reads_stdin_and_reports(charrnn: Command) -> None:
 def test_large_cuts_are_reported_even_where_all_else_is_quiet(
     tmp_path: Path, charrnn: Command, words: list[str]
 ) -> None:
+    header = "This file should be named x.txt\n" * 300 + "Title: X\n"
     book = f"*** START OF THE PROJECT GUTENBERG EBOOK X ***\n{TEXT}\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
     licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
-    (tmp_path / "two.txt").write_text(2 * (book + licence))
+    (tmp_path / "two.txt").write_text(2 * (header + book + licence))
     command, *options = words
     done = charrnn(command, "two.txt", "-q", *options)
-    assert done.stderr.startswith("warning: cut Project Gutenberg's headers and licences of 2 books (")
+    assert done.stderr.startswith("warning: cut Project Gutenberg's 2 headers and 2 licences (")
     assert done.returncode == 0
 
 
@@ -160,6 +161,27 @@ def test_sample_that_is_given_up_is_told_and_the_next_temperature_tried(
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["finish_reason"] for record in records] == ["given_up"] * 2
     assert done.stderr.count("error: sample 0 gave up at 0 symbols") == 2
+
+
+def test_documents_that_are_given_up_are_not_written(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "names.txt").write_text("Anna\nBert\n" * 40)
+    words = ["train", "names.txt", "--separator", r"\n", "--steps", "300", "--hidden-size", "24", "-q", "--seed", "1"]
+    assert charrnn(*words).returncode == 0
+    words = ["sample", "names", "--prompt", "Ann", "--documents", "1", "--unique", "--seed", "1", "-t", "0"]
+    many = charrnn(*words, "--num-samples", "9", "--separator", r"\n")
+    assert (many.returncode, many.stdout) == (1, "Anna\n")
+    assert (many.stderr.count("\n"), "sample 1 (and 7 others) gave up at 0 symbols" in many.stderr) == (1, True)
+    records = [json.loads(line) for line in charrnn(*words, "--num-samples", "2", "--json").stdout.splitlines()]
+    assert [(record["text"], record["documents"]) for record in records] == [("Anna\n", ["Anna"]), ("", [])]
+    one = charrnn(*words[:4], "--documents", "5", *words[6:])
+    assert (one.returncode, one.stdout) == (1, "Anna\n")
+
+
+def test_resumed_run_names_its_own_text(tmp_path: Path, charrnn: Command) -> None:
+    (tmp_path / "own.txt").write_text(TEXT)
+    assert charrnn("train", "own.txt", "--run", "runs/a", "--steps", "2", "-q", *SMALL).returncode == 0
+    done = charrnn("train", "--resume", "--run", "runs/a", "--steps", "3")
+    assert (done.returncode, "resuming runs/a at step 2" in done.stderr, "tales" in done.stderr) == (0, True, False)
 
 
 def test_escapes_are_understood_in_stops_and_bans(charrnn: Command, trained_run: Run) -> None:

@@ -106,6 +106,7 @@ def test_name_that_is_read_as_options_is_an_error(tmp_path: Path, charrnn: Comma
     assert f"{name} is read as options, but a file or run has this name: write -- {name}" in done.stderr
     assert "read as options" not in charrnn("sample", "--", name).stderr
     assert "read as options" not in charrnn("sample", "-n", "10").stderr
+    assert "read as options" not in charrnn("sample", "--prompt", name).stderr
 
 
 def prompted(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -182,6 +182,15 @@ def test_exclusive_write_replaces_no_file(path: Path, monkeypatch: pytest.Monkey
     assert sorted(path.parent.iterdir()) == [path, target]
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_pipe_is_not_replaced(path: Path, exclusive: bool) -> None:
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    with pytest.raises(CharRNNError, match="is a pipe or a device: name a file"):
+        write_atomically(pipe, [b"new"], exclusive=exclusive)
+    assert pipe.is_fifo()
+
+
 def test_exclusive_write_takes_a_broken_link_for_a_file(path: Path) -> None:
     broken = path.with_name("link")
     broken.symlink_to("nowhere")

@@ -35,6 +35,9 @@ def text_in(folder: Path, content: str) -> Path:
         ("-", "stdin"),
         ("folder/", "folder"),
         ("x/names.safetensors", "names"),
+        (".txt", "text"),
+        ("...txt", "text"),
+        ("..a.txt", "..a"),
     ],
 )
 def test_only_known_suffixes_are_cut_from_names(source: str, stem: str) -> None:

@@ -270,16 +270,32 @@ def test_records_bring_one_line_of_advice_unless_they_are_split(name: str, text:
         assert all(command in note and note.endswith("train - --separator '\\0'") for note in reader.notes if command)
 
 
-def test_large_cuts_are_warnings_with_the_name_of_the_source() -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(("number", "of"), [(1, "header and licence"), (2, "2 headers and 2 licences")])
+def test_large_cuts_are_warnings_with_the_name_of_the_source(number: int, of: str, is_large: bool) -> None:
+    header = "This file should be named x.txt\n" * (300 if is_large else 1) + "Title: X\n"
     book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nOnce.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
     licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
-    for number, of in ((1, "header and licence"), (2, "headers and licences of 2 books")):
-        reader = CleanText([Source("raw", None, ((book + licence) * number).encode())], PreparationConfig())
-        assert "".join(reader) == "Once.\n" * number
-        (line,) = reader.notes if number == 1 else reader.warnings
-        assert line.startswith(f"cut Project Gutenberg's {of} (")
-        assert line.endswith(") from raw")
-        assert len(reader.notes + reader.warnings) == 1
+    reader = CleanText([Source("raw", None, ((header + book + licence) * number).encode())], PreparationConfig())
+    assert "".join(reader) == "Once.\n" * number
+    (line,) = reader.warnings if is_large else reader.notes
+    assert line.startswith(f"cut Project Gutenberg's {of} (")
+    assert line.endswith(") from raw")
+    assert len(reader.notes + reader.warnings) == 1
+
+
+@pytest.mark.parametrize("records", [b"%07d\0", b"one %d\0two\0", "caf\u00e9 %d\0".encode()])
+def test_records_that_end_with_nul_are_not_taken_for_utf16(records: bytes) -> None:
+    raw = b"".join(records % i for i in range(3_000))
+    with pytest.raises(CharRNNError, match=r"holds NUL bytes, at byte \d+: .* --separator '\\0' reads such records"):
+        clean(raw)
+
+
+@pytest.mark.parametrize("raw", [b"\xef\xbb\xbf" + b"a line\n" * 500 + b"caf\xe9\n", b"\xff\xfea\0\0\xd8b\0"])
+def test_what_contradicts_a_byte_order_mark_is_dropped_by_iconv(raw: bytes) -> None:
+    for encoding in ("utf-8", "latin-1"):  # the mark is stronger
+        with pytest.raises(CharRNNError, match=r"byte-order mark of utf-.*`iconv -c -f utf-\d+ -t utf-8 FILE > NEW`"):
+            clean(raw, encoding=encoding)
 
 
 def test_boilerplate_can_be_kept() -> None:

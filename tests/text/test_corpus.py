@@ -95,9 +95,10 @@ def test_many_short_lines_bring_advice_on_documents(tmp_path: Path) -> None:
 
 
 def test_large_cuts_are_warnings_of_the_corpus(tmp_path: Path) -> None:
+    header = "This file should be named x.txt\n" * 300 + "Title: X\n"
     book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nOnce.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
     licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
-    corpus = prepared(2 * (book + licence), tmp_path / "c.safetensors")
+    corpus = prepared(2 * (header + book + licence), tmp_path / "c.safetensors")
     assert corpus.text == "Once.\nOnce.\n"
     assert (corpus.notes, len(corpus.warnings)) == ((), 1)
 

@@ -23,8 +23,8 @@ HEADERS = [
     "",
 ]
 ENDINGS = [
-    "\n\nEnd of the Project Gutenberg EBook of X, by Y\n\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***\nlicence\n",
-    "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence",
+    "\n\nEnd of the Project Gutenberg EBook of X, by Y\n\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***\nSTART: FULL\n",
+    "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nUpdated editions",
     "***END OF THE PROJECT GUTENBERG EBOOK X***\n",
     "\nEnd of Project Gutenberg's X, by Y",
     "\nEnd of the Project Gutenberg EBook of X, by Y\n",
@@ -80,9 +80,10 @@ def test_several_books_in_one_file_are_each_cut(lines: int) -> None:
 @pytest.mark.parametrize("has_header", list(itertools.product([True, False], repeat=3)))
 def test_books_joined_keep_what_each_keeps_alone(has_header: tuple[bool, ...]) -> None:
     books = [book(title, header=each) for title, each in zip("ABC", has_header, strict=True)]
-    kept, notes, (warning,) = cut("".join(whole for whole, _ in books), 100_001)
+    kept, (note,), warnings = cut("".join(whole for whole, _ in books), 100_001)
     assert kept == "".join(body for _, body in books)
-    assert (notes, warning.partition(" (")[0]) == ([], "Project Gutenberg's headers and licences of 3 books")
+    headers = {0: "", 1: "header and ", 2: "2 headers and ", 3: "3 headers and "}[sum(has_header)]
+    assert (note.partition(" (")[0], warnings) == (f"Project Gutenberg's {headers}3 licences", [])
 
 
 def test_text_around_a_book_is_kept() -> None:
@@ -95,6 +96,28 @@ def test_text_around_a_book_is_kept() -> None:
         tail = "Dear diary.\n" * length
         assert cut(book("A", licence=tail)[0])[0] == body + tail
         assert cut(tail + book("A")[0])[0] == tail + body
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Day.\n" * 200
+        + "*** END OF THE PROJECT GUTENBERG EBOOK FOO ***\nLicense plates I saw: many.\n"
+        + "Day.\n" * 300,
+        "Project Gutenberg's site opened today.\n"
+        + "Day.\n" * 300
+        + "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n",
+        "* End of Project Gutenberg reading list\n* Buy milk\n* Phone Anna\n* Mend the *red* coat*\n",
+        "*** START OF THE PROJECT GUTENBERG EBOOK\nOne.\n* * * *\nTwo.\n",
+        "I read to the\nend of the Project Gutenberg era coming\n",
+        "End of Project Gutenberg's Foo\nI walked by Anna's house.\n",
+    ],
+)
+def test_only_the_markers_line_is_cut_from_text_that_mentions_one(text: str) -> None:
+    lines = text.splitlines()
+    assert set(lines) - set(cut(text)[0].splitlines()) <= {
+        line for line in lines if "Project Gutenberg".upper() in line.upper()
+    }
 
 
 def test_licence_of_another_length_and_end_is_kept() -> None:
@@ -166,5 +189,5 @@ def test_single_long_line_comes_out_whole_while_it_is_read() -> None:
 @pytest.mark.parametrize("before", ["", "A line.\n" * 20])
 def test_long_line_between_header_and_licence_is_all_that_is_kept(before: str) -> None:
     header = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n"
-    licence = "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence\n"
+    licence = "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nUpdated editions\n"
     assert cut(f"{header}{before}{LINE}\n{licence}", 100)[0] == f"{before}{LINE}\n".replace(" \n", "\n")
