@@ -303,7 +303,7 @@ class TrainingConfig(Config):
     )
     optimizer: Optimizer = option(
         "adamw",
-        "AdamW, or Muon for recurrent matrices and AdamW for the rest.",
+        "AdamW; or Muon for recurrent matrices, AdamW for the rest.",
         OPTIMISATION,
         Choice(get_args(Optimizer)),
         absent="adamw",

@@ -50,7 +50,7 @@ _BAR_DELAY_S, _LINE_S = 0.5, 30.0
 _BYTES: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False}
 _MAX_CHARACTERS = 20  # that are named
 Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
-"""Show the progress of a piece of work of so many bytes, or of an unknown number."""
+"""Progress bar of a task; total in bytes, None if unknown."""
 
 
 def no_bar(work: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
@@ -59,7 +59,7 @@ def no_bar(work: str, total: int | None) -> contextlib.AbstractContextManager[Ad
 
 
 def byte_bar(stream: TextIO) -> Bar:
-    """A bar by bytes on a terminal, gone at the end; an occasional line on another stream."""
+    """Byte progress: a bar on a terminal, else a line every 30 s."""
 
     @contextlib.contextmanager
     def show_bar(work: str, total: int | None) -> Iterator[Advance]:
@@ -237,7 +237,7 @@ def list_characters(characters: Collection[str]) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Replace characters that steer a terminal or cannot be seen on one by their escapes in Python.
+    """Replace characters that control a terminal or are invisible by their escapes in Python.
 
     >>> escape_controls("red \\x1b[31m \\u202e")
     'red \\\\x1b[31m \\\\u202e'
@@ -293,4 +293,4 @@ INVISIBLE = re.compile(
     "\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
 """Controls except tab and line feed, marks of direction, fillers and spaces without width, tags, and surrogates: they
-steer a display, or leave no trace on it."""
+control a display or are invisible."""

@@ -29,7 +29,7 @@ class Command(TyperCommand):
     """A command whose help is such a page."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, whose threads give way to other processes."""
+        """Run the command; threads sleep under CPU contention."""
         with sharing_cores():
             return super().invoke(ctx)
 
@@ -44,10 +44,10 @@ class Command(TyperCommand):
 
     def _require_no_names(self, args: list[str]) -> None:
         """Raises: UsageError for an argument that would be read as options, but names a file or a run."""
-        is_flag = {name: getattr(option, "is_flag", True) for option in self.params for name in option.opts}
+        options, taking = {name for option in self.params for name in option.opts}, value_options(self)
         runs = os.environ.get("CHARRNN_CHECKPOINT_DIR") or CHECKPOINT_DIR
         for before, argument in itertools.pairwise(["", *itertools.takewhile(lambda each: each != "--", args)]):
-            if argument in is_flag or argument == "-" or not argument.startswith("-") or not is_flag.get(before, True):
+            if argument in options or argument == "-" or not argument.startswith("-") or before in taking:
                 continue
             if os.path.exists(argument) or os.path.exists(os.path.join(runs, argument)):  # noqa: PTH110, PTH118
                 raise UsageError(f"{argument} is read as options, but a file or run has this name: write -- {argument}")
@@ -55,6 +55,11 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
         formatter.write(render_page(self, ctx, formatter.width))
+
+
+def value_options(command: Any) -> set[str]:
+    """The names of a command's options that take a value."""
+    return {name for option in command.params for name in option.opts if not getattr(option, "is_flag", True)}
 
 
 def render_page(command: Any, ctx: Any, width: int) -> str:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli.options import DATA_DIR, DataDir, Force, Json, Recursive, declare, notifier, takes_configs
+from charrnn.cli.options import DATA_DIR, DataDir, Force, Json, Overwrite, Recursive, declare, notifier, takes_configs
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import REPORTS, PreparationConfig
+from charrnn.errors import OptionError
 from charrnn.terminal import byte_bar, no_bar
 from charrnn.text.sources import find_sources
 
@@ -32,7 +33,7 @@ def prepare(
     config: PreparationConfig,
     recursive: Recursive = False,
     force: Force = False,
-    overwrite: Annotated[bool, declare("Replace an existing output.", "--overwrite")] = False,
+    overwrite: Overwrite = False,
     quiet: Annotated[bool, declare("No progress, no report.", "--quiet", "-q", panel=REPORTS)] = False,
     json: Json = False,
     data_dir: DataDir = DATA_DIR,
@@ -44,6 +45,8 @@ def prepare(
       charrnn prepare poems/ letters.txt.gz -o data/writings.safetensors
       curl -s https://example.org/a.txt | charrnn prepare - -o data/a.safetensors
     """
+    if output == Path("-"):
+        raise OptionError("prepare writes a file, not stdout: name one with -o FILE")
     sources = find_sources(text, recursive=recursive, force=force)
     from charrnn.text import corpus as corpora
     from charrnn.text.cache import default_output
@@ -54,10 +57,7 @@ def prepare(
     bar = no_bar if quiet else byte_bar(sys.stderr)
     corpus = corpora.prepare(sources, config, output, overwrite=overwrite, force=force, bar=bar)
     notify = notifier(quiet=quiet)
-    for note in corpus.notes:
-        notify(note)
-    for warning in corpus.warnings:
-        notify(warning, warning=True)
+    corpus.report(notify)
     size, length = corpus.vocabulary.size, len(corpus.indices)
     num_chars = corpus.vocabulary.num_chars
     if json:

@@ -117,6 +117,8 @@ def sample(
         raise OptionError("stdin can be read once: name a file for --corpus")
     if corpus is not None and config.avoid_copying is None and not config.new and not json:
         raise OptionError("--corpus is for --avoid-copying, --new and --json: give one of them")
+    if interactive and (prompt is not None or prompt_file is not None):
+        raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
     output = require_output(output, overwrite=overwrite)
     if show_surprisal and (json or output is not None):
         raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
@@ -138,7 +140,9 @@ def sample(
         notify(f"banned, but unknown to the model: {list_characters(unknown)}")
     preparation = model.checkpoint.corpus.config
     takes_bytes = preparation.unit == "byte"
-    prompts = _read_prompts(prompt, prompt_file, interactive=interactive, takes_bytes=takes_bytes)
+    prompts: Iterable[str] = [_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)]
+    if interactive:
+        prompts = _converse(takes_bytes=takes_bytes)
     known = model.known_documents(corpus) if config.new else None
     is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
@@ -215,7 +219,7 @@ class _Session:
             yield Batch(config, prompt if self._echoes else "", seed, self._note_given_up(pieces), ", ".join(notes))
 
     def _note_given_up(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
-        """The same pieces; the error after them, about samples that were given up, ends no others."""
+        """Yield the pieces; store the error about samples that were given up."""
         try:
             yield from pieces
         except CharRNNError as error:
@@ -238,20 +242,6 @@ def _parse_temperatures(temperature: str) -> list[float]:
         raise OptionError(
             f"--temperature is {temperature}: it must be {limits}, or several such, as 0.3,0.7,1"
         ) from None
-
-
-def _read_prompts(
-    prompt: str | None, prompt_file: str | None, *, interactive: bool, takes_bytes: bool
-) -> Iterable[str]:
-    """The one prompt, or one after another; surrogates stand for bytes that are no UTF-8, if the model takes such.
-
-    Raises: CharRNNError, OptionError.
-    """
-    if not interactive:
-        return [_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)]
-    if prompt is not None or prompt_file is not None:
-        raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
-    return _converse(takes_bytes=takes_bytes)
 
 
 def _converse(*, takes_bytes: bool) -> Iterator[str]:
@@ -285,7 +275,7 @@ def _index_small_corpus(model: "LanguageModel") -> "CopyIndex | None":
 
 
 def _read_prompt(prompt: str | None, prompt_file: str | None, *, takes_bytes: bool) -> str:
-    """The prompt as it was given. Raises: CharRNNError, OptionError."""
+    """The prompt; surrogates represent bytes that are not UTF-8. Raises: CharRNNError, OptionError."""
     if prompt_file is None:
         return prompt or ""
     if prompt is not None:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,15 +92,17 @@ def score(
             _print_lines(scorer.score_lines(split_lines(blocks)), config, json=json)
         else:
             parts = scorer.score(blocks, window, adapt=adapt)
-            total = _add_up(_printing_chars(parts, config, json=json) if per_char else parts)
-            if not total.num_chars:
+            figures = _figures(_printing_chars(parts, config, json=json) if per_char else parts)
+            if not figures:
                 name = "stdin" if text == "-" else text
-                raise CharRNNError(f"{name} has fewer than 2 {NOUNS[config.unit]}s that the model knows")
-    _tell_unknown(scorer, per_line=per_line)
+                raise CharRNNError(
+                    f"{name} has fewer than 2 {NOUNS[config.unit]}s that the model knows: nothing can be scored"
+                )
+    _report_unknown(scorer, per_line=per_line)
     if not prints_much:
         about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
         machine = {"device": str(model.runtime.device), "precision": model.runtime.precision}
-        _print_total(total.to_json() | about | machine, json=json)
+        _print_total(figures | about | machine, json=json)
 
 
 def _print_total(figures: dict[str, Any], *, json: bool) -> None:
@@ -110,27 +112,6 @@ def _print_total(figures: dict[str, Any], *, json: bool) -> None:
     print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,.0f} characters".format(**figures))
     if "adapted_bits_per_char" in figures:
         print("{adapted_bits_per_char:.4f} bits per character, adapting to the text".format(**figures))
-
-
-@dataclass
-class _Total:
-    """Sums of surprisals in bits, with `adapted` those of a model that adapts, and their number."""
-
-    bits: float = 0.0
-    num_chars: float = 0.0
-    num_symbols: int = 0
-    adapted: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        mean = self.bits / self.num_chars
-        figures = {
-            "bits_per_char": mean,
-            "loss": mean * math.log(2),
-            "chars": round(self.num_chars),
-            "bits_per_symbol": self.bits / self.num_symbols,
-            "symbols": self.num_symbols,
-        }
-        return figures | ({} if self.adapted is None else {"adapted_bits_per_char": self.adapted / self.num_chars})
 
 
 def _tell_apart(checkpoint: str | None, text: str | None) -> tuple[str | None, str]:
@@ -152,15 +133,26 @@ def _is_text(argument: str) -> bool:
     return not container.is_stored(path) or container.kind_of(path) == "corpus"
 
 
-def _add_up(parts: "Iterable[Scored]") -> _Total:
-    total = _Total()
+def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
+    """Mean surprisals of all parts; empty if nothing was scored."""
+    bits = num_chars = num_symbols = adapted = 0.0
+    is_adapted = False
     for part in parts:
-        total.bits += float(part.surprisals.double().sum())
-        total.num_chars += part.num_chars
-        total.num_symbols += len(part.surprisals)
+        bits += float(part.surprisals.double().sum())
+        num_chars += part.num_chars
+        num_symbols += len(part.surprisals)
         if part.adapted is not None:
-            total.adapted = (total.adapted or 0.0) + float(part.adapted.double().sum())
-    return total
+            is_adapted, adapted = True, adapted + float(part.adapted.double().sum())
+    if not num_chars:
+        return {}
+    figures = {
+        "bits_per_char": bits / num_chars,
+        "loss": bits / num_chars * math.log(2),
+        "chars": round(num_chars),
+        "bits_per_symbol": bits / num_symbols,
+        "symbols": round(num_symbols),
+    }
+    return figures | ({"adapted_bits_per_char": adapted / num_chars} if is_adapted else {})
 
 
 def _printing_chars(parts: "Iterable[Scored]", config: PreparationConfig, *, json: bool) -> "Iterator[Scored]":
@@ -200,7 +192,7 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfi
             print_text(f"{scored.bits_per_char:.4f}\t{show(line)}\n")
 
 
-def _tell_unknown(scorer: "Scorer", *, per_line: bool) -> None:
+def _report_unknown(scorer: "Scorer", *, per_line: bool) -> None:
     if not scorer.num_unknown:
         return
     how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"

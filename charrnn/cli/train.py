@@ -1,5 +1,7 @@
 """`charrnn train`: a model from a prepared corpus or raw text."""
 
+import contextlib
+import itertools
 import json as json_module
 import shlex
 import sys
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charrnn.cli.help import value_options
 from charrnn.cli.options import (
     CHECKPOINT_DIR,
     DATA_DIR,
@@ -42,7 +45,7 @@ from charrnn.config import (
     TrainingConfig,
     apply_size,
 )
-from charrnn.errors import OptionError
+from charrnn.errors import CharRNNError, OptionError
 from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, count_of, no_bar, silence, speaks
 from charrnn.text.sources import find_tales
 
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
     from charrnn.runs.run import Run
 
+_PATHS = ("--run", "-o", "--data-dir", "--checkpoint-dir")
 _SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
@@ -136,7 +140,7 @@ def train(
     preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
     notify = notifier(quiet=quiet) if speaks() else silence
     from charrnn.machine.runtime import compute_deterministically
-    from charrnn.runs.folder import RunFolder, find_checkpoint
+    from charrnn.runs.folder import RunFolder
     from charrnn.runs.listing import read_newest_header
     from charrnn.runs.opening import opened
     from charrnn.runs.preflight import describe
@@ -177,10 +181,7 @@ def train(
         describe(begun.trainer, begun.corpus.vocabulary, begun.seed, notify)
         if speaks():
             reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, begun.trainer.fraction))
-            paths = {each: Path(each) for each in (corpus, run, data_dir, checkpoint_dir) if each not in (None, "-")}
-            if init_from is not None and begun.is_new:
-                paths[init_from] = find_checkpoint(init_from, checkpoint_dir)
-            begun.command = _absolute(sys.argv[2:], paths)
+            begun.command = _absolute(sys.argv[2:], ctx, None if corpus == "-" else corpus, checkpoint_dir)
             begun.open_log()
         if begun.trainer.config.minutes is not None:
             notify(f"started in {time.perf_counter() - began:.0f} s, which --minutes does not include")
@@ -194,12 +195,22 @@ def _data_dir_of(run: Path) -> Path:
     return (run.parent if run.parent.name == CHECKPOINT_DIR.name else run).parent / DATA_DIR
 
 
-def _absolute(arguments: list[str], paths: dict[str | Path, Path]) -> list[str]:
-    """The command line with absolute paths, so that it can be run from any folder; `paths` by their names in it."""
-    absolute = {str(Path(name)): str(path.absolute()) for name, path in paths.items()}
-    words = (argument.rpartition("=") for argument in arguments)
-    values = ((name + sign, absolute.get(str(Path(value)), value)) for name, sign, value in words)
-    return ["charrnn", "train", *map("".join, values)]
+def _absolute(arguments: list[str], ctx: typer.Context, text: str | None, checkpoint_dir: Path) -> list[str]:
+    """The command line with absolute paths, so that it can be run from any folder."""
+    from charrnn.runs.folder import find_checkpoint
+
+    options = value_options(ctx.command)
+    words = ["charrnn", "train"]
+    for before, argument in itertools.pairwise(["", *arguments]):
+        name, sign, value = argument.partition("=") if "=" in argument else ("", "", argument)
+        option = name or (before if before in options else "")
+        if option in _PATHS or (not option and argument == text):
+            value = str(Path(value).absolute())
+        elif option == "--init-from" and value:
+            with contextlib.suppress(CharRNNError):  # not needed to resume
+                value = str(find_checkpoint(value, checkpoint_dir).absolute())
+        words.append(name + sign + value)
+    return words
 
 
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:

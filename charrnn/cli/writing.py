@@ -57,16 +57,12 @@ def write(parts: Iterable[str], output: Path | None, *, overwrite: bool) -> None
 
 def print_text(text: str) -> None:
     """Print to stdout; a surrogate stands for a byte that is no UTF-8."""
-    if text.isascii() or not _has_bytes(text):
+    if text.isascii() or not any("\udc80" <= char <= "\udcff" for char in text):
         sys.stdout.write(text)
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()
-
-
-def _has_bytes(text: str) -> bool:
-    return any("\udc80" <= char <= "\udcff" for char in text)
 
 
 def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Notify) -> Iterator[str]:

@@ -29,16 +29,16 @@ def policy(script: str, style: str, *more: str) -> str:
 
 
 def is_own_page(path: Path) -> bool:
-    """True if a file begins as the pages that charrnn writes."""
+    """True if a file was written by charrnn."""
     with contextlib.suppress(OSError), open_regular(path) as stream:
         return _GENERATOR in stream.read(1024)
     return False
 
 
 def write_page(page: str, path: Path | None, *, overwrite: bool = False) -> int:
-    """Write a page to a file, or to stdout if `path` is None; a page of charrnn's own is replaced.
+    """Write a page to a file, or to stdout if `path` is None.
 
-    Returns: its size in bytes. Raises: CharRNNError, for any other existing file unless `overwrite`.
+    Returns: its size in bytes. Raises: CharRNNError, for an existing file unless `overwrite` or it is such a page.
     """
     data = page.encode()
     if path is None:

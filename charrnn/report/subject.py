@@ -88,7 +88,8 @@ def _find_text(checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str |
     if corpus is None:
         own = checkpoint.corpus.find(path, data_dir)
         return None if own is None else own.indices
-    indices = checkpoint.vocabulary.encode_any(read_text(corpus, checkpoint.corpus.config))
+    vocabulary = checkpoint.vocabulary
+    indices = vocabulary.encode_symbols(vocabulary.split(read_text(corpus, checkpoint.corpus.config)))
     if checkpoint.vocabulary.unknown is None:
         indices = indices[indices < checkpoint.vocabulary.size]
     if len(indices) < 2:

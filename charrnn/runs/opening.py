@@ -60,7 +60,7 @@ def opened(
     `given` are the options that were set explicitly, by name. `preparation` is for raw text of a new run; a resumed run
     has its own. Raises: CharRNNError.
     """
-    with joined(device) as ranks, _held(folder, ranks) as folder:
+    with joined(device) as ranks, folder.locked() if ranks.is_first else contextlib.nullcontext(folder) as folder:
         before = ranks.share(
             lambda: _find_run(folder, text, given, checkpoint_dir, resuming=resuming, overwriting=overwriting)
         )
@@ -74,10 +74,7 @@ def opened(
             corpus = _open_corpus(lambda: text.open(preparation, given), ranks)
         else:
             corpus = _open_corpus(lambda: text.open(before.config, vars(before.config)), ranks)
-        for note in corpus.notes:
-            notify(note)
-        for warning in corpus.warnings:
-            notify(warning, warning=True)
+        corpus.report(notify)
         if runtime is not None:
             yield start(folder, corpus, options, config, runtime, seed=seed, init_from=source, notify=notify)
             return
@@ -138,11 +135,6 @@ def _require_text(text: str, checkpoint_dir: Path) -> None:
         raise CharRNNError(
             f"{text} is {what}: `{resume}` goes on with it, and --init-from {text} starts another run from its weights"
         )
-
-
-def _held(folder: RunFolder, ranks: Ranks) -> contextlib.AbstractContextManager[RunFolder]:
-    """The folder, locked by the one process that writes to it."""
-    return folder.locked() if ranks.is_first else contextlib.nullcontext(folder)
 
 
 def _open_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | None = None) -> Runtime:

@@ -42,7 +42,7 @@ class Scored:
 
     @property
     def bits_per_char(self) -> float:
-        """Mean surprisal; NaN of nothing."""
+        """Mean surprisal; NaN if no symbol was scored."""
         return float(self.surprisals.double().sum()) / self.num_chars if self.num_chars else math.nan
 
 
@@ -73,7 +73,11 @@ class Scorer:
         if window is not None:
             size, overlap = max(1, _SEGMENT // window) * window, 1
         for symbols, indices in self._segments(blocks, size, overlap):
-            losses = self._losses(indices, window, advance)
+            losses = (
+                text_losses(self.model, indices, self.runtime, advance)
+                if window is None
+                else window_losses(self.model, indices, window, self.runtime, advance)
+            )
             adapted = None
             if adaptation is not None:
                 adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
@@ -119,7 +123,7 @@ class Scorer:
                 yield line, self._charge(together[each], indices[each], is_read[each], nats / math.log(2))
 
     def _charge(self, symbols: Sequence[str], indices: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
-        """Surprisals of a line (N,): of the symbols that were read, and the cost of those outside the vocabulary."""
+        """Surprisals of a line (N,), with log2 V or more for symbols outside the vocabulary."""
         uniform, is_unknown = math.log2(self.vocabulary.size), indices == self.vocabulary.outside
         bits, places = torch.full(indices.shape, uniform), is_read.nonzero().flatten()
         bits[places[1:]] = surprisals
@@ -144,12 +148,6 @@ class Scorer:
         lost = 0.0 if vocabulary.unknown is None else float(vocabulary.lengths[vocabulary.unknown])
         places = is_unknown.nonzero().flatten().tolist()
         return num_chars + sum(lost if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in places)
-
-    def _losses(self, indices: Tensor, window: int | None, advance: Advance) -> Tensor:
-        """The losses (N - 1,) of indices (N,) in nats."""
-        if window is None:
-            return text_losses(self.model, indices, self.runtime, advance)
-        return window_losses(self.model, indices, window, self.runtime, advance)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from charrnn.text.vocabulary import code_points
 
-_FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+_FACTOR = 0x9E3779B97F4A7C15  # odd: invertible modulo 2^64
 _BLOCK = 2**16  # runs that are hashed at a time
 _SIZES = (8, 16, 32)  # of runs that are looked up before the text is searched for longer ones
-_MAX_SIZES = 4  # whose hashes are kept, 8 bytes a symbol each
+_MAX_SIZES = 4  # max sizes whose hashes are kept, 8 bytes a symbol each
 
 
 def pack(indices: torch.Tensor) -> str:
@@ -32,7 +32,7 @@ def unpack(symbols: str) -> torch.Tensor:
 
 
 class CopyIndex:
-    """All runs of symbols of a text. Texts are packed symbols.
+    """Index of all runs of characters of a text.
 
     A sorted array of hashes finds candidates, and a search of the text verifies them, so that results are exact. The
     array for each size of a run is made when it is first needed.

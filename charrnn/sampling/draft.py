@@ -17,8 +17,8 @@ from charrnn.sampling.noise import stream_key
 from charrnn.terminal import count_of
 from charrnn.text.units import BORDER
 
-_MAX_REJECTIONS = 100  # in a row without progress
-_FEW_REJECTIONS = 3  # the same, in a sample that came to the maximum once
+_MAX_REJECTIONS = 100  # max successive rejections without progress
+_FEW_REJECTIONS = 3  # max once a sample has reached _MAX_REJECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +116,9 @@ class Draft:
         """Of the whole sample, once it has ended."""
         self.rejections = 0
         self.read: tuple[int, Reading] | None = None
-        """A number of symbols that were read again, and the state after them."""
+        """Number of symbols that were read again, and the state after them."""
         self.excluded: dict[int, set[int]] = {}
-        """By number of symbols before: the symbols that must not come next."""
+        """Symbols excluded at each position."""
         self._seed, self._rules, self._prefix, self._begun = seed, rules, prefix, begun
         self._repeats_prompt = rules.documents is not None and bool(begun)
         self._has_chars = rules.has_chars and not prefix
@@ -206,7 +206,7 @@ class Draft:
         return min(ends, key=lambda end: end[0], default=(len(text), None))
 
     def _find_run(self, text: str) -> _Fault | None:
-        """The first banned or copied run of a text after what is settled; it may begin in that."""
+        """First banned or copied run that ends in `text`; it may begin in settled text."""
         rules = self._rules
         for banned in rules.banned:
             tail = _last(self._tail, len(banned) - 1)
@@ -238,7 +238,7 @@ class Draft:
         return None
 
     def _reject(self, begin: int, end: int | None, what: str, remedy: str) -> None:
-        """Take a fault back; after many times without progress only the symbol at its end, which is excluded."""
+        """Take back a fault; after too many rejections only its last symbol, which is excluded."""
         self.rejections += 1
         is_stuck = False
         if end is None or self._fruitless_rejections < self._patience:
@@ -246,7 +246,7 @@ class Draft:
         else:
             self._patience = _FEW_REJECTIONS
             is_stuck = not self._exclude_last(end)
-        self._draw_anew()
+        self._redraw()
         self._fruitless_rejections = self._fruitless_rejections + 1 if self.length <= self._furthest else 0
         self._furthest = max(self._furthest, self.length)
         if is_stuck or self._fruitless_rejections >= _MAX_REJECTIONS * (1 if end is None else 2):
@@ -268,17 +268,17 @@ class Draft:
             pending.cut_before(len(pending.text) - 1)
             excluded = {last} | self.excluded.get(self.length, set())
         self.excluded[self.length] = excluded
-        # With a prefix the first symbol goes on with the prompt's last word, as few do.
+        # A prefix restricts the first symbol, so it is not excluded.
         return excluded != samplable and (self.length > self.begin or not self._prefix)
 
     def _begin_document(self) -> None:
-        """Go on with another document, from the prompt."""
+        """Start the next document from the prompt."""
         self.begin, self._echo, self._symbols, self._tail = self._length, self._begun, "", ""
         self._chars -= len(self._prefix)
-        self._draw_anew()
+        self._redraw()
 
-    def _draw_anew(self) -> None:
-        """Take other random numbers from here on, and forget what was launched."""
+    def _redraw(self) -> None:
+        """Change the random key and drop launched steps."""
         self.key = stream_key(self._seed, self.index, self.rejections + self._repeats_prompt * self._num_documents)
         self.num_launched = self.length
         self.excluded = {n: symbols for n, symbols in self.excluded.items() if self._length <= n <= self.length}

@@ -36,8 +36,6 @@ _SLICE = 1 << 12
 _MAX_MARKS = 1 << 12
 """Max characters behind a slice's end before it is cut at a mark."""
 _BYTE_ORDER_MARK = "\ufeff"
-_OF_MARKS = {"utf-8-sig": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
-"""Python's encodings with a mark, and their names outside Python."""
 _MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
 """Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
@@ -162,21 +160,16 @@ def normal_form(text: str, form: str) -> str:
     """
     if form == "none" or text.isascii():
         return text
-    if len(text) <= _SLICE:
-        return unicodedata.normalize(form.upper(), text)  # type: ignore[arg-type]
-    slices = []
-    begin, is_changed = 0, False
+    slices, begin = [], 0
     while begin < len(text):
         end = begin + _SLICE
         while end < len(text) and not _begins_anew(text[end], form, False):
             if end >= begin + _SLICE + _MAX_MARKS and unicodedata.combining(text[end]):
                 break
             end += 1
-        found = text[begin:end]
-        slices.append(unicodedata.normalize(form.upper(), found))  # type: ignore[arg-type]
-        is_changed |= slices[-1] is not found
+        slices.append(unicodedata.normalize(form.upper(), text[begin:end]))  # type: ignore[arg-type]
         begin = end
-    return "".join(slices) if is_changed else text
+    return "".join(slices)
 
 
 def cut_between_characters(blocks: Iterable[str], form: str, *, lowercase: bool) -> Iterator[str]:
@@ -260,7 +253,8 @@ def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], 
         return
     if not force and (found := foreign_format(head)):
         raise CharRNNError(f"{source.name} is {found}; --force reads it all the same")
-    encoding = encoding_of_mark(head) or config.encoding
+    mark = encoding_of_mark(head)
+    encoding = mark or config.encoding
     decoder = codecs.getincrementaldecoder(encoding)()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
@@ -275,21 +269,15 @@ def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], 
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
             collections.deque(blocks, maxlen=0)  # a thread reads them from the file that is to be read again
-            raise _undecodable(source, encoding, offset - len(pending) + start, pending + block) from None
+            raise _undecodable(source, encoding, mark, offset - len(pending) + start, pending + block) from None
         if is_wide and not may_hold_nul and "\0" in text:
             raise CharRNNError(f"{source.name} holds NUL characters as {encoding}: is it a text? --force keeps them")
         offset += len(block)
-        yield _unify_line_ends(text, newlines)
+        yield newlines.decode(text)
     try:
-        yield _unify_line_ends(decoder.decode(b"", final=True), newlines, final=True)
+        yield newlines.decode(decoder.decode(b"", final=True), final=True)
     except UnicodeError:
-        raise _undecodable(source, encoding, offset - len(decoder.getstate()[0]), b"") from None
-
-
-def _unify_line_ends(text: str, decoder: io.IncrementalNewlineDecoder, *, final: bool = False) -> str:
-    """The next block with a line feed for each line end; most blocks have no other, and are left alone."""
-    _, is_carriage_return_pending = decoder.getstate()
-    return decoder.decode(text, final=final) if "\r" in text or is_carriage_return_pending else text
+        raise _undecodable(source, encoding, mark, offset - len(decoder.getstate()[0]), b"") from None
 
 
 def half_of_a_character(name: str, half: str, config: PreparationConfig) -> CharRNNError:
@@ -306,11 +294,12 @@ def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:
     return CharRNNError(f"{source.name} holds NUL bytes, at byte {offset}: {remedy}; --force keeps them")
 
 
-def _undecodable(source: Source, encoding: str, offset: int, block: bytes) -> CharRNNError:
-    if encoding in _OF_MARKS:
+def _undecodable(source: Source, encoding: str, mark: str | None, offset: int, block: bytes) -> CharRNNError:
+    if mark is not None:
+        name = mark.removesuffix("-sig")
         return CharRNNError(
-            f"{source.name} begins with the byte-order mark of {_OF_MARKS[encoding]}, but is something else at byte "
-            f"{offset}: `iconv -c -f {_OF_MARKS[encoding]} -t utf-8 FILE > NEW` drops that"
+            f"{source.name} begins with the byte-order mark of {name}, but is not {name} at byte {offset}: "
+            f"`iconv -c -f {name} -t utf-8 FILE > NEW` drops what is not"
         )
     num_invalid, first, num_valid = count_utf8(source.blocks())
     if 0 < 10 * num_invalid <= num_valid:  # text in another encoding holds hardly any valid characters

@@ -19,7 +19,7 @@ from charrnn.files import container
 from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import num_threads
-from charrnn.terminal import Advance, Bar, count_of, format_share, no_bar
+from charrnn.terminal import Advance, Bar, Notify, count_of, format_share, no_bar
 from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
@@ -50,7 +50,7 @@ class Corpus:
     """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
 
     `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. `notes` has a line per change
-    that preparing made, `warnings` the same for large ones; they are not stored.
+    that preparing made, `warnings` a line per unexpectedly large one; they are not stored.
     """
 
     path: Path
@@ -85,6 +85,13 @@ class Corpus:
         corpus._check_indices(are_known=stored.is_known)
         stored.remember()
         return corpus
+
+    def report(self, notify: Notify) -> None:
+        """Report notes and warnings."""
+        for note in self.notes:
+            notify(note)
+        for warning in self.warnings:
+            notify(warning, warning=True)
 
     def check(self) -> None:
         """Raises: CorpusChangedError once the mapped file is shorter, so that to read it would be fatal."""
@@ -184,7 +191,8 @@ def _encode(
     if vocabulary.border is not None:
         is_whole = vocabulary.num_documents == 1 and config.separator is not None
         (text.warnings if is_whole else notes).append(_describe_documents(vocabulary, config))
-    header = dump(_Header(vocabulary.stored(), config, tuple(_origins(sources)), text.digest.hexdigest()))
+    origins = tuple(dict.fromkeys(source.origin for source in sources))
+    header = dump(_Header(vocabulary.stored(), config, origins, text.digest.hexdigest()))
     with ahead(numbers.encode(vocabulary, advance)) as indices:
         if vocabulary.border is not None and not config.keep_order:
             indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
@@ -223,11 +231,6 @@ def _require_learnable(numbers: NumberedText, name: str, config: PreparationConf
         raise half_of_a_character(name, halves[0], config)
 
 
-def _origins(sources: Sequence[Source]) -> list[str]:
-    """Absolute paths as they were given, by which a text that has changed is known again."""
-    return list(dict.fromkeys(source.origin for source in sources))
-
-
 def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
     if vocabulary.num_documents == 1:
         return "1 document: " + (
@@ -247,10 +250,10 @@ def _describe_rare(vocabulary: Vocabulary) -> list[str]:
     rare = {symbol: n for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=False) if n < RARE}
     if vocabulary.unit == "byte" or len(rare) * 5 < vocabulary.size or len(rare) < 20:
         return []
+    share = format_share(sum(rare.values()), total)
     if vocabulary.unit == "word":
         if vocabulary.size <= _COMMON_WORDS:
             return []
-        share = format_share(sum(rare.values()), total)
         return [
             f"{len(rare):,} of {vocabulary.size:,} words occur fewer than {RARE} times, {share} of all: "
             f"--max-vocab {_COMMON_WORDS} would fold rare ones into one, and train faster"
@@ -258,14 +261,13 @@ def _describe_rare(vocabulary: Vocabulary) -> list[str]:
     advice = f"--min-count {RARE} would fold them into one"
     if _is_mostly_latin(vocabulary) and not "".join(rare).isascii():
         advice += ", --ascii would transliterate them"
-    share = format_share(sum(rare.values()), total)
     return [
         f"{len(rare):,} of {vocabulary.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"
     ]
 
 
 def _describe_short_lines(vocabulary: Vocabulary) -> list[str]:
-    """Advice for many short lines, as of names; lines of verse have a punctuation mark each."""
+    """Advice for many short lines with little punctuation, such as names."""
     counts = list(zip(vocabulary.symbols, vocabulary.counts, strict=False))
     num_lines = sum(n * symbol.count("\n") for symbol, n in counts)
     num_marks = sum(n for symbol, n in counts if unicodedata.category(symbol[-1]) == "Po")

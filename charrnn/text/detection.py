@@ -1,4 +1,4 @@
-"""Recognise by their bytes: byte-order marks, files that are not plain text, encodings that would read a text.
+"""Detect byte-order marks, foreign formats and encodings from bytes.
 
 A mark and a format are decided by the first `HEAD_BYTES`; only what is not UTF-8 is counted in the whole text.
 """
@@ -62,10 +62,8 @@ def wide_encoding_for(block: bytes) -> str | None:
     In the wrong one of them a text is rich in ideographs, poor in ASCII, or none at all. UTF-16 has NUL bytes in the
     upper halves of characters only, at bytes of the same parity. Few NUL bytes in printable text separate records.
     """
-    if (
-        5 * block.count(0) < 2 * len(block)
-        and (_decode(block.replace(b"\0", b"\n"), "utf-8") or "\0").replace("\n", "").isprintable()
-    ):
+    records = _decode(block.replace(b"\0", b"\n"), "utf-8") or "\0"
+    if 5 * block.count(0) < 2 * len(block) and re.sub(r"[\t\n\r\f]", "", records).isprintable():
         return None
     texts = {encoding: _decode(block, encoding) or "" for encoding in _WIDE_ENCODINGS}
     num_ascii = {encoding: len(text.encode("ascii", "ignore")) for encoding, text in texts.items() if "\0" not in text}
@@ -96,7 +94,7 @@ def count_utf8(blocks: Iterable[bytes]) -> tuple[int, int, int]:
 
 
 def advice_on_records(name: str, begin: str) -> str | None:
-    """A line on how to train on the texts in JSON Lines or CSV, known by the name or the begin; None for plain text."""
+    """Advice on how to train on texts in JSON Lines or CSV, by file name or first line; None for other text."""
     line, _, more = begin.lstrip().partition("\n")
     is_json = line.startswith('{"') and (line.endswith("}") or not more)
     command = _TO_TEXTS.get(".jsonl" if is_json else PurePath(name).suffix.lower())

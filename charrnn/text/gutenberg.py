@@ -64,7 +64,7 @@ def cut_boilerplate(blocks: Iterable[str], report: Notify) -> Iterator[str]:
 
 
 class _Cutter:
-    """A window that moves over a text, with a header's length before and a licence's length after each judged marker.
+    """A window that moves over a text, with a header's length before and a licence's length after each marker examined.
 
     Positions are those in the window, which begins with a line end before the text.
     """
@@ -72,8 +72,8 @@ class _Cutter:
     def __init__(self) -> None:
         self.num_headers = self.num_licences = 0
         self._window = "\n"
-        self._judged = 1  # lines that begin before it have been
-        self._begin = 1  # of the text that was neither cut nor yielded yet
+        self._judged = 1  # lines before it were examined
+        self._begin = 1  # start of text neither cut nor yielded
 
     def feed(self, block: str | None) -> Iterator[str]:
         """Add a block, or None after the last one; yields text that is kept."""
@@ -125,7 +125,7 @@ class _Cutter:
         return sorted(line for line in lines if first <= line < limit - 1)
 
     def _header_begin(self, begin: int, end: int) -> int:
-        """Begin of a header in the text before a START line; the line itself if none is found."""
+        """Start of a header in the text before a START line; the line itself if none is found."""
         found = _HEADER_BEGIN.search(self._window, max(begin, end - _HEADER_CHARS), end)
         if found is None:
             return end
@@ -133,7 +133,7 @@ class _Cutter:
         return found.start() if is_short or _HEADER_FIELD.search(self._window, found.end(), end) else end
 
     def _licence_end(self, begin: int, *, is_last: bool) -> int:
-        """End of the licence after an END line; its own begin if none is found."""
+        """End of the licence after an END line; `begin` if none is found."""
         end = min(begin + _LICENCE_CHARS, len(self._window))
         is_rest = is_last and end == len(self._window)
         if following := _MARKER.search(self._window, begin, end):

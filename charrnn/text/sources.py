@@ -118,7 +118,7 @@ def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bo
 
 
 def _describe_missing(argument: str) -> str:
-    """The reason why there is no such file, with the name that was meant perhaps."""
+    """Reason why a file is missing, with the closest name."""
     if "://" in argument:
         return f"{argument} is an address: download it first, and name the file"
     folder, name = Path(argument).parent, Path(argument).name

@@ -273,10 +273,6 @@ class Vocabulary:
         """Quotes, dashes or spaces of the vocabulary that look like this one."""
         return [each for group in _LOOK_ALIKES if char in group for each in group if each in self._indices]
 
-    def encode_any(self, text: str) -> Tensor:
-        """The indices of a text: (N,) int32; of symbols outside the vocabulary `outside`."""
-        return self.encode_symbols(self.split(text))
-
     def encode_symbols(self, symbols: Sequence[str]) -> Tensor:
         """The indices (N,) int32 of symbols, characters as a text; of those outside the vocabulary `outside`."""
         if not isinstance(symbols, str):

@@ -655,6 +655,10 @@ def test_command_of_a_run_is_recorded_with_absolute_paths(tmp_path: Path, charrn
     source = str(tmp_path / "checkpoints/tiny/best.safetensors")
     paths = ["--init-from", source, "-o", str(tmp_path / "runs/a"), f"--data-dir={tmp_path / 'd'}"]
     assert command == ["charrnn", "train", str(tmp_path / "tiny.txt"), "--steps", "2", *paths, "--seed=1"]
+    (tmp_path / "rnn").write_text(TEXT)
+    assert charrnn("train", "rnn", "--cell", "rnn", "--run", "rnn.d", "--steps", "2", "-q", *SMALL).returncode == 0
+    recorded = json.loads((tmp_path / "rnn.d/metrics.jsonl").read_text().splitlines()[0])["definition"]["command"]
+    assert recorded[2:7] == [str(tmp_path / "rnn"), "--cell", "rnn", "--run", str(tmp_path / "rnn.d")]
     (tmp_path / "elsewhere").mkdir()
     again = subprocess.run(
         [sys.executable, "-m", *command, "--overwrite"], cwd=tmp_path / "elsewhere", capture_output=True, text=True

@@ -131,7 +131,7 @@ def test_score_tells_of_words_that_are_words(tmp_path: Path, charrnn: Command) -
         "1 word outside the model's vocabulary was left out"
         in charrnn("score", model, "-", input="the cat sings\n").stderr
     )
-    assert "has no 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr
+    assert "stdin has fewer than 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr
 
 
 def test_rare_words_of_a_prompt_are_told(tmp_path: Path, charrnn: Command) -> None:

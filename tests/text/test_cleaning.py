@@ -284,7 +284,7 @@ def test_large_cuts_are_warnings_with_the_name_of_the_source(number: int, of: st
     assert len(reader.notes + reader.warnings) == 1
 
 
-@pytest.mark.parametrize("records", [b"%07d\0", b"one %d\0two\0", "caf\u00e9 %d\0".encode()])
+@pytest.mark.parametrize("records", [b"%07d\0", b"one %d\0two\0", b"a %03d\tb\0", "caf\u00e9 %d\0".encode()])
 def test_records_that_end_with_nul_are_not_taken_for_utf16(records: bytes) -> None:
     raw = b"".join(records % i for i in range(3_000))
     with pytest.raises(CharRNNError, match=r"holds NUL bytes, at byte \d+: .* --separator '\\0' reads such records"):
