@@ -29,6 +29,7 @@ from charrnn.model.scoring import text_losses
 from charrnn.report.export import fill
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.vocabulary import Vocabulary
+from charrnn.training.optimizer import orthogonalise
 from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
 
 DOCS = Path(__file__).parent
@@ -338,6 +339,34 @@ def draw_state(tales: Tales) -> Picture:
     return picture
 
 
+def draw_muon(tales: Tales) -> Picture:
+    """Singular values of a gradient, and of the update that Muon makes of it."""
+    T, B, left, top, bottom, most = 32, 32, 64, 40, 244, 2.0
+    indices = tales.encode(tales.held_out)
+    chunk = chunk_at(indices, Layout.fit(len(indices), B, T), Cursor(0, 0, 0))  # (T + 1, B)
+    logits, _ = tales.model(chunk[:-1])
+    weight, H = layer_weights(tales.model.stack.layers[0])[1], tales.model.config.hidden_size
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), chunk[1:].flatten()), weight)
+    gate = gradient[2 * H : 3 * H]  # of the cell's candidate
+    before, after = (torch.linalg.svdvals(each) for each in (gate, orthogonalise(gate[None])[0]))
+    picture = Picture("Muon's update moves many directions, where a few dominate the gradient", 304)
+    for value in (0.0, 0.5, 1.0, 1.5, 2.0):
+        y = bottom - (bottom - top) * value / most
+        picture.line([(left, y), (WIDTH - MARGIN, y)], "thin")
+        picture.text(left - 12, y + 4, f"{value:g}", "small faint", "end")
+    picture.text(MARGIN, top - 14, "singular value", "small faint")
+    picture.text(WIDTH - MARGIN, bottom + 42, f"rank of the singular value, of {H}", "small faint", "end")
+    for rank in range(0, H + 1, 64):
+        x = left + (WIDTH - MARGIN - left) * rank / H
+        picture.text(x, bottom + 20, f"{rank}", "small faint", "middle")
+    for values, kind in ((before / before[0], "b"), (after, "a")):
+        points = [(left + (WIDTH - MARGIN - left) * i / H, float(values[i])) for i in range(0, H, 8)]
+        picture.line([(x, bottom - (bottom - top) * value / most) for x, value in points], f"stroke-{kind}")
+    picture.text(WIDTH - MARGIN - 10, 84, "Muon's update", "a", "end")
+    picture.text(WIDTH - MARGIN - 10, 135, "gradient of one gate, divided by its largest singular value", "b", "end")
+    return picture
+
+
 def draw_temperature(tales: Tales) -> Picture:
     """One real distribution at four temperatures, and what is written at each."""
     prompt, height = "The king was ", 106
@@ -399,6 +428,7 @@ PICTURES: dict[str, Callable[[Tales], Picture]] = {
     "chunk": draw_chunk,
     "cut": draw_cut,
     "state": draw_state,
+    "muon": draw_muon,
     "temperature": draw_temperature,
     "surprisal": draw_surprisal,
 }

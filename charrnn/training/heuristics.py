@@ -29,7 +29,6 @@ _CHARS_TO_TRAIN_WELL, _MAX_EPOCHS = 10_000_000, 15
 _MIN_UPDATES, _CHARS_PER_CPU_STEP = 5_000, 2_048
 _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
 _CHARS_READ_PER_PARAMETER: Mapping[Optimizer, int] = {"muon": 3, "adamw": 5}  # of the layer
-_MUON_STREAMS = 2  # times as many on a CPU as with AdamW: the cost of Muon's update does not depend on them
 _STREAM_MULTIPLE = 8  # of each GPU, for cuDNN's persistent kernels
 _MUON_PEAKS: Mapping[Cell, float] = {"lstm": 6e-2, "gru": 6e-2, "rnn": 3e-2}
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
@@ -43,10 +42,9 @@ def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> T
     """
     B, T = runtime.training_layout
     T, num_ranks = config.seq_length or T, runtime.ranks.size
+    multiple = num_ranks
     if runtime.device.type == "cuda":
         B, multiple = B * num_ranks, _STREAM_MULTIPLE * num_ranks
-    else:
-        B, multiple = B * (_MUON_STREAMS if config.optimizer == "muon" else 1), num_ranks
     while B > _MIN_STREAMS and num_chars < _MIN_STEPS_PER_EPOCH * B * T:
         B //= 2
     if (given := config.batch_size) is not None and given % num_ranks:

@@ -15,8 +15,11 @@ MODEL = ModelConfig(vocab_size=7, hidden_size=8, embedding_size=4, num_layers=2)
 CONFIG = TrainingConfig(steps=1, weight_decay=0.0, optimizer="muon")
 
 
-def muon_of(weight: torch.Tensor, num_gates: int = 1, weight_decay: float = 0.0, rate: float = 0.1) -> Muon:
-    return Muon([weight], num_gates, lr=torch.tensor(rate), weight_decay=weight_decay, dtype=torch.float32)
+def muon_of(
+    weight: torch.Tensor, num_gates: int = 1, weight_decay: float = 0.0, rate: float = 0.1, period: int = 1
+) -> Muon:
+    lr = torch.tensor(rate)
+    return Muon([weight], num_gates, lr=lr, weight_decay=weight_decay, dtype=torch.float32, period=period)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 8, 5), (1, 5, 8)])
@@ -62,6 +65,27 @@ def test_weight_decay_follows_the_rate() -> None:
     weight.grad = torch.zeros(4, 4)
     muon_of(weight, weight_decay=0.5).step()
     torch.testing.assert_close(weight.detach(), torch.full((4, 4), 1 - 0.1 * 0.5))
+
+
+def test_weights_are_updated_once_a_period_by_a_multiple_of_the_rate() -> None:
+    torch.manual_seed(1)
+    rare, often = (torch.zeros(4, 4, requires_grad=True) for _ in range(2))
+    gradient = torch.randn(4, 4)
+    muons = muon_of(rare, period=3), muon_of(often, rate=0.3)
+    for step in range(1, 7):
+        rare.grad, often.grad = gradient.clone(), gradient.clone()
+        before = rare.detach().clone()
+        muons[0].step()
+        muons[1].step()
+        assert torch.equal(rare, before) == (step % 3 != 0)
+    torch.testing.assert_close(3 * rare, often)  # of a constant gradient all updates are alike
+
+
+@pytest.mark.parametrize("symbols", [(1, 25, 4), (16, 32, 4), (32, 32, 2), (64, 32, 1), (128, 64, 1)])
+def test_muon_on_a_cpu_is_rare_where_steps_are_small(symbols: tuple[int, int, int]) -> None:
+    B, T, period = symbols
+    config = replace(CONFIG, batch_size=B, seq_length=T)
+    assert make_optimizers(CharRNN(MODEL), config, CPU)["muon"]._period == period  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
