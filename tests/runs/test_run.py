@@ -419,6 +419,7 @@ def test_width_is_chosen_from_the_budget_unless_a_shape_is_given(corpus: Corpus,
         run = start(RunFolder(tmp_path), corpus, shape, config, CPU, seed=1, init_from=source)
         return run.trainer.bptt.model.config.hidden_size
 
+    corpus = replace(corpus, indices=corpus.indices.repeat(10))
     assert width(1, OPEN) < width(1000, OPEN)
     assert width(1000, ModelOptions(hidden_size=24)) == 24
     small = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=1).checkpoint()
