@@ -302,8 +302,8 @@ class TrainingConfig(Config):
         parse=parse_minutes,
     )
     optimizer: Optimizer = option(
-        "adamw",
-        "AdamW; or Muon for recurrent matrices, AdamW for the rest.",
+        "muon",
+        "Muon for recurrent matrices and AdamW for the rest; or AdamW.",
         OPTIMISATION,
         Choice(get_args(Optimizer)),
         absent="adamw",

@@ -225,7 +225,7 @@ class Checkpoint:
                 raise CharRNNError(
                     f"{path} has a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}: use another checkpoint"
                 )
-            if name.startswith("trainer.optimizer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
+            if name.startswith("trainer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
                 raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which is never negative")
 
     def build_model(self) -> CharRNN:

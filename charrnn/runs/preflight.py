@@ -1,7 +1,9 @@
 """Describe a training before it begins: the model, the machine, the budget, and what else is worth a line."""
 
 import math
+from collections.abc import Mapping
 
+from charrnn.config import Optimizer
 from charrnn.terminal import Notify, count_of, format_seconds
 from charrnn.text.units import NOUNS
 from charrnn.text.vocabulary import Vocabulary
@@ -11,6 +13,7 @@ from charrnn.training.trainer import Trainer
 
 _MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
 _MIN_SYMBOLS = 500
+_OPTIMIZERS: Mapping[Optimizer, str] = {"muon": "Muon", "adamw": "AdamW"}
 
 
 def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify) -> None:
@@ -26,7 +29,7 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
     processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
     notify(
         f"device: {runtime.device}{processes}, {runtime.precision}; "
-        f"learning rate {trainer.learning_rate:.3g}, seed {seed}"
+        f"{_OPTIMIZERS[config.optimizer]}, learning rate {trainer.learning_rate:.3g}, seed {seed}"
     )
     if runtime.ranks.size == 1 and (num_idle := runtime.count_idle()) > 1:
         notify(

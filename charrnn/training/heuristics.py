@@ -28,8 +28,9 @@ SHAPES = ((1, 64), (1, 128), (1, 256), (1, 384), (1, 512), (1, 768), (1, 1024), 
 _CHARS_TO_TRAIN_WELL, _MAX_EPOCHS = 10_000_000, 15
 _MIN_UPDATES, _CHARS_PER_CPU_STEP = 5_000, 2_048
 _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
-_CHARS_READ_PER_PARAMETER: Mapping[Optimizer, int] = {"muon": 3, "adamw": 5}  # of the layer
+_CHARS_READ_PER_PARAMETER = 5
 _STREAM_MULTIPLE = 8  # of each GPU, for cuDNN's persistent kernels
+_MUON_PACE = 2  # times as many characters have to be read with AdamW to bear as much dropout
 _MUON_PEAKS: Mapping[Cell, float] = {"lstm": 6e-2, "gru": 6e-2, "rnn": 3e-2}
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
@@ -77,7 +78,7 @@ def choose_shape(
 
     def suits(model: ModelConfig) -> bool:
         return lacking_memory(model, text.layout, runtime) is None and suits_budget(
-            model, num_chars, lambda: expect_epochs(model) * num_chars, config.optimizer
+            model, num_chars, lambda: expect_epochs(model) * num_chars
         )
 
     num_chars = len(text.train)
@@ -88,7 +89,8 @@ def choose_shape(
     require_memory(model, text.layout, runtime)
     if model.dropout is not None:
         return model
-    dropout = default_dropout(count_parameters(model), num_chars, expect_epochs(model), num_chars_before)
+    pace = _MUON_PACE if config.optimizer == "muon" else 1
+    dropout = default_dropout(count_parameters(model), num_chars, expect_epochs(model), num_chars_before, pace)
     return replace(model, dropout=dropout)
 
 
@@ -128,15 +130,17 @@ def default_epochs(num_chars: int, steps_per_epoch: int) -> int:
     return max(epochs, math.ceil(min(_MIN_UPDATES, _MAX_EPOCHS * num_chars / _CHARS_PER_CPU_STEP) / steps_per_epoch))
 
 
-def default_dropout(num_parameters: int, num_chars: int, epochs: float, num_chars_before: int = 0) -> float:
+def default_dropout(
+    num_parameters: int, num_chars: int, epochs: float, num_chars_before: int = 0, pace: float = 1
+) -> float:
     """More dropout the more often a text is read, and the more parameters could learn it by heart.
 
     A straight line in the logarithm of both, through the best values found for three budgets; yet no more than a model
     can bear that reads few characters for each of its parameters, and has still to learn. `num_chars_before` counts
-    those that its weights have learned from before, of another text.
+    those that its weights have learned from before, of another text; `pace` is the optimizer's, 1 for AdamW.
     """
     by_heart = max(epochs * num_parameters / num_chars, 1e-9)
-    learned = max((num_chars_before + epochs * num_chars) / num_parameters, 1e-9)
+    learned = max(pace * (num_chars_before + epochs * num_chars) / num_parameters, 1e-9)
     dropout = 0.11 * min(math.log2(by_heart) - 1.8, math.log2(learned) - 0.7)
     return round(min(0.5, max(0.0, dropout)), 2)
 
@@ -152,8 +156,8 @@ def largest(models: Sequence[ModelConfig], suits: Callable[[ModelConfig], bool])
     return models[max(num_suitable - 1, 0)]
 
 
-def suits_budget(model: ModelConfig, num_chars: int, num_chars_read: Callable[[], float], optimizer: Optimizer) -> bool:
-    """True if training reads enough characters for each parameter: five with AdamW, three with Muon.
+def suits_budget(model: ModelConfig, num_chars: int, num_chars_read: Callable[[], float]) -> bool:
+    """True if training reads five characters for each parameter.
 
     A layer of half the width reads three to four times as many characters in the same time, and learns less of each.
     `num_chars` is the length of the text, and `num_chars_read` counts characters as often as the budget reads them.
@@ -162,7 +166,7 @@ def suits_budget(model: ModelConfig, num_chars: int, num_chars_read: Callable[[]
         return False
     # Measured with about 70 symbols; the rows of rare ones are no reason for a narrower layer.
     num_parameters = count_parameters(replace(model, vocab_size=min(model.vocab_size, 70)))
-    return num_chars_read() >= _CHARS_READ_PER_PARAMETER[optimizer] * num_parameters
+    return num_chars_read() >= _CHARS_READ_PER_PARAMETER * num_parameters
 
 
 def default_learning_rate(model: ModelConfig, optimizer: Optimizer, chars_per_step: int) -> float:

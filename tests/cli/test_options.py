@@ -40,7 +40,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "epochs": None,
         "steps": None,
         "minutes": None,
-        "optimizer": "adamw",
+        "optimizer": "muon",
         "batch_size": None,
         "seq_length": None,
         "learning_rate": None,
@@ -112,10 +112,10 @@ def test_defaults_are_the_documented_ones(kind: type, built: list[object]) -> No
     assert config_of(kind, "", built) == DEFAULTS[kind]
 
 
-OPTIMISATION = "--optimizer muon --batch-size 4 --seq-length 8 --learning-rate 0.5 --weight-decay 0.25 --grad-clip 2"
+OPTIMISATION = "--optimizer adamw --batch-size 4 --seq-length 8 --learning-rate 0.5 --weight-decay 0.25 --grad-clip 2"
 EVALUATION = "--warmup-steps 3 --val-fraction 0.5 --eval-every 6 --patience 2 --checkpoint-every 5 --sample-every 7"
 TRAINING = {
-    "optimizer": "muon",
+    "optimizer": "adamw",
     "batch_size": 4,
     "seq_length": 8,
     "learning_rate": 0.5,

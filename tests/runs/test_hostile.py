@@ -214,6 +214,8 @@ def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run:
         ("trainer.optimizer.0.exp_avg", float("inf"), "not finite"),
         ("trainer.optimizer.1.exp_avg_sq", -1.0, "never negative"),
         ("trainer.optimizer.1.step", -1.0, "never negative"),
+        ("trainer.muon.0.step", -1.0, "never negative"),
+        ("trainer.muon.0.momentum", float("nan"), "not finite"),
         ("trainer.state.0.1", float("nan"), "not finite"),
         ("trainer.train_loss", float("nan"), "not finite"),
     ],
