@@ -146,8 +146,14 @@ def test_gpus_train_large_steps_unless_an_epoch_has_few(num_chars: int, num_rank
 
 def test_layout_is_the_given_one_or_suits_the_machine() -> None:
     float32, bfloat16 = (Runtime(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16))
-    for runtime, batch_size in ((float32, 16), (bfloat16, 32)):
-        chosen = choose_layout(TrainingConfig(), 10**6, runtime)
+    cases: list[tuple[Optimizer, Runtime, int]] = [
+        ("adamw", float32, 16),
+        ("adamw", bfloat16, 32),
+        ("muon", float32, 32),
+        ("muon", bfloat16, 32),
+    ]
+    for optimizer, runtime, batch_size in cases:
+        chosen = choose_layout(TrainingConfig(optimizer=optimizer), 10**6, runtime)
         assert (chosen.batch_size, chosen.seq_length) == (batch_size, 32)
     given = TrainingConfig(batch_size=5, seq_length=7)
     assert choose_layout(given, 100, float32) == given
