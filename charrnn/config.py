@@ -310,7 +310,7 @@ class TrainingConfig(Config):
     )
     batch_size: int | None = option(
         None,
-        "Parallel streams of text; default: 32, in float32 on a CPU 16, on a GPU up to 128.",
+        "Parallel streams of text; default: 32, with AdamW in float32 on a CPU 16, on a GPU up to 128.",
         OPTIMISATION,
         count(),
     )

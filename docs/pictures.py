@@ -315,16 +315,21 @@ def _bits_by_place(tales: Tales, before: int, T: int) -> Tensor:
 _STRIDE = 13  # between the beginnings of two chunks
 
 
+def _draw_scale(picture: Picture, values: list[float], label: str, left: float, top: float, bottom: float) -> None:
+    """Horizontal lines at values from 0 to the last, which is at the top."""
+    for value in values:
+        y = bottom - (bottom - top) * value / values[-1]
+        picture.line([(left, y), (WIDTH - MARGIN, y)], "thin")
+        picture.text(left - 12, y + 4, f"{value:g}", "small faint", "end")
+    picture.text(MARGIN, top - 14, label, "small faint")
+
+
 def draw_state(tales: Tales) -> Picture:
     """The loss by place within a chunk, with an empty and with a carried state."""
     T, left, top, bottom = 32, 64, 40, 244
     step, most = (WIDTH - MARGIN - left) / T, 4.0
     picture = Picture("With a carried state the first characters of a chunk are predicted as well as the last", 304)
-    for bits in range(int(most) + 1):
-        y = bottom - (bottom - top) * bits / most
-        picture.line([(left, y), (WIDTH - MARGIN, y)], "thin")
-        picture.text(left - 12, y + 4, f"{bits}", "small faint", "end")
-    picture.text(MARGIN, top - 14, "bits per character", "small faint")
+    _draw_scale(picture, [0, 1, 2, 3, 4], "bits per character", left, top, bottom)
     for place in (1, 8, 16, 24, 32):
         picture.text(left + (place - 0.5) * step, bottom + 20, f"{place}", "small faint", "middle")
     picture.text(WIDTH - MARGIN, bottom + 42, "place of the character within its chunk", "small faint", "end")
@@ -350,11 +355,7 @@ def draw_muon(tales: Tales) -> Picture:
     gate = gradient[2 * H : 3 * H]  # of the cell's candidate
     before, after = (torch.linalg.svdvals(each) for each in (gate, orthogonalise(gate[None])[0]))
     picture = Picture("Muon's update moves many directions, where a few dominate the gradient", 304)
-    for value in (0.0, 0.5, 1.0, 1.5, 2.0):
-        y = bottom - (bottom - top) * value / most
-        picture.line([(left, y), (WIDTH - MARGIN, y)], "thin")
-        picture.text(left - 12, y + 4, f"{value:g}", "small faint", "end")
-    picture.text(MARGIN, top - 14, "singular value", "small faint")
+    _draw_scale(picture, [0, 0.5, 1, 1.5, 2], "singular value", left, top, bottom)
     picture.text(WIDTH - MARGIN, bottom + 42, f"rank of the singular value, of {H}", "small faint", "end")
     for rank in range(0, H + 1, 64):
         x = left + (WIDTH - MARGIN - left) * rank / H

@@ -140,9 +140,11 @@ def sample(
         notify(f"banned, but unknown to the model: {list_characters(unknown)}")
     preparation = model.checkpoint.corpus.config
     takes_bytes = preparation.unit == "byte"
-    prompts: Iterable[str] = [_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)]
-    if interactive:
-        prompts = _converse(takes_bytes=takes_bytes)
+    prompts: Iterable[str] = (
+        _converse(takes_bytes=takes_bytes)
+        if interactive
+        else [_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)]
+    )
     known = model.known_documents(corpus) if config.new else None
     is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
@@ -197,8 +199,6 @@ class _Session:
         for number, prompt in enumerate(prompts):
             try:
                 yield from self._form(self._begin(prompt, self._seed + number))
-                while self._given_up:  # reported after the text's last line end
-                    tell(f"error: {self._given_up.pop(0)}")
             except CharRNNError as error:
                 if isinstance(error, UnknownSymbolsError):
                     error.args = (f"{error}; {_remedy(error.missing)}",)
@@ -206,6 +206,9 @@ class _Session:
                     raise
                 tell(f"error: {error}")
                 self.has_failed = True
+            finally:
+                while self._given_up:  # reported after the text's last line end
+                    tell(f"error: {self._given_up.pop(0)}")
 
     def _begin(self, prompt: str, seed: int) -> Iterator[Batch]:
         for config in self._configs:

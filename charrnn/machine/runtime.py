@@ -97,8 +97,8 @@ class Runtime:
     def training_layout(self) -> tuple[int, int]:
         """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
 
-        Half as many streams mean twice as many updates, which pays in float32 on a CPU, whose steps take little more
-        than half the time. On a GPU a small step waits for its launch.
+        Half as many streams mean twice as many updates, which pays with AdamW in float32 on a CPU, whose steps take
+        little more than half the time. On a GPU a small step waits for its launch.
         """
         if self.device.type == "cuda":
             return 128, 64

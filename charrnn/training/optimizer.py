@@ -142,5 +142,6 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
     state: dict[int, dict[str, Tensor]] = {}
     for key in tensors:
         i, _, name = key.partition(".")
-        state.setdefault(int(i), {})[name] = require_like(likes[key], key, tensors).clone()
+        # PyTorch itself does not move a "step" to the device.
+        state.setdefault(int(i), {})[name] = require_like(likes[key], key, tensors).to(likes[key].device, copy=True)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -145,3 +145,11 @@ def test_state_is_restored_and_checked() -> None:
             torch.testing.assert_close(moments(others[kind])[name], moment, rtol=0, atol=0)
     with pytest.raises(ValueError, match="no optimizer of these parameters"):
         load_moments(others["muon"], moments(optimizers["optimizer"]))
+
+
+def test_state_is_restored_to_the_device_of_the_weights() -> None:
+    muon = Muon(
+        [torch.zeros(4, 4, device="meta")], 1, lr=torch.zeros((), device="meta"), weight_decay=0.0, dtype=CPU.dtype
+    )
+    load_moments(muon, {"0.momentum": torch.zeros(4, 4), "0.step": torch.ones(())})
+    assert {moment.device.type for moment in moments(muon).values()} == {"meta"}
