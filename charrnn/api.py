@@ -89,7 +89,7 @@ class LanguageModel:
     ) -> "LanguageModel":
         """Open a checkpoint file. Raises: CharRNNError."""
         checkpoint = Checkpoint.load(path)
-        runtime = open_runtime(device, precision, SAMPLING_PRECISIONS)
+        runtime = open_runtime(device, precision, SAMPLING_PRECISIONS, trains=False)
         if precision == "auto":
             runtime = fastest_runtime(runtime, checkpoint.model_config)
         return cls(checkpoint, path, runtime, data_dir)

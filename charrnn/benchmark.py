@@ -33,6 +33,7 @@ _SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as in Shakespeare
 _ROUNDS = 5
 _SECONDS = 0.7
 _MANY_STREAMS = 64
+_LARGE_MATRIX = 2048  # rows and columns
 _TEXT_BYTES = 2**25
 _COPIED_BYTES = 2**28  # larger than any cache
 
@@ -87,7 +88,7 @@ def _compare(name: str, unit: str, works: Mapping[str, Work], runtime: Runtime, 
 
 def _matrix_products(runtime: Runtime) -> Work:
     """Floating-point operations of large matrix products in the precision of the run."""
-    size = runtime.large_matrix_size
+    size = _LARGE_MATRIX if runtime.shares_host_memory else 4 * _LARGE_MATRIX  # to keep the whole device busy
     a, b = (torch.randn(size, size, device=runtime.device, dtype=runtime.dtype) for _ in range(2))
 
     def work() -> float:

@@ -303,7 +303,7 @@ class TrainingConfig(Config):
     )
     optimizer: Optimizer = option(
         "muon",
-        "Muon for recurrent matrices and AdamW for the rest; or AdamW.",
+        "muon: for recurrent matrices, beside AdamW; default with --init-from: adamw.",
         OPTIMISATION,
         Choice(get_args(Optimizer)),
         absent="adamw",

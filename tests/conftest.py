@@ -1,6 +1,5 @@
 """What all tests share: a tiny text, a small trained run, the installed command."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,15 +14,16 @@ from typing import Any
 # Before torch: waiting threads of many processes starve one another, and models so small gain nothing by a second one.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # deterministic from the first use of a GPU on
 
 import pytest
 import torch
 from hypothesis import settings
-from torch import Tensor
 
 from charrnn.cli.app import main
 from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
-from charrnn.machine.runtime import Runtime, _fuses_cells, _widens_products, can_compute, compute_deterministically
+from charrnn.machine.probes import failure
+from charrnn.machine.runtime import Runtime, can_compute, compute_deterministically
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import start
@@ -37,12 +37,21 @@ settings.load_profile("ci")
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\na hen ran to the den.\n" * 40
 CPU = Runtime(torch.device("cpu"), torch.float32)
-needs_fbgemm = pytest.mark.skipif(not CPU.has_fbgemm, reason="needs FBGEMM")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_fbgemm = pytest.mark.skipif(not can_compute(CPU.device, torch.int8), reason="needs FBGEMM")
+needs_cuda = pytest.mark.cuda
 needs_bfloat16 = pytest.mark.skipif(
     not can_compute(CPU.device, torch.bfloat16), reason="needs a CPU that computes an LSTM in bfloat16"
 )
 TINY = ModelOptions(hidden_size=16, embedding_size=8, dropout=0.1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests for GPUs on a machine without one; `-m cuda` selects them."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -68,62 +77,6 @@ def trained_run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run
     run = start(folder, corpus, replace(TINY, hidden_size=32, dropout=0.0), config, CPU, seed=1)
     run.drive([])
     return run
-
-
-def fused_lstm_cell(
-    gates: Tensor, recurrent: Tensor, c: Tensor, input_bias: None = None, hidden_bias: None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """PyTorch's kernel (aten/src/ATen/native/cuda/RNN.cu): the new h and c, and the gates behind their functions."""
-    check_fused(4, gates, recurrent, c)
-    i, f, g, o = (gates + recurrent).chunk(4, dim=1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c, torch.empty_like(gates)
-
-
-def fused_gru_cell(
-    gates: Tensor, recurrent: Tensor, h: Tensor, input_bias: None = None, hidden_bias: None = None
-) -> tuple[Tensor, Tensor]:
-    """The same for a GRU: the new h, and five values for its gradient."""
-    check_fused(3, gates, recurrent, h)
-    (x_r, x_z, x_n), (h_r, h_z, h_n) = gates.chunk(3, dim=1), recurrent.chunk(3, dim=1)
-    n = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
-    return n + (x_z + h_z).sigmoid() * (h - n), h.new_empty(len(h), 5 * h.shape[1])
-
-
-def check_fused(num_gates: int, gates: Tensor, recurrent: Tensor, state: Tensor) -> None:
-    """The kernels' own checks, and one type for all, since they read every tensor as the first one's."""
-    assert gates.ndim == recurrent.ndim == state.ndim == 2
-    assert gates.shape == recurrent.shape == (len(state), num_gates * state.shape[1])
-    assert gates.dtype == recurrent.dtype == state.dtype == torch.float32
-
-
-def widening_mm(a: Tensor, b: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> Tensor:
-    """PyTorch's kernel (aten/src/ATen/native/cuda/Blas.cpp): a product in half precision, kept in float32."""
-    assert a.dtype == b.dtype != out_dtype == out.dtype == torch.float32
-    assert out.shape == (len(a), b.shape[1])
-    return out.copy_(a.float() @ b.float())
-
-
-@contextlib.contextmanager
-def register(**kernels: Callable[..., Any]) -> Iterator[None]:
-    """Give the CPU kernels for these of PyTorch's operations inside the context."""
-    names = {"lstm": "_thnn_fused_lstm_cell", "gru": "_thnn_fused_gru_cell", "mm": "mm.dtype_out"}
-    library = torch.library.Library("aten", "IMPL")
-    for name, kernel in kernels.items():
-        library.impl(names[name], kernel, "CPU")
-    for trial in (_fuses_cells, _widens_products):
-        trial.cache_clear()
-    yield
-    library._destroy()
-    for trial in (_fuses_cells, _widens_products):
-        trial.cache_clear()
-
-
-@pytest.fixture
-def gpu_kernels() -> Iterator[None]:
-    """The CPU with the kernels that PyTorch has for GPUs alone, by formula."""
-    with register(lstm=fused_lstm_cell, gru=fused_gru_cell, mm=widening_mm):
-        yield
 
 
 @pytest.fixture
@@ -281,8 +234,8 @@ def lacks_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*arguments: object) -> None:
         raise RuntimeError("could not create a primitive descriptor")
 
-    can_compute.cache_clear()
+    failure.cache_clear()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     monkeypatch.setattr(torch, "lstm", refuse)
     yield
-    can_compute.cache_clear()
+    failure.cache_clear()

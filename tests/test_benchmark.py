@@ -4,26 +4,27 @@ import json
 from collections.abc import Callable
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from charrnn import benchmark
 from charrnn.benchmark import run_benchmark
 from charrnn.cli.app import app
 from charrnn.config import Cell, TrainingConfig
-from charrnn.machine.runtime import Runtime
+from charrnn.machine.runtime import Runtime, can_compute
 from tests.conftest import CPU
 
 
 @pytest.fixture(autouse=True)
 def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_SECONDS", 0.01)
-    monkeypatch.setattr(Runtime, "large_matrix_size", 64)
+    monkeypatch.setattr(benchmark, "_LARGE_MATRIX", 64)
     monkeypatch.setattr(benchmark, "_MANY_STREAMS", 4)
     monkeypatch.setattr(benchmark, "_TEXT_BYTES", 2**16)
     monkeypatch.setattr(benchmark, "_COPIED_BYTES", 2**16)
 
 
-NUM_PRECISIONS = 2 if CPU.has_fbgemm else 1  # float32, and int8 where it is there
+NUM_PRECISIONS = 2 if can_compute(CPU.device, torch.int8) else 1  # float32, and int8 where it is there
 OPTIONS = ["bench", "--device", "cpu", "--precision", "float32", "--size", "small"]
 
 

@@ -80,7 +80,7 @@ def score(
     exit_on_signals()
 
     path = choose_checkpoint(checkpoint, checkpoint_dir)
-    model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision))
+    model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision, trains=adapt))
     config = replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True)
     blocks = read_blocks(text, config)
     prints_much = per_line or per_char

@@ -5,19 +5,18 @@ import functools
 import gc
 import warnings
 from collections.abc import Callable
-from typing import Any
 from weakref import WeakSet
 
 import torch
 
-from charrnn.errors import CharRNNWarning
+from charrnn.errors import CharRNNError, CharRNNWarning
 
 
 class CapturedStep:
     """A step as one CUDA graph.
 
-    Where it cannot be recorded, `reset` undoes what the attempt has left behind, and the step is run uncaptured from
-    then on, with a warning: in all processes of a training, where `any_fails` is true if its argument is so in any.
+    If it cannot be recorded, `reset` undoes what the attempt has left, and the step runs unrecorded from then on, with
+    a warning: in all processes of a training, where `any_fails` is true if its argument is true in any of them.
     """
 
     _WARM_UP_CALLS = 3
@@ -36,8 +35,16 @@ class CapturedStep:
         self._has_failed = False
         _steps.add(self)
 
+    @property
+    def is_recorded(self) -> bool:
+        """True if the next call launches a recording."""
+        return self._graph is not None
+
     def __call__(self) -> None:
-        """Run one step: the first calls warm up, the next one records, and the recording is replayed."""
+        """Run one step: the first calls warm up, the next one records, and the recording is replayed.
+
+        Raises: CharRNNError if recording fails and this PyTorch could not go on.
+        """
         if self._graph is None and self._calls >= self._WARM_UP_CALLS and not self._has_failed:
             self._try_to_record()
         if self._graph is not None:
@@ -60,48 +67,43 @@ class CapturedStep:
             self._graph = record(self._step, self._stream)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-        if self._any_fails(self._graph is None):
-            self.release()
-            self._has_failed = True
-            self._reset()
-            warnings.warn(f"steps are not recorded, so they are slower: {reason}", CharRNNWarning, stacklevel=2)
+        if not self._any_fails(self._graph is None):
+            return
+        if torch.__version__ < "2.13":  # a TorchVersion, whose random generator cannot draw any more
+            raise CharRNNError(
+                f"a step could not be recorded ({reason}), and PyTorch {torch.__version__} cannot continue after that: "
+                "set CHARRNN_CAPTURE=0 in the environment, or install PyTorch 2.13 or newer"
+            )
+        self.release()
+        self._has_failed = True
+        self._reset()
+        warnings.warn(f"steps are not recorded, so they are slower: {reason}", CharRNNWarning, stacklevel=2)
 
 
 def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda.CUDAGraph":
     """Record a step without running it, and leave the current stream as it was. Raises: RuntimeError, the first one."""
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    generator = torch.cuda.default_generators[stream.device.index]
-    random_state = generator.clone_state()
     torch.cuda.synchronize(stream.device)
-    gc.collect()
-    torch.cuda.empty_cache()
+    gc.collect()  # during a recording no tensor of another stream may be freed
     with torch.cuda.stream(stream):
         try:
             # Other threads may go on to use the device.
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            step()
-            graph.capture_end()
-        except BaseException:
-            _break_off(graph, pool, stream.device)
-            generator.graphsafe_set_state(random_state)
-            raise
+            try:
+                step()
+            finally:
+                graph.capture_end()
+        except BaseException as error:
+            _failed.append(graph)
+            graph.reset()
+            with contextlib.suppress(AttributeError, RuntimeError):  # private functions; needed if CUDA refused the end
+                torch._C._cuda_endAllocateToPool(stream.device.index, pool)
+                torch._C._cuda_releasePool(stream.device.index, pool)
+            raise error.__context__ or error from None
     return graph
 
 
-def _break_off(graph: "torch.cuda.CUDAGraph", pool: Any, device: torch.device) -> None:
-    """End a failed recording without masking its error.
-
-    CUDA may refuse to end it. PyTorch's allocator then takes it for being under way, and fails once it has to free
-    memory; in PyTorch before 2.13 the random generator does so too, and refuses to draw.
-    """
-    try:
-        graph.capture_end()
-    except RuntimeError:
-        with contextlib.suppress(AttributeError, RuntimeError):  # private functions; or the recording never began
-            torch._C._cuda_endAllocateToPool(device.index, pool)
-            torch._C._cuda_releasePool(device.index, pool)
-
-
+_failed: "list[torch.cuda.CUDAGraph]" = []  # PyTorch's allocators keep pointers to them
 _steps: "WeakSet[CapturedStep]" = WeakSet()
 
 

@@ -26,7 +26,7 @@ from charrnn.terminal import is_alone
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-TIMEOUT_S = 50
+TIMEOUT_S = 300
 """Seconds after which a silent process counts as lost. One that ends is noticed at once."""
 _POLL_SECONDS = 0.01
 _SEED_STRIDE = 0x9E3779B1  # keeps the seeds of a run's processes apart from those of the next seed

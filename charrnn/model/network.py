@@ -171,8 +171,6 @@ class CharRNN(nn.Module):
         V, E = config.vocab_size, config.embedding_size
         self.config = config
         self.embedding = None if E is None else nn.Embedding(V, E)
-        self.multiplies_one_hot = False
-        """True to embed by a product instead of a look-up: the same numbers, for devices where it is better."""
         self.stack = RecurrentStack(
             E or V, config.hidden_size, config.num_layers, cell=config.cell, dropout=config.dropout or 0.0
         )
@@ -188,8 +186,6 @@ class CharRNN(nn.Module):
         """Encode (T, B) for the first layer: as embeddings (T, B, E) or one-hot vectors (T, B, V)."""
         if self.embedding is None:
             return F.one_hot(x, self.config.vocab_size).to(self.head.weight.dtype)
-        if self.multiplies_one_hot:
-            return F.one_hot(x, self.config.vocab_size).to(self.embedding.weight.dtype) @ self.embedding.weight
         embedded: Tensor = self.embedding(x)
         return embedded
 

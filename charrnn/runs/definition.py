@@ -30,7 +30,7 @@ def define(
         "versions": {**VERSIONS, "python": platform.python_version()},
         "machine": {
             "device": str(runtime.device),
-            "name": runtime.device_name,
+            "name": runtime.name(),
             "system": f"{platform.system()} {platform.machine()}",
             "processes": runtime.ranks.size,
             "threads": torch.get_num_threads(),

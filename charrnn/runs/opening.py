@@ -71,6 +71,8 @@ def opened(
                 options = replace(options, embedding_size=runtime.embedding_size)
             if init_from is not None:
                 source = ranks.share(lambda: _load_source(init_from, checkpoint_dir, given))
+                if "optimizer" not in given:
+                    config = replace(config, optimizer="adamw")  # 0.005 to 0.02 nats lower here than Muon
             corpus = _open_corpus(lambda: text.open(preparation, given), ranks)
         else:
             corpus = _open_corpus(lambda: text.open(before.config, vars(before.config)), ranks)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.machine.runtime import Runtime, Threads
+from charrnn.machine.runtime import Runtime
+from charrnn.machine.threads import Threads
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Reading, Stepper
 from charrnn.sampling.copies import CopyIndex, pack, unpack
@@ -116,7 +117,7 @@ class Sampler:
         steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps(B), max(config.max_length, 1))
         K = max(min(steps, _MAX_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
-        self._keys_and_begin = runtime.place(torch.zeros(2, B, dtype=torch.int64))
+        self._keys_and_begin = torch.zeros(2, B, dtype=torch.int64, device=runtime.noise_device)
         self._noise = runtime.place(torch.zeros(K, B, V))
         self._logits = torch.zeros_like(self._noise)
         self._constraint = runtime.place(torch.zeros(B, V)) if vocabulary.unit == "word" else None
@@ -127,8 +128,9 @@ class Sampler:
         self._drawn = runtime.place(torch.zeros(2, B, K))
         # Views made once: to make them costs as much as to compute with them.
         self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
-        self._advance = runtime.capture(self._take_steps, self._stepper.recover)
-        self._threads = Threads(runtime)
+        num_launches = config.num_samples / B * config.max_length / K
+        self._advance = runtime.capture(self._take_steps, num_calls=num_launches)
+        self._threads = Threads(is_fixed=runtime.dtype != torch.int8)  # floating-point sums may depend on it
         self._prompts_begun = 0
 
     def sample(self, prompt: str = "", *, seed: int) -> Iterator[Piece]:
@@ -242,7 +244,6 @@ class Sampler:
                 logits = logits + self._exclusion
             choose(logits, self._config.temperature, self._filters, noise, out=symbols)
             self._stepper.step(symbols)
-        self._stepper.settle()
         log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
         # In one tensor (2, B, K), for one copy to the host; an index is exact as a float.
         self._drawn.copy_(torch.stack([self._symbols.float(), -log_p]).transpose(1, 2))

@@ -18,7 +18,7 @@ from charrnn.errors import CharRNNError, CorpusChangedError, OutputExistsError
 from charrnn.files import container
 from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
-from charrnn.machine.runtime import num_threads
+from charrnn.machine.threads import num_threads
 from charrnn.terminal import Advance, Bar, Notify, count_of, format_share, no_bar
 from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character

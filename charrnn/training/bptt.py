@@ -30,7 +30,6 @@ from charrnn.training.snapshot import require_like, select
 from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
 
 _LOSS_MEMORY = 0.98
-_MAX_ONE_HOT = 512  # symbols
 _RESET_PROBABILITY = 0.05  # at 0.01 a model trained for 18 seconds failed in 18 of 2,000 empty states, at 0.05 in none
 
 
@@ -45,7 +44,6 @@ class TruncatedBPTT:
         self.layout = text.layout
         self._streams = runtime.ranks.part(self.layout.batch_size)
         T, B = self.layout.seq_length, self._streams.stop - self._streams.start
-        model.multiplies_one_hot = runtime.multiplies_one_hot and model.config.vocab_size <= _MAX_ONE_HOT
         self.loss, self.mean_loss = (runtime.place(torch.zeros(())) for _ in range(2))
         self.text = text.placed(runtime)
         self.runtime = runtime
@@ -108,7 +106,8 @@ class TruncatedBPTT:
         for optimizer in self._optimizers.values():
             # Skips the step; for an optimizer that knows scaled gradients, an enabled scaler sets it again.
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            self._scaler.step(optimizer)
+            if self.runtime.fuses_adamw or norm.isfinite():
+                self._scaler.step(optimizer)
         self._scaler.update()
         carry(detach(state), self._state, self._keep)
         self.loss.copy_(loss)

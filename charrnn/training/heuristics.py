@@ -29,8 +29,7 @@ _CHARS_TO_TRAIN_WELL, _MAX_EPOCHS = 10_000_000, 15
 _MIN_UPDATES, _CHARS_PER_CPU_STEP = 5_000, 2_048
 _MIN_STREAMS, _MIN_STEPS_PER_EPOCH = 32, 200  # below which large steps are no longer worth their size
 _CHARS_READ_PER_PARAMETER = 5
-_STREAM_MULTIPLE = 8  # of each GPU, for cuDNN's persistent kernels
-_MUON_PACE = 2  # times as many characters have to be read with AdamW to bear as much dropout
+_MUON_PACE = 5  # times as many characters have to be read with AdamW to bear as much dropout
 _MUON_PEAKS: Mapping[Cell, float] = {"lstm": 6e-2, "gru": 6e-2, "rnn": 3e-2}
 _PEAKS: Mapping[Cell, float] = {"lstm": 3e-2, "gru": 8e-3, "rnn": 8e-3}
 """The peaks of the learning rate that did best at 512 units and 32 x 32 characters a step."""
@@ -43,11 +42,11 @@ def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> T
     """
     B, T = runtime.training_layout
     T, num_ranks = config.seq_length or T, runtime.ranks.size
-    multiple = num_ranks
+    multiple = runtime.stream_multiple * num_ranks
     if config.optimizer == "muon":
         B = max(B, _MIN_STREAMS)  # in float32 too: 1.418 instead of 1.446 nats after three minutes
-    if runtime.device.type == "cuda":
-        B, multiple = B * num_ranks, _STREAM_MULTIPLE * num_ranks
+    if not runtime.shares_host_memory:  # a GPU of its own for each process
+        B *= num_ranks
     while B > _MIN_STREAMS and num_chars < _MIN_STEPS_PER_EPOCH * B * T:
         B //= 2
     if (given := config.batch_size) is not None and given % num_ranks:

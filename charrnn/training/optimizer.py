@@ -102,13 +102,13 @@ def make_optimizers(model: CharRNN, config: TrainingConfig, runtime: Runtime) ->
     ]
     rate = runtime.place(torch.zeros(()))  # set before each step
     adamw = torch.optim.AdamW(
-        groups, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=runtime.captures
+        groups, lr=rate, weight_decay=config.weight_decay, fused=runtime.fuses_adamw, capturable=runtime.captures
     )
     if not for_muon:
         return {"optimizer": adamw}
     num_gates = for_muon[0].shape[0] // model.config.hidden_size
     symbols_per_step = (config.batch_size or 1) * (config.seq_length or 1)
-    period = min(max(_SYMBOLS_PER_UPDATE // symbols_per_step, 1), _MAX_PERIOD) if runtime.device.type == "cpu" else 1
+    period = min(max(_SYMBOLS_PER_UPDATE // symbols_per_step, 1), _MAX_PERIOD) if runtime.orthogonalises_slowly else 1
     muon = Muon(
         for_muon, num_gates, lr=rate.clone(), weight_decay=config.weight_decay, dtype=runtime.dtype, period=period
     )

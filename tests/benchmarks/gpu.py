@@ -1,31 +1,34 @@
-"""The first half hour on a GPU: does it work, how fast is it, what does it learn. JSON lines, in this order.
+"""The first half hour on a GPU: does it work, how fast is it, what does it learn.
 
-Run by hand, from the project's root; each part takes less than ten minutes, and needs nothing but the repository (and
-pytest and hypothesis for the tests, which are left out without them):
+Run by hand, from the project's root; it needs nothing but the repository (and pytest and hypothesis for part 4):
 
-    python -m tests.benchmarks.gpu --part 1|2|3|4 [--text FILE]
-    python -m tests.benchmarks.gpu --device cpu      all parts, shrunk: to find the faults of this file itself
+    python -m tests.benchmarks.gpu [--part 1 --part 2 ...] [--text FILE]
+    python -m tests.benchmarks.gpu --device cpu      everything reduced, to find the faults of this file
 
-1. Versions; the tests for GPUs; cells, precisions, embeddings, layouts, each recorded and not; determinism; resume.
-2. The time of a step by streams and chunk, with inputs padded, looked up, wider, one-hot; bare loops; two profiles.
-3. Sampling one and many streams beside the usual loop, by steps between two looks, with fused cells and without, with
-   steps launched ahead and without; the time of a single request.
-4. A minute of training, by layout and learning rate, for two sizes.
+Each part is a process with a time limit, which prints JSON lines; tables follow at the end.
+
+1. Versions; for each cell, precision and size of the vocabulary: was the training step recorded?
+2. Recorded and eager steps: their losses, times and kernels; characters/s beside the bare loop.
+3. A recording that fails, in training and in sampling; Ctrl-C; SIGTERM and an exact resume.
+4. The tests that need a GPU.
+5. What plain `charrnn train` ends with, on 1 MB and 30 MB; three shapes, two learning rates, both optimizers.
+6. Sampling with 1, 64 and 1,024 streams beside the usual loop; seconds to the first character.
 """
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,265 +37,423 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from charrnn import benchmark
-from charrnn.benchmark import Work
-from charrnn.config import SIZES, Cell, ModelConfig, SamplingConfig, TrainingConfig
-from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
+from charrnn.config import Cell, ModelConfig, Optimizer, SamplingConfig, TrainingConfig
+from charrnn.machine import runtime as runtime_module
+from charrnn.machine.capture import CapturedStep
+from charrnn.machine.runtime import PRECISIONS, SAMPLING_PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
+from charrnn.runs.checkpoint import Checkpoint
 from charrnn.sampling.sampler import Sampler
-from charrnn.training.events import Progress
+from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.streams import Layout, TrainingText
-from charrnn.training.trainer import Trainer
+from tests.benchmarks.foundation import CHARRNN, ROOT
 from tests.benchmarks.sampling import VOCABULARY, rate_of
 
-ROOT = Path(__file__).parent.parent.parent
 V = 65
-WITHOUT: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "fused cells": {"has_fused_cells": False},
-    "float32 results": {"widens_products": False},
-    "launches ahead": {"launches_ahead": 0},
-}
-"""What part 3 samples without, and the properties of a Runtime that say so."""
-_CELLS: tuple[Cell, ...] = ("lstm", "gru", "rnn")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes and times of a full run on a GPU, or of a shrunk one on a CPU."""
+    """The sizes and times of a full run on a GPU, or of a reduced one on a CPU."""
 
     hidden_size: int = 512
-    smoke_layouts: tuple[tuple[int, int], ...] = ((32, 32), (128, 64))
-    batch_sizes: tuple[int, ...] = (32, 64, 128, 256)
-    seq_lengths: tuple[int, ...] = (32, 64, 128)
-    sizes: tuple[str, ...] = ("medium", "large")
-    num_samples: tuple[int, ...] = (1, 64, 1024)
-    max_steps: tuple[int, ...] = (16, 32, 128)
+    layout: tuple[int, int] = (128, 64)
+    vocab_sizes: tuple[int, ...] = (65, 600, 8000)
+    steps: int = 200
     seconds: float = 2.0
-    minutes: float = 1.0
-    train_layouts: tuple[tuple[int, int], ...] = ((32, 32), (64, 64), (128, 64))
+    text_sizes: tuple[int, ...] = (1_000_000, 30_000_000)
+    plain_budget: tuple[object, ...] = ()
+    minutes: float = 0.7
+    shapes: tuple[tuple[int, int], ...] = ((1, 512), (1, 1024), (2, 1024))
+    num_samples: tuple[int, ...] = (1, 64, 1024)
+    run_steps: int = 2000
 
 
-SHRUNK = Scale(32, ((4, 8),), (4, 8), (8,), ("small",), (1, 8), (16,), 0.2, 0.03, ((4, 8),))
+REDUCED = Scale(
+    hidden_size=32,
+    layout=(4, 8),
+    vocab_sizes=(65, 600),
+    steps=8,
+    seconds=0.2,
+    text_sizes=(30_000,),
+    plain_budget=("--steps", 20, "--hidden-size", 32),
+    minutes=0.02,
+    shapes=((1, 32),),
+    num_samples=(1, 8),
+    run_steps=400,
+)
 
 
-def tell(part: str, **figures: Any) -> None:
+@dataclass(frozen=True)
+class Bench:
+    """The device, the text and the scale of a run."""
+
+    device: str
+    text: Path | None
+    scale: Scale
+
+    def corpus(self, folder: Path, num_bytes: int) -> Path:
+        """A text of about this size: the given one, or else Python sources of installed packages."""
+        if self.text is not None:
+            return self.text
+        path, size = folder / f"{num_bytes}.txt", 0
+        with path.open("w", encoding="utf-8") as stream:
+            for source in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+                size += stream.write(source.read_text(encoding="utf-8", errors="ignore").replace("\0", ""))
+                if size > num_bytes:
+                    break
+        return path
+
+    def precisions(self) -> list[str]:
+        """The precisions that the device trains in."""
+        return [name for name, dtype in PRECISIONS.items() if can_compute(torch.device(self.device), dtype)]
+
+    def bptt(self, config: ModelConfig, runtime: Runtime, optimizer: Optimizer = "muon") -> TruncatedBPTT:
+        """A training of a new model on random symbols."""
+        torch.manual_seed(0)
+        (B, T), num_chars = self.scale.layout, 1_000_000
+        training = TrainingConfig(steps=1, batch_size=B, seq_length=T, val_fraction=0.0, optimizer=optimizer)
+        ids = torch.randint(config.vocab_size, (num_chars,), dtype=torch.int16)
+        return TruncatedBPTT(CharRNN(config), training, TrainingText.split(ids, training), runtime)
+
+    def config(self, **options: Any) -> ModelConfig:
+        """A model with dropout, so that steps draw random numbers."""
+        defaults = {"vocab_size": V, "hidden_size": self.scale.hidden_size, "embedding_size": 128, "dropout": 0.1}
+        return ModelConfig(**(defaults | options))
+
+    def command(self, *words: object) -> list[str]:
+        """A command line on this device."""
+        return [*CHARRNN, *map(str, words), "--device", self.device]
+
+
+def tell(**figures: Any) -> None:
     """Print one line of JSON."""
-    print(json.dumps({"part": part, **figures}), flush=True)
+    print(json.dumps(figures), flush=True)
 
 
 @contextlib.contextmanager
-def attempt(part: str, **case: Any) -> Iterator[None]:
-    """Tell of an error in one case, and go on to the next."""
+def attempt(what: str, **case: Any) -> Iterator[None]:
+    """Report an error in one case, and go on to the next."""
     try:
         yield
     except Exception as error:
-        tell(part, **case, error=f"{type(error).__name__}: {error}".splitlines()[0])
+        tell(what=what, **case, error=f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def make_trainer(config: ModelConfig, layout: tuple[int, int], runtime: Runtime, steps: int = 10**9) -> Trainer:
-    """A trainer on random symbols, which never evaluates on its way."""
-    torch.manual_seed(0)
-    indices = torch.randint(V, (1_000_000,), dtype=torch.uint8)
-    B, T = layout
-    training = TrainingConfig(steps=steps, eval_every=10**9, batch_size=B, seq_length=T, val_fraction=0.0)
-    return Trainer(CharRNN(config), training, TrainingText.split(indices, training), runtime)
+@contextlib.contextmanager
+def eager(*, is_eager: bool = True) -> Iterator[None]:
+    """Record no steps inside the context."""
+    with mock.patch.dict(os.environ, {"CHARRNN_CAPTURE": "0" if is_eager else "1"}):
+        yield
 
 
-def losses(config: ModelConfig, layout: tuple[int, int], runtime: Runtime, *, captured: bool) -> list[float]:
-    """The running losses of twenty steps."""
-    os.environ["CHARRNN_CAPTURE"] = "1" if captured else "0"
-    try:
-        steps = itertools.islice(make_trainer(config, layout, runtime).run(), 20)
-        return [float(event.train_loss) for event in steps if isinstance(event, Progress)]
-    finally:
-        del os.environ["CHARRNN_CAPTURE"]
+def losses(bptt: TruncatedBPTT, num_steps: int) -> list[float]:
+    """The losses of steps."""
+    found = []
+    for _ in range(num_steps):
+        bptt.step(learning_rate=1e-3)
+        found.append(bptt.loss.clone())
+    return torch.stack(found).tolist()
 
 
-def command(*words: object, device: str) -> dict[str, Any]:
-    """The object that the command ends with."""
-    line = [sys.executable, "-m", "charrnn", *map(str, words), "--device", device, "--json", "--quiet"]
+def is_recorded(step: Callable[[], None]) -> bool:
+    """True if a step is launched as a recording."""
+    return isinstance(step, CapturedStep) and step.is_recorded
+
+
+def recorded(bench: Bench) -> None:
+    """Part 1."""
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    driver = subprocess.getoutput("nvidia-smi --query-gpu=driver_version --format=csv,noheader")
+    runtime = open_runtime(bench.device)
+    tell(what="versions", name=runtime.name(), driver=driver[:20], precision=runtime.precision, **versions)
+    cells: tuple[Cell, ...] = ("lstm", "gru", "rnn")
+    for cell, precision, vocab_size in itertools.product(cells, bench.precisions(), bench.scale.vocab_sizes):
+        case = {"cell": cell, "precision": precision, "vocab_size": vocab_size}
+        with attempt("recorded", **case), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            bptt = bench.bptt(bench.config(cell=cell, vocab_size=vocab_size), open_runtime(bench.device, precision))
+            first, *_, last = losses(bptt, 8)
+            reasons = [str(each.message)[:80] for each in caught]
+            tell(what="recorded", **case, recorded=is_recorded(bptt._update), first=first, last=last, reasons=reasons)
+
+
+def steps(bench: Bench) -> None:
+    """Part 2."""
+    scale = bench.scale
+    for optimizer, precision in itertools.product(("muon", "adamw"), bench.precisions()):
+        with attempt("steps", optimizer=optimizer, precision=precision):
+            runtime = open_runtime(bench.device, precision)
+            figures: dict[bool, Any] = {}
+            for is_eager in (False, True):
+                with eager(is_eager=is_eager):
+                    bptt = bench.bptt(bench.config(), runtime, optimizer)  # type: ignore[arg-type]
+                    found = losses(bptt, scale.steps)
+                    runtime.synchronize()
+                    begin = time.perf_counter()
+                    losses(bptt, scale.steps)
+                    figures[is_eager] = found, 1e6 * (time.perf_counter() - begin) / scale.steps
+            (a, recorded_us), (b, eager_us) = figures[False], figures[True]
+            apart = [max(abs(x - y) for x, y in zip(a[:n], b[:n], strict=True)) for n in (10, scale.steps)]
+            tell(
+                what="steps",
+                optimizer=optimizer,
+                precision=precision,
+                recorded_us=recorded_us,
+                eager_us=eager_us,
+                chars_per_second=1e6 * bptt.layout.symbols_per_step / recorded_us,
+                apart_10=apart[0],
+                apart_all=apart[1],
+                last=a[-1],
+            )
+    runtime = open_runtime(bench.device)
+    for records in (False, True):
+        with attempt("bare loop", records=records):
+            layout = Layout(*scale.layout, 1, 0)
+            bare = benchmark._bare_training(bench.config(dropout=0.0), layout, runtime, records=records)
+            benchmark._SECONDS = scale.seconds / benchmark._ROUNDS
+            rate = benchmark._measure({"": bare}, runtime)[""]
+            tell(what="bare loop", precision=runtime.precision, records=records, chars_per_second=rate)
+    with attempt("kernels"):
+        bptt = bench.bptt(bench.config(), runtime)
+        losses(bptt, 8)
+        activity = ProfilerActivity.CUDA if bench.device == "cuda" else ProfilerActivity.CPU
+        with profile(activities=[activity]) as profiler:
+            losses(bptt, 8)
+        times = {row.key: row.self_device_time_total or row.self_cpu_time_total for row in profiler.key_averages()}
+        for name, spent in sorted(times.items(), key=lambda item: -item[1])[:12]:
+            tell(what="kernels", name=name[:70], share=spent / sum(times.values()))
+
+
+class WaitingBPTT(TruncatedBPTT):
+    """A training whose step reads a number from the device, which no recording allows."""
+
+    def _update_weights(self) -> None:
+        super()._update_weights()
+        float(self.loss)
+
+
+class WaitingSampler(Sampler):
+    """A sampler of which the same is true."""
+
+    def _take_steps(self) -> None:
+        super()._take_steps()
+        float(self._drawn.sum())
+
+
+def failures(bench: Bench) -> None:
+    """Part 3."""
+    runtime = open_runtime(bench.device, "float32")
+    with attempt("failed recording"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with eager():
+            expected = losses(bench.bptt(bench.config(), runtime), 20)
+        with mock.patch(f"{__name__}.TruncatedBPTT", WaitingBPTT):
+            training = bench.bptt(bench.config(), runtime)
+            found = losses(training, 20)
+        apart = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+        tell(what="failed recording", of="training", apart=apart, warnings=[str(each.message)[:80] for each in caught])
+    with attempt("failed recording"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        training = bench.bptt(bench.config(), runtime)  # it is recorded, then a sampler fails, then it continues
+        losses(training, 10)
+        config = SamplingConfig(length=2000, num_samples=3)
+        with mock.patch.object(runtime_module, "_MIN_RECORDED_CALLS", 0):
+            sampler = WaitingSampler(training.model, VOCABULARY, config, runtime)
+        num_chars = sum(len(piece.text) for piece in sampler.sample(seed=0))
+        tell(
+            what="failed recording",
+            of="sampling",
+            num_chars=num_chars,
+            after=losses(training, 10)[-1],
+            still_recorded=is_recorded(training._update),
+            warnings=[str(each.message)[:80] for each in caught],
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = bench.corpus(folder, min(bench.scale.text_sizes))
+        with attempt("Ctrl-C"):
+            tell(what="Ctrl-C", **interrupted(bench, folder, text, signal.SIGINT, "interrupted"))
+        with attempt("resume"):
+            whole, broken = folder / "whole", folder / "broken"
+            subprocess.run(train(bench, folder, text, whole), check=True, capture_output=True)
+            outcome = interrupted(bench, folder, text, signal.SIGTERM, broken.name)
+            subprocess.run([*train(bench, folder, text, broken), "--resume"], check=True, capture_output=True)
+            ends = [Checkpoint.load(path / "last.safetensors").snapshot.tensors for path in (whole, broken)]
+            differing = [key for key, tensor in ends[0].items() if not torch.equal(tensor, ends[1][key])]
+            tell(what="resume", **outcome, tensors=len(ends[0]), differing=differing)
+
+
+def train(bench: Bench, folder: Path, text: Path, run: Path) -> list[str]:
+    """A deterministic training of some seconds."""
+    options = ["--data-dir", folder, "--run", run, "--seed", 1, "--deterministic", "--quiet"]
+    budget = ["--steps", bench.scale.run_steps, "--checkpoint-every", bench.scale.run_steps // 10]
+    return bench.command("train", text, "--hidden-size", bench.scale.hidden_size, *budget, *options)
+
+
+def interrupted(bench: Bench, folder: Path, text: Path, number: signal.Signals, name: str) -> dict[str, Any]:
+    """Send a signal to a training once it has saved; returns how it ended."""
+    run = folder / name
+    process = subprocess.Popen(train(bench, folder, text, run), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (run / "last.safetensors").exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    begin = time.perf_counter()
+    message = process.communicate()[1].strip().splitlines()[-1:]
+    step = Checkpoint.load(run / "last.safetensors").snapshot.course.step
+    seconds = time.perf_counter() - begin
+    return {"rc": process.returncode, "step": step, "seconds": seconds, "message": message}
+
+
+def tests(bench: Bench) -> None:
+    """Part 4."""
+    line = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-rf", "--continue-on-collection-errors", "tests"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    for outcome in done.stdout.strip().splitlines()[-20:]:
+        if outcome.startswith(("FAILED", "ERROR")) or outcome[:1].isdigit():
+            tell(what="tests", rc=done.returncode, outcome=outcome)
+
+
+def training(bench: Bench) -> None:
+    """Part 5."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for num_bytes in bench.scale.text_sizes:
+            with attempt("plain", text=num_bytes):
+                begin = time.perf_counter()
+                end = trained(bench, folder, bench.corpus(folder, num_bytes), *bench.scale.plain_budget)
+                tell(what="plain", text=num_bytes, **end, seconds=time.perf_counter() - begin)
+        text, optimizers = bench.corpus(folder, max(bench.scale.text_sizes)), ("muon", "adamw")
+        for (L, H), optimizer, factor in itertools.product(bench.scale.shapes, optimizers, (1.0, 0.5)):
+            case = {"shape": f"{L}x{H}", "optimizer": optimizer}
+            peak = factor * (0.06 if optimizer == "muon" else 0.03 * min(1.0, 512 / H) ** 2)
+            with attempt("shape", **case, learning_rate=peak):
+                options = ["--num-layers", L, "--hidden-size", H, "--optimizer", optimizer, "--learning-rate", peak]
+                tell(what="shape", **case, **trained(bench, folder, text, *options, "--minutes", bench.scale.minutes))
+
+
+def trained(bench: Bench, folder: Path, text: Path, *options: object) -> dict[str, Any]:
+    """The figures that a training ends with."""
+    where = ["--data-dir", folder, "--run", folder / "run", "--overwrite", "--seed", 1, "--json", "--quiet"]
+    done = subprocess.run(bench.command("train", text, *where, *options), capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    end = json.loads(done.stdout)
+    model, config = end["definition"]["model"], end["definition"]["training"]
+    return {
+        "model": f"{model['num_layers']}x{model['hidden_size']}",
+        "layout": f"{config['batch_size']}x{config['seq_length']}",
+        "learning_rate": config["learning_rate"],
+        **{key: end[key] for key in ("best_val_loss", "steps", "epochs", "elapsed_s", "chars_per_second")},
+    }
 
 
-def works(device: str, text: Path, scale: Scale) -> None:
-    """Part 1."""
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    tell("versions", device=name, python=sys.version.split()[0], **versions)
-    if device == "cuda" and all(importlib.util.find_spec(name) for name in ("pytest", "hypothesis")):
-        folders = [f"tests/{folder}" for folder in ("machine", "model", "training", "sampling", "runs")]
-        line = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "--continue-on-collection-errors", *folders]
-        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
-        tell("tests", outcome=done.stdout.strip().splitlines()[-12:])
-    layouts, precisions = (
-        scale.smoke_layouts,
-        [name for name in PRECISIONS if can_compute(torch.device(device), PRECISIONS[name])],
-    )
-    for cell, precision, E, layout in itertools.product(_CELLS, precisions, (64, 128), layouts):
-        case = {"cell": cell, "precision": precision, "embedding_size": E, "layout": layout}
-        with attempt("smoke", **case):
-            config = ModelConfig(vocab_size=V, cell=cell, hidden_size=scale.hidden_size, embedding_size=E, dropout=0.1)
-            runtime = open_runtime(device, precision)
-            recorded, plain = (losses(config, layout, runtime, captured=captured) for captured in (True, False))
-            apart = max(abs(a - b) for a, b in zip(recorded, plain, strict=True))
-            tell("smoke", **case, first=plain[0], last=plain[-1], recorded_apart=apart)
-    with attempt("determinism"), tempfile.TemporaryDirectory() as folder:
-        train = ["train", text, "--data-dir", folder, "--steps", 40, "--hidden-size", scale.hidden_size, "--seed", 1]
-        ends = [command(*train, "--run", f"{folder}/{i}", "--deterministic", device=device) for i in range(2)]
-        tell("determinism", losses=[end["best_val_loss"] for end in ends])
-    with attempt("resume"):
-        tell("resume", losses_apart=resume_apart(device, layouts[0], scale))
-
-
-def resume_apart(device: str, layout: tuple[int, int], scale: Scale) -> float:
-    """The largest difference between the losses of twenty steps, and of the same ones from a snapshot before them."""
-    config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size, dropout=0.1)
-    whole, resumed = (make_trainer(config, layout, open_runtime(device), steps=40) for _ in range(2))
-    run = whole.run()
-    take_steps(run, 20)
-    snapshot = whole.snapshot().copy()
-    expected = [float(event.train_loss) for event in run if isinstance(event, Progress)]
-    resumed.load(snapshot)
-    found = [float(event.train_loss) for event in resumed.run() if isinstance(event, Progress)]
-    return max(abs(a - b) for a, b in zip(expected, found, strict=True))
-
-
-def work_rate(work: Work, runtime: Runtime, seconds: float) -> float:
-    """Units per second of a work: the median of five rounds."""
-    benchmark._SECONDS = seconds / benchmark._ROUNDS
-    return benchmark._measure({"": work}, runtime)[""]
-
-
-VARIANTS: dict[str, tuple[int | None, bool]] = {
-    "narrow": (64, True),
-    "wide": (128, True),
-    "wide, looked up": (128, False),
-    "one-hot": (None, True),
-}
-"""The embedding's size, and whether it is multiplied or looked up."""
-
-
-def step_times(device: str, text: Path, scale: Scale) -> None:
-    """Part 2."""
-    runtime = open_runtime(device)
-    for size, B, T, variant in itertools.product(scale.sizes, scale.batch_sizes, scale.seq_lengths, VARIANTS):
-        E, multiplies = VARIANTS[variant]
-        case = {"size": size, "layout": (B, T), "variant": variant, "precision": runtime.precision}
-        with attempt("step", **case):
-            config = ModelConfig(vocab_size=V, dropout=0.1, **{**SIZES[size], "embedding_size": E})  # type: ignore[index]
-            trainer = make_trainer(config, (B, T), runtime)
-            model = trainer.bptt.model
-            model.multiplies_one_hot = multiplies
-            steps = work_rate(partial(take_steps, trainer.run(), 10), runtime, scale.seconds)
-            tell("step", **case, microseconds=1e6 / steps, chars_per_second=B * T * steps)
-    for layout, records in itertools.product(scale.smoke_layouts, (False, True)):
-        with attempt("bare loop", layout=layout, records=records):
-            config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size)
-            bare = benchmark._bare_training(config, Layout(*layout, 1, 0), runtime, records=records)
-            found = work_rate(bare, runtime, scale.seconds)
-            tell("bare loop", layout=layout, records=records, chars_per_second=found)
-    for layout in scale.smoke_layouts:
-        with attempt("profile", layout=layout):
-            tell("profile", layout=layout, kernels=largest_kernels(device, layout, runtime, scale))
-
-
-def take_steps(run: Iterator[object], num_steps: int) -> float:
-    """Take steps of a training; returns their number."""
-    return float(sum(1 for _ in itertools.islice(run, num_steps)))
-
-
-def largest_kernels(device: str, layout: tuple[int, int], runtime: Runtime, scale: Scale) -> dict[str, float]:
-    """Shares of the device's time of the twelve kernels that take most of it."""
-    config = ModelConfig(vocab_size=V, hidden_size=scale.hidden_size, dropout=0.1)
-    run = make_trainer(config, layout, runtime).run()
-    take_steps(run, 20)
-    with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as profiler:
-        take_steps(run, 20)
-        runtime.synchronize()
-    times = {row.key: row.self_device_time_total or row.self_cpu_time_total for row in profiler.key_averages()}
-    largest = sorted(times.items(), key=lambda item: -item[1])[:12]
-    return {name[:80]: round(spent / sum(times.values()), 4) for name, spent in largest}
-
-
-def sampling(device: str, text: Path, scale: Scale) -> None:
-    """Part 3."""
-    for size in scale.sizes:
-        config = ModelConfig(vocab_size=V, **SIZES[size])  # type: ignore[index]
-        runtime = fastest_runtime(open_runtime(device), config)
-        loop = usual_loop(config, runtime, scale)
-        tell("usual loop", size=size, chars_per_second=loop)
-        tell(
-            "kernels",
-            size=size,
-            precision=runtime.precision,
-            fused_cells=runtime.has_fused_cells,
-            float32_results=runtime.widens_products,
-        )
-        for steps, (name, lacking) in itertools.product(scale.max_steps, WITHOUT.items()):
-            with mock.patch.multiple(Runtime, max_steps=lambda *_, steps=steps: steps, **lacking):
-                for num_samples in scale.num_samples:
-                    case = {"size": size, "num_samples": num_samples, "steps": steps, "without": name}
-                    with attempt("sampling", **case):
-                        rate = rate_of(config, runtime, num_samples, scale.seconds)
-                        tell("sampling", **case, chars_per_second=rate, times_the_loop=rate / loop)
-                with attempt("request", size=size, steps=steps):
-                    tell("request", size=size, steps=steps, without=name, seconds=request(config, runtime))
-
-
-def request(config: ModelConfig, runtime: Runtime) -> float:
-    """Seconds of a sample of 1,000 characters, with all that comes before its first step; the second one of two."""
-    model = CharRNN(config).to(runtime.device)
-    for _ in range(2):
-        begin = time.perf_counter()
-        for _ in Sampler(model, VOCABULARY, SamplingConfig(temperature=0.8), runtime).sample(seed=0):
-            pass
-    return time.perf_counter() - begin
+def sampling(bench: Bench) -> None:
+    """Part 6."""
+    scale = bench.scale
+    for L, H in scale.shapes:
+        config = ModelConfig(vocab_size=V, num_layers=L, hidden_size=H, embedding_size=128)
+        runtime = fastest_runtime(open_runtime(bench.device, precisions=SAMPLING_PRECISIONS), config)
+        loop = usual_loop(config, runtime, scale.seconds)
+        for num_samples, is_eager in itertools.product(scale.num_samples, (False, True)):
+            case = {"shape": f"{L}x{H}", "num_samples": num_samples, "eager": is_eager}
+            with attempt("sampling", **case), eager(is_eager=is_eager):
+                rate = rate_of(config, runtime, num_samples, scale.seconds)
+                tell(
+                    what="sampling",
+                    **case,
+                    precision=runtime.precision,
+                    chars_per_second=rate,
+                    loop=loop,
+                    times_the_loop=rate / loop,
+                )
+    with tempfile.TemporaryDirectory() as name, attempt("first character"):
+        folder = Path(name)
+        trained(bench, folder, bench.corpus(folder, min(scale.text_sizes)), "--steps", 20, "--hidden-size", 32)
+        for _ in range(3):
+            begin = time.perf_counter()
+            line = bench.command("sample", folder / "run", "--length", 200, "--seed", 1)
+            with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                process.stdout.read(1)
+                tell(what="first character", seconds=time.perf_counter() - begin)
 
 
 @torch.inference_mode()
-def usual_loop(config: ModelConfig, runtime: Runtime, scale: Scale) -> float:
+def usual_loop(config: ModelConfig, runtime: Runtime, seconds: float) -> float:
     """Characters per second of the model called for one symbol at a time, with `multinomial` and `item`."""
     model, state, symbol, count = CharRNN(config).to(runtime.device).eval(), None, 0, 0
     begin = time.perf_counter()
-    while time.perf_counter() - begin < scale.seconds:
+    while time.perf_counter() - begin < seconds:
         logits, state = model(torch.tensor([[symbol]], device=runtime.device), state)
         symbol = int(torch.multinomial((logits[0, 0] / 0.8).softmax(-1), 1).item())
         count += 1
     return count / (time.perf_counter() - begin)
 
 
-def learns(device: str, text: Path, scale: Scale) -> None:
-    """Part 4."""
-    for size in scale.sizes:
-        layouts = scale.train_layouts if size == scale.sizes[0] else scale.train_layouts[-1:]
-        for (B, T), factor in itertools.product(layouts, (1.0, 0.5)):
-            with attempt("minute", size=size, layout=(B, T), factor=factor), tempfile.TemporaryDirectory() as folder:
-                peak = factor * 0.03 * min(1.0, 512 / SIZES[size]["hidden_size"]) ** 2  # type: ignore[index]
-                shape = ["--size", size, "--batch-size", B, "--seq-length", T, "--learning-rate", peak]
-                where = ["--data-dir", folder, "--run", f"{folder}/run", "--minutes", scale.minutes, "--seed", 1]
-                end = command("train", text, *where, *shape, device=device)
-                keys = ("best_val_loss", "val_chars", "elapsed_s", "epochs", "chars_per_second", "precision")
-                tell("minute", size=size, layout=(B, T), learning_rate=peak, **{key: end[key] for key in keys})
+PARTS = (recorded, steps, failures, tests, training, sampling)
+
+
+def run_part(number: int, arguments: list[str], limit_s: float) -> list[dict[str, Any]]:
+    """Run a part in a process and pass its lines on; returns them, with one on how it ended."""
+    begin = time.perf_counter()
+    command = ["timeout", str(limit_s), sys.executable, "-m", "tests.benchmarks.gpu", "--inside", str(number)]
+    lines = []
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+    seconds = time.perf_counter() - begin
+    end = {"what": "parts", "part": number, "rc": process.returncode, "seconds": seconds}
+    if process.returncode:
+        end["error"] = "it failed or ran past its time limit"
+    tell(**end)
+    return [*lines, end]
+
+
+def print_tables(lines: list[dict[str, Any]]) -> None:
+    """A table for each kind of line."""
+    for what in dict.fromkeys(line["what"] for line in lines):
+        rows = [{key: shown(value) for key, value in line.items() if key != "what"} for line in lines]
+        rows = [row for row, line in zip(rows, lines, strict=True) if line["what"] == what]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        widths = [max(len(column), *(len(row.get(column, "")) for row in rows)) for column in columns]
+        print(f"\n{what}")
+        for row in [dict(zip(columns, columns, strict=True)), *rows]:
+            cells = zip(columns, widths, strict=True)
+            print("  ".join(row.get(column, "").ljust(width) for column, width in cells).rstrip())
+
+
+def shown(value: object) -> str:
+    """A value in a cell."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def main() -> None:
-    """Run one part, or all."""
+    """Run the parts, each in a process; or, `--inside` such a process, one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", type=int, choices=[1, 2, 3, 4])
-    parser.add_argument("--text", type=Path, default=ROOT / "data" / "tales.txt")
+    parser.add_argument("--part", type=int, action="append", choices=range(1, len(PARTS) + 1))
+    parser.add_argument("--text", type=Path, help="the text to train on; default: Python sources")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--limit", type=float, default=580, help="seconds that a part may take")
+    parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    scale = Scale() if arguments.device == "cuda" else SHRUNK
-    for number, part in enumerate((works, step_times, sampling, learns), 1):
-        if arguments.part in (None, number):
-            begin = time.perf_counter()
-            part(arguments.device, arguments.text.resolve(), scale)
-            tell("end", number=number, seconds=round(time.perf_counter() - begin, 1))
+    text = arguments.text and arguments.text.resolve()
+    if arguments.inside is not None:
+        scale = Scale() if arguments.device == "cuda" else REDUCED
+        PARTS[arguments.inside - 1](Bench(arguments.device, text, scale))
+        return
+    options = ["--device", arguments.device, *(["--text", str(text)] if text else [])]
+    lines = []
+    for number in arguments.part or range(1, len(PARTS) + 1):
+        lines += run_part(number, options, arguments.limit)
+    print_tables(lines)
+    sys.exit(any("error" in line for line in lines))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
-from charrnn.errors import CharRNNWarning
+from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.machine import capture
 from charrnn.machine.capture import CapturedStep
-from charrnn.machine.runtime import Runtime, open_runtime
+from charrnn.machine.runtime import CUDARuntime, open_runtime
 from tests.conftest import needs_cuda
 
 
@@ -58,7 +59,7 @@ def test_step_that_waits_for_cuda_is_run_as_it_is_and_the_next_one_is_recorded()
     torch.cuda.empty_cache()
     recorded = CapturedStep(draw, runtime.device, lambda: None)
     assert len(before | draws(recorded, drawn)) == 16
-    assert recorded._graph is not None
+    assert recorded.is_recorded
 
 
 class FakeStream:
@@ -77,12 +78,17 @@ def fake_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
 
 
-@pytest.mark.usefixtures("fake_streams")
-def test_step_that_cannot_be_recorded_is_run_as_it_is_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def failing_recordings(fake_streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(capture, "record", fail)
+
+
+@pytest.mark.usefixtures("failing_recordings")
+def test_step_that_cannot_be_recorded_is_run_as_it_is_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.13.0"))
     calls: list[str] = []
     step = CapturedStep(lambda: calls.append("step"), torch.device("cuda"), lambda: calls.append("reset"))
     with pytest.warns(CharRNNWarning, match="steps are not recorded.*: CUDA error: operation") as told:
@@ -91,13 +97,26 @@ def test_step_that_cannot_be_recorded_is_run_as_it_is_with_one_warning(monkeypat
     assert len(told) == 1
 
 
+@pytest.mark.usefixtures("failing_recordings")
+def test_failed_recording_ends_an_older_pytorch_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1+cu130"))
+    step = CapturedStep(lambda: None, torch.device("cuda"), lambda: None)
+    with pytest.raises(CharRNNError, match=r"not permitted .* PyTorch 2\.12\.1\+cu130 .* CHARRNN_CAPTURE=0"):
+        run_six_times(step)
+
+
 def run_six_times(step: Callable[[], None]) -> None:
     for _ in range(6):
         step()
 
 
+def test_few_calls_are_not_recorded() -> None:
+    runtime, step = CUDARuntime(torch.device("cuda"), torch.float16), list[int]().clear
+    assert runtime.capture(step, num_calls=30) == step
+
+
 def test_environment_turns_recording_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = Runtime(torch.device("cuda"), torch.float16)
+    runtime = CUDARuntime(torch.device("cuda"), torch.float16)
     assert runtime.captures
     monkeypatch.setenv("CHARRNN_CAPTURE", "0")
     assert not runtime.captures
@@ -106,56 +125,44 @@ def test_environment_turns_recording_off(monkeypatch: pytest.MonkeyPatch) -> Non
 class FakeGraph:
     """A recording that ends, or that CUDA refuses to end, as it does after an operation that waits for the device."""
 
-    def __init__(self, calls: list[object], *, is_refused: bool) -> None:
+    def __init__(self, calls: list[str], *, is_refused: bool) -> None:
         self.calls, self.is_refused = calls, is_refused
 
     def capture_begin(self, pool: object, capture_error_mode: str) -> None:
-        self.calls.append(("begin", pool))
+        self.calls.append("begin")
 
     def capture_end(self) -> None:
         self.calls.append("end")
         if self.is_refused:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
+    def reset(self) -> None:
+        self.calls.append("reset")
+
 
 @pytest.mark.usefixtures("fake_streams")
-@pytest.mark.parametrize(
-    ("is_refused", "fails", "after"),
-    [
-        (False, False, []),
-        (False, True, ["random state"]),
-        (True, True, ["allocator", "pool", "random state"]),
-        (True, False, ["end", "allocator", "pool", "random state"]),
-    ],
-)
-def test_recording_that_fails_leaves_the_allocator_and_the_random_generator_as_they_were(
-    monkeypatch: pytest.MonkeyPatch, is_refused: bool, fails: bool, after: list[str]
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_failed_recording_is_reset_and_kept_and_raises_the_first_error(
+    monkeypatch: pytest.MonkeyPatch, is_refused: bool, fails: bool
 ) -> None:
-    calls: list[object] = []
-
-    class FakeGenerator:
-        def clone_state(self) -> str:
-            return "random state"
-
-        def graphsafe_set_state(self, state: str) -> None:
-            calls.append(state)
+    calls: list[str] = []
 
     def step() -> None:
         calls.append("step")
         if fails:
             raise RuntimeError("the cause")
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(calls, is_refused=is_refused))
+    graph = FakeGraph(calls, is_refused=is_refused)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
-    monkeypatch.setattr(torch.cuda, "default_generators", (FakeGenerator(),))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    for name, call in (("_cuda_endAllocateToPool", "allocator"), ("_cuda_releasePool", "pool")):
-        monkeypatch.setattr(torch._C, name, lambda device, pool, call=call: calls.append(call), raising=False)
+    monkeypatch.setattr(capture, "_failed", [])
     failing = pytest.raises(RuntimeError, match="the cause" if fails else "CUDA error")
     with failing if fails or is_refused else contextlib.nullcontext():
         capture.record(step, FakeStream())  # type: ignore[arg-type]
-    assert calls == [("begin", (0, 7)), "step", "end", *after]
+    assert calls == ["begin", "step", "end"] + ["reset"] * (fails or is_refused)
+    assert len(capture._failed) == (fails or is_refused)
 
 
 def test_all_recordings_on_a_device_share_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:

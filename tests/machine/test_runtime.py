@@ -1,31 +1,31 @@
 """Devices and precisions."""
 
 import contextlib
-import gc
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from charrnn.errors import CharRNNError, CharRNNWarning, PrecisionError
+from charrnn.machine import probes
 from charrnn.machine import runtime as runtime_module
+from charrnn.machine.distributed import Ranks
 from charrnn.machine.runtime import (
+    CUDARuntime,
+    MPSRuntime,
     Runtime,
-    Threads,
     can_compute,
     exact_float32,
     fbgemm,
+    find_device,
     open_runtime,
     seed_everything,
 )
-from tests.conftest import CPU, fused_gru_cell, fused_lstm_cell, needs_bfloat16, needs_cuda, needs_fbgemm, register
+from tests.conftest import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
 
 
 def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_cpu_runs_in_the_precision_asked_for() -> None:
 
 
 def test_auto_takes_bfloat16_where_the_cpu_has_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_module, "can_compute", lambda device, dtype: True)
+    monkeypatch.setattr(probes, "failure", lambda device, dtype=None, trains=True: None)
     for has_it, precision in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it}, raising=False)
         assert open_runtime("cpu", "auto").precision == precision
@@ -52,10 +52,10 @@ def test_auto_takes_the_faster_of_mps_and_cpu_by_a_trial(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     for rates in ({"mps": 2.0, "cpu": 1.0}, {"mps": 1.0, "cpu": 2.0}):
-        runtime_module._faster.cache_clear()
-        monkeypatch.setattr(runtime_module, "_try_out", lambda device, rates=rates: rates[device.type])
+        probes.faster.cache_clear()
+        monkeypatch.setattr(probes, "_steps_per_second", lambda device, rates=rates: rates[device.type])
         assert open_runtime().device.type == max(rates, key=rates.__getitem__)
-    runtime_module._faster.cache_clear()
+    probes.faster.cache_clear()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def broken_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(runtime_module, "failure", lambda device: kernels[device.type])
+    monkeypatch.setattr(probes, "failure", lambda device, dtype=None, trains=True: kernels[device.type])
 
 
 @pytest.mark.usefixtures("broken_gpu")
@@ -84,11 +84,11 @@ def test_gpu_that_runs_no_kernel_is_an_error_where_it_is_named() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_reason_for_the_lack_of_cuda_names_the_versions() -> None:
-    reason = runtime_module.failure(torch.device("cuda"))
+    reason = probes.failure(torch.device("cuda"))
     assert reason is not None
     assert "built" in reason
     assert "\n" not in reason
-    assert runtime_module.failure(CPU.device) is None
+    assert probes.failure(CPU.device) is None
 
 
 def test_gpu_whose_library_has_no_lstm_for_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,16 +96,16 @@ def test_gpu_whose_library_has_no_lstm_for_it_is_not_used(monkeypatch: pytest.Mo
         raise RuntimeError("cuDNN error: CUDNN_STATUS_ARCH_MISMATCH\nmore")
 
     monkeypatch.setattr(torch, "lstm", refuse)
-    runtime_module.failure.cache_clear()
-    assert runtime_module.failure(torch.device("meta")) == "cuDNN error: CUDNN_STATUS_ARCH_MISMATCH"
-    runtime_module.failure.cache_clear()
+    probes.failure.cache_clear()
+    assert probes.failure(torch.device("meta")) == "cuDNN error: CUDNN_STATUS_ARCH_MISMATCH"
+    probes.failure.cache_clear()
 
 
 def test_memory_that_pytorch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
-    assert Runtime(torch.device("cuda"), torch.float16).free_memory() == 1300
+    assert CUDARuntime(torch.device("cuda"), torch.float16).free_memory() == 1300
 
 
 def test_tensor_is_sent_to_a_gpu_through_pinned_memory_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,23 +124,29 @@ def test_tensor_is_sent_to_a_gpu_through_pinned_memory_of_its_own_size(monkeypat
     monkeypatch.setattr(torch, "empty", empty)
     text = torch.arange(100, dtype=torch.uint8)
     chunk = text.as_strided((2, 3), (50, 1)).t()
-    assert torch.equal(Runtime(torch.device("cuda"), torch.float16).send(chunk), chunk)
+    assert torch.equal(CUDARuntime(torch.device("cuda"), torch.float16).send(chunk), chunk)
     ((pinned, non_blocking),) = sent
     assert (pinned.untyped_storage().nbytes(), non_blocking) == (6, True)
     assert CPU.send(chunk) is chunk
 
 
+class Stream:
+    """The queue of a GPU whose work never ends, or has ended."""
+
+    def __init__(self, calls: list[str], *, is_over: bool = True) -> None:
+        self.calls, self.is_over = calls, is_over
+
+    def record_event(self) -> SimpleNamespace:
+        name = f"end {len(self.calls)}"
+        self.calls.append(name)
+        return SimpleNamespace(synchronize=lambda: self.calls.append(f"wait for {name}"), query=lambda: self.is_over)
+
+
 def test_host_runs_no_more_than_a_few_steps_ahead_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    class Stream:
-        def record_event(self) -> SimpleNamespace:
-            name = f"end {len(calls)}"
-            calls.append(name)
-            return SimpleNamespace(synchronize=lambda: calls.append(f"wait for {name}"))
-
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
-    pace = Runtime(torch.device("cuda"), torch.float16).pace()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(calls))
+    pace = CUDARuntime(torch.device("cuda"), torch.float16).pace()
     for _ in range(17):
         pace()
     assert calls == [*(f"end {i}" for i in range(17)), "wait for end 0"]
@@ -148,16 +154,24 @@ def test_host_runs_no_more_than_a_few_steps_ahead_of_a_gpu(monkeypatch: pytest.M
     assert calls[-1] == "wait for end 1"
 
 
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_gpus_are_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[object] = []
-    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *device: waited.append(device))
-    Runtime(torch.device(kind), torch.float32).synchronize()
-    assert len(waited) == 1
+def test_gpus_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("mps"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(calls))
+    for runtime in (MPSRuntime(torch.device("mps"), torch.float32), CUDARuntime(torch.device("cuda"), torch.float32)):
+        runtime.synchronize()
+    assert calls == ["mps", "end 1", "wait for end 1"]
+
+
+def test_gpu_that_waits_for_a_lost_process_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream([], is_over=False))
+    monkeypatch.setattr(runtime_module, "TIMEOUT_S", 0.05)
+    with pytest.raises(CharRNNError, match=r"another process .* --resume"):
+        CUDARuntime(torch.device("cuda"), torch.float32, Ranks(0, 2)).synchronize()
 
 
 def test_prompts_are_read_in_exact_float32_on_a_gpu() -> None:
-    layers, gpu = torch.backends.cudnn.rnn, Runtime(torch.device("cuda"), torch.float32)
+    layers, gpu = torch.backends.cudnn.rnn, CUDARuntime(torch.device("cuda"), torch.float32)
     before = layers.fp32_precision  # type: ignore[attr-defined]
     with contextlib.suppress(ZeroDivisionError), exact_float32(gpu):
         assert layers.fp32_precision == "ieee"  # type: ignore[attr-defined]
@@ -172,15 +186,14 @@ def test_mps_has_no_float16_whose_infinite_gradients_it_would_take() -> None:
 def test_gradients_are_scaled_wherever_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: enabled)
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    for kind, scaled in (("cuda", {"bfloat16", "float16"}), ("cpu", {"float16"})):
-        device = torch.device(kind)
-        assert {name for name, dtype in halves.items() if Runtime(device, dtype).gradient_scaler()} == scaled
-        assert not Runtime(device, torch.float32).gradient_scaler()
+    for kind, scaled in ((CUDARuntime, {"bfloat16", "float16"}), (Runtime, {"float16"})):
+        assert {name for name, dtype in halves.items() if kind(CPU.device, dtype).gradient_scaler()} == scaled
+        assert not kind(CPU.device, torch.float32).gradient_scaler()
 
 
 def test_trial_of_a_device_counts_steps_and_takes_a_failure_for_none() -> None:
-    assert runtime_module._try_out(CPU.device, seconds=0.01) > 0
-    assert runtime_module._try_out(torch.device("meta"), seconds=0.01) == 0
+    assert probes._steps_per_second(CPU.device, seconds=0.01) > 0
+    assert probes._steps_per_second(torch.device("meta"), seconds=0.01) == 0
 
 
 @pytest.mark.usefixtures("lacks_bfloat16")
@@ -188,34 +201,6 @@ def test_precision_that_fails_when_tried_is_not_there() -> None:
     assert open_runtime("cpu", "auto").precision == "float32"
     with pytest.raises(PrecisionError, match=r"bfloat16 is not available .* choose float32$"):
         open_runtime("cpu", "bfloat16")
-
-
-@pytest.mark.usefixtures("gpu_kernels")
-def test_kernels_for_gpus_alone_are_taken_where_a_trial_succeeds() -> None:
-    half, brain = replace(CPU, dtype=torch.float16), replace(CPU, dtype=torch.bfloat16)
-    assert CPU.has_fused_cells
-    assert half.widens_products
-    assert brain.widens_products
-    assert not CPU.widens_products, "float32 is that wide already"
-
-
-def test_kernels_that_are_not_there_are_not_taken() -> None:
-    assert not CPU.has_fused_cells
-    assert not replace(CPU, dtype=torch.float16).widens_products
-
-
-@pytest.mark.parametrize("gate", [0, 1, 2, 3])
-def test_kernels_that_compute_something_else_are_not_taken(gate: int) -> None:
-    def other_order(gates: Tensor, recurrent: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-        gates, recurrent = (torch.cat(t.chunk(4, 1)[gate:] + t.chunk(4, 1)[:gate], 1) for t in (gates, recurrent))
-        return fused_lstm_cell(gates, recurrent, *others)
-
-    def rounded(a: Tensor, b: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> Tensor:
-        return out.copy_(a @ b)
-
-    with register(lstm=other_order, gru=fused_gru_cell, mm=rounded):
-        assert CPU.has_fused_cells == (gate == 0)
-        assert not replace(CPU, dtype=torch.float16).widens_products
 
 
 def test_what_is_fetched_is_as_it_was_when_it_was_asked_for() -> None:
@@ -245,7 +230,7 @@ def test_trial_of_a_precision_draws_no_random_number() -> None:
     seed_everything(1)
     expected = torch.rand(3)
     seed_everything(1)
-    can_compute.cache_clear()
+    probes.failure.cache_clear()
     can_compute(CPU.device, torch.bfloat16)
     assert torch.equal(torch.rand(3), expected)
 
@@ -299,16 +284,6 @@ def test_auto_takes_cuda_in_half_precision() -> None:
     assert set(runtime.random_state()) == {"cpu", "cuda"}
 
 
-def test_packed_weights_are_the_same_on_pages_of_their_own() -> None:
-    weight = torch.randn(3000, 700).t()
-    packed = CPU.pack(weight)
-    assert packed.is_contiguous()
-    assert packed.data_ptr() % 2**21 == 0
-    gc.collect()
-    assert torch.equal(packed, weight)
-    assert torch.equal(CPU.pack(weight[:5]), weight[:5])
-
-
 @needs_fbgemm
 def test_int8_leaves_the_quantisation_engine_and_the_warnings_as_they_were() -> None:
     engine = torch.backends.quantized.engine
@@ -319,53 +294,73 @@ def test_int8_leaves_the_quantisation_engine_and_the_warnings_as_they_were() -> 
     assert torch.backends.quantized.engine == engine
 
 
-def test_work_is_done_with_the_number_of_threads_that_is_fastest_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, before, used = 0.0, torch.get_num_threads(), list[int]()
-    torch.set_num_threads(3)
-    monkeypatch.setattr(time, "perf_counter", lambda: clock)
-    seconds = {3: 0.1, 1: 0.05}
-
-    def work() -> int:
-        nonlocal clock
-        used.append(torch.get_num_threads())
-        clock += seconds[used[-1]]
-        return len(used)
-
-    try:
-        threads = Threads(replace(CPU, dtype=torch.int8))
-        assert [threads.run(work) for _ in range(20)] == list(range(1, 21))
-        assert set(used[:6]) == {1, 3}
-        assert set(used[6:]) == {1}
-        seconds = {3: 0.01, 1: 0.05}  # the machine is idle again
-        clock += 10
-        del used[:]
-        for _ in range(20):
-            threads.run(work)
-        assert set(used[6:]) == {3}
-        assert torch.get_num_threads() == 3
-        exact_alone = Threads(CPU)
-        del used[:]
-        for _ in range(10):
-            exact_alone.run(work)
-        assert set(used) == {3}, "the sum of float32 products may depend on the number of threads"
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
-    ("told", "num_gpus", "expected"),
-    [("3\n450\n40000\n0\n", 4, 3), ("3\n4\n", 2, 2), ("[N/A]\n", 2, 0), (None, 2, 0)],
+    ("told", "used"),
+    [
+        ("GPU-b, 450\nGPU-a, 3\nGPU-c, 0\n", [3, 450]),
+        ("GPU-a, 3\n", []),
+        ("GPU-a, [N/A]\nGPU-b, 1\n", []),
+        ("no devices were found\n", []),
+        (None, []),
+    ],
 )
-def test_idle_gpus_are_those_whose_memory_is_free(
-    monkeypatch: pytest.MonkeyPatch, told: str | None, num_gpus: int, expected: int
+def test_memory_in_use_is_that_of_the_visible_gpus(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, used: list[int]
 ) -> None:
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         if told is None:
             raise FileNotFoundError(command[0])
         return subprocess.CompletedProcess(command, 0, stdout=told)
 
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
-    assert Runtime(torch.device("cuda"), torch.float32).count_idle() == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid="ab"[i]))
+    assert probes.gpu_memory_used() == used
+
+
+@pytest.mark.parametrize(("used", "chosen", "idle"), [([], "cuda", 0), ([5000], "cuda", 0), ([5000, 900], "cuda:1", 1)])
+def test_idlest_gpu_is_chosen_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, used: list[int], chosen: str, idle: int
+) -> None:
+    current = 0
+
+    def set_device(index: int) -> None:
+        nonlocal current
+        current = index
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(probes, "failure", lambda device, trains: None)
+    monkeypatch.setattr(probes, "gpu_memory_used", lambda: used)
+    assert str(find_device("auto")) == str(find_device("cuda")) == chosen
+    assert str(find_device("cuda:0")) == "cuda:0"
+    assert CUDARuntime(torch.device("cuda"), torch.float32).count_idle() == idle
     assert CPU.count_idle() == 0
+
+
+def test_probe_for_sampling_computes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: torch.Tensor) -> None:
+        raise RuntimeError("no gradients here")
+
+    monkeypatch.setattr(torch.Tensor, "backward", refuse)
+    probes.failure.cache_clear()
+    with torch.inference_mode():
+        reasons = [probes.failure(CPU.device, torch.bfloat16, trains=trains) for trains in (False, True)]
+    probes.failure.cache_clear()
+    assert reasons[0] != "no gradients here"
+    assert reasons[1] == reasons[0] or reasons[1] == "no gradients here"
+
+
+def test_integer_products_of_a_cpu_are_its_own() -> None:
+    assert probes.multiplies_int64(CPU.device)
+    assert CPU.noise_device == CPU.device
+
+
+def test_mps_draws_on_the_cpu_if_its_integer_products_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    mps = MPSRuntime(torch.device("mps"), torch.float32)
+    for is_right, device in ((True, "mps"), (False, "cpu")):
+        monkeypatch.setattr(probes, "multiplies_int64", lambda device, is_right=is_right: is_right)
+        assert mps.noise_device.type == device
+    assert not mps.fuses_adamw

@@ -190,17 +190,3 @@ def test_evaluating_restores_the_mode_even_after_an_error() -> None:
         modes.append(model.training)
         raise ZeroDivisionError
     assert (modes, model.training) == ([False], True)
-
-
-def logits_and_gradients(model: CharRNN) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-    logits, _ = model(torch.arange(T * B).view(T, B) % V)
-    logits.square().sum().backward()
-    return logits, {name: weight.grad for name, weight in model.named_parameters()}
-
-
-def test_embedding_by_a_product_is_that_by_a_look_up() -> None:
-    plain, multiplying = build(), build()
-    multiplying.multiplies_one_hot = True
-    expected, found = logits_and_gradients(plain), logits_and_gradients(multiplying)
-    assert torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found, expected)

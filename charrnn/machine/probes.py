@@ -1,0 +1,120 @@
+"""What this machine can compute, found out by trying. No trial draws a random number."""
+
+import contextlib
+import ctypes
+import functools
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def failure(device: torch.device, dtype: torch.dtype = torch.float32, *, trains: bool = True) -> str | None:
+    """The reason why a device does not run a tiny LSTM in this precision, or None if it does.
+
+    A driver may be too old, this build of PyTorch may have no kernels for a GPU, a CPU may lack the instructions, or
+    the environment may forbid them (ONEDNN_MAX_CPU_ISA). `trains`: with the gradient.
+    """
+    if device.type == "cpu" and dtype == torch.float32:
+        return None
+    if device.type != "cuda" and dtype == torch.float16:
+        return "few CPUs support it, and PyTorch scales gradients for CUDA only"
+    try:
+        half = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+        with warnings.catch_warnings(action="ignore"), half:
+            _run_lstm(*_make_lstm(2, 8, 8, device, trains=trains))
+    except Exception as error:  # of several classes: a build without CUDA, say, raises an AssertionError
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        return reason if device.type != "cuda" else f"{reason} ({_cuda_versions()})"
+    return None
+
+
+def _cuda_versions() -> str:
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return f"there is no driver; this PyTorch is built for CUDA {torch.version.cuda}"
+    supported = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return f"the driver supports CUDA {supported}, this PyTorch is built for {torch.version.cuda}"
+
+
+def has_fbgemm() -> bool:
+    """True if FBGEMM can quantise weights and multiply them in 8-bit integers on this machine."""
+    has_function = hasattr(torch, "quantize_per_channel")  # PyTorch plans to remove it
+    return has_function and "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def has_bfloat16_instructions() -> bool:
+    """True if the CPU multiplies in bfloat16."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return bool(torch.cpu._is_avx512_bf16_supported())  # older PyTorch
+
+
+@functools.cache
+def multiplies_int64(device: torch.device) -> bool:
+    """True if products of 64-bit integers are those of a CPU; on MPS they were not (pytorch#190052)."""
+    factors = torch.tensor([3, -1, 2**31 + 1, 2**62 + 3, 0x9E3779B97F4A7C15 - 2**64])
+    products = factors * factors[:, None]
+    return torch.equal((factors.to(device) * factors[:, None].to(device)).cpu(), products)
+
+
+def gpu_memory_used() -> list[int]:
+    """MiB of memory in use by any process, for each visible CUDA device; empty if nvidia-smi does not report it."""
+    query = ["nvidia-smi", "--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+        used = {uuid.removeprefix("GPU-"): int(mib) for uuid, _, mib in (line.partition(", ") for line in lines)}
+        uuids = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+        return [used[uuid.removeprefix("GPU-")] for uuid in uuids]
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, AttributeError, RuntimeError):
+        return []
+
+
+@functools.cache
+def faster(*kinds: str) -> str:
+    """The kind of device that trains an LSTM fastest in a trial of half a second."""
+    return max(kinds, key=lambda kind: _steps_per_second(torch.device(kind)))
+
+
+def _steps_per_second(device: torch.device, seconds: float = 0.5) -> float:
+    """Training steps per second of a small LSTM, after a warm-up; 0 if it fails."""
+    try:
+        step: Callable[[], float] = functools.partial(_run_lstm, *_make_lstm(32, 16, 256, device, trains=True))
+        for _ in range(3):
+            step()
+        num_steps, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            step()
+            num_steps += 1
+    except RuntimeError:
+        return 0.0
+    return num_steps / (time.perf_counter() - begin)
+
+
+def _make_lstm(
+    T: int, B: int, H: int, device: torch.device, *, trains: bool
+) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor]]:
+    """Inputs (T, B, H), weights and state of an LSTM: zeros, so that no random number is drawn."""
+    shapes = [(4 * H, H), (4 * H, H), (4 * H,), (4 * H,)]
+    weights = [torch.zeros(shape, device=device, requires_grad=trains) for shape in shapes]
+    h, c = (torch.zeros(1, B, H, device=device) for _ in range(2))
+    return torch.zeros(T, B, H, device=device), weights, (h, c)
+
+
+def _run_lstm(x: Tensor, weights: list[Tensor], state: tuple[Tensor, Tensor]) -> float:
+    """Run a forward pass, and a backward pass if the weights need it; returns a number, so that the device finishes."""
+    trains = weights[0].requires_grad
+    with torch.set_grad_enabled(trains):
+        total = torch.lstm(x, state, weights, True, 1, 0.0, trains, False, False)[0].float().sum()
+        if trains:
+            total.backward()
+    return float(total.detach())
