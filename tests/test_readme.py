@@ -18,7 +18,7 @@ ROOT = README.parent
 def test_option_tables_are_current() -> None:
     assert with_current_tables(TEXT) == TEXT, "run: python -m tests.option_tables"
     commands = set(re.findall(r"<!-- options: (\w+) -->", TEXT))
-    assert commands == set("prepare train sample score runs inspect report export bench".split())
+    assert commands == set("prepare train sample score runs inspect report export".split())
 
 
 def test_ci_takes_the_test_command_from_here() -> None:

@@ -23,9 +23,8 @@ ALLOWED = {
     "report": {"report", "runs", "training", "sampling", "model", "text", *MACHINE},
     "keywords": BASE,
     "api": {"keywords", "runs", "sampling", "model", "text", *MACHINE},
-    "benchmark": {"training", "sampling", "model", "text", *MACHINE},
     "__init__": {"api", *BASE},
-    "cli": {"cli", "api", "benchmark", "report", "runs", "training", "sampling", "model", "text", *MACHINE},
+    "cli": {"cli", "api", "report", "runs", "training", "sampling", "model", "text", *MACHINE},
     "__main__": {"cli"},
 }
 """The folders, and the files beside them, that each may import from."""

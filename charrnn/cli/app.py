@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from charrnn.cli import bench, export, inspect, prepare, report, runs, sample, score, train
+from charrnn.cli import export, inspect, prepare, report, runs, sample, score, train
 from charrnn.cli.help import Command, UsageError, render_page
 from charrnn.cli.options import BadValueError, tell
 from charrnn.errors import CharRNNError, CharRNNWarning
@@ -94,7 +94,6 @@ for command in (
     inspect.inspect,
     report.report,
     export.export,
-    bench.bench,
 ):
     app.command(command.__name__, cls=Command)(command)
 

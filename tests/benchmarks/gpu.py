@@ -36,7 +36,6 @@ from unittest import mock
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from charrnn import benchmark
 from charrnn.config import Cell, ModelConfig, Optimizer, SamplingConfig, TrainingConfig
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.capture import CapturedStep
@@ -47,6 +46,7 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.sampling.sampler import Sampler
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.streams import Layout, TrainingText
+from tests.benchmarks import machine
 from tests.benchmarks.foundation import CHARRNN, ROOT
 from tests.benchmarks.sampling import VOCABULARY, rate_of
 
@@ -211,9 +211,9 @@ def steps(bench: Bench) -> None:
     for records in (False, True):
         with attempt("bare loop", records=records):
             layout = Layout(*scale.layout, 1, 0)
-            bare = benchmark._bare_training(bench.config(dropout=0.0), layout, runtime, records=records)
-            benchmark._SECONDS = scale.seconds / benchmark._ROUNDS
-            rate = benchmark._measure({"": bare}, runtime)[""]
+            bare = machine._bare_training(bench.config(dropout=0.0), layout, runtime, records=records)
+            machine._SECONDS = scale.seconds / machine._ROUNDS
+            rate = machine._measure({"": bare}, runtime)[""]
             tell(what="bare loop", precision=runtime.precision, records=records, chars_per_second=rate)
     with attempt("kernels"):
         bptt = bench.bptt(bench.config(), runtime)

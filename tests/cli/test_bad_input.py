@@ -138,7 +138,6 @@ CASES = [
     ("inspect truncated.safetensors", 1, "damaged"),
     ("inspect corpus.safetensors --slim slim.safetensors", 1, "is a corpus, not a checkpoint"),
     ("inspect run run --slim slim.safetensors", 2, "--slim is for one checkpoint"),
-    ("bench --batch-size 0", 2, "--batch-size is 0"),
     ("levitate", 2, "levitate"),
 ]
 if hasattr(os, "mkfifo"):

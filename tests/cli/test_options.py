@@ -179,7 +179,7 @@ def test_every_field_of_a_config_is_given_by_an_option(kind: type) -> None:
 
 
 def test_every_option_has_help() -> None:
-    assert set(COMMANDS) == set("prepare train sample score runs inspect report export bench".split())
+    assert set(COMMANDS) == set("prepare train sample score runs inspect report export".split())
     for command in COMMANDS.values():
         assert len(command.params) > 2
         for parameter in command.params:

@@ -99,7 +99,7 @@ def test_spinning_stays_as_it_is_if_the_kernel_counts_waiting() -> None:
 
 
 @needs_schedstat
-@pytest.mark.parametrize("command", ["prepare", "train", "sample", "score", "report", "export", "runs", "bench"])
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "score", "report", "export", "runs"])
 def test_every_command_shares_the_cores(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     entered: list[str] = []
 

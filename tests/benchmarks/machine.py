@@ -1,11 +1,18 @@
-"""Benchmark training, sampling and preparing on this machine, each beside reference rates.
+"""Training, sampling and preparing on this machine, each beside reference rates, in turn; medians of rounds.
+
+Run by hand on an otherwise idle machine, from the project's root:
+
+    python -m tests.benchmarks.machine [--size small] [--device cuda] [--json]
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size, H hidden size, L layers.
 """
 
+import argparse
 import itertools
+import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
-from charrnn.machine.runtime import Runtime
+from charrnn.config import SIZES, ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
+from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN, count_multiplications
 from charrnn.model.stepper import fastest_runtime
 from charrnn.sampling.sampler import Sampler
@@ -242,3 +249,42 @@ def _preparing(runtime: Runtime) -> Measurement:
             return _TEXT_BYTES / 1e6
 
         return _compare("preparing", "MB/s", {"ours": work, "copying in memory": copy}, runtime)
+
+
+_COLUMNS = "{:32} {:>12} {:14} {:>12}  {:26} {:>7}"
+
+
+def rows(measurement: Measurement) -> list[str]:
+    """One line per reference rate."""
+    head = (measurement.name, f"{measurement.rate:,.0f}", measurement.unit)
+    lines = []
+    for name, rate in measurement.references.items():
+        lines.append(_COLUMNS.format(*head, f"{rate:,.0f}", name, f"{measurement.rate / rate:,.3g}x"))
+        head = ("", "", "")
+    return lines
+
+
+def main() -> None:
+    """Measure, and print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="medium")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seq-length", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    config = TrainingConfig(batch_size=arguments.batch_size, seq_length=arguments.seq_length)
+    runtime = open_runtime(arguments.device, arguments.precision)
+    measurements = run_benchmark(SIZES[arguments.size], config, runtime)
+    if arguments.json:
+        print(json.dumps([measurement.to_json() for measurement in measurements]))
+        return
+    print(f"measuring on {runtime.name()}, {runtime.device}, {arguments.size} model", file=sys.stderr)
+    print(_COLUMNS.format("", "rate", "", "beside", "", "share").rstrip())
+    for measurement in measurements:
+        print("\n".join(rows(measurement)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
