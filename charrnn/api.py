@@ -6,7 +6,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig, SamplingConfig
-from charrnn.errors import CharRNNError, OptionError
-from charrnn.keywords import SamplingOptions, telling_keywords, tells_options
+from charrnn.errors import CharRNNError, OptionError, opt
+from charrnn.keywords import SamplingOptions, with_sampling_options
 from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.network import CharRNN, State, evaluating
 from charrnn.model.stepper import fastest_runtime
@@ -125,7 +125,7 @@ class LanguageModel:
         """
         return self._model
 
-    @tells_options
+    @with_sampling_options
     def sample(
         self,
         prompt: str = "",
@@ -142,7 +142,7 @@ class LanguageModel:
         """
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
-    @tells_options
+    @with_sampling_options
     def stream(
         self,
         prompt: str = "",
@@ -156,7 +156,7 @@ class LanguageModel:
         pieces = self._pieces(1, prompt, seed, corpus, options)
         return (show(piece.text, final=piece.finish_reason is not None) for piece in pieces)
 
-    @tells_options
+    @with_sampling_options
     def sample_many(
         self,
         num_samples: int,
@@ -172,7 +172,6 @@ class LanguageModel:
             texts[piece.index] += piece.text
         return [display(text, self._preparation) for text in texts]
 
-    @telling_keywords()
     def next(self, text: str = "") -> dict[str, float]:
         """The probability of each symbol to follow a text, the most likely first; without a text, to come first.
 
@@ -191,7 +190,6 @@ class LanguageModel:
             probabilities[symbol] = probabilities.get(symbol, 0.0) + float(p[index])
         return probabilities
 
-    @telling_keywords()
     def states(self, text: str) -> TextStates:
         """The states behind each symbol of a text, read from its beginning and an empty state.
 
@@ -250,7 +248,6 @@ class LanguageModel:
         config = replace(config, stop=tuple(stops))
         return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
 
-    @telling_keywords()
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
         """The surprisal of each character of a text but the first, which nothing predicts.
 
@@ -310,31 +307,25 @@ class LanguageModel:
         corpus = self.checkpoint.corpus.find(self.path, self._data_dir)
         if corpus is None:
             path = self.checkpoint.corpus.path
-            raise CharRNNError(f"the model's corpus is neither {path} nor in {self._data_dir}: name it (--corpus FILE)")
+            raise CharRNNError(
+                f"the model's corpus is neither {path} nor in {self._data_dir}: name it ({opt.corpus('FILE')})"
+            )
         return corpus
 
     def _pieces(
         self, num_samples: int, prompt: str, seed: int | None, corpus: str | None, options: SamplingOptions
     ) -> Iterator[Piece]:
-        with telling_keywords():
-            given = {name: value for name, value in options.items() if value is not None}
-            config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
-            index = known = None
-            if config.avoid_copying is not None:
-                index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
-            if config.new:
-                known = self._documents[corpus] = self._documents.get(corpus) or self.known_documents(corpus)
-            seed = secrets.randbits(31) if seed is None else seed
-            pieces = self.sampler(config, index, known).sample(self.normalise(prompt), seed=seed)
-        return _telling(pieces)
+        given = {name: value for name, value in options.items() if value is not None}
+        config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
+        index = known = None
+        if config.avoid_copying is not None:
+            index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
+        if config.new:
+            known = self._documents[corpus] = self._documents.get(corpus) or self.known_documents(corpus)
+        seed = secrets.randbits(31) if seed is None else seed
+        return self.sampler(config, index, known).sample(self.normalise(prompt), seed=seed)
 
 
-def _telling(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    with telling_keywords():
-        yield from pieces
-
-
-@telling_keywords()
 def load(
     path: str | Path,
     *,

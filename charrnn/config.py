@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from charrnn.errors import OptionError
+from charrnn.errors import OptionError, opt
 from charrnn.terminal import format_number, parse_minutes, unescape
 
 Cell = Literal["lstm", "gru", "rnn"]
@@ -143,7 +143,7 @@ class Config:
             limits, value = option.limits, getattr(self, name)
             if limits is not None and value is not None and value not in limits:
                 found = format_number(value) if isinstance(value, float) else value
-                raise OptionError(f"--{name.replace('_', '-')} is {found}: it must be {limits}")
+                raise OptionError(f"{getattr(opt, name)} is {found}: it must be {limits}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +176,17 @@ class PreparationConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.separator == "":
-            raise OptionError("--separator is empty: give the text between two documents, such as \\n")
+            raise OptionError(f"{opt.separator} is empty: give the text between two documents, such as \\n")
         if self.separator is not None and any("\ud800" <= char <= "\udfff" for char in self.separator):
-            raise OptionError(f"--separator is {self.separator!a}, which is no Unicode text: give some, such as \\n")
+            raise OptionError(
+                f"{opt.separator} is {self.separator!a}, which is no Unicode text: give some, such as \\n"
+            )
         if self.separator is not None and self.documents:
-            raise OptionError("--separator and --documents exclude each other: a document is a part of a file, or all")
+            raise OptionError(
+                f"{opt.separator} and {opt.documents} exclude each other: a document is a part of a file, or all"
+            )
         if self.keep_order and self.border_text is None:
-            raise OptionError("--keep-order is for documents: give --separator or --documents")
+            raise OptionError(f"{opt.keep_order(True)} is for documents: give {opt.separator} or {opt.documents}")
         if self.unit == "byte":
             self._require_plain_bytes()
 
@@ -196,7 +200,7 @@ class PreparationConfig(Config):
             "max_vocab": None,
         }.items():
             if getattr(self, name) != plain:
-                raise OptionError(f"--unit byte takes bytes as they are: leave --{name.replace('_', '-')} out")
+                raise OptionError(f"{opt.unit('byte')} takes bytes as they are: leave {getattr(opt, name)} out")
         object.__setattr__(self, "normalize", "none")
         object.__setattr__(self, "keep_boilerplate", True)
 
@@ -339,7 +343,8 @@ class TrainingConfig(Config):
     def __post_init__(self) -> None:
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
-            raise OptionError(f"--{budgets[0]} and --{budgets[1]} exclude each other: give one budget")
+            first, second, *_ = (getattr(opt, each) for each in budgets)
+            raise OptionError(f"{first} and {second} exclude each other: give one budget")
         super().__post_init__()
 
 
@@ -359,7 +364,7 @@ class SamplingConfig(Config):
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
     length: int | None = option(
-        None, "Symbols to sample; default: 1000, or 1000 for each of --lines or --documents.", ENDS, count(0), flag="-n"
+        None, "Symbols to sample; default: 1000, or 1000 for each line or document.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
     documents: int | None = option(None, "N whole documents; each begins with the prompt.", ENDS, count())
@@ -390,7 +395,7 @@ class SamplingConfig(Config):
         object.__setattr__(self, "ban", "".join(self.ban))
         super().__post_init__()
         if "" in self.stop:
-            raise OptionError("--stop is empty: it must be a text of at least one character")
+            raise OptionError(f"{opt.stop} is empty: it must be a text of at least one character")
 
     @property
     def max_length(self) -> int:

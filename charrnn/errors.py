@@ -1,6 +1,51 @@
-"""Errors that the user can fix: the command line prints them as one line, without a traceback."""
+"""Errors that the user can fix, and the names of options in them.
 
-from collections.abc import Sequence
+The command line prints an error as one line, without a traceback. A message names an option as its reader writes it:
+`--hidden-size 512` on the command line, `hidden_size=512` in Python.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+
+class OptionName(str):
+    """The name of an option in a message; called with a value it is the option as it is set, with True a flag."""
+
+    def __call__(self, value: object) -> str:
+        """The option with a value."""
+        if not self.startswith("--"):
+            return f"{self}={value}"
+        return self if value is True else f"{self} {value}"
+
+
+class _OptionNames:
+    """`opt.hidden_size` is the name of that option, `opt.hidden_size(512)` sets it.
+
+    >>> f"lower {opt.batch_size}, or try {opt.hidden_size(512)} or {opt.force(True)}"
+    'lower batch_size, or try hidden_size=512 or force=True'
+    >>> with command_line():
+    ...     f"lower {opt.batch_size}, or try {opt.hidden_size(512)} or {opt.force(True)}"
+    'lower --batch-size, or try --hidden-size 512 or --force'
+    """
+
+    def __init__(self) -> None:
+        self.on_command_line = False
+
+    def __getattr__(self, name: str) -> OptionName:
+        return OptionName(f"--{name.replace('_', '-')}" if self.on_command_line else name)
+
+
+opt = _OptionNames()
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Name options as on the command line inside the context."""
+    before, opt.on_command_line = opt.on_command_line, True
+    try:
+        yield
+    finally:
+        opt.on_command_line = before
 
 
 class CharRNNError(Exception):

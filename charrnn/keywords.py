@@ -1,18 +1,12 @@
-"""The options of sampling as keywords of Python: their types, their help, and errors that name them.
+"""The options of sampling as keywords of Python: their types and help, from the definitions in `config.py`."""
 
-Their defaults, ranges and help texts stand in `config.py`.
-"""
-
-import contextlib
 import functools
 import inspect
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypedDict, TypeVar, cast, get_type_hints
 
 from charrnn.config import SamplingConfig
-from charrnn.errors import CharRNNError
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -34,10 +28,7 @@ class SamplingOptions(TypedDict, total=False):
     new: bool | None
 
 
-_KEYWORDS = {*SamplingOptions.__annotations__, "num_samples", "corpus", "window", "device", "precision"}
-
-
-def tells_options(method: _Method) -> _Method:
+def with_sampling_options(method: _Method) -> _Method:
     """Give a method that takes SamplingOptions a signature with each of them, and a docstring with their help.
 
     The method raises TypeError for arguments that do not fit it.
@@ -50,7 +41,7 @@ def tells_options(method: _Method) -> _Method:
             kind = inspect.Parameter.KEYWORD_ONLY
             keywords.append(inspect.Parameter(each.name, kind, default=each.default, annotation=hints[each.name]))
             limits = "" if option.limits is None else f" It must be {option.limits}."
-            lines.append(f"    {each.name}: {in_keywords(option.help)}{limits}")
+            lines.append(f"    {each.name}: {option.help}{limits}")
     signature = inspect.signature(method)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     signature = signature.replace(parameters=[*own, *keywords])
@@ -66,29 +57,3 @@ def tells_options(method: _Method) -> _Method:
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__doc__ = "\n".join([inspect.cleandoc(method.__doc__ or ""), "", "Options:", *lines])
     return cast(_Method, call)
-
-
-@contextlib.contextmanager
-def telling_keywords() -> Iterator[None]:
-    """Let errors from inside name options as Python does."""
-    try:
-        yield
-    except CharRNNError as error:
-        error.args = (in_keywords(str(error)),)
-        raise
-
-
-def in_keywords(message: str) -> str:
-    """The same message with Python's keywords in place of the command line's options, as far as there are such.
-
-    >>> in_keywords("raise --avoid-copying, or name it (--corpus FILE); --force reads it")
-    'raise avoid_copying, or name it (corpus=FILE); --force reads it'
-    """
-
-    def keyword(found: re.Match[str]) -> str:
-        name = found[1].replace("-", "_")
-        if name not in _KEYWORDS:
-            return found[0]
-        return name if found[2] is None else f"{name}={found[2]}"
-
-    return re.sub(r"--([a-z][a-z-]*)(?: ([A-Z]+)\b)?", keyword, message)

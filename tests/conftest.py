@@ -22,6 +22,7 @@ from hypothesis import settings
 
 from charrnn.cli.app import main
 from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
+from charrnn.errors import command_line
 from charrnn.machine.probes import failure
 from charrnn.machine.runtime import Runtime, can_compute, compute_deterministically
 from charrnn.runs.checkpoint import Checkpoint
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def option_names(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Messages name options as on the command line, except in tests of the Python interface."""
+    with contextlib.nullcontext() if request.path.name in ("test_api.py", "errors.py") else command_line():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from charrnn.cli import export, inspect, prepare, report, runs, sample, score, train
 from charrnn.cli.help import Command, UsageError, render_page
 from charrnn.cli.options import BadValueError, tell
-from charrnn.errors import CharRNNError, CharRNNWarning
+from charrnn.errors import CharRNNError, CharRNNWarning, command_line
 from charrnn.terminal import escape_controls, is_alone, speaks
 from charrnn.version import __version__
 
@@ -23,6 +23,11 @@ class _Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page of all commands."""
         formatter.write(render_page(self, ctx, formatter.width))
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command line."""
+        with command_line():
+            return super().main(*arguments, **options)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         has_none = not args

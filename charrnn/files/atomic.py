@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from charrnn.errors import CharRNNError, OutputExistsError
+from charrnn.errors import CharRNNError, OutputExistsError, opt
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # where defined
 
@@ -119,7 +119,7 @@ def require_writable(path: Path, *, exclusive: bool) -> None:
     if path.exists() and not path.is_file():
         raise CharRNNError(f"{path} is a pipe or a device: name a file, or - for stdout")
     if exclusive and os.path.lexists(path):
-        raise OutputExistsError(f"{path} exists: name another file, or replace it with --overwrite")
+        raise OutputExistsError(f"{path} exists: name another file, or replace it with {opt.overwrite(True)}")
 
 
 def _write_and_replace(

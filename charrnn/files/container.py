@@ -18,8 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError
-from charrnn.files import memo
+from charrnn.errors import CharRNNError, opt
 from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 
 FORMAT = 1
@@ -49,20 +48,12 @@ _MAX_DIMENSIONS, _MAX_NUMBERS = 8, 2**48
 class StoredFile:
     """The content of a file: its header without the format's own keys, its tensors on the CPU.
 
-    `mapping` holds the tensors of a large file; it may be read as long as the file is not truncated. `is_known` is True
-    where the content was verified at another time, and not now.
+    `mapping` holds the tensors of a large file; it may be read as long as the file is not truncated.
     """
 
     header: dict[str, Any]
     tensors: dict[str, Tensor]
     mapping: mmap.mmap | None = None
-    is_known: bool = False
-    _identity: str | None = None
-    _digest: str = ""
-
-    def remember(self) -> None:
-        """Know this file again when it is read next, if it is large: its content was found good in every respect."""
-        memo.remember(self._identity, self._digest)
 
 
 def write(
@@ -115,7 +106,7 @@ def _write(
     text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
     head = _safetensors_head(text, arrays)
     if len(head) > _MAX_HEADER:
-        raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller --max-vocab shortens it")
+        raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller {opt.max_vocab} shortens it")
     sha = hashlib.sha256(head)
 
     def parts() -> Iterator[bytes | memoryview]:
@@ -147,31 +138,23 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytes:
     return len(encoded).to_bytes(8, "little") + encoded
 
 
-def read(path: Path, kind: str, *, is_known: bool = False) -> StoredFile:
+def read(path: Path, kind: str) -> StoredFile:
     """Read and verify a file of this kind; the tensors of a large one are memory-mapped.
 
-    The file is opened once, so that the verified bytes are returned even if the file is replaced meanwhile. A large
-    file `is_known` if the caller has just written it, or if it was remembered and is still of the same size and times:
-    then its digest is not computed.
+    The file is opened once, so that the verified bytes are returned even if the file is replaced meanwhile.
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
     try:
         with open_regular(path) as stream:
-            identity = memo.identify(_KEY, [stream.fileno()])
             head = _read_head(path, stream)
             digest, found = _begin_digest(path, head)
             header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
-            is_known = is_known or memo.recall(identity) == found.decode(errors="replace")
-            tensors, mapping = _read_tensors(stream, len(head), places, digest, is_known=is_known)
-            if memo.identify(_KEY, [stream.fileno()]) != identity:
-                identity = None  # changed meanwhile
+            tensors, mapping = _read_tensors(stream, len(head), places, digest)
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
-    is_known = is_known and mapping is not None
-    if not is_known and digest.hexdigest().encode() != found:
+    if digest.hexdigest().encode() != found:
         raise _damaged(path, "its digest does not match its content")
-    own = _own_fields(path, header, kind)
-    return StoredFile(own, tensors, mapping, is_known, identity, found.decode(errors="replace"))
+    return StoredFile(_own_fields(path, header, kind), tensors, mapping)
 
 
 def read_header(path: Path, kind: str) -> dict[str, Any]:
@@ -271,14 +254,11 @@ def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
 
 
 def _read_tensors(
-    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any, *, is_known: bool
+    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any
 ) -> tuple[dict[str, Tensor], mmap.mmap | None]:
-    """The tensors behind the head and their mapping, if any; updates `digest`, unless a mapped file is known.
-
-    Raises: OSError.
-    """
+    """The tensors after the head and their mapping, if any; updates `digest`. Raises: OSError."""
     if sum(place.size for place in places.values()) > _IN_MEMORY:
-        while not is_known and (block := stream.read(1 << 22)):
+        while block := stream.read(1 << 22):
             digest.update(block)
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         return {name: _map(mapped, begin, place) for name, place in places.items()}, mapped

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-from charrnn.errors import CharRNNError, CharRNNWarning
+from charrnn.errors import CharRNNError, CharRNNWarning, opt
 from charrnn.files.atomic import making_folder
 
 NAME = ".lock"
@@ -63,14 +63,16 @@ def locked(folder: Path) -> Iterator[Lock]:
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise CharRNNError(f"{folder} cannot be a run's folder: {nearest} is a file; name another --run DIR")
+        raise CharRNNError(f"{folder} cannot be a run's folder: {nearest} is a file; name another {opt.run('DIR')}")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(making_folder(folder))
             lock = Lock(folder / NAME, _acquire(folder / NAME))
             stack.callback(lock.release)
         except OSError as error:
-            raise CharRNNError(f"{folder} cannot be written: {error.strerror}; name another --run DIR") from error
+            raise CharRNNError(
+                f"{folder} cannot be written: {error.strerror}; name another {opt.run('DIR')}"
+            ) from error
         yield lock
 
 
@@ -89,7 +91,7 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # the last holder just removed it
-    raise CharRNNError(f"{path} cannot be made: others keep removing it; name another --run DIR")
+    raise CharRNNError(f"{path} cannot be made: others keep removing it; name another {opt.run('DIR')}")
 
 
 def _take(descriptor: int, path: Path) -> bool:
@@ -108,7 +110,7 @@ def _take(descriptor: int, path: Path) -> bool:
         warnings.warn(CharRNNWarning(message), stacklevel=2)
     if not is_free:
         raise CharRNNError(
-            f"{path.parent} is in use by {_holder(descriptor)}: wait for it, stop it, or name another --run DIR"
+            f"{path.parent} is in use by {_holder(descriptor)}: wait for it, stop it, or name another {opt.run('DIR')}"
         )
     if not _is_at(descriptor, path):
         return False

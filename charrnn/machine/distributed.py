@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.machine.capture import release_recordings
 from charrnn.terminal import is_alone
 
@@ -184,7 +184,9 @@ def joined(device: str) -> Iterator[Ranks]:
 def _join(device: str, place: int) -> "tuple[Store, int, int]":
     """Meet the other processes; returns a store for this attempt, the rank and the size. Raises: CharRNNError."""
     if ":" in device or device == "mps":
-        raise OptionError(f"--device {device} is one device, and there are several processes: choose auto, cuda or cpu")
+        raise OptionError(
+            f"{opt.device(device)} is one device, and there are several processes: choose auto, cuda or cpu"
+        )
     has_gpu = device != "cpu" and torch.cuda.is_available() and place < torch.cuda.device_count()
     try:
         from torch._C._distributed_c10d import PrefixStore  # which not every build has
@@ -247,7 +249,7 @@ def _noticing_losses() -> Iterator[None]:
     except RuntimeError as error:
         raise CharRNNError(
             f"another process of this training has ended or is out of reach ({_first_line(error)}): "
-            "--resume goes on from the last checkpoint"
+            f"{opt.resume(True)} goes on from the last checkpoint"
         ) from error
 
 

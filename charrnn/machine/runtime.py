@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError
+from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError, opt
 from charrnn.machine import probes
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.distributed import ALONE, TIMEOUT_S, Ranks, local_rank
@@ -252,7 +252,9 @@ class CUDARuntime(Runtime):
         deadline = time.monotonic() + TIMEOUT_S
         while not event.query():  # unlike `synchronize` it takes signals, and ends if a process is lost
             if time.monotonic() > deadline:
-                raise CharRNNError("another process of this training does not answer: continue with --resume")
+                raise CharRNNError(
+                    f"another process of this training does not answer: continue with {opt.resume(True)}"
+                )
             time.sleep(1e-4)
 
     def _generator(self) -> Any:
@@ -314,7 +316,9 @@ def open_runtime(
         raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
     if not can_compute(chosen, precisions[precision], trains=trains):
         names = [name for name, dtype in precisions.items() if can_compute(chosen, dtype, trains=trains)]
-        raise PrecisionError(f"--precision {precision} is not available on this {chosen.type}: choose {_either(names)}")
+        raise PrecisionError(
+            f"{opt.precision(precision)} is not available on this {chosen.type}: choose {_either(names)}"
+        )
     return kind(chosen, precisions[precision], ranks)
 
 
@@ -341,7 +345,7 @@ def _find_named(name: str, *, trains: bool) -> torch.device:
     if kind == "cuda" and torch.cuda.is_available() and int(index or 0) >= torch.cuda.device_count():
         raise CharRNNError(f"device {name} is not available: this machine has {torch.cuda.device_count()} of its kind")
     if (reason := probes.failure(torch.device(name), trains=trains)) is not None:
-        raise CharRNNError(f"device {name} is not available: {reason}; try --device auto")
+        raise CharRNNError(f"device {name} is not available: {reason}; try {opt.device('auto')}")
     return torch.device(name)
 
 

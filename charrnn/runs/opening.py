@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from charrnn.config import BUDGETS, SIZES, ModelOptions, PreparationConfig, TrainingConfig
-from charrnn.errors import CharRNNError, PrecisionError
+from charrnn.errors import CharRNNError, PrecisionError, opt
 from charrnn.files import container
 from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import ALONE, Ranks, joined
@@ -81,7 +81,7 @@ def opened(
             yield start(folder, corpus, options, config, runtime, seed=seed, init_from=source, notify=notify)
             return
         if init_from is not None:
-            notify(f"{folder.path} holds a run: --init-from is for new runs and is ignored")
+            notify(f"{folder.path} holds a run: {opt.init_from} is for new runs and is ignored")
         yield resume(folder, corpus, given, device, ranks, notify=notify)
 
 
@@ -105,18 +105,23 @@ def _find_run(
     try:
         corpus = read_newest_header(folder).corpus
     except CharRNNError as error:
-        raise CharRNNError(f"{error}; --overwrite starts the run again") from error
+        raise CharRNNError(f"{error}; {opt.overwrite(True)} starts the run again") from error
     is_same_text = corpus.source_digest == text.digest
-    ways = f"--run DIR starts another, with --init-from {folder.path} from its weights; --overwrite replaces it"
+    another = f"{opt.run('DIR')} starts another, with {opt.init_from(folder.path)} from its weights"
+    ways = f"{another}; {opt.overwrite(True)} replaces it"
     if not resuming:
-        which = "; --resume continues it" if is_same_text else f" on another text or an older version, {corpus.path}"
+        which = (
+            f"; {opt.resume(True)} continues it"
+            if is_same_text
+            else f" on another text or an older version, {corpus.path}"
+        )
         raise CharRNNError(f"{folder.path} holds a run{which}; {ways}")
     if not is_same_text:
         raise CharRNNError(
             f"the run in {folder.path} was trained on another text or an older version of {text.argument}: "
-            f"--resume with {corpus.path} continues it; {ways}"
+            f"{opt.resume(True)} with {corpus.path} continues it; {ways}"
         )
-    remedy = "leave the option out, or start another run with --run DIR"
+    remedy = f"leave the option out, or start another run with {opt.run('DIR')}"
     _require_own(given, vars(corpus.config), f"the run in {folder.path}", remedy)
     return corpus
 
@@ -133,9 +138,9 @@ def _require_text(text: str, checkpoint_dir: Path) -> None:
     if is_run:
         checkpoint = find_checkpoint(path, checkpoint_dir)
         corpus = shlex.quote(Header.read(checkpoint).corpus.path)
-        resume = f"charrnn train {corpus} --run {shlex.quote(str(checkpoint.parent))} --resume"
+        resume = f"charrnn train {corpus} {opt.run(shlex.quote(str(checkpoint.parent)))} {opt.resume(True)}"
         raise CharRNNError(
-            f"{text} is {what}: `{resume}` goes on with it, and --init-from {text} starts another run from its weights"
+            f"{text} is {what}: `{resume}` continues it, and {opt.init_from(text)} starts another run from its weights"
         )
 
 
@@ -158,7 +163,7 @@ def _open_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | No
     runtime = open_runtime(device, ranks.share(find_precision), ranks=ranks)
     if (kind := ranks.share(lambda: runtime.device.type)) != runtime.device.type:
         raise CharRNNError(
-            f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: --device cpu"
+            f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: {opt.device('cpu')}"
         )
     return runtime
 
@@ -226,13 +231,11 @@ def start(
     model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
         L, H = model_config.num_layers, model_config.hidden_size
-        fixed = f"--hidden-size {H}" if L == 1 else f"--num-layers {L} --hidden-size {H}"
+        fixed = f"{opt.hidden_size(H)}" if L == 1 else f"{opt.num_layers(L)} {opt.hidden_size(H)}"
         notify(f"chose {count_of(L, 'layer')} of {H} units for text, budget and machine; {fixed} fixes it")
     learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
     if init_from is not None and config.learning_rate is None:
-        notify(
-            f"chose a learning rate of {learning_rate:.3g} for weights that have learned; --learning-rate takes another"
-        )
+        notify(f"chose a learning rate of {learning_rate:.3g} for trained weights; {opt.learning_rate} sets another")
     config = replace(config, learning_rate=learning_rate)
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
@@ -249,7 +252,7 @@ def _load_source(init_from: str | Path, checkpoint_dir: Path, given: Mapping[str
     """The checkpoint of `--init-from`. Raises: CharRNNError, also for options of another shape."""
     path = find_checkpoint(init_from, checkpoint_dir)
     source = Checkpoint.load(path)
-    remedy = "leave the option out, or start without --init-from"
+    remedy = f"leave the option out, or start without {opt.init_from}"
     _require_own(given, _shape(source), f"the model in {path}", remedy)
     return source
 
@@ -284,8 +287,8 @@ def resume(
     config = _changed(checkpoint, given, folder)
     if config.batch_size is not None and config.batch_size % ranks.size:
         raise CharRNNError(
-            f"the run in {folder.path} has --batch-size {config.batch_size}, which {ranks.size} processes cannot share "
-            "evenly: resume it with a number of processes that divides it"
+            f"the run in {folder.path} has {opt.batch_size(config.batch_size)}, which {ranks.size} processes cannot "
+            "share evenly: resume it with a number of processes that divides it"
         )
     runtime = _open_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
     seed_everything(checkpoint.seed)
@@ -304,7 +307,7 @@ def resume(
     notify(f"resuming {folder.path} at step {trainer.course.step:,}")
     if trainer.budget.is_over(trainer.now):
         lost = trainer.evaluations.have_lost_patience(trainer.course)
-        ways = "--patience" if lost else "--epochs, --steps or --minutes"
+        ways = opt.patience if lost else f"{opt.epochs}, {opt.steps} or {opt.minutes}"
         notify(f"this run is over: a larger {ways} would go on with it")
     return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
 
@@ -313,14 +316,14 @@ def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder
     """Raises: CharRNNError for a checkpoint without the trainer's state, or of another text."""
     if not checkpoint.can_be_resumed:
         raise CharRNNError(
-            f"the checkpoint in {folder.path} was written without the trainer's state (inspect --slim), so that it "
-            "cannot go on: start another run with --init-from"
+            f"the checkpoint in {folder.path} was written without the trainer's state (inspect {opt.slim}), so that it "
+            f"cannot go on: start another run with {opt.init_from}"
         )
     if not checkpoint.corpus.fits(corpus) or checkpoint.vocabulary != corpus.vocabulary:
         raise CharRNNError(
             f"{corpus.path} is not the corpus that the run in {folder.path} was trained on (another version of charrnn "
             f"may have read the text differently): resume with {checkpoint.corpus.path}, or start another run with "
-            "--run DIR"
+            f"{opt.run('DIR')}"
         )
 
 
@@ -343,7 +346,9 @@ def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder
     """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
     own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
     fixed = {name: value for name, value in own.items() if name not in _FREE_TO_CHANGE}
-    _require_own(given, fixed, f"the run in {folder.path}", "leave the option out, or start another run with --run DIR")
+    _require_own(
+        given, fixed, f"the run in {folder.path}", f"leave the option out, or start another run with {opt.run('DIR')}"
+    )
     changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
     if not changes.keys().isdisjoint(BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
@@ -356,7 +361,7 @@ def _require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, r
         if name in own and value != own[name]:
             # None of one-hot inputs is given as 0.
             asked, found = (0 if each is None else each for each in (value, own[name]))
-            option = f"--{name.replace('_', '-')}"
+            option = str(getattr(opt, name))
             if (size := given.get("size")) is not None and SIZES[size].get(name) == value:
-                option = f"--size is {size}, so that {option}"
+                option = f"{opt.size} is {size}, so that {option}"
             raise CharRNNError(f"{option} is {asked}, but {owner} has {found}: {remedy}")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from charrnn.config import Optimizer
+from charrnn.errors import opt
 from charrnn.terminal import Notify, count_of, format_seconds
 from charrnn.text.units import NOUNS
 from charrnn.text.vocabulary import Vocabulary
@@ -34,7 +35,7 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
     if runtime.ranks.size == 1 and (num_idle := runtime.count_idle()) > 1:
         notify(
             f"{num_idle} GPUs are idle: torchrun --standalone --nproc-per-node {num_idle} -m charrnn train ... takes "
-            "them all, which pays for models of --size large and above"
+            f"them all, which pays for models of {opt.size('large')} and above"
         )
     seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
@@ -75,10 +76,10 @@ def _advise(trainer: Trainer, noun: str, epochs: float) -> str | None:
     if model.num_parameters > MAX_PARAMETERS_PER_CHAR * length:
         fitting = _fitting_hidden_size(length)
         is_narrower = fitting < model.config.hidden_size
-        way_out = f"try --hidden-size {fitting} or find more text" if is_narrower else "find more text"
+        way_out = f"try {opt.hidden_size(fitting)} or find more text" if is_narrower else "find more text"
         return f"{model.num_parameters:,} parameters are far too many for {count_of(length, noun)}: {way_out}"
     if model.num_parameters < _MIN_PARAMETERS_PER_CHAR * length * min(epochs, 1.0):
-        way_out = "try a larger --hidden-size, if there is time for it"
+        way_out = f"try a larger {opt.hidden_size}, if there is time for it"
         return f"{model.num_parameters:,} parameters are far too few for {count_of(length, noun)}: {way_out}"
     return None
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, opt
 from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 from charrnn.terminal import escape_controls, format_seconds, json_line, width_of, wrap
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
@@ -119,7 +119,9 @@ class MetricsLog(Reporter):
         A loss per character times `chars_per_symbol` is recorded as the loss per symbol.
         """
         if path.is_dir():
-            raise CharRNNError(f"{path} is a folder, where a run's log must be: move it, or name another --run DIR")
+            raise CharRNNError(
+                f"{path} is a folder, where a run's log must be: move it, or name another {opt.run('DIR')}"
+            )
         self._path, self._guard, self._chars_per_symbol = path, guard, chars_per_symbol
         self._waiting = _whole_records(path)[:keep] if keep != 0 and path.exists() else []
         self._file: TextIO | None = None
@@ -199,11 +201,13 @@ class TensorBoard(Reporter):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise CharRNNError("--tensorboard needs TensorBoard: pip install tensorboard") from None
+            raise CharRNNError(f"{opt.tensorboard} needs TensorBoard: pip install tensorboard") from None
         try:
             str(folder).encode()
         except UnicodeEncodeError as error:
-            raise CharRNNError(f"--tensorboard cannot write to {folder}: name another --run DIR, in UTF-8") from error
+            raise CharRNNError(
+                f"{opt.tensorboard} cannot write to {folder}: name another {opt.run('DIR')}, in UTF-8"
+            ) from error
         self._open = functools.partial(SummaryWriter, str(folder))
         self._writer: Any = None
         self._waiting: list[dict[str, Any]] = []

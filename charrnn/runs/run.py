@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
-from charrnn.errors import CharRNNError, CorpusChangedError
+from charrnn.errors import CharRNNError, CorpusChangedError, opt
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs.checkpoint import Checkpoint, CorpusIdentity
 from charrnn.runs.definition import define
@@ -105,7 +105,7 @@ class Run:
                 saver.wait()
                 raise CharRNNError(
                     f"{self.corpus.path} was changed during the training, which is saved as it stood at step "
-                    f"{self.trainer.course.step:,}: prepare the same text again, and go on with --resume"
+                    f"{self.trainer.course.step:,}: prepare the same text again, and go on with {opt.resume(True)}"
                 ) from error
 
     def _drive(self, saver: Saver) -> Finished:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from charrnn.config import WINDOWS
-from charrnn.errors import OptionError
+from charrnn.errors import OptionError, opt
 from charrnn.machine.runtime import Runtime
 from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
@@ -179,7 +179,7 @@ class Scorer:
 def check_window(window: int | None) -> int | None:
     """A window within its limits. Raises: OptionError."""
     if window is not None and window not in WINDOWS:
-        raise OptionError(f"--window is {window}: it must be {WINDOWS}")
+        raise OptionError(f"{opt.window} is {window}: it must be {WINDOWS}")
     return window
 
 

@@ -6,7 +6,7 @@ Letters in shapes: S symbols of the source, V symbols of the model.
 import torch
 from torch import Tensor
 
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, opt
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.units import NOUNS
@@ -24,9 +24,9 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
     """
     if vocabulary.unit != source.vocabulary.unit:
         raise CharRNNError(
-            f"--init-from names a model of {NOUNS[source.vocabulary.unit]}s, but the corpus is one of "
+            f"{opt.init_from} names a model of {NOUNS[source.vocabulary.unit]}s, but the corpus is one of "
             f"{NOUNS[vocabulary.unit]}s: "
-            f"prepare the text with --unit {source.vocabulary.unit}"
+            f"prepare the text with {opt.unit(source.vocabulary.unit)}"
         )
     old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}
     pairs = [(i, old[symbol]) for i, symbol in enumerate(vocabulary.symbols) if symbol in old]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, TypeAlias
 
+from charrnn.errors import opt
 from charrnn.model.stepper import Reading
 from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.noise import stream_key
@@ -211,12 +212,12 @@ class Draft:
         for banned in rules.banned:
             tail = _last(self._tail, len(banned) - 1)
             if (place := (tail + text).find(banned) - len(tail)) >= -len(tail):
-                return place, place + len(banned), "a banned character", "ban fewer, or raise --temperature"
+                return place, place + len(banned), "a banned character", f"ban fewer, or raise {opt.temperature}"
         if rules.corpus is not None and rules.max_copy is not None:
             tail = _last(self._tail, rules.max_copy - 1)  # symbols drawn anew can make a copy of what was settled
             if (found := rules.corpus.find_copy(tail + text, rules.max_copy)) is not None:
                 place, what = found - len(tail), f"a copy of {count_of(rules.max_copy, 'character')} of the corpus"
-                return place, place + rules.max_copy, what, "raise --avoid-copying or --temperature"
+                return place, place + rules.max_copy, what, f"raise {opt.avoid_copying} or {opt.temperature}"
         return None
 
     def _judge_documents(self, end: int) -> _Fault | None:
@@ -229,9 +230,9 @@ class Draft:
             is_first = begin == 0 and (self._repeats_prompt or self._num_documents == 0)
             document = hash((self._begun if is_first else "") + text[begin:border])
             if rules.known is not None and document in rules.known:
-                return begin, None, "a document of the corpus", "raise --temperature"
+                return begin, None, "a document of the corpus", f"raise {opt.temperature}"
             if rules.unique and (document in rules.written or document in new):
-                return begin, None, "a document that was written before", "write fewer, or raise --temperature"
+                return begin, None, "a document that was written before", f"write fewer, or raise {opt.temperature}"
             new.add(document)
             begin = border + 1
         rules.written.update(new)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from charrnn.config import SamplingConfig, Unit
-from charrnn.errors import OptionError
+from charrnn.errors import OptionError, opt
 from charrnn.machine.runtime import Runtime
 from charrnn.text.vocabulary import Vocabulary
 
@@ -91,7 +91,7 @@ def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtim
     """
     banned = excluded_symbols(config, vocabulary)
     if not set(range(len(vocabulary.symbols))).difference(banned):
-        raise OptionError("--ban leaves no symbol to sample: ban fewer")
+        raise OptionError(f"{opt.ban} leaves no symbol to sample: ban fewer")
     filters = [exclude(banned, vocabulary.size, runtime)] if banned else []
     if config.top_k is not None:
         filters.append(top_k(config.top_k))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from charrnn.config import SamplingConfig
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.machine.runtime import Runtime
 from charrnn.machine.threads import Threads
 from charrnn.model.network import CharRNN
@@ -96,11 +96,13 @@ class Sampler:
         Raises: OptionError if they are missing, no symbol can be sampled or the end of a sample never comes.
         """
         if config.avoid_copying is not None and corpus is None:
-            raise OptionError("--avoid-copying needs the corpus: name it with --corpus FILE")
+            raise OptionError(f"{opt.avoid_copying} needs the corpus: name it with {opt.corpus('FILE')}")
         if config.new and known is None:
-            raise OptionError("--new needs the corpus: name it with --corpus FILE")
+            raise OptionError(f"{opt.new} needs the corpus: name it with {opt.corpus('FILE')}")
         if (config.documents is not None or config.new or config.unique) and vocabulary.border is None:
-            raise OptionError("--documents, --new and --unique need a model of a text that was prepared as documents")
+            raise OptionError(
+                f"{opt.documents}, {opt.new} and {opt.unique} need a model of a text that was prepared as documents"
+            )
         writable = writable_characters(config, vocabulary)
         for num, what, end in ((config.lines, "line", f"\n{BORDER}"), (config.documents, "document", BORDER)):
             if num is not None and writable.isdisjoint(end):

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.terminal import Advance, advance_nothing, count_of
 from charrnn.text.ahead import ahead
 from charrnn.text.detection import (
@@ -237,7 +237,7 @@ def _require_separator(config: PreparationConfig) -> None:
     found = fold(normal_form(unified, form), form, ascii=config.ascii, lowercase=config.lowercase)
     if found != config.separator:
         remedy = f"give it as {found!a}" if found else "nothing is left of it, so choose another"
-        raise OptionError(f"--separator is {config.separator!a}, but the text is cleaned first: {remedy}")
+        raise OptionError(f"{opt.separator} is {config.separator!a}, but the text is cleaned first: {remedy}")
 
 
 def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:
@@ -252,7 +252,7 @@ def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], 
     if not head:
         return
     if not force and (found := foreign_format(head)):
-        raise CharRNNError(f"{source.name} is {found}; --force reads it all the same")
+        raise CharRNNError(f"{source.name} is {found}; {opt.force(True)} reads it all the same")
     mark = encoding_of_mark(head)
     encoding = mark or config.encoding
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -271,7 +271,9 @@ def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], 
             collections.deque(blocks, maxlen=0)  # a thread reads them from the file that is to be read again
             raise _undecodable(source, encoding, mark, offset - len(pending) + start, pending + block) from None
         if is_wide and not may_hold_nul and "\0" in text:
-            raise CharRNNError(f"{source.name} holds NUL characters as {encoding}: is it a text? --force keeps them")
+            raise CharRNNError(
+                f"{source.name} holds NUL characters as {encoding}: is it a text? {opt.force(True)} keeps them"
+            )
         offset += len(block)
         yield newlines.decode(text)
     try:
@@ -284,14 +286,15 @@ def half_of_a_character(name: str, half: str, config: PreparationConfig) -> Char
     """The error for a text in which a surrogate stands."""
     return CharRNNError(
         f"{name} holds U+{ord(half):04X}, half of a character and none of itself, "
-        f"as {config.encoding}: try another --encoding"
+        f"as {config.encoding}: try another {opt.encoding}"
     )
 
 
 def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:
     encoding = wide_encoding_for(block)
-    remedy = f"--encoding {encoding} reads it" if encoding else "is it a text? --separator '\\0' reads such records"
-    return CharRNNError(f"{source.name} holds NUL bytes, at byte {offset}: {remedy}; --force keeps them")
+    records = opt.separator(r"'\0'")
+    remedy = f"{opt.encoding(encoding)} reads it" if encoding else f"is it a text? {records} reads such records"
+    return CharRNNError(f"{source.name} holds NUL bytes, at byte {offset}: {remedy}; {opt.force(True)} keeps them")
 
 
 def _undecodable(source: Source, encoding: str, mark: str | None, offset: int, block: bytes) -> CharRNNError:
@@ -311,4 +314,4 @@ def _undecodable(source: Source, encoding: str, mark: str | None, offset: int, b
     if not block:
         return CharRNNError(f"{where}: it ends in the middle of a character")
     able = [name for name in encodings_for(block) if name != encoding] if num_invalid else ["utf-8"]
-    return CharRNNError(f"{where}: try --encoding " + " or ".join(able))
+    return CharRNNError(f"{where}: try {opt.encoding} " + " or ".join(able))

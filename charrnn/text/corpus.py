@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError, CorpusChangedError, OutputExistsError
+from charrnn.errors import CharRNNError, CorpusChangedError, OutputExistsError, opt
 from charrnn.files import container
 from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
@@ -24,7 +24,7 @@ from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
 from charrnn.text.numbering import NumberedText, numbered
-from charrnn.text.sources import Source, digest, find_sources, identity, remember_digest, total_size
+from charrnn.text.sources import Source, digest, find_sources, total_size
 from charrnn.text.units import BORDER, NOUNS
 from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
 
@@ -64,12 +64,9 @@ class Corpus:
     mapping: mmap.mmap | None = field(default=None, compare=False)
 
     @classmethod
-    def open(cls, path: Path, *, is_known: bool = False) -> "Corpus":
-        """Open and verify a prepared file, once if it is large and does not change (see `container.read`).
-
-        Raises: CharRNNError if it is not a sound corpus.
-        """
-        stored = container.read(path, KIND, is_known=is_known)
+    def open(cls, path: Path) -> "Corpus":
+        """Open and verify a prepared file. Raises: CharRNNError if it is not a sound corpus."""
+        stored = container.read(path, KIND)
         header = parse(_Header, stored.header, str(path))
         if stored.tensors.keys() != {"indices"}:
             raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
@@ -82,8 +79,7 @@ class Corpus:
             source_digest=header.source_digest,
             mapping=stored.mapping,
         )
-        corpus._check_indices(are_known=stored.is_known)
-        stored.remember()
+        corpus._check_indices()
         return corpus
 
     def report(self, notify: Notify) -> None:
@@ -103,11 +99,11 @@ class Corpus:
         """The text of the indices as it is inside the program, decoded anew at each call."""
         return "".join(map(self.vocabulary.decode, self.indices.split(_BLOCK)))
 
-    def _check_indices(self, *, are_known: bool) -> None:
+    def _check_indices(self) -> None:
         indices, size = self.indices, self.vocabulary.size
         if indices.dtype != self.vocabulary.dtype or indices.dim() != 1 or len(indices) < 2:
             raise CharRNNError(f"{self.path} holds no indices of its vocabulary: prepare it again")
-        low, high = (0, 0) if are_known else (int(bound) for bound in indices.aminmax())
+        low, high = (int(bound) for bound in indices.aminmax())
         if low < 0 or high >= size:
             raise CharRNNError(f"{self.path} holds indices beyond its vocabulary of {size}: prepare it again")
 
@@ -132,21 +128,19 @@ def prepare(
     if output.exists() and not overwrite:
         corpus = Corpus.open(output)
         if corpus.source_digest != digest(sources, bar):
-            raise OutputExistsError(f"{output} was made from another text: {_WAYS_OUT}")
+            raise OutputExistsError(f"{output} was made from another text: {_ways_out()}")
         if others := corpus.config.differences(config):
-            raise OutputExistsError(f"{output} was made with other options ({others}): {_WAYS_OUT}")
+            raise OutputExistsError(f"{output} was made with other options ({others}): {_ways_out()}")
         return replace(corpus, notes=(f"{output} is up to date",))
-    before = identity(sources)
     with (
         _numbered(sources, config, output, force=force, bar=bar) as (text, numbers),
         bar("encoding", numbers.num_bytes) as advance,
     ):
         notes = _encode(text, numbers, sources, config, output, advance, overwrite=overwrite)
-    remember_digest(sources, before, text.digest.hexdigest())
     folders = [source.note for source in sources if source.note]
-    corpus = Corpus.open(output, is_known=True)
+    corpus = Corpus.open(output)
     if (corpus.source_digest, corpus.config) != (text.digest.hexdigest(), config):
-        raise OutputExistsError(f"{output} was replaced by another process while it was prepared: {_WAYS_OUT}")
+        raise OutputExistsError(f"{output} was replaced by another process while it was prepared: {_ways_out()}")
     return replace(corpus, notes=(*folders, *notes), warnings=tuple(text.warnings))
 
 
@@ -202,16 +196,13 @@ def _encode(
     return [*notes, *_describe_rare(vocabulary), *_describe_short_lines(vocabulary)]
 
 
-_WAYS_OUT = "--overwrite replaces it, -o FILE writes elsewhere"
-
-
 def _require_free(output: Path, sources: Sequence[Source]) -> None:
     """Raises: CharRNNError where the output would be a folder or the text itself, or the text is a file of ours."""
     if output.is_dir():
-        raise CharRNNError(f"{output} is a folder: name a file in it with -o FILE")
+        raise CharRNNError(f"{output} is a folder: name a file in it with {opt.output('FILE')}")
     for source in sources:
         if source.path is not None and output.exists() and output.samefile(source.path):
-            raise CharRNNError(f"{output} is the text itself: name another file with -o FILE")
+            raise CharRNNError(f"{output} is the text itself: name another file with {opt.output('FILE')}")
         if source.path is not None and container.is_stored(source.path):
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
 
@@ -219,7 +210,9 @@ def _require_free(output: Path, sources: Sequence[Source]) -> None:
 def _require_learnable(numbers: NumberedText, name: str, config: PreparationConfig) -> None:
     """Raises: CharRNNError for a text that holds too few symbols, too many distinct words, or halves of characters."""
     if numbers.num_forgotten and config.max_vocab is None and config.min_count == 1:
-        raise CharRNNError(f"{name} has too many distinct words: --max-vocab {_COMMON_WORDS} keeps the frequent ones")
+        raise CharRNNError(
+            f"{name} has too many distinct words: {opt.max_vocab(_COMMON_WORDS)} keeps the frequent ones"
+        )
     one, totals = NOUNS[config.unit], numbers.totals + Counter({UNKNOWN_CHAR: numbers.num_forgotten})
     text = {symbol: n for symbol, n in totals.items() if symbol != BORDER or config.border_text is None}
     if (length := sum(text.values())) < 2:
@@ -234,9 +227,9 @@ def _require_learnable(numbers: NumberedText, name: str, config: PreparationConf
 def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
     if vocabulary.num_documents == 1:
         return "1 document: " + (
-            "--documents makes each file one" if config.documents else "no separator is in the text"
+            f"{opt.documents} makes each file one" if config.documents else "no separator is in the text"
         )
-    order = "in their order" if config.keep_order else "shuffled (--keep-order leaves them as they are)"
+    order = "in their order" if config.keep_order else f"shuffled ({opt.keep_order(True)} leaves them as they are)"
     return f"{count_of(vocabulary.num_documents, 'document')}, {order}"
 
 
@@ -256,11 +249,11 @@ def _describe_rare(vocabulary: Vocabulary) -> list[str]:
             return []
         return [
             f"{len(rare):,} of {vocabulary.size:,} words occur fewer than {RARE} times, {share} of all: "
-            f"--max-vocab {_COMMON_WORDS} would fold rare ones into one, and train faster"
+            f"{opt.max_vocab(_COMMON_WORDS)} would fold rare ones into one, and train faster"
         ]
-    advice = f"--min-count {RARE} would fold them into one"
+    advice = f"{opt.min_count(RARE)} would fold them into one"
     if _is_mostly_latin(vocabulary) and not "".join(rare).isascii():
-        advice += ", --ascii would transliterate them"
+        advice += f", {opt.ascii} would transliterate them"
     return [
         f"{len(rare):,} of {vocabulary.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"
     ]
@@ -274,7 +267,7 @@ def _describe_short_lines(vocabulary: Vocabulary) -> list[str]:
     is_list = num_lines >= 200 and vocabulary.num_chars <= 20 * num_lines and 2 * num_marks < num_lines
     if vocabulary.border is not None or vocabulary.unit == "byte" or not is_list:
         return []
-    return [f"{num_lines:,} short lines: if each is a document, use --separator '\\n'"]
+    return [f"{num_lines:,} short lines: if each is a document, use " + opt.separator(r"'\n'")]
 
 
 def _is_mostly_latin(vocabulary: Vocabulary) -> bool:
@@ -305,9 +298,13 @@ def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
     for name in ("unit", "border_text"):
         own, other = getattr(config, name), getattr(corpus.config, name)
         if own != other:
-            what = {"unit": "--unit", "border_text": "the border between documents"}[name]
+            what = {"unit": opt.unit, "border_text": "the border between documents"}[name]
             theirs, ours = ("none" if each is None else repr(each) for each in (other, own))
             raise CharRNNError(f"{argument} has {theirs} for {what}, where the model has {ours}: give the raw text")
     for indices in corpus.indices.split(_BLOCK):
         corpus.check()
         yield corpus.vocabulary.decode(indices)
+
+
+def _ways_out() -> str:
+    return f"{opt.overwrite(True)} replaces it, {opt.output('FILE')} writes elsewhere"

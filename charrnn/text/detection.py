@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from charrnn.errors import opt
+
 HEAD_BYTES = 1024
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its prefix
@@ -98,7 +100,7 @@ def advice_on_records(name: str, begin: str) -> str | None:
     line, _, more = begin.lstrip().partition("\n")
     is_json = line.startswith('{"') and (line.endswith("}") or not more)
     command = _TO_TEXTS.get(".jsonl" if is_json else PurePath(name).suffix.lower())
-    how = f"to train on their texts alone: {command} | charrnn train - --separator '\\0'"
+    how = f"to train on their texts alone: {command} | charrnn train - " + opt.separator(r"'\0'")
     return f"{name} seems to hold records; {how}" if command else None
 
 

@@ -22,8 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
-from charrnn.errors import CharRNNError
-from charrnn.files import memo
+from charrnn.errors import CharRNNError, opt
 from charrnn.files.atomic import open_regular
 from charrnn.terminal import Advance, Bar, advance_nothing, count_of, no_bar
 from charrnn.text.detection import encoding_of_mark, foreign_format
@@ -157,9 +156,9 @@ def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Sourc
     listed = ", ".join(skipped[:_MAX_NAMES]) + (", ..." if len(skipped) > _MAX_NAMES else "")
     if not texts and foreign:
         what = f"{folder} has {count_of(len(foreign), '*.txt file')}, but none seems to be text"
-        raise CharRNNError(f"{what}; --force reads them all the same: {listed}")
+        raise CharRNNError(f"{what}; {opt.force(True)} reads them all the same: {listed}")
     if not texts:
-        more = "" if recursive else ", or look into its folders with --recursive"
+        more = "" if recursive else f", or look into its folders with {opt.recursive(True)}"
         raise CharRNNError(f"{folder} is a folder without *.txt files: {_describe_others(folder, others)}{more}")
     note = f"{folder}: {count_of(len(texts), 'file')} read"
     note += f", skipped {len(skipped):,}: {listed}" if skipped else ""
@@ -237,37 +236,16 @@ class SourceDigest:
 
 
 def digest(sources: Sequence[Source], bar: Bar = no_bar) -> str:
-    """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError.
-
-    That of large files is remembered, and found again by their sizes and times.
-    """
-    before = identity(sources)
-    if (known := memo.recall(before)) is not None:
-        return known
+    """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError."""
     found = SourceDigest()
     with bar("reading", total_size(sources)) as advance:
         for source in sources:
             found.begin()
             for block in source.blocks(advance):
                 found.update(block)
-    remember_digest(sources, before, found.hexdigest())
     return found.hexdigest()
 
 
 def total_size(sources: Iterable[Source]) -> int:
     """Bytes on the disk of several sources."""
     return sum(source.size for source in sources)
-
-
-def identity(sources: Sequence[Source]) -> str | None:
-    """A name for the present content of files, by their sizes and times; None if they are small, or none."""
-    paths = [source.path for source in sources if source.path is not None]
-    if len(paths) < len(sources):
-        return None
-    return memo.identify(" ".join(["text", *(path.suffix for path in paths)]), paths)  # a suffix says how to read
-
-
-def remember_digest(sources: Sequence[Source], before: str | None, digest: str) -> None:
-    """Remember the digest of sources whose identity was this one before they were read, and still is."""
-    if before is not None and identity(sources) == before:
-        memo.remember(before, digest)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig, Unit
-from charrnn.errors import CharRNNError, UnknownSymbolsError
+from charrnn.errors import CharRNNError, UnknownSymbolsError, opt
 from charrnn.terminal import list_characters
 from charrnn.text.units import BORDER, NOUNS, split_word_blocks, split_words
 
@@ -137,7 +137,7 @@ class Vocabulary:
         if max_vocab is not None and len(kept) + has_unknown > max_vocab:
             kept = sorted(kept, key=lambda symbol: (-seen[symbol], symbol))[: max_vocab - 1]
         if not kept:
-            raise CharRNNError(f"no symbol occurs {min_count} times: lower --min-count")
+            raise CharRNNError(f"no symbol occurs {min_count} times: lower {opt.min_count}")
         kept.sort(key=lambda symbol: (-seen[symbol], symbol) if unit == "word" else (0, symbol))
         counts = [seen.pop(symbol) for symbol in kept]
         folded = sum(seen.values()) + num_forgotten

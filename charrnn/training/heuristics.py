@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from charrnn.config import Cell, ModelConfig, ModelOptions, Optimizer, TrainingConfig
-from charrnn.errors import CharRNNError, OptionError
+from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, count_parameters
 from charrnn.model.scoring import max_logits
@@ -52,7 +52,7 @@ def choose_layout(config: TrainingConfig, num_chars: int, runtime: Runtime) -> T
     if (given := config.batch_size) is not None and given % num_ranks:
         lower, upper = given // num_ranks * num_ranks, -(-given // num_ranks) * num_ranks
         nearest = f"{lower} or {upper}" if lower else f"{upper}"
-        raise OptionError(f"{num_ranks} processes cannot share --batch-size {given} evenly: choose {nearest}")
+        raise OptionError(f"{num_ranks} processes cannot share {opt.batch_size(given)} evenly: choose {nearest}")
     return replace(config, batch_size=given or -(-B // multiple) * multiple, seq_length=T)
 
 
@@ -193,7 +193,9 @@ def warm_share(num_parameters: int, num_chars: int, epochs: float) -> float:
 def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None:
     """Check that training fits into memory, before the system ends the process for it. Raises: CharRNNError."""
     if (lacking := lacking_memory(model, layout, runtime)) is not None:
-        raise CharRNNError(f"{lacking}: lower --batch-size, --seq-length, --hidden-size or --num-layers")
+        raise CharRNNError(
+            f"{lacking}: lower {opt.batch_size}, {opt.seq_length}, {opt.hidden_size} or {opt.num_layers}"
+        )
 
 
 def lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from charrnn.config import TrainingConfig
-from charrnn.errors import CharRNNError
+from charrnn.errors import CharRNNError, opt
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.snapshot import Course, History, Snapshot
 
@@ -82,8 +82,8 @@ class Recovery:
         if history.recoveries >= MAX_RECOVERIES:
             raise CharRNNError(
                 f"the loss is {loss:.4g} after {course.step} steps, and {MAX_RECOVERIES} attempts with ever lower "
-                f"learning rates ended no better: lower --learning-rate, now {self._learning_rate:.3g}, or "
-                f"--grad-clip, now {self._config.grad_clip}"
+                f"learning rates ended no better: lower {opt.learning_rate}, now {self._learning_rate:.3g}, or "
+                f"{opt.grad_clip}, now {self._config.grad_clip}"
             )
         history.recoveries += 1
         self._candidate = None

@@ -44,7 +44,7 @@ CASES = [
     ("train https://example.org/good.txt", 1, "is an address: download it first"),
     ("train good.txt --run run", 1, "run holds a run on another text or an older version, "),
     ("train run", 1, "run is a run, not a text: `charrnn train "),
-    ("train run --checkpoint-dir folder", 1, "tiny.safetensors --run run --resume` goes on with it"),
+    ("train run --checkpoint-dir folder", 1, "tiny.safetensors --run run --resume` continues it"),
     ("train --init-from run --checkpoint-dir . run", 1, "run is a run, not a text"),
     ("train good.txt --tensorboard --run good.txt/run", 1, "good.txt"),
     ("train corpus.safetensors --ascii", 1, "was prepared with ascii=False, not ascii=True: name the raw"),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.files import container, memo
+from charrnn.files import container
 from charrnn.text import numbering, sources
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.numbering import NumberedText
@@ -143,9 +143,7 @@ def test_too_many_distinct_words_ask_for_a_limit(tmp_path: Path, monkeypatch: py
     assert corpus.vocabulary.num_chars == len(text) + len(" at last at last")
 
 
-def test_known_corpus_that_was_changed_is_verified_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(memo, "MIN_BYTES", 100)
+def test_changed_corpus_is_damaged_whatever_its_times_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "_IN_MEMORY", 100)
     corpus = prepared("abc" * 1000, tmp_path / "c.safetensors")
     status = corpus.path.stat()
@@ -155,29 +153,6 @@ def test_known_corpus_that_was_changed_is_verified_again(tmp_path: Path, monkeyp
     os.utime(corpus.path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(CharRNNError, match="damaged"):
         Corpus.open(corpus.path)
-
-
-def test_corpus_just_prepared_and_one_verified_before_are_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(memo, "MIN_BYTES", 100)
-    monkeypatch.setattr(container, "_IN_MEMORY", 100)
-    checked: list[bool] = []
-    check = Corpus._check_indices
-
-    def observe(self: Corpus, *, are_known: bool) -> None:
-        checked.append(are_known)
-        check(self, are_known=are_known)
-
-    monkeypatch.setattr(Corpus, "_check_indices", observe)
-    corpus = prepared("abc" * 1000, tmp_path / "c.safetensors")
-    Corpus.open(corpus.path)
-    copy = tmp_path / "copy.safetensors"
-    copy.write_bytes(corpus.path.read_bytes())
-    for _ in range(2):
-        assert Corpus.open(copy).text == "abc" * 1000
-    assert checked == [True, True, False, True]
 
 
 def test_folder_tells_what_was_read(tmp_path: Path) -> None:

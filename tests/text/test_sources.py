@@ -15,7 +15,6 @@ import pytest
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
-from charrnn.files import memo
 from charrnn.text.cleaning import CleanText
 from charrnn.text.sources import BLOCK_BYTES, Source, digest, find_sources
 
@@ -162,26 +161,6 @@ def test_progress_counts_the_bytes_on_the_disk(tmp_path: Path, suffix: str) -> N
     assert b"".join(source.blocks(told.append)) == text
     assert sum(told) == source.size == path.stat().st_size
     assert len(told) == 3
-
-
-def test_digest_of_large_files_is_remembered_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(memo, "MIN_BYTES", 6)
-    for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("abc")
-    sources = find_sources([str(tmp_path)])
-    with pytest.MonkeyPatch.context() as patch:
-        once = digest(sources)
-        patch.setattr(Source, "blocks", lambda *_: pytest.fail("read again"))
-        assert digest(sources) == once
-    os.utime(tmp_path / "b.txt", ns=(0, 0))
-    assert digest(sources) == once
-    (tmp_path / "zipped.txt.gz").write_bytes(gzip.compress(b"abc"))
-    (tmp_path / "raw.txt").symlink_to("zipped.txt.gz")
-    zipped, raw = (digest(find_sources([str(tmp_path / name)])) for name in ("zipped.txt.gz", "raw.txt"))
-    assert zipped != raw
-    (tmp_path / "b.txt").write_text("abd")
-    assert digest(sources) != once
 
 
 def test_folder_without_texts_and_missing_file_are_errors(tmp_path: Path) -> None:
