@@ -1,5 +1,6 @@
 """What all tests share: a tiny text, a small trained run, the installed command."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
