@@ -28,9 +28,9 @@ from charrnn.machine.probes import failure
 from charrnn.machine.runtime import Runtime, can_compute, compute_deterministically
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
 from charrnn.runs.preflight import describe
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 

@@ -22,8 +22,8 @@ from charrnn.files import container
 from charrnn.keywords import SamplingOptions
 from charrnn.model.network import evaluating
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary

@@ -142,7 +142,7 @@ def train(
     from charrnn.machine.runtime import compute_deterministically
     from charrnn.runs.folder import RunFolder
     from charrnn.runs.listing import read_newest_header
-    from charrnn.runs.opening import opened
+    from charrnn.runs.opening import Request, opened
     from charrnn.runs.preflight import describe
     from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
     from charrnn.text.cache import TextArgument, default_stem
@@ -162,22 +162,22 @@ def train(
     bar = byte_bar(sys.stderr) if speaks() and not quiet else no_bar
     text = TextArgument(corpus, data_dir, recursive=recursive, force=force, bar=bar)
     reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard and speaks() else []
-    with opened(
-        folder,
-        text,
-        shape,
-        config,
-        preset | asked,
-        resuming=resume,
-        overwriting=overwrite,
+    request = Request(
+        folder=folder,
+        text=text,
+        preparation=preparation,
+        model=shape,
+        training=config,
+        given=preset | asked,
+        checkpoint_dir=checkpoint_dir,
+        resume=resume,
+        overwrite=overwrite,
         init_from=init_from,
         seed=seed,
         device=device,
         precision=precision,
-        checkpoint_dir=checkpoint_dir,
-        preparation=preparation,
-        notify=notify,
-    ) as begun:
+    )
+    with opened(request, notify) as begun:
         describe(begun.trainer, begun.corpus.vocabulary, begun.seed, notify)
         if speaks():
             reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, begun.trainer.fraction))

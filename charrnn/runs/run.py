@@ -1,4 +1,4 @@
-"""Drive a training run: between two events it is saved, reported and sampled. Its start is left to `opening.py`."""
+"""Drive a training run: save, report and sample between two events. Made in `start.py` or `resume.py`."""
 
 import contextlib
 import math

@@ -4,17 +4,16 @@ Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `vocabular
 """
 
 import codecs
-import collections
 import functools
 import io
 import itertools
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.terminal import Advance, advance_nothing, count_of
-from charrnn.text.ahead import ahead
 from charrnn.text.detection import (
     HEAD_BYTES,
     advice_on_records,
@@ -31,13 +30,9 @@ from charrnn.text.transliteration import transliterate, transliterate_and_count
 from charrnn.text.units import BORDER, inner, inner_separator
 
 _MAX_HELD = 1 << 20
-"""Max characters that wait for the next block: more that belong together are no text, but an attack on memory."""
-_SLICE = 1 << 12
-_MAX_MARKS = 1 << 12
-"""Max characters behind a slice's end before it is cut at a mark."""
+"""Max characters without white space that wait for the next block."""
+_PARTS = re.compile(r".{1,4096}\S*", re.DOTALL)
 _BYTE_ORDER_MARK = "\ufeff"
-_MAY_BE_PAIRS = (range(0x3400), range(0xF900, 0x20000))
-"""Code points that may be decomposed to two: not those of Han, and Hangul's are by a rule."""
 
 
 class CleanText:
@@ -103,22 +98,21 @@ class CleanText:
         if config.unit == "byte":
             yield from (block.decode("latin-1") for block in self._read(source))
             return
-        with ahead(self._read(source)) as raw:
-            blocks = self._without_marks(source, _decode(source, config, raw, force=self._force))
-            if not config.keep_boilerplate:
-                blocks = cut_boilerplate(blocks, functools.partial(self._report_cut, source))
-            if form != "none" or config.lowercase:
-                blocks = cut_between_characters(blocks, form, lowercase=config.lowercase)
-            for block in blocks:
-                if config.border_text is not None and BORDER in block:
-                    raise half_of_a_character(source.name, BORDER, config)
-                text = normal_form(block, form)
-                if config.ascii:
-                    text, num_changed, num_dropped = transliterate_and_count(text)
-                    self._num_transliterated += num_changed
-                    self._num_dropped += num_dropped
-                if text := fold(text, form, ascii=False, lowercase=config.lowercase):
-                    yield text
+        blocks = self._without_marks(source, _decode(source, config, self._read(source), force=self._force))
+        if not config.keep_boilerplate:
+            blocks = cut_boilerplate(blocks, functools.partial(self._report_cut, source))
+        if form != "none" or config.lowercase:
+            blocks = cut_at_spaces(blocks)
+        for block in blocks:
+            if config.border_text is not None and BORDER in block:
+                raise half_of_a_character(source.name, BORDER, config)
+            text = normal_form(block, form)
+            if config.ascii:
+                text, num_changed, num_dropped = transliterate_and_count(text)
+                self._num_transliterated += num_changed
+                self._num_dropped += num_dropped
+            if text := fold(text, form, ascii=False, lowercase=config.lowercase):
+                yield text
 
     def _without_marks(self, source: Source, blocks: Iterator[str]) -> Iterator[str]:
         """The decoded blocks without byte-order marks, which are counted; notes advice for what is not plain text."""
@@ -155,67 +149,28 @@ def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa:
 def normal_form(text: str, form: str) -> str:
     """A text in Unicode normal form NFC or NFKC.
 
-    Python looks at a text before it changes it. Slice by slice, a rare accent costs the time of its slice alone. Marks
-    without end, which take the square of their number to be put in order, are no text and normalised in parts.
+    Python copies a text only if it changes, so in parts a rare accent costs the time of its part alone. A part begins
+    with white space, which combines with nothing before it.
     """
     if form == "none" or text.isascii():
         return text
-    slices, begin = [], 0
-    while begin < len(text):
-        end = begin + _SLICE
-        while end < len(text) and not _begins_anew(text[end], form, False):
-            if end >= begin + _SLICE + _MAX_MARKS and unicodedata.combining(text[end]):
-                break
-            end += 1
-        slices.append(unicodedata.normalize(form.upper(), text[begin:end]))  # type: ignore[arg-type]
-        begin = end
-    return "".join(slices)
+    return "".join(unicodedata.normalize(form.upper(), part) for part in _PARTS.findall(text))  # type: ignore[arg-type]
 
 
-def cut_between_characters(blocks: Iterable[str], form: str, *, lowercase: bool) -> Iterator[str]:
-    """The same text in blocks whose normal forms, in lower case if wanted, are together that of the whole text.
+def cut_at_spaces(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text in blocks that begin with white space, which no normal form and no case depends on.
 
-    A block waits for the next one, or at least its end does, from the last character on that nothing before it affects.
+    (The lower case of a sigma depends on the letters around it.) Where there is none for long, a block begins anywhere.
     """
     held = ""
     for block in blocks:
-        if block and _begins_anew(block[0], form, lowercase):
-            yield held  # as it is: to join and cut it takes longer
-            held = block
-            continue
-        held += block
-        border = len(held) - 1
-        while border > 0 and not _begins_anew(held[border], form, lowercase):
-            border -= 1
-        if border <= 0 and len(held) > _MAX_HELD:
-            border = len(held)
-        if border > 0:
-            yield held[:border]
-            held = held[border:]
+        cut = max(block.rfind(" "), block.rfind("\n"))
+        if cut >= 0 or len(held) + len(block) > _MAX_HELD:
+            yield held + block[: max(cut, 0)]
+            held = block[max(cut, 0) :]
+        else:
+            held += block
     yield held
-
-
-@functools.lru_cache(2**16)
-def _begins_anew(char: str, form: str, lowercase: bool) -> bool:
-    """True if no text before a character affects it or is affected by it, in a normal form and in lower case.
-
-    Unicode Standard Annex 15, section 9.1: a starter that no character before it combines with. A sigma's lower case
-    depends on the letters around it, as far as a character that is none and no mark.
-    """
-    if lowercase and f"aΣ{char}a".lower()[1] != "ς":
-        return False
-    if char.isascii() or form == "none":
-        return True
-    is_normal = unicodedata.is_normalized(form.upper(), char)  # type: ignore[arg-type]
-    return is_normal and not unicodedata.combining(char) and char not in _second_characters()
-
-
-@functools.cache
-def _second_characters() -> frozenset[str]:
-    """The characters that may combine with one before them to a third."""
-    pairs = (unicodedata.decomposition(chr(point)).split() for point in itertools.chain(*_MAY_BE_PAIRS))
-    seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
-    return frozenset(seconds.union(map(chr, range(0x1161, 0x1176)), map(chr, range(0x11A8, 0x11C3))))  # of Hangul
 
 
 def _require_encoding(encoding: str) -> None:
@@ -268,7 +223,6 @@ def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], 
             text = decoder.decode(block)
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
-            collections.deque(blocks, maxlen=0)  # a thread reads them from the file that is to be read again
             raise _undecodable(source, encoding, mark, offset - len(pending) + start, pending + block) from None
         if is_wide and not may_hold_nul and "\0" in text:
             raise CharRNNError(

@@ -18,9 +18,7 @@ from charrnn.errors import CharRNNError, CorpusChangedError, OutputExistsError, 
 from charrnn.files import container
 from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
-from charrnn.machine.threads import num_threads
 from charrnn.terminal import Advance, Bar, Notify, count_of, format_share, no_bar
-from charrnn.text.ahead import ahead
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
 from charrnn.text.numbering import NumberedText, numbered
@@ -151,8 +149,7 @@ def _numbered(
     """Read the sources to their end, and keep their text as numbers beside the output. Raises: CharRNNError."""
     try:
         with making_folder(output.parent), contextlib.ExitStack() as stack:
-            # PyTorch's other threads would wait actively, in the way of the one that reads.
-            with bar("reading", total_size(sources)) as advance, num_threads(1):
+            with bar("reading", total_size(sources)) as advance:
                 text = CleanText(sources, config, force=force, advance=advance)
                 numbers = stack.enter_context(numbered(text, config.unit, output.parent))
             yield text, numbers
@@ -187,12 +184,10 @@ def _encode(
         (text.warnings if is_whole else notes).append(_describe_documents(vocabulary, config))
     origins = tuple(dict.fromkeys(source.origin for source in sources))
     header = dump(_Header(vocabulary.stored(), config, origins, text.digest.hexdigest()))
-    with ahead(numbers.encode(vocabulary, advance)) as indices:
-        if vocabulary.border is not None and not config.keep_order:
-            indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
-        container.write_blocks(
-            output, KIND, header, "indices", vocabulary.dtype, length, indices, exclusive=not overwrite
-        )
+    indices = numbers.encode(vocabulary, advance)
+    if vocabulary.border is not None and not config.keep_order:
+        indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
+    container.write_blocks(output, KIND, header, "indices", vocabulary.dtype, length, indices, exclusive=not overwrite)
     return [*notes, *_describe_rare(vocabulary), *_describe_short_lines(vocabulary)]
 
 

@@ -1,7 +1,6 @@
 """Documents: a border after each, none of them empty, and a shuffle in bounded memory."""
 
 import itertools
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -152,11 +151,11 @@ def _shuffle(bucket: BinaryIO, border: int, dtype: torch.dtype, generator: np.ra
     generator.shuffle(order)
     for first in range(0, len(order), _GROUP):
         group = order[first : first + _GROUP]
-        yield from _take(bucket, indices, borders[group].astype(np.int64), borders[group + 1].astype(np.int64))
+        yield from _take(indices, borders[group].astype(np.int64), borders[group + 1].astype(np.int64))
 
 
 def _take(
-    bucket: BinaryIO, indices: "np.ndarray[Any, Any]", begins: "np.ndarray[Any, Any]", ends: "np.ndarray[Any, Any]"
+    indices: "np.ndarray[Any, Any]", begins: "np.ndarray[Any, Any]", ends: "np.ndarray[Any, Any]"
 ) -> Iterator[Tensor]:
     """The parts of a bucket's indices from these places to those, joined to blocks."""
     lengths = ends - begins
@@ -164,13 +163,8 @@ def _take(
     for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(lengths)]):
         if end - begin == 1:  # perhaps a document larger than memory
             document = slice(begins[begin], ends[begin])
-            yield from map(torch.from_numpy, _read(bucket, indices.dtype, document))
+            yield from (
+                torch.from_numpy(indices[document][i : i + _BLOCK].copy()) for i in range(0, lengths[begin], _BLOCK)
+            )
             continue
         yield torch.from_numpy(indices[_places(begins[begin:end], lengths[begin:end])])
-
-
-def _read(bucket: BinaryIO, dtype: "np.dtype[Any]", part: slice) -> Iterator["np.ndarray[Any, Any]"]:
-    """A part of a file's indices, block by block."""
-    for begin in range(part.start, part.stop, _BLOCK):
-        size = min(_BLOCK, part.stop - begin) * dtype.itemsize
-        yield np.frombuffer(bytearray(os.pread(bucket.fileno(), size, begin * dtype.itemsize)), dtype)

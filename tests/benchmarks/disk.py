@@ -31,7 +31,7 @@ from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.runtime import open_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
+from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import Source
 from tests.conftest import TEXT, TINY

@@ -31,7 +31,8 @@ with atheris.instrument_imports(include=["charrnn"]):
     from charrnn.model.network import CharRNN
     from charrnn.runs.checkpoint import Checkpoint
     from charrnn.runs.folder import RunFolder
-    from charrnn.runs.opening import resume, start
+    from charrnn.runs.resume import resume
+    from charrnn.runs.start import start
     from charrnn.runs.transfer import transfer
     from charrnn.text.cleaning import CleanText
     from charrnn.text.corpus import Corpus, prepare

@@ -18,8 +18,8 @@ import torch
 from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.machine.runtime import open_runtime
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
 from charrnn.runs.saving import Saver
+from charrnn.runs.start import start
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
 from charrnn.training.events import Progress

@@ -14,7 +14,7 @@ from charrnn.cli.writing import View, view_on_stdout
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.inspection import inspect
-from charrnn.runs.opening import start
+from charrnn.runs.start import start
 from charrnn.sampling.sampler import Piece
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source

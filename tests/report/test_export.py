@@ -19,8 +19,8 @@ from charrnn.model.scoring import evaluate
 from charrnn.report.export import export, render, round_rows, rounded
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import display, split_words

@@ -18,8 +18,8 @@ from charrnn.report.page import render, require_extra, write_report
 from charrnn.report.records import Records
 from charrnn.report.subject import Subject, open_subject
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import display

@@ -16,7 +16,7 @@ from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.runs.checkpoint import Checkpoint, _is_sound_generator
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import resume
+from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
 from tests.conftest import with_weights

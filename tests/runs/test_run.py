@@ -23,9 +23,10 @@ from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs import run as run_module
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import resume, start
 from charrnn.runs.reporting import Reporter
+from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled

@@ -16,9 +16,10 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.inspection import inspect
 from charrnn.runs.listing import list_runs
-from charrnn.runs.opening import resume, start
 from charrnn.runs.reporting import Reporter
+from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.runs.transfer import transfer
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources

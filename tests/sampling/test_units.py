@@ -13,7 +13,7 @@ from charrnn.api import LanguageModel
 from charrnn.config import PreparationConfig, SamplingConfig, TrainingConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import start
+from charrnn.runs.start import start
 from charrnn.sampling.copies import unpack
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources

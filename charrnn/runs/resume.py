@@ -1,0 +1,151 @@
+"""Resume a run at its newest sound checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from charrnn.config import BUDGETS, SIZES, TrainingConfig
+from charrnn.errors import CharRNNError, PrecisionError, opt
+from charrnn.machine.distributed import ALONE, Ranks
+from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
+from charrnn.model.network import CharRNN
+from charrnn.runs.checkpoint import VERSIONS, Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run
+from charrnn.runs.start import diverge, split
+from charrnn.terminal import Notify, silence
+from charrnn.text.corpus import Corpus
+from charrnn.training.heuristics import choose_layout, require_memory
+from charrnn.training.streams import Layout, TrainingText
+from charrnn.training.trainer import Trainer
+
+_FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
+"""Options that a resumed run may be given new values of; all others are those it began with."""
+
+
+def resume(
+    folder: RunFolder,
+    corpus: Corpus,
+    given: Mapping[str, Any],
+    device: str,
+    ranks: Ranks = ALONE,
+    *,
+    notify: Notify = silence,
+) -> Run:
+    """The run in a folder, at its newest sound checkpoint.
+
+    `given` are the options that were set explicitly: a budget and the like may differ from the run's own.
+    Raises: CharRNNError for another corpus or another model.
+    """
+    checkpoint, unsound = ranks.share(folder.load_last)
+    _require_resumable(checkpoint, corpus, folder)
+    for reason in unsound.values():
+        notify(f"{reason}; going back to the checkpoint before it", warning=True)
+    if checkpoint.versions != VERSIONS:
+        by, now = (f"charrnn {of['charrnn']} with PyTorch {of['torch']}" for of in (checkpoint.versions, VERSIONS))
+        notify(f"this run was written by {by}, and this is {now}: it may go on a little differently", warning=True)
+    config = _changed(checkpoint, given, folder)
+    if config.batch_size is not None and config.batch_size % ranks.size:
+        raise CharRNNError(
+            f"the run in {folder.path} has {opt.batch_size(config.batch_size)}, which {ranks.size} processes cannot "
+            "share evenly: resume it with a number of processes that divides it"
+        )
+    runtime = find_runtime(device, given.get("precision", checkpoint.precision), ranks, notify)
+    seed_everything(checkpoint.seed)
+    before = checkpoint.snapshot.num_ranks
+    text = _split_alike(corpus, config, runtime, before)
+    require_memory(checkpoint.model_config, text.layout, runtime)
+    trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
+    if (config.minutes is None) != (checkpoint.training_config.minutes is None):
+        checkpoint.snapshot.course.patience_lost_at = None  # it was counted in the other unit
+    diverge(ranks, checkpoint.seed)
+    trainer.load(checkpoint.snapshot)
+    if before != ranks.size:
+        notify(f"the number of processes was {before} and is {ranks.size} now: other dropout will be drawn")
+    for aside in folder.set_aside(unsound if ranks.is_first else ()):
+        notify(f"the unsound checkpoint is kept as {aside}")
+    notify(f"resuming {folder.path} at step {trainer.course.step:,}")
+    if trainer.budget.is_over(trainer.now):
+        lost = trainer.evaluations.have_lost_patience(trainer.course)
+        ways = opt.patience if lost else f"{opt.epochs}, {opt.steps} or {opt.minutes}"
+        notify(f"this run is over: a larger {ways} would go on with it")
+    return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
+
+
+def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder) -> None:
+    """Raises: CharRNNError for a checkpoint without the trainer's state, or of another text."""
+    if not checkpoint.can_be_resumed:
+        raise CharRNNError(
+            f"the checkpoint in {folder.path} was written without the trainer's state (inspect {opt.slim}), so that it "
+            f"cannot go on: start another run with {opt.init_from}"
+        )
+    if not checkpoint.corpus.fits(corpus) or checkpoint.vocabulary != corpus.vocabulary:
+        raise CharRNNError(
+            f"{corpus.path} is not the corpus that the run in {folder.path} was trained on (another version of charrnn "
+            f"may have read the text differently): resume with {checkpoint.corpus.path}, or start another run with "
+            f"{opt.run('DIR')}"
+        )
+
+
+def _split_alike(corpus: Corpus, config: TrainingConfig, runtime: Runtime, num_ranks: int) -> TrainingText:
+    """The text in the streams that another number of processes read.
+
+    Raises: CharRNNError for a text too short for that.
+    """
+    layout = choose_layout(config, len(corpus.indices), runtime)
+    text = split(corpus, layout, runtime.ranks).placed(runtime)
+    if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, num_ranks):
+        raise CharRNNError(
+            f"the text is too short for {runtime.ranks.size} processes to cut it as {num_ranks} did: resume with "
+            f"{num_ranks}"
+        )
+    return text
+
+
+def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
+    """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
+    own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
+    fixed = {name: value for name, value in own.items() if name not in _FREE_TO_CHANGE}
+    require_own(
+        given, fixed, f"the run in {folder.path}", f"leave the option out, or start another run with {opt.run('DIR')}"
+    )
+    changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
+    if not changes.keys().isdisjoint(BUDGETS):
+        changes = dict.fromkeys(BUDGETS) | changes
+    return replace(checkpoint.training_config, **changes)
+
+
+def require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, remedy: str) -> None:
+    """Check that no option was given another value than its owner's own. Raises: CharRNNError."""
+    for name, value in given.items():
+        if name in own and value != own[name]:
+            # None of one-hot inputs is given as 0.
+            asked, found = (0 if each is None else each for each in (value, own[name]))
+            option = str(getattr(opt, name))
+            if (size := given.get("size")) is not None and SIZES[size].get(name) == value:
+                option = f"{opt.size} is {size}, so that {option}"
+            raise CharRNNError(f"{option} is {asked}, but {owner} has {found}: {remedy}")
+
+
+def find_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | None = None) -> Runtime:
+    """The machine in the precision that rank 0 can have: with `notify`, the best there is in place of another.
+
+    Raises: PrecisionError.
+    """
+
+    def find_precision() -> str:
+        try:
+            return open_runtime(device, precision).precision
+        except PrecisionError:
+            if notify is None:
+                raise
+        best = open_runtime(device).precision
+        notify(f"{precision} is not available here: going on in {best}, maybe a little differently", warning=True)
+        return best
+
+    runtime = open_runtime(device, ranks.share(find_precision), ranks=ranks)
+    if (kind := ranks.share(lambda: runtime.device.type)) != runtime.device.type:
+        raise CharRNNError(
+            f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: {opt.device('cpu')}"
+        )
+    return runtime

@@ -1,0 +1,88 @@
+"""Start a run: choose what its options leave open, take over weights, draw the first ones."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
+from charrnn.errors import opt
+from charrnn.machine.distributed import Ranks
+from charrnn.machine.runtime import Runtime, draw_seed, seed_everything
+from charrnn.model.network import CharRNN
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.definition import origin_of
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.run import Run
+from charrnn.runs.transfer import transfer
+from charrnn.terminal import Notify, count_of, silence
+from charrnn.text.corpus import Corpus
+from charrnn.training.heuristics import choose_layout, choose_learning_rate, choose_shape, default_epochs
+from charrnn.training.streams import TrainingText
+from charrnn.training.trainer import Trainer
+
+
+def start(
+    folder: RunFolder,
+    corpus: Corpus,
+    options: ModelOptions,
+    config: TrainingConfig,
+    runtime: Runtime,
+    *,
+    seed: int | None = None,
+    init_from: Checkpoint | None = None,
+    notify: Notify = silence,
+) -> Run:
+    """A new run. Its shape is that of `init_from`, else the given one, else chosen. Raises: CharRNNError."""
+    ranks = runtime.ranks
+    seed = ranks.share(lambda: draw_seed() if seed is None else seed)
+    seed_everything(seed)
+    config = choose_layout(config, len(corpus.indices), runtime)
+    text = split(corpus, config, ranks).placed(runtime)
+    if all(getattr(config, budget) is None for budget in BUDGETS):
+        config = replace(config, epochs=default_epochs(len(text.train), text.layout.num_chunks))
+    if init_from is not None:
+        options = replace(options, **shape_options(init_from))
+    is_open = options.hidden_size is None
+    num_chars_before = 0 if init_from is None else init_from.num_chars_trained
+    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
+    if is_open:
+        L, H = model_config.num_layers, model_config.hidden_size
+        fixed = f"{opt.hidden_size(H)}" if L == 1 else f"{opt.num_layers(L)} {opt.hidden_size(H)}"
+        notify(f"chose {count_of(L, 'layer')} of {H} units for text, budget and machine; {fixed} fixes it")
+    learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
+    if init_from is not None and config.learning_rate is None:
+        notify(f"chose a learning rate of {learning_rate:.3g} for trained weights; {opt.learning_rate} sets another")
+    config = replace(config, learning_rate=learning_rate)
+    seed_everything(seed)  # trials have drawn
+    model = CharRNN(model_config)
+    if init_from is not None:
+        matched = transfer(init_from, model, corpus.vocabulary)
+        notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
+    model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
+    trainer = Trainer(model, config, text, runtime)
+    diverge(ranks, seed)
+    return Run(folder, corpus, trainer, seed, origin=None if init_from is None else origin_of(init_from))
+
+
+def shape_options(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The options of a model's shape, with which weights can be taken over; dropout is none of them."""
+    config = checkpoint.model_config
+    return {each.name: getattr(config, each.name) for each in fields(ModelOptions) if each.name != "dropout"}
+
+
+def split(corpus: Corpus, config: TrainingConfig, ranks: Ranks) -> TrainingText:
+    """The text that is trained on, and that which validates. Raises: CharRNNError."""
+    vocabulary = corpus.vocabulary
+    return TrainingText.split(
+        corpus.indices,
+        config,
+        corpus.check,
+        ranks.size,
+        border=vocabulary.border,
+        count_chars=vocabulary.count_chars,
+    )
+
+
+def diverge(ranks: Ranks, seed: int) -> None:
+    """Let each process draw its own dropout from now on."""
+    if not ranks.is_first:
+        seed_everything(ranks.seed(seed))
