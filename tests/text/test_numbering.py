@@ -94,34 +94,19 @@ def test_rare_symbols_are_encoded_to_the_unknown_one(unit: Unit, tmp_path: Path)
     check(["Zwei Boxer jagen Zwei Boxer ", MANY[:500], " und zurück"], unit, tmp_path, min_count=2)
 
 
-def test_more_words_than_memory_should_hold_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbering, "_MAX_KNOWN", 100)
-    common = [f" w{'x' * (i % 7)}" for i in range(2_000)]
-    rare = [" " + "".join(letters) for letters in itertools.product("abcdefg", repeat=4)]
-    words = [word for each in zip(common, rare, strict=False) for word in each]
-    with numbered(blocks_of("".join(words), 99), "word", tmp_path) as numbers:
-        assert {word: numbers.totals[word] for word in set(common)} == Counter(common)
-        assert numbers.num_forgotten == len(words) - numbers.totals.total()
-        known_chars = sum(len(word) * n for word, n in numbers.totals.items())
-        assert numbers.forgotten_chars == len("".join(words)) - known_chars
+def test_words_after_as_many_as_memory_should_hold_become_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbering, "_MAX_KNOWN", 20)
+    rare = [" " + "".join(letters) for letters in itertools.product("abcde", repeat=2)]
+    words = [" at", " last", *rare, *[" at", " last"] * 30]
+    with numbered(blocks_of("".join(words), 50), "word", tmp_path) as numbers:
+        assert numbers.totals == Counter({" at": 31, " last": 31} | dict.fromkeys(rare[:16], 1))
+        assert (numbers.num_forgotten, numbers.forgotten_chars) == (9, 27)
         vocabulary = vocabulary_of(numbers)
         symbols = vocabulary.symbols_of(torch.cat(list(numbers.encode(vocabulary))))
-    assert sum(vocabulary.counts) == len(words)
-    assert vocabulary.num_chars == len("".join(words))
-    assert [symbol for symbol in symbols if symbol in common] == common
-    assert all(found in (word, UNKNOWN_CHAR) for found, word in zip(symbols, words, strict=True))
-
-
-def test_words_that_are_seen_after_many_rare_ones_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbering, "_MAX_KNOWN", 20)
-    rare = [" " + "".join(letters) for letters in itertools.product("abcde", repeat=4)]
-    text = "".join(rare) + " at last some words" * 30
-    with numbered(blocks_of(text, 50), "word", tmp_path) as numbers:
-        vocabulary = vocabulary_of(numbers, min_count=2)
-        decoded = vocabulary.decode(torch.cat(list(numbers.encode(vocabulary))))
-    assert decoded.startswith(UNKNOWN_CHAR * len(rare))
-    assert decoded.endswith(" at last some words" * 28)  # the first may be rare ones by then
-    assert vocabulary.num_chars == len(text)
+    assert list(symbols) == [*words[:18], *[UNKNOWN_CHAR] * 9, *words[27:]]
+    assert (sum(vocabulary.counts), vocabulary.num_chars) == (len(words), len("".join(words)))
 
 
 def test_numbers_that_are_gone_are_an_error(tmp_path: Path) -> None:
