@@ -27,7 +27,7 @@ from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
-from tests.conftest import CPU, TEXT
+from tests.support import CPU, TEXT
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.optimizer import make_optimizers
 from charrnn.training.streams import Cursor, TrainingText, advance, chunk_at, draw_offset
 from docs import pictures
-from tests.conftest import CPU
+from tests.support import CPU
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "how-it-works.md"

@@ -48,7 +48,7 @@ from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from tests.conftest import TEXT, run_main
+from tests.support import TEXT, run_main
 
 _TRAIN = "--resume --steps 6000 --checkpoint-every 50 --eval-every 500 --hidden-size 24 --embedding-size 8 --seed 7"
 _LONGEST_LIFE = 0.8  # seconds

@@ -34,7 +34,7 @@ from charrnn.runs.folder import RunFolder
 from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import Source
-from tests.conftest import TEXT, TINY
+from tests.support import TEXT, TINY
 
 _OLDEST, _OLD, _NEW = 1, 2, 3  # seeds, by which checkpoints are told apart
 _OF_FILES = {"openat", "write", "writev", "fsync", "rename", "link", "flock", "mkdir", "close", "getdents64", "lseek"}

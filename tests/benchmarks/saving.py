@@ -23,7 +23,7 @@ from charrnn.runs.start import start
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
 from charrnn.training.events import Progress
-from tests.conftest import TEXT
+from tests.support import TEXT
 
 _SHAPE = ModelOptions(hidden_size=1440, dropout=0.0)
 _CONFIG = TrainingConfig(steps=10_000, batch_size=32, seq_length=8)

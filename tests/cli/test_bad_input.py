@@ -14,7 +14,7 @@ from charrnn.files import container
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import Source
-from tests.conftest import Command
+from tests.support import Command
 
 CASES = [
     # arguments, exit code, what the line says

@@ -17,7 +17,7 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
-from tests.conftest import TEXT, Command, Forked, needs_fbgemm
+from tests.support import TEXT, Command, Forked, needs_fbgemm
 
 Start = Callable[..., Forked]
 SMALL = ["--hidden-size", "16", "--embedding-size", "8", "--batch-size", "8", "--seq-length", "16"]
@@ -74,9 +74,7 @@ def test_training_without_a_text_learns_from_the_tales_that_come_along(tmp_path:
     assert Corpus.open(tmp_path / "data" / "tales.safetensors").text == tales.read_text()
 
 
-def test_absurd_learning_rate_ends_in_a_model_and_a_warning_even_where_all_else_is_quiet(
-    tmp_path: Path, charrnn: Command
-) -> None:
+def test_absurd_learning_rate_ends_in_a_model_and_a_warning(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     absurd = ["--learning-rate", "100", "--grad-clip", "100"]
     done = charrnn("train", "tiny.txt", "--steps", "300", "--seed", "1", "--quiet", *absurd, *SMALL)
@@ -132,9 +130,7 @@ def test_prompt_file_and_no_echo(tmp_path: Path, charrnn: Command, trained_run: 
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_final_line_end_of_a_prompt_file_is_dropped_but_not_that_of_a_prompt(
-    charrnn: Command, trained_run: Run, end: str
-) -> None:
+def test_final_line_end_of_a_prompt_file_is_dropped(charrnn: Command, trained_run: Run, end: str) -> None:
     words = ["sample", trained_run.folder.path, "-n", "0"]
     assert charrnn(*words, "--prompt-file", "-", input=f"the cat{end}{end}").stdout == "the cat\n"
     assert charrnn(*words, "--prompt", "the cat\n\n").stdout == "the cat\n\n"
@@ -308,7 +304,7 @@ def test_output_that_cannot_be_written_is_an_error(
 
 
 @needs_full
-def test_output_that_cannot_be_written_is_told_once_though_the_interpreter_ends(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     executable = Path(sys.executable).with_name("charrnn")
     command = f"'{executable}' prepare tiny.txt --json > /dev/full"
@@ -351,7 +347,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits to a file's size")
-def test_checkpoint_that_cannot_be_written_ends_the_training_and_leaves_the_one_before(
+def test_failed_checkpoint_ends_training_and_leaves_the_one_before(
     tmp_path: Path, charrnn: Command, forked: Start, pipe: tuple[Path, int]
 ) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
@@ -599,7 +595,7 @@ def test_text_is_the_same_on_cpus_with_more_and_with_fewer_instructions(
     assert installed(*words).stdout == expected.stdout
 
 
-def test_output_in_another_encoding_loses_nothing_in_json_and_warns_of_text(
+def test_other_output_encodings_lose_nothing_in_json_and_warn_of_text(
     tmp_path: Path, charrnn: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "o.txt").write_text("ёжик\n" * 200, encoding="utf-8")

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from charrnn.errors import opt
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
-from tests.conftest import TEXT, Command
+from tests.support import TEXT, Command
 
 QUICK = "--steps 4 --hidden-size 8 --batch-size 4 --seq-length 16 --seed 1 --quiet".split()
 
@@ -143,8 +144,12 @@ def test_unknown_characters_of_a_prompt_name_what_was_meant(
     assert message in done.stderr
 
 
-def test_errors_for_python_name_no_options_of_the_command_line(trained_run: Run) -> None:
+def test_errors_for_python_name_no_options_of_the_command_line(
+    trained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import charrnn as package
+
+    monkeypatch.setattr(opt, "on_command_line", False)
 
     model = package.load(trained_run.folder.best, device="cpu")
     cases: list[dict[str, Any]] = [{"prompt": "QX"}, {"documents": 3}, {"unique": True}]

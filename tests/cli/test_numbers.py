@@ -10,7 +10,7 @@ import pytest
 
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
-from tests.conftest import TEXT, Command
+from tests.support import TEXT, Command
 
 
 @pytest.fixture

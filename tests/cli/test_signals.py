@@ -16,7 +16,7 @@ from charrnn.cli.signals import stop_on_signals
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
-from tests.conftest import TEXT, preload, run_main
+from tests.support import TEXT, preload, run_main
 
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="needs processes that fork"

@@ -19,7 +19,7 @@ from charrnn.sampling.sampler import Piece
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import CPU, TINY, Command, Told
+from tests.support import CPU, TINY, Command, Told
 
 BYTES = PreparationConfig(unit="byte")
 

@@ -20,7 +20,7 @@ from charrnn.config import PreparationConfig
 from charrnn.runs.run import Run
 from charrnn.sampling.sampler import Piece
 from charrnn.terminal import escape_controls
-from tests.conftest import Command, Forked
+from tests.support import Command, Forked
 from tests.test_terminal import Terminal
 
 needs_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")

@@ -93,9 +93,7 @@ def test_large_tensors_are_mapped_and_the_same(path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("limit", [container._IN_MEMORY, 0])
-def test_what_is_read_is_what_was_verified_while_another_file_takes_its_place(
-    path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
+def test_replaced_file_is_read_as_it_was_verified(path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Two files of the same form take each other's place at each opening of the path."""
     monkeypatch.setattr(container, "_IN_MEMORY", limit)
     for name, tensor in (("a", torch.zeros(1000)), ("b", torch.ones(1000))):

@@ -11,7 +11,7 @@ from charrnn.errors import CharRNNError, CharRNNWarning
 from charrnn.machine import capture
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.runtime import CUDARuntime, open_runtime
-from tests.conftest import needs_cuda
+from tests.support import needs_cuda
 
 
 @needs_cuda
@@ -43,7 +43,7 @@ def test_recorded_step_on_cuda_draws_new_random_numbers_each_time() -> None:
 
 
 @needs_cuda
-def test_step_that_waits_for_cuda_is_run_as_it_is_and_the_next_one_is_recorded() -> None:
+def test_step_that_waits_for_cuda_runs_eagerly_and_the_next_is_recorded() -> None:
     runtime = open_runtime("cuda", "float32")
     drawn = torch.zeros(8, device="cuda")
 

@@ -25,7 +25,7 @@ from charrnn.machine.runtime import (
     open_runtime,
     seed_everything,
 )
-from tests.conftest import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
+from tests.support import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
 
 
 def test_float32_is_there_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from charrnn.config import ModelConfig
 from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import text_losses
-from tests.conftest import CPU
+from tests.support import CPU
 
 MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=4, dropout=0.5)
 

@@ -126,7 +126,7 @@ def test_untrained_loss_is_ln_v(cell: Cell, embedding_size: int | None) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_dropped_columns_of_the_recurrent_weights_are_the_same_for_all_streams(cell: Cell) -> None:
+def test_dropped_recurrent_columns_are_the_same_for_all_streams(cell: Cell) -> None:
     model, x = build(cell, dropout=0.8), torch.randint(V, (T, 1)).expand(T, B)
     model.stack.dropout.p = 0.0  # the outputs' dropout, which each stream has of its own
     runs = [model(x)[0] for _ in range(8)]
@@ -190,3 +190,20 @@ def test_evaluating_restores_the_mode_even_after_an_error() -> None:
         modes.append(model.training)
         raise ZeroDivisionError
     assert (modes, model.training) == ([False], True)
+
+
+def test_stack_learns_a_cosine_from_a_sine_by_its_carried_state() -> None:
+    torch.manual_seed(0)
+    stack, head = RecurrentStack(1, 32, cell="rnn"), nn.Linear(32, 1)
+    optimizer = torch.optim.Adam([*stack.parameters(), *head.parameters()], lr=0.01)
+    state, losses = None, []
+    for step in range(200):
+        time = torch.linspace(step * math.pi, (step + 1) * math.pi, 11)[:-1].view(-1, 1, 1)
+        outputs, state = stack(time.sin(), state)
+        state = detach(state)
+        loss = F.mse_loss(head(outputs), time.cos())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert max(losses[-20:]) < 0.01, "half a wave from an empty state would be ambiguous"

@@ -13,7 +13,7 @@ from charrnn.config import ModelConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import IGNORE, Part, evaluate, evaluation_chunks, sequence_losses, text_losses
-from tests.conftest import CPU
+from tests.support import CPU
 
 MODEL = ModelConfig(vocab_size=7, hidden_size=16, embedding_size=4)
 TEXT = torch.randint(7, (5000,), generator=torch.Generator().manual_seed(0))
@@ -111,7 +111,7 @@ def exact_losses(model: CharRNN, text: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits[:, 0], text[1:], reduction="none")
 
 
-def test_losses_of_a_text_stand_in_its_order_and_their_mean_is_what_an_evaluation_measures() -> None:
+def test_losses_of_a_text_are_in_order_and_average_to_the_evaluation() -> None:
     model = CharRNN(MODEL).eval()
     advanced: list[int] = []
     losses = text_losses(model, TEXT, CPU, advanced.append)

@@ -13,7 +13,7 @@ from charrnn.machine import probes
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Stepper, fastest_runtime
-from tests.conftest import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
+from tests.support import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
 
 V = 9
 BFLOAT16, INT8 = replace(CPU, dtype=torch.bfloat16), replace(CPU, dtype=torch.int8)

@@ -25,8 +25,8 @@ from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import display, split_words
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import CPU, TINY, Command, with_weights
 from tests.report.conftest import Open, Opened, assert_policy_holds
+from tests.support import CPU, TINY, Command, with_weights
 
 HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"
 READ_LOGITS = """(indices) => {

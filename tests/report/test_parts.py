@@ -21,7 +21,7 @@ from charrnn.report.records import curve, read_records, samples
 from charrnn.report.visible import name_all
 from charrnn.runs.run import Run
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import CPU
+from tests.support import CPU
 
 
 def reading(texts: list[str], bits: list[float]) -> Reading:

@@ -23,9 +23,9 @@ from charrnn.runs.start import start
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import display
-from tests.conftest import CPU, TINY, Command
 from tests.report.conftest import Open, Opened, assert_policy_holds
 from tests.report.test_export import HOSTILE, with_vocabulary
+from tests.support import CPU, TINY, Command
 
 TEXT = (
     """The Cat said: "I sat on the mat, and you?"

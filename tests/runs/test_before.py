@@ -8,7 +8,7 @@ import pytest
 
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.corpus import Corpus
-from tests.conftest import Command, needs_fbgemm
+from tests.support import Command, needs_fbgemm
 
 BEFORE = Path(__file__).parent / "before"
 SAMPLE = 'cywre"  aae asae  n l a odte  tm te  de ot nb  se rsoiee e i terea e are cs  o o'

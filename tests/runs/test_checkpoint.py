@@ -21,7 +21,7 @@ from charrnn.runs.reporting import MetricsLog
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import with_weights
+from tests.support import with_weights
 
 
 def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch._C._distributed_c10d import TCPStore
 
 from charrnn.runs.checkpoint import Checkpoint
-from tests.conftest import TEXT, Forked
+from tests.support import TEXT, Forked
 
 OPTIONS = "--hidden-size 16 --batch-size 8 --seq-length 16 --precision float32 --seed 3 --learning-rate 0.01"
 SHORT = "--steps 60 --eval-every 20"

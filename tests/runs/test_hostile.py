@@ -19,8 +19,8 @@ from charrnn.runs.folder import RunFolder
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
-from tests.conftest import with_weights
 from tests.forging import seal, unseal
+from tests.support import with_weights
 
 hostile = st.one_of(
     st.none(),

@@ -10,7 +10,7 @@ import pytest
 from charrnn.runs.folder import RunFolder, find_checkpoint, find_runs
 from charrnn.runs.listing import list_runs
 from charrnn.runs.run import Run
-from tests.conftest import Told
+from tests.support import Told
 
 
 @pytest.fixture

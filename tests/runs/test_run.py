@@ -31,7 +31,7 @@ from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.training.heuristics import lacking_memory
-from tests.conftest import CPU, TINY, Told, described, needs_bfloat16, needs_cuda
+from tests.support import CPU, TINY, Told, described, log_of, needs_bfloat16, needs_cuda
 
 OPEN = ModelOptions()
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
@@ -155,7 +155,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
     assert politely == (resumed.trainer.course.step == step) or step % 6 == 0
     resumed.open_log()
     resumed.drive([])
-    assert log_of(resumed) == log_of(whole)
+    assert timeless_log_of(resumed) == timeless_log_of(whole)
     for name in ("last", "best"):
         ours, theirs = (Checkpoint.load(getattr(run.folder, name)) for run in (resumed, whole))
         assert ours.snapshot.tensors.keys() == theirs.snapshot.tensors.keys()
@@ -170,8 +170,8 @@ def counters(checkpoint: Checkpoint) -> dict[str, Any]:
     return without_times(numbers | {"cursor": snapshot.cursor, "scaler": snapshot.gradient_scaler})
 
 
-def log_of(run: Run) -> list[dict[str, Any]]:
-    return [without_times(json.loads(line)) for line in run.folder.metrics.read_text().splitlines()]
+def timeless_log_of(run: Run) -> list[dict[str, Any]]:
+    return list(map(without_times, log_of(run)))
 
 
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> No
     assert run.folder.last.read_bytes() == before
 
 
-def test_run_that_lost_patience_is_told_of_it_and_counts_anew_in_another_unit(corpus: Corpus, tmp_path: Path) -> None:
+def test_lost_patience_is_reported_and_counted_again_in_another_unit(corpus: Corpus, tmp_path: Path) -> None:
     config = replace(CONFIG, steps=400, patience=1, learning_rate=0.9)
     run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
     assert run.drive([]).reason == "patience"
@@ -395,7 +395,7 @@ def test_dropout_is_chosen_unless_given(corpus: Corpus, tmp_path: Path) -> None:
     assert 0 <= dropout(1, None) < dropout(1000, None) < 1
 
 
-def test_preflight_is_three_lines_and_a_warning_where_model_and_text_do_not_fit(corpus: Corpus, tmp_path: Path) -> None:
+def test_preflight_is_three_lines_and_a_warning_of_a_bad_fit(corpus: Corpus, tmp_path: Path) -> None:
     def describe(hidden_size: int = 16) -> list[str]:
         return described(start(RunFolder(tmp_path), corpus, replace(TINY, hidden_size=hidden_size), CONFIG, CPU))
 
@@ -467,7 +467,7 @@ def test_text_on_the_device_leaves_less_memory_to_the_training(
 
 
 @needs_cuda
-def test_recorded_steps_train_the_weights_that_are_sampled_from_and_saved_cuda(corpus: Corpus, tmp_path: Path) -> None:
+def test_recorded_steps_train_the_weights_that_are_sampled_and_saved(corpus: Corpus, tmp_path: Path) -> None:
     run = start(RunFolder(tmp_path), corpus, TINY, replace(CONFIG, steps=60), open_runtime("cuda", "float32"), seed=3)
     weights = []
     for event in run.trainer.run():
@@ -552,7 +552,7 @@ def test_resumed_run_keeps_the_command_that_began_it(corpus: Corpus, tmp_path: P
     longer.command = ["charrnn", "train", "/a text.txt", "--resume"]
     longer.open_log()
     summary = longer.summary(longer.drive([]))
-    assert summary["definition"]["command"] == log_of(longer)[0]["definition"]["command"] == run.command
+    assert summary["definition"]["command"] == timeless_log_of(longer)[0]["definition"]["command"] == run.command
 
 
 def test_definition_of_a_run_begins_its_log_and_ends_its_summary(corpus: Corpus, tmp_path: Path) -> None:
@@ -561,7 +561,7 @@ def test_definition_of_a_run_begins_its_log_and_ends_its_summary(corpus: Corpus,
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=4, init_from=source.checkpoint())
     run.open_log()
     summary = run.summary(run.drive([]))
-    first, *others = log_of(run)
+    first, *others = timeless_log_of(run)
     assert first == {"definition": json.loads(json.dumps(summary["definition"]))}
     definition = first["definition"]
     assert definition["versions"].keys() == {"charrnn", "torch", "python"}
@@ -581,11 +581,11 @@ def test_definition_of_a_resumed_run_tells_its_new_options(corpus: Corpus, tmp_p
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=4, init_from=source.checkpoint())
     run.open_log()
     run.drive([])
-    before = log_of(run)
+    before = timeless_log_of(run)
     longer = resume(run.folder, corpus, {"steps": 25}, "cpu")
     longer.open_log()
     assert longer.summary(longer.drive([]))["definition"]["training"]["steps"] == 25
-    after = log_of(longer)
+    after = timeless_log_of(longer)
     training = before[0]["definition"]["training"] | {"steps": 25}
     assert after[0] == {"definition": before[0]["definition"] | {"training": training}}, "the origin is kept"
     assert after[1 : len(before) - 1] == before[1:-1]

@@ -13,7 +13,7 @@ from charrnn.runs.run import Run
 from charrnn.runs.scorer import split_lines
 from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import TEXT
+from tests.support import TEXT
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Runs on words, bytes and documents resume, measure, share weights and refuse damage as those on characters do."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.inspection import inspect
 from charrnn.runs.listing import list_runs
-from charrnn.runs.reporting import Reporter
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
 from charrnn.runs.start import start
@@ -24,8 +22,7 @@ from charrnn.runs.transfer import transfer
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import BORDER
-from charrnn.training.events import Event
-from tests.conftest import CPU, TEXT, TINY, described
+from tests.support import CPU, TEXT, TINY, StopAt, described, log_of
 
 UNITS: dict[str, dict[str, Any]] = {
     "words": {"unit": "word", "max_vocab": 12},
@@ -89,15 +86,6 @@ def test_preflight_counts_words_and_gives_the_rate_in_characters(
     assert f"at about {32 * text.chars_per_symbol:,.0f} characters/s" in budget
 
 
-class StopAt(Reporter):
-    def __init__(self, run: Run, step: int) -> None:
-        self._run, self._step = run, step
-
-    def report(self, event: Event) -> None:
-        if event.step == self._step:
-            self._run.trainer.request_stop()
-
-
 def test_losses_are_per_character_and_those_of_score(tmp_path: Path, options: dict[str, Any]) -> None:
     corpus = corpus_of(tmp_path, **options)
     run = trained(tmp_path / "run", corpus, replace(STEPS, steps=64))
@@ -112,10 +100,6 @@ def test_losses_are_per_character_and_those_of_score(tmp_path: Path, options: di
     ratio = num_chars / (len(held_out) - 1)
     assert all(record["chars"] == round(record["step"] * 32 * ratio) for record in evaluated)
     assert evaluated[-1]["val_loss"] < math.log(corpus.vocabulary.size) / ratio
-
-
-def log_of(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
 
 
 def test_no_document_is_cut_by_the_split(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k
 from charrnn.sampling.noise import gumbel
 from charrnn.sampling.sampler import Piece, Sampler, choose
 from charrnn.text.vocabulary import Vocabulary
-from tests.conftest import CPU, TEXT, needs_cuda, needs_fbgemm
+from tests.support import CPU, TEXT, needs_cuda, needs_fbgemm
 
 P = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
 VOCABULARY = Vocabulary(("a", "b", "c", "d"), (1, 1, 1, 1))
@@ -403,7 +403,7 @@ def test_sample_that_is_given_up_ends_no_other() -> None:
     assert ends == {0: "documents"} | dict.fromkeys(range(1, 24), "given_up")
 
 
-def test_bits_per_char_of_a_sample_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
+def test_bits_per_char_without_copies_are_those_of_what_is_left(trained_run: Run) -> None:
     options: dict[str, Any] = {
         "temperature": 1.2,
         "corpus": own_corpus(trained_run),

@@ -19,7 +19,7 @@ from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import BORDER
 from charrnn.text.vocabulary import UNKNOWN_CHAR
-from tests.conftest import CPU, TINY
+from tests.support import CPU, TINY
 
 TEXT = "the knight knows the knot.\nthe king's knave knew nothing.\n\n'tis a well-known tale of the kingdom.\n" * 9
 
@@ -89,7 +89,7 @@ def test_a_model_of_documents_writes_whole_ones(tmp_path: Path, unit: str) -> No
     lines = model.sample("", lines=3, seed=1)
     assert lines.count("\n") == 3
     assert [each.count("\n") for each in model.sample_many(3, documents=2, seed=1)] == [2, 2, 2]
-    with pytest.raises(OptionError, match=r"^documents, new and unique need a model of"):
+    with pytest.raises(OptionError, match=r"^--documents, --new and --unique need a model of"):
         untrained(TEXT, tmp_path / "other").sample(documents=1)
 
 

@@ -19,11 +19,7 @@ from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.numbering import NumberedText
 from charrnn.text.sources import Source, find_sources
 from charrnn.text.vocabulary import Vocabulary
-
-
-def prepared(text: str, output: Path, **options: object) -> Corpus:
-    source = Source("text", None, text.encode())
-    return prepare([source], PreparationConfig(**options), output)  # type: ignore[arg-type]
+from tests.support import prepared
 
 
 def test_opened_corpus_is_the_prepared_one(tmp_path: Path) -> None:
@@ -119,7 +115,7 @@ def test_text_that_changes_meanwhile_is_the_one_that_was_read(tmp_path: Path, mo
         prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
 
 
-@pytest.mark.parametrize("place", ["_append", "_indices"])
+@pytest.mark.parametrize("place", ["_append", "encode"])
 def test_disk_without_room_for_the_text_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -138,9 +134,9 @@ def test_too_many_distinct_words_ask_for_a_limit(tmp_path: Path, monkeypatch: py
     text = " ".join(map("".join, itertools.product("abcde", repeat=3)))
     with pytest.raises(CharRNNError, match=r"text has too many distinct words: --max-vocab 8000 keeps the frequent"):
         prepared(text, tmp_path / "c.safetensors", unit="word")
-    corpus = prepared(f"{text} at last at last", tmp_path / "c.safetensors", unit="word", max_vocab=5)
-    assert corpus.text.endswith(" at last at last")
-    assert corpus.vocabulary.num_chars == len(text) + len(" at last at last")
+    corpus = prepared(f" at last at last {text}", tmp_path / "c.safetensors", unit="word", max_vocab=5)
+    assert corpus.text.startswith(" at last at last")
+    assert corpus.vocabulary.num_chars == len(text) + len(" at last at last ")
 
 
 def test_changed_corpus_is_damaged_whatever_its_times_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

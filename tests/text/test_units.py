@@ -61,7 +61,7 @@ def test_words_are_decoded_to_the_text(text: str) -> None:
     assert Vocabulary.restore(vocabulary.stored(), WORDS) == vocabulary
 
 
-def test_rare_words_become_one_unknown_symbol_whose_length_is_theirs_in_the_mean() -> None:
+def test_rare_words_become_one_unknown_symbol_of_their_mean_length() -> None:
     text = "a cat a cat a dog a horse"
     vocabulary = Vocabulary.build(Counter(split_words(text)), "word", max_vocab=3)
     assert vocabulary.symbols == (" a", " cat")

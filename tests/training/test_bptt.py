@@ -15,7 +15,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.scoring import evaluate
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.streams import TrainingText
-from tests.conftest import CPU, needs_bfloat16, needs_cuda
+from tests.support import CPU, needs_bfloat16, needs_cuda
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 1e-2}
 

@@ -44,7 +44,7 @@ def test_dropout_is_low_in_a_model_that_has_still_to_learn() -> None:
     assert 0.25 <= fresh <= 0.35 < learned <= 0.5
 
 
-def test_dropout_is_higher_with_an_optimizer_that_learns_faster_from_a_text_that_is_read_often() -> None:
+def test_dropout_is_higher_with_a_faster_optimizer_on_a_short_text() -> None:
     adamw, muon = (default_dropout(719_000, 133_000, 25, pace=pace) for pace in (1, 5))
     assert 0.1 < adamw < 0.2 < muon < 0.45
     assert default_dropout(719_000, 1_000_000, 6) == default_dropout(719_000, 1_000_000, 6, pace=5)
@@ -113,7 +113,7 @@ def test_learning_rate_suits_cell_width_and_step() -> None:
     assert default_learning_rate(narrow, "muon", 1024) == default_learning_rate(wide, "muon", 1024)
 
 
-def test_weights_that_have_learned_are_trained_the_slower_the_sooner_they_learn_a_text_by_heart() -> None:
+def test_trained_weights_get_a_lower_rate_the_sooner_they_overfit() -> None:
     often_read, short = (
         [warm_share(10**6, num_chars, epochs) for num_chars, epochs in cases]
         for cases in ([(10**6, 1), (10**6, 10), (10**6, 100)], [(10**7, 10), (10**6, 10), (10**5, 10)])

@@ -9,7 +9,7 @@ import torch
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.model.network import CharRNN
 from charrnn.training.optimizer import Muon, load_moments, make_optimizers, moments, orthogonalise
-from tests.conftest import CPU
+from tests.support import CPU
 
 MODEL = ModelConfig(vocab_size=7, hidden_size=8, embedding_size=4, num_layers=2)
 CONFIG = TrainingConfig(steps=1, weight_decay=0.0, optimizer="muon")

@@ -24,7 +24,7 @@ from charrnn.training.snapshot import History
 from charrnn.training.streams import Cursor, Layout, TrainingText
 from charrnn.training.timing import Clock, seconds_per_step
 from charrnn.training.trainer import Trainer
-from tests.conftest import CPU, needs_bfloat16, needs_cuda
+from tests.support import CPU, needs_bfloat16, needs_cuda
 
 PERIODIC = torch.arange(600, dtype=torch.uint8) % 7
 VAL = PERIODIC[:10]
@@ -242,7 +242,7 @@ def test_moments_one_step_apart_do_not_drive_out_a_sound_one() -> None:
 
 
 @pytest.mark.parametrize("recoveries", [0, MAX_RECOVERIES])
-def test_stop_leaves_the_trusted_snapshot_of_an_exploded_model_and_no_recovery(recoveries: int) -> None:
+def test_stop_after_an_explosion_leaves_the_trusted_snapshot(recoveries: int) -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400))
     trainer.history.recoveries = recoveries
     for event in trainer.run():
@@ -452,13 +452,13 @@ def evaluations(steps: int, val: Tensor) -> list[Evaluated]:
     return [event for event in trainer.run() if isinstance(event, Evaluated)]
 
 
-def test_runs_evaluate_ten_times_and_less_often_where_it_would_cost_too_much() -> None:
+def test_runs_evaluate_ten_times_or_fewer_if_it_costs_too_much() -> None:
     assert len(evaluations(100, VAL)) == 10
     assert 4 <= len(evaluations(100, PERIODIC[:200])) < 10
     assert len(evaluations(100, PERIODIC.repeat(50))) == 4
 
 
-def test_evaluations_read_the_same_bounded_part_of_a_long_text_and_the_last_one_more() -> None:
+def test_evaluations_read_one_bounded_part_and_the_last_one_more() -> None:
     val, steps = PERIODIC.repeat(50), 900
     *between, last = evaluations(steps, val)
     (chars,) = {event.val_chars for event in between}
