@@ -4,13 +4,18 @@ import contextlib
 import ctypes
 import functools
 import os
+import platform
+import re
 import subprocess
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+_IDLE_MIB = 1024  # this process takes some too
 
 
 @functools.cache
@@ -77,6 +82,21 @@ def gpu_memory_used() -> list[int]:
         return [used[uuid.removeprefix("GPU-")] for uuid in uuids]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, AttributeError, RuntimeError):
         return []
+
+
+def count_idle(device: torch.device) -> int:
+    """The number of visible devices of this kind on which hardly any memory is in use; 0 if unknown."""
+    return 0 if device.type != "cuda" else sum(used < _IDLE_MIB for used in gpu_memory_used())
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the CPU or GPU, as its maker calls it if the system says it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 @functools.cache

@@ -5,7 +5,6 @@
 
 import contextlib
 import os
-import platform
 import re
 import secrets
 import time
@@ -26,7 +25,6 @@ from charrnn.machine.distributed import ALONE, TIMEOUT_S, Ranks, local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
-_IDLE_MIB = 1024  # of a GPU's memory: this process takes some too
 _STEPS_AHEAD = 16  # of the host before a GPU: enough to keep it busy
 _MIN_RECORDED_CALLS = 200  # recording takes as long as some hundred launches of unrecorded steps
 
@@ -73,13 +71,6 @@ class Runtime:
         """True if `capture` records; a recorded step must not read a number from the device."""
         return False
 
-    def name(self) -> str:
-        """The name of the CPU or GPU, as its maker calls it if the system says it."""
-        with contextlib.suppress(OSError):
-            if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-                return found[1]
-        return platform.processor() or platform.machine()
-
     def max_steps(self, num_streams: int) -> int:
         """Max sampling steps between two transfers of the drawn symbols."""
         return 64
@@ -114,10 +105,6 @@ class Runtime:
         """
         return step
 
-    def count_idle(self) -> int:
-        """The number of devices of this kind on which hardly any memory is in use; 0 if unknown."""
-        return 0
-
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device of rank 0; None if unknown. All processes have to call it."""
         return self.ranks.share(self._free_memory)
@@ -144,29 +131,6 @@ class Runtime:
         """The device that draws a sample's random numbers."""
         return self.device
 
-    def random_state(self) -> dict[str, Tensor]:
-        """States of the random generators that this device uses, of all processes: those of rank 1 end with ".1".
-
-        All processes have to call it.
-        """
-        states = {"cpu": torch.get_rng_state()}
-        if (generator := self._generator()) is not None:
-            states[self.device.type] = generator.get_rng_state()
-        gathered = {kind: self.ranks.gather(state[None], dim=0) for kind, state in states.items()}
-        return {_of_rank(kind, rank): state for kind, rows in gathered.items() for rank, state in enumerate(rows)}
-
-    def set_random_state(self, states: Mapping[str, Tensor]) -> None:
-        """Restore saved states of this process; those of other kinds of device, and of more processes, are ignored."""
-        cpu, own = (_of_rank(kind, self.ranks.rank) for kind in ("cpu", self.device.type))
-        if cpu in states or self.ranks.is_first:
-            torch.set_rng_state(states[cpu])
-        if (generator := self._generator()) is not None and own in states:
-            generator.set_rng_state(states[own])
-
-    def _generator(self) -> Any:
-        """The module of PyTorch with the state of the device's own generator, or None."""
-        return None
-
 
 @dataclass(frozen=True)
 class CUDARuntime(Runtime):
@@ -187,9 +151,6 @@ class CUDARuntime(Runtime):
     @property
     def captures(self) -> bool:
         return os.environ.get("CHARRNN_CAPTURE") != "0"
-
-    def name(self) -> str:
-        return torch.cuda.get_device_name(self.device)
 
     def max_steps(self, num_streams: int) -> int:
         return 32 if num_streams <= 64 else 128  # each transfer costs Python 3 µs per stream
@@ -219,9 +180,6 @@ class CUDARuntime(Runtime):
     ) -> Callable[[], None]:
         pays = self.captures and num_calls > _MIN_RECORDED_CALLS
         return CapturedStep(step, self.device, reset, self.ranks.any) if pays else step
-
-    def count_idle(self) -> int:
-        return sum(used < _IDLE_MIB for used in probes.gpu_memory_used())
 
     def _free_memory(self) -> int | None:
         kept_for_reuse = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
@@ -257,9 +215,6 @@ class CUDARuntime(Runtime):
                 )
             time.sleep(1e-4)
 
-    def _generator(self) -> Any:
-        return torch.cuda
-
 
 @dataclass(frozen=True)
 class MPSRuntime(Runtime):
@@ -282,11 +237,32 @@ class MPSRuntime(Runtime):
     def noise_device(self) -> torch.device:
         return self.device if probes.multiplies_int64(self.device) else torch.device("cpu")
 
-    def _generator(self) -> Any:
-        return torch.mps
-
 
 _KINDS = {"cpu": Runtime, "cuda": CUDARuntime, "mps": MPSRuntime}
+
+
+def random_state(runtime: Runtime) -> dict[str, Tensor]:
+    """States of the random generators that a device uses, of all processes: those of rank 1 end with ".1".
+
+    All processes have to call it.
+    """
+    kind, gather = runtime.device.type, runtime.ranks.gather
+    arguments = (runtime.device,) if kind == "cuda" else ()
+    states = {"cpu": torch.get_rng_state()}
+    if kind != "cpu":
+        states[kind] = getattr(torch, kind).get_rng_state(*arguments)
+    gathered = {kind: gather(state[None], dim=0) for kind, state in states.items()}
+    return {_of_rank(kind, rank): state for kind, rows in gathered.items() for rank, state in enumerate(rows)}
+
+
+def set_random_state(runtime: Runtime, states: Mapping[str, Tensor]) -> None:
+    """Restore saved states of this process; those of other kinds of device, and of more processes, are ignored."""
+    kind, ranks = runtime.device.type, runtime.ranks
+    cpu, own = (_of_rank(each, ranks.rank) for each in ("cpu", kind))
+    if cpu in states or ranks.is_first:
+        torch.set_rng_state(states[cpu])
+    if kind != "cpu" and own in states:
+        getattr(torch, kind).set_rng_state(states[own], *([runtime.device] if kind == "cuda" else []))
 
 
 def _of_rank(kind: str, rank: int) -> str:

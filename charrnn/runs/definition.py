@@ -9,6 +9,7 @@ import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.files.schema import dump
+from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import count_parameters
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint
@@ -30,7 +31,7 @@ def define(
         "versions": {**VERSIONS, "python": platform.python_version()},
         "machine": {
             "device": str(runtime.device),
-            "name": runtime.name(),
+            "name": device_name(runtime.device),
             "system": f"{platform.system()} {platform.machine()}",
             "processes": runtime.ranks.size,
             "threads": torch.get_num_threads(),

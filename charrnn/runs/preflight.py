@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from charrnn.config import Optimizer
 from charrnn.errors import opt
+from charrnn.machine import probes
 from charrnn.terminal import Notify, count_of, format_seconds
 from charrnn.text.units import NOUNS
 from charrnn.text.vocabulary import Vocabulary
@@ -32,7 +33,7 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
         f"device: {runtime.device}{processes}, {runtime.precision}; "
         f"{_OPTIMIZERS[config.optimizer]}, learning rate {trainer.learning_rate:.3g}, seed {seed}"
     )
-    if runtime.ranks.size == 1 and (num_idle := runtime.count_idle()) > 1:
+    if runtime.ranks.size == 1 and (num_idle := probes.count_idle(runtime.device)) > 1:
         notify(
             f"{num_idle} GPUs are idle: torchrun --standalone --nproc-per-node {num_idle} -m charrnn train ... takes "
             f"them all, which pays for models of {opt.size('large')} and above"

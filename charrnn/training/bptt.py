@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError
-from charrnn.machine.runtime import Runtime
+from charrnn.machine.runtime import Runtime, random_state, set_random_state
 from charrnn.model.network import CharRNN, carry, clear, detach
 from charrnn.training.optimizer import load_moments, make_optimizers, moments
 from charrnn.training.snapshot import require_like, select
@@ -127,7 +127,7 @@ class TruncatedBPTT:
         """
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._generator.get_state()}
-        tensors |= {f"trainer.random.{name}": state for name, state in self.runtime.random_state().items()}
+        tensors |= {f"trainer.random.{name}": state for name, state in random_state(self.runtime).items()}
         for kind, optimizer in self._optimizers.items():
             tensors |= {f"trainer.{kind}.{name}": moment for name, moment in moments(optimizer).items()}
         gather = self.runtime.ranks.gather
@@ -158,7 +158,7 @@ class TruncatedBPTT:
         self.loss.copy_(self.mean_loss)  # that of the step before is not kept
         if gradient_scaler:  # empty after training in another precision than float16
             self._scaler.load_state_dict(dict(gradient_scaler))
-        self.runtime.set_random_state(select("trainer.random.", tensors))
+        set_random_state(self.runtime, select("trainer.random.", tensors))
 
     def _carried_state(self) -> dict[str, Tensor]:
         """The tensors of the state by name, "trainer.state.<layer>.<number of the tensor>"."""

@@ -39,6 +39,7 @@ from torch.profiler import ProfilerActivity, profile
 from charrnn.config import Cell, ModelConfig, Optimizer, SamplingConfig, TrainingConfig
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.capture import CapturedStep
+from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import PRECISIONS, SAMPLING_PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
@@ -167,7 +168,7 @@ def recorded(bench: Bench) -> None:
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     driver = subprocess.getoutput("nvidia-smi --query-gpu=driver_version --format=csv,noheader")
     runtime = open_runtime(bench.device)
-    tell(what="versions", name=runtime.name(), driver=driver[:20], precision=runtime.precision, **versions)
+    tell(what="versions", name=device_name(runtime.device), driver=driver[:20], precision=runtime.precision, **versions)
     cells: tuple[Cell, ...] = ("lstm", "gru", "rnn")
     for cell, precision, vocab_size in itertools.product(cells, bench.precisions(), bench.scale.vocab_sizes):
         case = {"cell": cell, "precision": precision, "vocab_size": vocab_size}

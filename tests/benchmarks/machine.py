@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import SIZES, ModelConfig, PreparationConfig, SamplingConfig, TrainingConfig
+from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN, count_multiplications
 from charrnn.model.stepper import fastest_runtime
@@ -280,7 +281,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([measurement.to_json() for measurement in measurements]))
         return
-    print(f"measuring on {runtime.name()}, {runtime.device}, {arguments.size} model", file=sys.stderr)
+    print(f"measuring on {device_name(runtime.device)}, {runtime.device}, {arguments.size} model", file=sys.stderr)
     print(_COLUMNS.format("", "rate", "", "beside", "", "share").rstrip())
     for measurement in measurements:
         print("\n".join(rows(measurement)), flush=True)

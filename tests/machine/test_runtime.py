@@ -23,7 +23,9 @@ from charrnn.machine.runtime import (
     fbgemm,
     find_device,
     open_runtime,
+    random_state,
     seed_everything,
+    set_random_state,
 )
 from tests.support import CPU, needs_bfloat16, needs_cuda, needs_fbgemm
 
@@ -266,9 +268,9 @@ def test_cpu_tells_its_free_memory_and_records_nothing() -> None:
 def test_random_state_is_restored() -> None:
     runtime = open_runtime("cpu", "float32")
     seed_everything(3)
-    state = runtime.random_state()
+    state = random_state(runtime)
     first = torch.rand(3)
-    runtime.set_random_state(state)
+    set_random_state(runtime, state)
     assert torch.equal(torch.rand(3), first)
 
 
@@ -281,7 +283,7 @@ def test_unset_seed_is_drawn_anew() -> None:
 def test_auto_takes_cuda_in_half_precision() -> None:
     runtime = open_runtime()
     assert (runtime.device.type, runtime.precision) == ("cuda", "float16")
-    assert set(runtime.random_state()) == {"cpu", "cuda"}
+    assert set(random_state(runtime)) == {"cpu", "cuda"}
 
 
 @needs_fbgemm
@@ -336,8 +338,8 @@ def test_idlest_gpu_is_chosen_unless_one_is_named(
     monkeypatch.setattr(probes, "gpu_memory_used", lambda: used)
     assert str(find_device("auto")) == str(find_device("cuda")) == chosen
     assert str(find_device("cuda:0")) == "cuda:0"
-    assert CUDARuntime(torch.device("cuda"), torch.float32).count_idle() == idle
-    assert CPU.count_idle() == 0
+    assert probes.count_idle(torch.device("cuda")) == idle
+    assert probes.count_idle(CPU.device) == 0
 
 
 def test_probe_for_sampling_computes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

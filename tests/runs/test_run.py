@@ -19,6 +19,7 @@ from torch import Tensor
 from charrnn.config import Cell, ModelOptions, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.files import container
+from charrnn.machine import probes
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.runs import run as run_module
 from charrnn.runs.checkpoint import Checkpoint
@@ -603,6 +604,6 @@ def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
 def test_idle_gpus_are_told_of_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
     assert not any("torchrun" in line for line in described(run))
-    monkeypatch.setattr(Runtime, "count_idle", lambda self: 8)
+    monkeypatch.setattr(probes, "count_idle", lambda device: 8)
     (line,) = (line for line in described(run) if "torchrun" in line)
     assert line.startswith("8 GPUs are idle: torchrun --standalone --nproc-per-node 8 -m charrnn train")
