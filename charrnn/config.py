@@ -186,7 +186,7 @@ class PreparationConfig(Config):
                 f"{opt.separator} and {opt.documents} exclude each other: a document is a part of a file, or all"
             )
         if self.keep_order and self.border_text is None:
-            raise OptionError(f"{opt.keep_order(True)} is for documents: give {opt.separator} or {opt.documents}")
+            raise OptionError(f"{opt.keep_order(True)} is for documents: give {opt.separator} or {opt.documents(True)}")
         if self.unit == "byte":
             self._require_plain_bytes()
 
@@ -307,7 +307,7 @@ class TrainingConfig(Config):
     )
     optimizer: Optimizer = option(
         "muon",
-        "muon: for recurrent matrices, beside AdamW; default with --init-from: adamw.",
+        "Optimizer; default: muon, with --init-from adamw.",
         OPTIMISATION,
         Choice(get_args(Optimizer)),
         absent="adamw",
@@ -364,7 +364,7 @@ class SamplingConfig(Config):
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
     length: int | None = option(
-        None, "Symbols to sample; default: 1000, or 1000 for each line or document.", ENDS, count(0), flag="-n"
+        None, "Symbols to sample, per line or document; default: 1000.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
     documents: int | None = option(None, "N whole documents; each begins with the prompt.", ENDS, count())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 
 class OptionName(str):
-    """The name of an option in a message; called with a value it is the option as it is set, with True a flag."""
+    """The name of an option in a message. Calling it with a value returns the option set to that value."""
 
     def __call__(self, value: object) -> str:
         """The option with a value."""

@@ -114,7 +114,7 @@ class Told(list[str]):
 
 
 def described(run: Run) -> list[str]:
-    """The lines that are told before a run begins."""
+    """The lines printed before a run starts."""
     told = Told()
     describe(run.trainer, run.corpus.vocabulary, run.seed, told)
     return told
@@ -141,7 +141,7 @@ def child_environment() -> dict[str, str]:
 def run_main(
     words: list[str], folder: Path, environment: dict[str, str], streams: list[str], file_limit: int | None = None
 ) -> None:
-    """What the installed command does, with files as its standard streams."""
+    """Run the installed command's main function with files as standard streams."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     for number, name in enumerate(streams):

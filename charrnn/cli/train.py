@@ -177,15 +177,15 @@ def train(
         device=device,
         precision=precision,
     )
-    with opened(request, notify) as begun:
-        describe(begun.trainer, begun.corpus.vocabulary, begun.seed, notify)
+    with opened(request, notify) as training_run:
+        describe(training_run.trainer, training_run.corpus.vocabulary, training_run.seed, notify)
         if speaks():
-            reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, begun.trainer.fraction))
-            begun.command = _absolute(sys.argv[2:], ctx, None if corpus == "-" else corpus, checkpoint_dir)
-            begun.open_log()
-        if begun.trainer.config.minutes is not None:
+            reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, training_run.trainer.fraction))
+            training_run.command = _absolute(sys.argv[2:], ctx, None if corpus == "-" else corpus, checkpoint_dir)
+            training_run.open_log()
+        if training_run.trainer.config.minutes is not None:
             notify(f"started in {time.perf_counter() - began:.0f} s, which --minutes does not include")
-        _train(begun, reporters, json=json and speaks(), notify=notify)
+        _train(training_run, reporters, json=json and speaks(), notify=notify)
 
 
 def _data_dir_of(run: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A step recorded once as a CUDA graph and then launched as a whole, or run as it is where that fails."""
+"""A step recorded once as a CUDA graph and then launched as a whole."""
 
 import contextlib
 import functools
@@ -15,8 +15,8 @@ from charrnn.errors import CharRNNError, CharRNNWarning
 class CapturedStep:
     """A step as one CUDA graph.
 
-    If it cannot be recorded, `reset` undoes what the attempt has left, and the step runs unrecorded from then on, with
-    a warning: in all processes of a training, where `any_fails` is true if its argument is true in any of them.
+    If recording fails, `reset` undoes what the attempt has left, and the step runs unrecorded from then on, with a
+    warning, in all processes of a training (`any_fails` is true if its argument is true in any of them).
     """
 
     _WARM_UP_CALLS = 3
@@ -91,15 +91,18 @@ def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 step()
-            finally:
-                graph.capture_end()
-        except BaseException as error:
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # the step's own error comes first
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        except BaseException:
             _failed.append(graph)
             graph.reset()
             with contextlib.suppress(AttributeError, RuntimeError):  # private functions; needed if CUDA refused the end
                 torch._C._cuda_endAllocateToPool(stream.device.index, pool)
                 torch._C._cuda_releasePool(stream.device.index, pool)
-            raise error.__context__ or error from None
+            raise
     return graph
 
 

@@ -248,8 +248,8 @@ def _noticing_losses() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise CharRNNError(
-            f"another process of this training has ended or is out of reach ({_first_line(error)}): "
-            f"{opt.resume(True)} goes on from the last checkpoint"
+            f"another process of this training has ended or is unreachable ({_first_line(error)}): continue from the "
+            f"last checkpoint with {opt.resume(True)}"
         ) from error
 
 

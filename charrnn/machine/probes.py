@@ -1,4 +1,4 @@
-"""What this machine can compute, found out by trying. No trial draws a random number."""
+"""Capabilities of this machine, found by trying. No trial draws a random number."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ def failure(device: torch.device, dtype: torch.dtype = torch.float32, *, trains:
     if device.type == "cpu" and dtype == torch.float32:
         return None
     if device.type != "cuda" and dtype == torch.float16:
-        return "few CPUs support it, and PyTorch scales gradients for CUDA only"
+        return "float16 is for CUDA"
     try:
         half = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
         with warnings.catch_warnings(action="ignore"), half:
@@ -65,15 +65,8 @@ def has_bfloat16_instructions() -> bool:
 
 
 @functools.cache
-def multiplies_int64(device: torch.device) -> bool:
-    """True if products of 64-bit integers are those of a CPU; on MPS they were not (pytorch#190052)."""
-    factors = torch.tensor([3, -1, 2**31 + 1, 2**62 + 3, 0x9E3779B97F4A7C15 - 2**64])
-    products = factors * factors[:, None]
-    return torch.equal((factors.to(device) * factors[:, None].to(device)).cpu(), products)
-
-
 def gpu_memory_used() -> list[int]:
-    """MiB of memory in use by any process, for each visible CUDA device; empty if nvidia-smi does not report it."""
+    """MiB of memory in use before this process uses any, for each visible CUDA device; empty if unknown."""
     query = ["nvidia-smi", "--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()

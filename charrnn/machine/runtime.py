@@ -49,6 +49,8 @@ class Runtime:
     """True if the device has no memory of its own."""
     orthogonalises_slowly: ClassVar[bool] = True
     """True if Muon's update takes about as long as a training step."""
+    draws_noise: ClassVar[bool] = True
+    """True if 64-bit integers can be relied on, from which a sample's random numbers are computed."""
     fuses_adamw: ClassVar[bool] = True
     """True if PyTorch's fused AdamW works, which skips a step by `found_inf`."""
 
@@ -126,23 +128,18 @@ class Runtime:
         """A call for the end of each step, which keeps the host a few steps ahead of the device, and no more."""
         return lambda: None
 
-    @property
-    def noise_device(self) -> torch.device:
-        """The device that draws a sample's random numbers."""
-        return self.device
-
 
 @dataclass(frozen=True)
 class CUDARuntime(Runtime):
     """An NVIDIA or AMD GPU. Launching the operations of a small network takes longer than running them."""
 
     # cuDNN's persistent kernels take inputs whose width is a multiple of 128. Source: `get_algo` in PyTorch's RNN.cpp
-    embedding_size: ClassVar[int] = 128
-    stream_multiple: ClassVar[int] = 8
-    max_streams: ClassVar[int] = 1024
-    launches_ahead: ClassVar[int] = 1  # so that it is never idle
-    shares_host_memory: ClassVar[bool] = False
-    orthogonalises_slowly: ClassVar[bool] = False
+    embedding_size = 128
+    stream_multiple = 8
+    max_streams = 1024
+    launches_ahead = 1  # so that it is never idle
+    shares_host_memory = False
+    orthogonalises_slowly = False
 
     @property
     def training_layout(self) -> tuple[int, int]:
@@ -189,7 +186,7 @@ class CUDARuntime(Runtime):
         self._await(self._event())
 
     def pace(self) -> Callable[[], None]:
-        """The host looks at the clock and for signals, and a GPU takes hundreds of steps before it is waited for."""
+        """Keep the host at most 16 steps ahead, so that time budgets and Ctrl-C are not hundreds of steps late."""
         ends: deque[torch.cuda.Event] = deque()
 
         def wait() -> None:
@@ -220,8 +217,9 @@ class CUDARuntime(Runtime):
 class MPSRuntime(Runtime):
     """The GPU of an Apple computer."""
 
-    orthogonalises_slowly: ClassVar[bool] = False
-    fuses_adamw: ClassVar[bool] = False
+    orthogonalises_slowly = False
+    draws_noise = False
+    fuses_adamw = False
 
     @property
     def training_layout(self) -> tuple[int, int]:
@@ -232,10 +230,6 @@ class MPSRuntime(Runtime):
 
     def synchronize(self) -> None:
         torch.mps.synchronize()
-
-    @property
-    def noise_device(self) -> torch.device:
-        return self.device if probes.multiplies_int64(self.device) else torch.device("cpu")
 
 
 _KINDS = {"cpu": Runtime, "cuda": CUDARuntime, "mps": MPSRuntime}
@@ -251,8 +245,8 @@ def random_state(runtime: Runtime) -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if kind != "cpu":
         states[kind] = getattr(torch, kind).get_rng_state(*arguments)
-    gathered = {kind: gather(state[None], dim=0) for kind, state in states.items()}
-    return {_of_rank(kind, rank): state for kind, rows in gathered.items() for rank, state in enumerate(rows)}
+    gathered = {name: gather(state[None], dim=0) for name, state in states.items()}
+    return {_of_rank(name, rank): state for name, rows in gathered.items() for rank, state in enumerate(rows)}
 
 
 def set_random_state(runtime: Runtime, states: Mapping[str, Tensor]) -> None:
@@ -299,39 +293,47 @@ def open_runtime(
 
 
 def find_device(name: str, *, trains: bool = True) -> torch.device:
-    """The device of a name, as in `--device`: of several GPUs the idlest, or in several processes one for each.
+    """The device of a name, as in `--device`, which becomes PyTorch's current one.
 
     Raises: OptionError for an unknown name, CharRNNError for an unavailable device.
     """
-    device = torch.device(_choose_kind(trains=trains)) if name == "auto" else _find_named(name, trains=trains)
-    if device != torch.device("cuda"):
-        return device
-    if (place := local_rank()) is not None:
-        return _find_named(f"cuda:{place}", trains=trains)
-    if len(used := probes.gpu_memory_used()) < 2:
-        return device
-    torch.cuda.set_device(used.index(min(used)))  # or this process would take some memory of the first one too
-    return torch.device("cuda", torch.cuda.current_device())
+    device = _choose_device(trains=trains) if name == "auto" else _find_named(name, trains=trains)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return device
 
 
 def _find_named(name: str, *, trains: bool) -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):
         raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
-    kind, _, index = name.partition(":")
-    if kind == "cuda" and torch.cuda.is_available() and int(index or 0) >= torch.cuda.device_count():
-        raise CharRNNError(f"device {name} is not available: this machine has {torch.cuda.device_count()} of its kind")
-    if (reason := probes.failure(torch.device(name), trains=trains)) is not None:
-        raise CharRNNError(f"device {name} is not available: {reason}; try {opt.device('auto')}")
-    return torch.device(name)
+    device = _own_gpu() if name == "cuda" else torch.device(name)
+    if device.index is not None and torch.cuda.is_available() and device.index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise CharRNNError(f"device {device} is not available: this machine has {count} of its kind")
+    if (reason := probes.failure(device, trains=trains)) is not None:
+        raise CharRNNError(f"device {device} is not available: {reason}; try {opt.device('auto')}")
+    return device
 
 
-def _choose_kind(*, trains: bool) -> str:
+def _choose_device(*, trains: bool) -> torch.device:
     """CUDA if it works, else the faster of MPS and CPU."""
     if torch.cuda.is_available():
-        if (reason := probes.failure(torch.device("cuda"), trains=trains)) is None:
-            return "cuda"
+        if local_rank() is not None:
+            return _find_named("cuda", trains=trains)
+        device = _own_gpu()
+        if (reason := probes.failure(device, trains=trains)) is None:
+            return device
         warnings.warn(f"the GPU is not used: {reason}", CharRNNWarning, stacklevel=2)
-    return probes.faster("mps", "cpu") if torch.backends.mps.is_available() and local_rank() is None else "cpu"
+    has_mps = torch.backends.mps.is_available() and local_rank() is None
+    return torch.device(probes.faster("mps", "cpu") if has_mps else "cpu")
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process: of several the idlest, or in several processes one for each."""
+    if (place := local_rank()) is not None:
+        return torch.device("cuda", place)
+    used = probes.gpu_memory_used()
+    return torch.device("cuda", used.index(min(used))) if len(used) > 1 else torch.device("cuda")
 
 
 def _fastest_dtype(device: torch.device, *, trains: bool) -> torch.dtype:

@@ -135,7 +135,7 @@ class _Product(ABC):
     """The product of a layer's output with everything that reads it."""
 
     min_rows: ClassVar[int]
-    """Rows below which a library would sum in another order."""
+    """Min rows of a product; with fewer, libraries sum in another order."""
 
     def __init__(self, weights: _Weights) -> None:
         self.num_results, self.num_inputs = weights.weight.shape
@@ -213,7 +213,7 @@ class _Layer(ABC):
         """Compute the next output from the input's contribution to the gates (B, G)."""
 
     def multiply(self) -> None:
-        """Compute from the output what reads it."""
+        """Multiply the output by the weights of everything that reads it."""
         self._product.multiply(self._output, self._results)
 
     def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:

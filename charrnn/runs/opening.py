@@ -1,4 +1,4 @@
-"""Open the run that `charrnn train` asks for, in its folder: a new one, or the one that is there."""
+"""Open a training run in its folder: start a new one, or resume the existing one."""
 
 import contextlib
 import shlex
@@ -15,9 +15,9 @@ from charrnn.machine.distributed import Ranks, joined
 from charrnn.runs.checkpoint import KIND, VERSIONS, Checkpoint, CorpusIdentity, Header
 from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.listing import read_newest_header
-from charrnn.runs.resume import find_runtime, require_own, resume
+from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
-from charrnn.runs.start import shape_options, start
+from charrnn.runs.start import find_runtime, require_own, shape_options, start
 from charrnn.terminal import Notify, silence
 from charrnn.text.cache import TextArgument
 from charrnn.text.corpus import Corpus
@@ -25,7 +25,7 @@ from charrnn.text.corpus import Corpus
 
 @dataclass(frozen=True)
 class Request:
-    """What `charrnn train` is asked for.
+    """The arguments of `charrnn train`.
 
     `given` are the options that were set explicitly, by name. `preparation` is for raw text of a new run; a resumed run
     has its own.

@@ -35,8 +35,8 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
     )
     if runtime.ranks.size == 1 and (num_idle := probes.count_idle(runtime.device)) > 1:
         notify(
-            f"{num_idle} GPUs are idle: torchrun --standalone --nproc-per-node {num_idle} -m charrnn train ... takes "
-            f"them all, which pays for models of {opt.size('large')} and above"
+            f"{num_idle} GPUs are idle: torchrun --standalone --nproc-per-node {num_idle} -m charrnn train ... uses "
+            f"all of them, which pays for {opt.size('large')} and above"
         )
     seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks

@@ -201,12 +201,12 @@ class TensorBoard(Reporter):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise CharRNNError(f"{opt.tensorboard} needs TensorBoard: pip install tensorboard") from None
+            raise CharRNNError(f"{opt.tensorboard(True)} needs TensorBoard: pip install tensorboard") from None
         try:
             str(folder).encode()
         except UnicodeEncodeError as error:
             raise CharRNNError(
-                f"{opt.tensorboard} cannot write to {folder}: name another {opt.run('DIR')}, in UTF-8"
+                f"{opt.tensorboard(True)} cannot write to {folder}: name another {opt.run('DIR')}, in UTF-8"
             ) from error
         self._open = functools.partial(SummaryWriter, str(folder))
         self._writer: Any = None

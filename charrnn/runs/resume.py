@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from charrnn.config import BUDGETS, SIZES, TrainingConfig
-from charrnn.errors import CharRNNError, PrecisionError, opt
+from charrnn.config import BUDGETS, TrainingConfig
+from charrnn.errors import CharRNNError, opt
 from charrnn.machine.distributed import ALONE, Ranks
-from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
+from charrnn.machine.runtime import Runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
-from charrnn.runs.start import diverge, split
+from charrnn.runs.start import diverge, find_runtime, require_own, split
 from charrnn.terminal import Notify, silence
 from charrnn.text.corpus import Corpus
 from charrnn.training.heuristics import choose_layout, require_memory
@@ -68,7 +68,7 @@ def resume(
     if trainer.budget.is_over(trainer.now):
         lost = trainer.evaluations.have_lost_patience(trainer.course)
         ways = opt.patience if lost else f"{opt.epochs}, {opt.steps} or {opt.minutes}"
-        notify(f"this run is over: a larger {ways} would go on with it")
+        notify(f"this run has reached its end: raise {ways} to continue")
     return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
 
 
@@ -113,39 +113,3 @@ def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder
     if not changes.keys().isdisjoint(BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
     return replace(checkpoint.training_config, **changes)
-
-
-def require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, remedy: str) -> None:
-    """Check that no option was given another value than its owner's own. Raises: CharRNNError."""
-    for name, value in given.items():
-        if name in own and value != own[name]:
-            # None of one-hot inputs is given as 0.
-            asked, found = (0 if each is None else each for each in (value, own[name]))
-            option = str(getattr(opt, name))
-            if (size := given.get("size")) is not None and SIZES[size].get(name) == value:
-                option = f"{opt.size} is {size}, so that {option}"
-            raise CharRNNError(f"{option} is {asked}, but {owner} has {found}: {remedy}")
-
-
-def find_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | None = None) -> Runtime:
-    """The machine in the precision that rank 0 can have: with `notify`, the best there is in place of another.
-
-    Raises: PrecisionError.
-    """
-
-    def find_precision() -> str:
-        try:
-            return open_runtime(device, precision).precision
-        except PrecisionError:
-            if notify is None:
-                raise
-        best = open_runtime(device).precision
-        notify(f"{precision} is not available here: going on in {best}, maybe a little differently", warning=True)
-        return best
-
-    runtime = open_runtime(device, ranks.share(find_precision), ranks=ranks)
-    if (kind := ranks.share(lambda: runtime.device.type)) != runtime.device.type:
-        raise CharRNNError(
-            f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: {opt.device('cpu')}"
-        )
-    return runtime

@@ -4,12 +4,15 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import torch
 
 from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError, opt
-from charrnn.machine.runtime import Runtime, open_runtime
+from charrnn.machine.distributed import ALONE
+from charrnn.machine.runtime import Runtime
 from charrnn.runs.checkpoint import Checkpoint, CorpusIdentity
 from charrnn.runs.definition import define
 from charrnn.runs.folder import RunFolder
@@ -105,7 +108,7 @@ class Run:
                 saver.wait()
                 raise CharRNNError(
                     f"{self.corpus.path} was changed during the training, which is saved as it stood at step "
-                    f"{self.trainer.course.step:,}: prepare the same text again, and go on with {opt.resume(True)}"
+                    f"{self.trainer.course.step:,}: prepare the same text again, and continue with {opt.resume(True)}"
                 ) from error
 
     def _drive(self, saver: Saver) -> Finished:
@@ -169,7 +172,7 @@ class Run:
         return isinstance(event, Progress) and event.step % every == 0
 
     def _sample(self, event: Event) -> Sampled:
-        runtime = open_runtime(str(self.runtime.device), "float32")
+        runtime = replace(self.runtime, dtype=torch.float32, ranks=ALONE)
         model, seed = self.trainer.bptt.model, self.seed + event.step
         pieces = Sampler(model, self.corpus.vocabulary, SAMPLE, runtime).sample(seed=seed)
         text = display("".join(piece.text for piece in pieces), self.corpus.config)

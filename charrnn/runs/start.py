@@ -1,12 +1,13 @@
-"""Start a run: choose what its options leave open, take over weights, draw the first ones."""
+"""Start a run: choose the options not set, load or draw the first weights."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from charrnn.config import BUDGETS, ModelOptions, TrainingConfig
-from charrnn.errors import opt
+from charrnn.config import BUDGETS, SIZES, ModelOptions, TrainingConfig
+from charrnn.errors import CharRNNError, PrecisionError, opt
 from charrnn.machine.distributed import Ranks
-from charrnn.machine.runtime import Runtime, draw_seed, seed_everything
+from charrnn.machine.runtime import Runtime, draw_seed, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.definition import origin_of
@@ -86,3 +87,39 @@ def diverge(ranks: Ranks, seed: int) -> None:
     """Let each process draw its own dropout from now on."""
     if not ranks.is_first:
         seed_everything(ranks.seed(seed))
+
+
+def require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, remedy: str) -> None:
+    """Check that no option was given another value than its owner's own. Raises: CharRNNError."""
+    for name, value in given.items():
+        if name in own and value != own[name]:
+            # None of one-hot inputs is given as 0.
+            asked, found = (0 if each is None else each for each in (value, own[name]))
+            option = str(getattr(opt, name))
+            if (size := given.get("size")) is not None and SIZES[size].get(name) == value:
+                option = f"{opt.size} is {size}, so that {option}"
+            raise CharRNNError(f"{option} is {asked}, but {owner} has {found}: {remedy}")
+
+
+def find_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | None = None) -> Runtime:
+    """The machine in the precision that rank 0 can have: with `notify`, the best there is in place of another.
+
+    Raises: PrecisionError.
+    """
+
+    def find_precision() -> str:
+        try:
+            return open_runtime(device, precision).precision
+        except PrecisionError:
+            if notify is None:
+                raise
+        best = open_runtime(device).precision
+        notify(f"{precision} is not available here: going on in {best}, maybe a little differently", warning=True)
+        return best
+
+    runtime = open_runtime(device, ranks.share(find_precision), ranks=ranks)
+    if (kind := ranks.share(lambda: runtime.device.type)) != runtime.device.type:
+        raise CharRNNError(
+            f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: {opt.device('cpu')}"
+        )
+    return runtime

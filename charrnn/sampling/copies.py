@@ -28,7 +28,7 @@ def pack(indices: torch.Tensor) -> str:
 
 def unpack(symbols: str) -> torch.Tensor:
     """The indices (N,) of a packed string."""
-    return code_points(symbols)
+    return torch.from_numpy(code_points(symbols).astype(np.int32))
 
 
 class CopyIndex:
@@ -83,7 +83,7 @@ def hash_runs(text: str, size: int) -> NDArray[np.uint64]:
     powers = np.cumprod(np.full(width + size, _FACTOR, np.uint64))
     inverses = np.cumprod(np.full(width, pow(_FACTOR, -1, 2**64), np.uint64))
     for begin in range(0, len(hashes), _BLOCK):
-        symbols = code_points(text[begin : begin + _BLOCK + size - 1]).numpy()
+        symbols = code_points(text[begin : begin + _BLOCK + size - 1])
         sums = np.cumsum(powers[: len(symbols)] * symbols.astype(np.uint64))
         block = hashes[begin : begin + _BLOCK]
         block[:] = sums[size - 1 :]

@@ -119,7 +119,9 @@ class Sampler:
         steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps(B), max(config.max_length, 1))
         K = max(min(steps, _MAX_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
-        self._keys_and_begin = torch.zeros(2, B, dtype=torch.int64, device=runtime.noise_device)
+        self._keys_and_begin = torch.zeros(2, B, dtype=torch.int64)
+        if runtime.draws_noise:
+            self._keys_and_begin = runtime.place(self._keys_and_begin)
         self._noise = runtime.place(torch.zeros(K, B, V))
         self._logits = torch.zeros_like(self._noise)
         self._constraint = runtime.place(torch.zeros(B, V)) if vocabulary.unit == "word" else None

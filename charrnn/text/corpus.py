@@ -21,7 +21,7 @@ from charrnn.files.schema import dump, parse
 from charrnn.terminal import Advance, Bar, Notify, count_of, format_share, no_bar
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
-from charrnn.text.numbering import NumberedText, numbered
+from charrnn.text.numbering import MAX_KNOWN, NumberedText, numbered
 from charrnn.text.sources import Source, digest, find_sources, total_size
 from charrnn.text.units import BORDER, NOUNS
 from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
@@ -179,6 +179,9 @@ def _encode(
         forgotten_chars=numbers.forgotten_chars,
     )
     notes, length = text.notes, sum(vocabulary.counts)
+    if numbers.num_forgotten:
+        count = f"{numbers.num_forgotten:,}"
+        text.warnings.append(f"{count} words are unknown: they follow the first {MAX_KNOWN:,} distinct ones")
     if vocabulary.border is not None:
         is_whole = vocabulary.num_documents == 1 and config.separator is not None
         (text.warnings if is_whole else notes).append(_describe_documents(vocabulary, config))
@@ -222,7 +225,7 @@ def _require_learnable(numbers: NumberedText, name: str, config: PreparationConf
 def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
     if vocabulary.num_documents == 1:
         return "1 document: " + (
-            f"{opt.documents} makes each file one" if config.documents else "no separator is in the text"
+            f"{opt.documents(True)} makes each file one" if config.documents else "no separator is in the text"
         )
     order = "in their order" if config.keep_order else f"shuffled ({opt.keep_order(True)} leaves them as they are)"
     return f"{count_of(vocabulary.num_documents, 'document')}, {order}"
@@ -248,7 +251,7 @@ def _describe_rare(vocabulary: Vocabulary) -> list[str]:
         ]
     advice = f"{opt.min_count(RARE)} would fold them into one"
     if _is_mostly_latin(vocabulary) and not "".join(rare).isascii():
-        advice += f", {opt.ascii} would transliterate them"
+        advice += f", {opt.ascii(True)} would transliterate them"
     return [
         f"{len(rare):,} of {vocabulary.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"
     ]

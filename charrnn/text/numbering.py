@@ -1,11 +1,12 @@
 """A text whose vocabulary is not known yet, as a temporary file of numbers: of code points, or of words.
 
-So a text of any size is read, cleaned and split only once, in bounded memory, and encoded from its numbers.
+A text of any size is thus read, cleaned and split only once, in bounded memory.
 Letters in shapes: N symbols.
 """
 
 import contextlib
 import errno
+import functools
 import os
 import sys
 import tempfile
@@ -22,24 +23,22 @@ from torch import Tensor
 from charrnn.config import Unit
 from charrnn.terminal import Advance, advance_nothing
 from charrnn.text.units import BORDER, split_word_blocks
-from charrnn.text.vocabulary import Vocabulary
-
-_Array = np.ndarray[Any, np.dtype[Any]]
+from charrnn.text.vocabulary import Array, Vocabulary, code_points
 
 _AT_ONCE = 2**15
 """Numbers whose arrays fit into a core's cache."""
 _BLOCK = 2**19
 """Numbers that are encoded to a block."""
-_MAX_KNOWN = 2**20
-"""Distinct words; further ones become the unknown symbol."""
+MAX_KNOWN = 2**20
+"""Max distinct words; further ones map to the unknown symbol."""
 _FORGOTTEN = ""
-"""The word that stands for them."""
+"""Placeholder for further words."""
 
 
 class NumberedText(ABC):
     """A text as the numbers of its symbols, in an open file.
 
-    `num_forgotten` words, of `forgotten_chars` characters, came after as many distinct ones as memory should hold.
+    `num_forgotten` words, of `forgotten_chars` characters, follow the first `MAX_KNOWN` distinct ones.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -47,16 +46,16 @@ class NumberedText(ABC):
         self._runs: list[tuple[np.dtype[Any], int]] = []  # successive numbers of one dtype
         self.num_forgotten = self.forgotten_chars = 0
 
-    @property
+    @functools.cached_property
     @abstractmethod
     def totals(self) -> Counter[str]:
         """The occurrences of each symbol but forgotten ones."""
 
     @abstractmethod
-    def _table(self, vocabulary: Vocabulary) -> _Array:
+    def _table(self, vocabulary: Vocabulary) -> Array:
         """The ids by number, in the vocabulary's dtype."""
 
-    def _append(self, numbers: _Array) -> None:
+    def _append(self, numbers: Array) -> None:
         self._stream.write(numbers.data)
         length = len(numbers)
         if self._runs and self._runs[-1][0] == numbers.dtype:
@@ -71,8 +70,8 @@ class NumberedText(ABC):
     def encode(self, vocabulary: Vocabulary, advance: Advance = advance_nothing) -> Iterator[Tensor]:
         """The ids of the text in a vocabulary of its symbols, in blocks (N,) in the vocabulary's dtype.
 
-        To be read once: the file is emptied, so that it is not written to the disk. `advance` receives the bytes read.
-        Raises: OSError.
+        Read it once: the file is truncated at the end, so that it is not flushed to disk. `advance` receives the
+        bytes read. Raises: OSError.
         """
         table = self._table(vocabulary)
         self._stream.seek(0)
@@ -86,7 +85,7 @@ class NumberedText(ABC):
         self._stream.truncate(0)
 
 
-def _look_up(table: _Array, data: bytearray, dtype: "np.dtype[Any]") -> _Array:
+def _look_up(table: Array, data: bytearray, dtype: "np.dtype[Any]") -> Array:
     """The table's entries (N,) for numbers (N,), given as bytes."""
     if table.dtype == dtype == np.uint8:  # twice as fast as the general way
         return np.frombuffer(data.translate(table[: 2**8].tobytes().ljust(2**8)), np.uint8)
@@ -113,29 +112,21 @@ class _NumberedChars(NumberedText):
         self._counts = np.zeros(sys.maxunicode + 1, np.int64)
         for block in blocks:
             for begin in range(0, len(block), _AT_ONCE):
-                points = _code_points(block[begin : begin + _AT_ONCE])
+                points = code_points(block[begin : begin + _AT_ONCE])
                 counts = np.bincount(points)
                 self._counts[: len(counts)] += counts
                 self._append(points)
 
-    @property
+    @functools.cached_property
     def totals(self) -> Counter[str]:
         points = np.flatnonzero(self._counts)
         return Counter(dict(zip(map(chr, points.tolist()), self._counts[points].tolist(), strict=True)))
 
-    def _table(self, vocabulary: Vocabulary) -> _Array:
+    def _table(self, vocabulary: Vocabulary) -> Array:
         symbols = "".join(self.totals)
         table = np.zeros(ord(symbols[-1]) + 1, torch.empty(0, dtype=vocabulary.dtype).numpy().dtype)
-        table[_code_points(symbols)] = vocabulary.encode_symbols(symbols).numpy()
+        table[code_points(symbols)] = vocabulary.encode_symbols(symbols).numpy()
         return table
-
-
-def _code_points(text: str) -> _Array:
-    """The code points (N,) of a text, in the smallest dtype."""
-    with contextlib.suppress(UnicodeEncodeError):
-        return np.frombuffer(text.encode("latin-1"), np.uint8)
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    return points.astype(np.uint16) if points.max() < 2**16 else points
 
 
 class _NumberedWords(NumberedText):
@@ -144,7 +135,7 @@ class _NumberedWords(NumberedText):
     def __init__(self, blocks: Iterable[Sequence[str]], stream: BinaryIO) -> None:
         super().__init__(stream)
         self._known = _Known({BORDER: 0, _FORGOTTEN: 1})
-        self._counts = np.zeros(_MAX_KNOWN, np.int64)
+        self._counts = np.zeros(MAX_KNOWN, np.int64)
         for block in blocks:
             for begin in range(0, len(block), _AT_ONCE):
                 words = block[begin : begin + _AT_ONCE]
@@ -155,12 +146,12 @@ class _NumberedWords(NumberedText):
                 self._append(numbers)
         self.num_forgotten = int(self._counts[1])
 
-    @property
+    @functools.cached_property
     def totals(self) -> Counter[str]:
         counts = self._counts[: len(self._known)].tolist()
         return Counter({word: n for word, n in zip(self._known, counts, strict=True) if n and word != _FORGOTTEN})
 
-    def _table(self, vocabulary: Vocabulary) -> _Array:
+    def _table(self, vocabulary: Vocabulary) -> Array:
         return vocabulary.encode_symbols(list(self._known)).to(vocabulary.dtype).numpy()
 
 
@@ -168,7 +159,7 @@ class _Known(dict[str, int]):
     """The numbers of words, which a word gets when it is first looked up."""
 
     def __missing__(self, word: str) -> int:
-        if len(self) >= _MAX_KNOWN:
+        if len(self) >= MAX_KNOWN:
             return self[_FORGOTTEN]
         self[word] = number = len(self)
         return number

@@ -4,10 +4,12 @@ The form that texts have inside the program is described in `units.py`.
 Letters in shapes: N symbols, V vocabulary size.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +30,20 @@ _LOOK_ALIKES = (
 _BYTES = tuple(map(chr, range(2**8)))
 _BLOCK = 2**20
 
+Array = np.ndarray[Any, np.dtype[Any]]
 
-def code_points(text: str) -> Tensor:
-    """The text's Unicode code points (N,), uint8 where all are ASCII and int32 otherwise."""
-    if text.isascii():
-        data, dtype = text.encode("ascii"), torch.uint8
-    else:
-        data, dtype = text.encode("utf-32-le", "surrogatepass"), torch.int32
-    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+def code_points(text: str) -> Array:
+    """The code points (N,) of a text, in the smallest dtype."""
+    with contextlib.suppress(UnicodeEncodeError):
+        return np.frombuffer(text.encode("latin-1"), np.uint8)
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return points.astype(np.uint16) if points.max() < 2**16 else points
+
+
+def _int_points(text: str) -> Tensor:
+    """The same as a tensor (N,) int32."""
+    return torch.from_numpy(code_points(text).astype(np.int32))
 
 
 def respaced(word: str) -> str:
@@ -92,12 +100,12 @@ class Vocabulary:
         indices = _Indices(self.outside, known)
         object.__setattr__(self, "_indices", indices)
         if self.unit != "word":
-            points = code_points("".join(indices)).int()
+            points = _int_points("".join(indices))
             # One entry past the last symbol's stands for every code point behind it.
             table = torch.full((int(points.max()) + 2,), self.outside, dtype=torch.int32)
             table[points] = torch.tensor(list(indices.values()), dtype=torch.int32)
             object.__setattr__(self, "_table", table)
-            object.__setattr__(self, "_points", code_points("".join(texts) + UNKNOWN_CHAR).int())
+            object.__setattr__(self, "_points", _int_points("".join(texts) + UNKNOWN_CHAR))
 
     def _require_symbols(self) -> None:
         unique = set(self.symbols)
@@ -277,7 +285,7 @@ class Vocabulary:
         """The indices (N,) int32 of symbols, characters as a text; of those outside the vocabulary `outside`."""
         if not isinstance(symbols, str):
             return torch.from_numpy(np.fromiter(map(self._indices.__getitem__, symbols), np.int32, len(symbols)))
-        return torch.index_select(self._table, 0, code_points(symbols).int().clamp(max=len(self._table) - 1))
+        return torch.index_select(self._table, 0, _int_points(symbols).clamp(max=len(self._table) - 1))
 
     def symbols_of(self, indices: Tensor | Sequence[int]) -> Sequence[str]:
         """The symbols of indices (N,), characters as a text."""

@@ -103,11 +103,12 @@ class TruncatedBPTT:
         for optimizer in self._optimizers.values():
             self._scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
-        for optimizer in self._optimizers.values():
-            # Skips the step; for an optimizer that knows scaled gradients, an enabled scaler sets it again.
-            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            if self.runtime.fuses_adamw or norm.isfinite():
-                self._scaler.step(optimizer)
+        fuses = self.runtime.fuses_adamw
+        for optimizer in self._optimizers.values() if fuses or norm.isfinite() else ():
+            if fuses:
+                # Skips the step; for an optimizer that knows scaled gradients, an enabled scaler sets it again.
+                optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            self._scaler.step(optimizer)
         self._scaler.update()
         carry(detach(state), self._state, self._keep)
         self.loss.copy_(loss)

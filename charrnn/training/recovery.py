@@ -31,8 +31,11 @@ class Recovery:
 
     @property
     def loss(self) -> float:
-        """The running mean, or the last step's loss where that is worse and rests on many characters."""
-        self._bptt.runtime.synchronize()
+        """The running mean, or the last step's loss where that is worse and rests on many characters.
+
+        Raises: CharRNNError if another process is lost.
+        """
+        self._bptt.runtime.synchronize()  # unlike float(), it gives up on a lost process
         mean, last = float(self._bptt.mean_loss), float(self._bptt.loss)
         return last if self._bptt.layout.symbols_per_step >= _MANY_CHARS and not last < mean else mean
 

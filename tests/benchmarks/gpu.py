@@ -418,8 +418,7 @@ def run_part(number: int, arguments: list[str], limit_s: float) -> list[dict[str
 def print_tables(lines: list[dict[str, Any]]) -> None:
     """A table for each kind of line."""
     for what in dict.fromkeys(line["what"] for line in lines):
-        rows = [{key: shown(value) for key, value in line.items() if key != "what"} for line in lines]
-        rows = [row for row, line in zip(rows, lines, strict=True) if line["what"] == what]
+        rows = [{k: shown(v) for k, v in line.items() if k != "what"} for line in lines if line["what"] == what]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         widths = [max(len(column), *(len(row.get(column, "")) for row in rows)) for column in columns]
         print(f"\n{what}")

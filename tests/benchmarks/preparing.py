@@ -8,7 +8,6 @@ Run by hand, from the project's root, with --folder on a disk that has room for 
 import argparse
 import gzip
 import hashlib
-import os
 import random
 import statistics
 import sys
@@ -122,35 +121,6 @@ def measure(case: str, num_bytes: int, rounds: int, folder: Path) -> None:
     print("| " + " | ".join([*columns, describe(hashes) if hashes else "", describe(memory)]) + " |", flush=True)
 
 
-def measure_start_up(num_bytes: int, rounds: int, folder: Path) -> None:
-    """Print how much longer a large corpus takes to be opened than a small one: verified anew, and known."""
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    code = "import sys, pathlib; from charrnn.text.corpus import open_or_prepare as work;"
-    code += "work(sys.argv[1], pathlib.Path(sys.argv[2]))"
-    (folder / "small.txt").write_text("Once upon a time.\n" * 99)
-    large = generate(folder, "ascii", num_bytes)
-    for name in ("small.txt", large.name):
-        child([sys.executable, "-m", "charrnn", "prepare", str(folder / name), "--data-dir", str(folder)])
-    seconds: dict[str, list[float]] = {
-        "small": [],
-        "prepared, verified anew": [],
-        "prepared, known": [],
-        "raw, known": [],
-    }
-    for _ in range(rounds):
-        for name, argument, forget in (
-            ("small", folder / "small.txt", False),
-            ("prepared, verified anew", folder / "text.safetensors", True),
-            ("prepared, known", folder / "text.safetensors", False),
-            ("raw, known", large, False),
-        ):
-            if forget:
-                os.utime(argument)
-            seconds[name].append(child([sys.executable, "-c", code, str(argument), str(folder)])[0])
-    for name, found in seconds.items():
-        print(f"{name:<26}{statistics.median(found):.2f} s ({min(found):.2f} to {max(found):.2f})", flush=True)
-
-
 def main() -> None:
     """Measure each case in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,13 +128,8 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(_CASES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
-    parser.add_argument("--start-up", action="store_true")
     arguments = parser.parse_args()
     num_bytes = arguments.megabytes * 1_000_000
-    if arguments.start_up:
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-            measure_start_up(num_bytes, arguments.rounds, Path(name))
-        return
     print("| text | MB/s | dict loop, MB/s | ratio | reading and SHA-256, MB/s | MB above torch |\n|" + " --- |" * 6)
     for case in arguments.cases.split(","):
         with tempfile.TemporaryDirectory(dir=arguments.folder) as name:

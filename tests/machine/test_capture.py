@@ -151,7 +151,10 @@ def test_failed_recording_is_reset_and_kept_and_raises_the_first_error(
     def step() -> None:
         calls.append("step")
         if fails:
-            raise RuntimeError("the cause")
+            try:
+                raise KeyError("handled")
+            except KeyError:
+                raise RuntimeError("the cause") from None
 
     graph = FakeGraph(calls, is_refused=is_refused)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)

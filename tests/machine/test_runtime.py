@@ -317,27 +317,26 @@ def test_memory_in_use_is_that_of_the_visible_gpus(
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid="ab"[i]))
+    probes.gpu_memory_used.cache_clear()
     assert probes.gpu_memory_used() == used
+    probes.gpu_memory_used.cache_clear()
 
 
 @pytest.mark.parametrize(("used", "chosen", "idle"), [([], "cuda", 0), ([5000], "cuda", 0), ([5000, 900], "cuda:1", 1)])
-def test_idlest_gpu_is_chosen_unless_one_is_named(
+def test_idlest_gpu_is_probed_and_taken_unless_one_is_named(
     monkeypatch: pytest.MonkeyPatch, used: list[int], chosen: str, idle: int
 ) -> None:
-    current = 0
-
-    def set_device(index: int) -> None:
-        nonlocal current
-        current = index
-
+    probed: list[str] = []
+    current: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", set_device)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
-    monkeypatch.setattr(probes, "failure", lambda device, trains: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
+    monkeypatch.setattr(probes, "failure", lambda device, trains: probed.append(str(device)))
     monkeypatch.setattr(probes, "gpu_memory_used", lambda: used)
     assert str(find_device("auto")) == str(find_device("cuda")) == chosen
     assert str(find_device("cuda:0")) == "cuda:0"
+    assert probed == [chosen, chosen, "cuda:0"], "a probe takes memory of the GPU"
+    assert current[-1] == "cuda:0"
     assert probes.count_idle(torch.device("cuda")) == idle
     assert probes.count_idle(CPU.device) == 0
 
@@ -353,16 +352,3 @@ def test_probe_for_sampling_computes_no_gradient(monkeypatch: pytest.MonkeyPatch
     probes.failure.cache_clear()
     assert reasons[0] != "no gradients here"
     assert reasons[1] == reasons[0] or reasons[1] == "no gradients here"
-
-
-def test_integer_products_of_a_cpu_are_its_own() -> None:
-    assert probes.multiplies_int64(CPU.device)
-    assert CPU.noise_device == CPU.device
-
-
-def test_mps_draws_on_the_cpu_if_its_integer_products_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    mps = MPSRuntime(torch.device("mps"), torch.float32)
-    for is_right, device in ((True, "mps"), (False, "cpu")):
-        monkeypatch.setattr(probes, "multiplies_int64", lambda device, is_right=is_right: is_right)
-        assert mps.noise_device.type == device
-    assert not mps.fuses_adamw

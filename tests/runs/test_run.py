@@ -324,7 +324,7 @@ def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> No
     recorder = Recorder()
     messages = Told()
     resume(run.folder, corpus, {}, "cpu", notify=messages).drive([recorder])
-    assert "this run is over" in messages[-1]
+    assert "this run has reached its end" in messages[-1]
     assert [type(event) for event in recorder.events] == [Finished]
     assert run.folder.last.read_bytes() == before
 
@@ -336,7 +336,7 @@ def test_lost_patience_is_reported_and_counted_again_in_another_unit(corpus: Cor
     told = Told()
     over = resume(run.folder, corpus, {"steps": 800}, "cpu", notify=told).trainer
     assert over.budget.is_over(over.now)
-    assert "this run is over: a larger --patience would go on with it" in told
+    assert "this run has reached its end: raise --patience to continue" in told
     timed = resume(run.folder, corpus, {"minutes": 0.02 + run.trainer.clock.elapsed_s / 60}, "cpu").trainer
     assert not timed.budget.is_over(timed.now)
 

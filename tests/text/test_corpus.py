@@ -130,7 +130,7 @@ def test_disk_without_room_for_the_text_is_an_error(
 
 
 def test_too_many_distinct_words_ask_for_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbering, "_MAX_KNOWN", 30)
+    monkeypatch.setattr(numbering, "MAX_KNOWN", 30)
     text = " ".join(map("".join, itertools.product("abcde", repeat=3)))
     with pytest.raises(CharRNNError, match=r"text has too many distinct words: --max-vocab 8000 keeps the frequent"):
         prepared(text, tmp_path / "c.safetensors", unit="word")

@@ -97,7 +97,7 @@ def test_rare_symbols_are_encoded_to_the_unknown_one(unit: Unit, tmp_path: Path)
 def test_words_after_as_many_as_memory_should_hold_become_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(numbering, "_MAX_KNOWN", 20)
+    monkeypatch.setattr(numbering, "MAX_KNOWN", 20)
     rare = [" " + "".join(letters) for letters in itertools.product("abcde", repeat=2)]
     words = [" at", " last", *rare, *[" at", " last"] * 30]
     with numbered(blocks_of("".join(words), 50), "word", tmp_path) as numbers:
@@ -118,7 +118,7 @@ def test_numbers_that_are_gone_are_an_error(tmp_path: Path) -> None:
 
 
 def test_borders_are_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbering, "_MAX_KNOWN", 5)
+    monkeypatch.setattr(numbering, "MAX_KNOWN", 5)
     text = BORDER + "".join(f"{word}{BORDER}" for word in random.Random(1).choices(["one", "two", "three"], k=20))
     text += " ".join(map("".join, itertools.permutations("abcde"))) + BORDER
     with numbered([text], "word", tmp_path) as numbers:

@@ -2,13 +2,14 @@
 symbols a step.
 """
 
+import math
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from charrnn.config import Cell, ModelConfig, TrainingConfig
+from charrnn.config import Cell, ModelConfig, Optimizer, TrainingConfig
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
@@ -119,3 +120,25 @@ def test_text_that_stays_on_the_host_is_sent_chunk_by_chunk(monkeypatch: pytest.
     assert sent == [(9, 4), (4,)] * 3  # symbols, and which streams go on
     evaluate(bptt.model, bptt.text.train[:50], CPU)
     assert sent[6:] == [(49, 1)] * 2
+
+
+class Unfused(Runtime):
+    """A device without PyTorch's fused AdamW, such as MPS."""
+
+    fuses_adamw = False
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_step_without_the_fused_optimizer_skips_gradients_that_are_not_finite(optimizer: Optimizer) -> None:
+    seed_everything(1)
+    config = TrainingConfig(steps=1, batch_size=4, seq_length=8, val_fraction=0.0, optimizer=optimizer)
+    model = CharRNN(ModelConfig(vocab_size=65, hidden_size=16, embedding_size=6))
+    text = TrainingText.split(torch.randint(65, (640,), dtype=torch.int16), config)
+    bptt = TruncatedBPTT(model, config, text, Unfused(CPU.device, CPU.dtype))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    bptt.step(learning_rate=1e-2)
+    after = {name: weight.clone() for name, weight in model.state_dict().items()}
+    assert all(not torch.equal(after[name], before[name]) for name in before if name.endswith("weight"))
+    model.head.bias.register_hook(lambda gradient: gradient * math.nan)
+    bptt.step(learning_rate=1e-2)
+    assert all(torch.equal(weight, after[name]) for name, weight in model.state_dict().items())
