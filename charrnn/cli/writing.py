@@ -136,7 +136,7 @@ def collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
 
 def _has_text(sample: Sequence["Piece"]) -> bool:
     """False for a sample that was given up before its first symbol."""
-    return sample[-1].finish_reason != "given_up" or any(piece.symbols for piece in sample)
+    return sample[-1].finish_reason != "given_up" or any(piece.ids for piece in sample)
 
 
 def _without_line_end(parts: Iterable[str]) -> Iterator[str]:
@@ -150,14 +150,11 @@ def _without_line_end(parts: Iterable[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class View:
-    """Text as it is written: with control characters made visible, symbols coloured by their surprisal, or as it is.
-
-    `texts` are those of the indices, and only needed for colours.
-    """
+    """Text as it is written: with control characters made visible, symbols coloured by their surprisal, or as it is."""
 
     preparation: PreparationConfig
     escape: Callable[[str], str] = str
-    texts: Sequence[str] | None = None
+    has_colours: bool = False
     errors: str = "surrogateescape"
 
     def show(self, echo: str, sample: Iterable["Piece"]) -> Iterator[str]:
@@ -167,10 +164,10 @@ class View:
             if number == 0 and _has_text([piece]):
                 yield self.escape(show(echo))
             yield self.escape(show(piece.echo if echo else ""))
-            if self.texts is not None:
-                for text, nats in _texts_of(piece, self.texts):
+            if self.has_colours:
+                for text, nats in zip(piece.texts, piece.nats, strict=True):
                     yield _paint(self.escape(show(text)), nats / math.log(2))
-            yield self.escape(show("" if self.texts else piece.text, final=piece.finish_reason is not None))
+            yield self.escape(show("" if self.has_colours else piece.text, final=piece.finish_reason is not None))
 
 
 def view_on_stdout(
@@ -186,17 +183,7 @@ def view_on_stdout(
         notify(", ".join(f"{name} from {bits:g}" for bits, name, _ in _COLOURS) + " bits of surprisal")
     # A stranger's vocabulary may hold what would steer the terminal.
     escape = str if raw else escape_controls
-    return View(preparation, escape, vocabulary.texts if has_colours else None, "surrogateescape" if raw else "replace")
-
-
-def _texts_of(piece: "Piece", texts: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """The text of each symbol of a piece, and its surprisal; the first and the last may be parts of words."""
-    symbols = [texts[ord(symbol)] for symbol in piece.symbols]
-    begin = -"".join(symbols).find(piece.text)
-    for text, nats in zip(symbols, piece.nats, strict=True):
-        end = begin + len(text)
-        yield piece.text[max(begin, 0) : max(end, 0)], nats
-        begin = end
+    return View(preparation, escape, has_colours, "surrogateescape" if raw else "replace")
 
 
 def _paint(text: str, bits: float) -> str:

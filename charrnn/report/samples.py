@@ -7,7 +7,7 @@ import torch
 from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.report.subject import Subject
-from charrnn.sampling.copies import CopyIndex, pack, unpack
+from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.vocabulary import Vocabulary
 
@@ -41,9 +41,9 @@ def find_copies(subject: Subject) -> Copies | None:
     """The longest copies in samples of the model; None without the text it was trained on."""
     if not len(subject.train):
         return None
-    corpus = CopyIndex(pack(subject.train))
-    longest = [corpus.longest_copy(each) for each in _write(subject, COPYING)]
-    copies = {(len(copy), _decode(subject, copy)) for copy in longest}
+    corpus = CopyIndex(_as_text(subject.train.tolist()))  # a run of symbols, whatever they are
+    longest = [corpus.longest_copy(_as_text(each)) for each in _write(subject, COPYING)]
+    copies = {(len(copy), _decode(subject, list(map(ord, copy)))) for copy in longest}
     return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(map(len, longest))[len(longest) // 2])
 
 
@@ -53,14 +53,19 @@ def _num_symbols(vocabulary: Vocabulary) -> int:
     return max(1, round(_NUM_CHARS / chars_per_symbol))
 
 
-def _write(subject: Subject, config: SamplingConfig) -> list[str]:
-    """The samples of a config, as packed symbols."""
+def _as_text(ids: list[int]) -> str:
+    """Ids as code points."""
+    return "".join(map(chr, ids))
+
+
+def _write(subject: Subject, config: SamplingConfig) -> list[list[int]]:
+    """The ids of the samples of a config."""
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    written = [""] * config.num_samples
+    written: list[list[int]] = [[] for _ in range(config.num_samples)]
     for piece in Sampler(subject.model, subject.vocabulary, config, runtime).sample(seed=SEED):
-        written[piece.index] += piece.symbols
+        written[piece.index] += piece.ids
     return written
 
 
-def _decode(subject: Subject, symbols: str) -> str:
-    return "".join(subject.show(unpack(symbols)))
+def _decode(subject: Subject, ids: list[int]) -> str:
+    return "".join(subject.show(torch.tensor(ids)))

@@ -6,7 +6,6 @@ Letters in shapes: N symbols of a text, S symbols of a run.
 import functools
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from charrnn.text.vocabulary import code_points
@@ -15,20 +14,6 @@ _FACTOR = 0x9E3779B97F4A7C15  # odd: invertible modulo 2^64
 _BLOCK = 2**16  # runs that are hashed at a time
 _SIZES = (8, 16, 32)  # of runs that are looked up before the text is searched for longer ones
 _MAX_SIZES = 4  # max sizes whose hashes are kept, 8 bytes a symbol each
-
-
-def pack(indices: torch.Tensor) -> str:
-    """Indices (N,) as a string, each the code point of a character: Python compares, searches and slices it fast.
-
-    >>> pack(torch.tensor([0, 1, 65]))
-    '\\x00\\x01A'
-    """
-    return indices.cpu().numpy().astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-
-
-def unpack(symbols: str) -> torch.Tensor:
-    """The indices (N,) of a packed string."""
-    return torch.from_numpy(code_points(symbols).astype(np.int32))
 
 
 class CopyIndex:

@@ -1,6 +1,6 @@
 """One sample in the making: its end, and the parts of it that are taken back.
 
-Symbols are packed (see `copies.pack`), texts are in the form that they have inside the program (`text/units.py`).
+Texts are in the form that they have inside the program (`text/units.py`).
 """
 
 import functools
@@ -48,16 +48,6 @@ class Rules:
     """The same of documents of all samples so far."""
 
     @functools.cached_property
-    def has_chars(self) -> bool:
-        """True if the text of each index is one character."""
-        return all(len(text) == 1 for text in self.texts)
-
-    @functools.cached_property
-    def translation(self) -> dict[int, str]:
-        """The texts by index, as `str.translate` takes them."""
-        return dict(enumerate(self.texts))
-
-    @functools.cached_property
     def counts_symbols(self) -> bool:
         """True if each index stands for one character."""
         return all(length == 1 for length in self.lengths)
@@ -88,10 +78,13 @@ The end is None for a whole document.
 
 @dataclass(frozen=True)
 class Settled:
-    """Symbols that can no longer be taken back, their text and surprisals; before a further document the prompt."""
+    """The ids of symbols that can no longer be taken back, their texts and surprisals in nats.
 
-    symbols: str = ""
-    text: str = ""
+    `echo` is the prompt, if a further document begins here.
+    """
+
+    ids: Sequence[int] = ()
+    texts: Sequence[str] = ()
     nats: Sequence[float] = ()
     echo: str = ""
 
@@ -122,7 +115,6 @@ class Draft:
         """Symbols excluded at each position."""
         self._seed, self._rules, self._prefix, self._begun = seed, rules, prefix, begun
         self._repeats_prompt = rules.documents is not None and bool(begun)
-        self._has_chars = rules.has_chars and not prefix
         self._furthest = -1  # the most symbols that a rejection has left
         self._fruitless_rejections = 0  # since then
         self._patience = _MAX_REJECTIONS
@@ -130,16 +122,16 @@ class Draft:
         self.begin = 0
         """Number of symbols before the last reading of the prompt."""
         self._echo = ""
-        self._symbols = ""  # settled since then, if any may be taken back
+        self._ids: list[int] = []  # settled since then, if any may be taken back
         self._tail = ""  # of their text
         self._length, self._lines, self._num_documents = 0, 0, 0  # of what is settled
         self._nats, self._chars = 0.0, float(-len(prefix))
         self._pending = _Pending()
 
     @property
-    def symbols(self) -> str:
+    def ids(self) -> list[int]:
         """All symbols after the last reading of the prompt, if any may be taken back."""
-        return self._symbols + self._pending.symbols
+        return self._ids + self._pending.ids
 
     @property
     def end(self) -> dict[str, Any]:
@@ -153,22 +145,17 @@ class Draft:
     @property
     def length(self) -> int:
         """Number of symbols that were drawn and not taken back."""
-        return self._length + len(self._pending.symbols)
+        return self._length + len(self._pending.ids)
 
-    def add(self, symbols: str, nats: list[float]) -> Settled:
+    def add(self, ids: Sequence[int], nats: Sequence[float]) -> Settled:
         """Take the next symbols and their surprisals, as far as the sample's end.
 
         Returns: the part that can no longer be taken back. A sample that is taken back over and over is given up.
         """
-        texts = None
-        if self._has_chars:
-            text = symbols.translate(self._rules.translation)
-        else:
-            texts = [self._rules.texts[ord(symbol)] for symbol in symbols]
-            if self.length == self.begin and texts:
-                texts[0] = texts[0].removeprefix(self._prefix)
-            text = "".join(texts)
-        self._pending.extend(symbols, nats, text, texts)
+        texts = [self._rules.texts[i] for i in ids]
+        if self.length == self.begin and texts:
+            texts[0] = texts[0].removeprefix(self._prefix)
+        self._pending.extend(ids, texts, nats)
         end, reason = self._find_end()
         self._pending.cut(end)
         fault = self._find_run(self._pending.text)
@@ -264,8 +251,8 @@ class Draft:
         pending.cut_before(end - 1)
         runs = {i for i in samplable if self._find_run(pending.text + self._rules.texts[i])}
         excluded = runs | self.excluded.get(self.length, set())
-        while excluded == samplable and pending.symbols:
-            last = ord(pending.symbols[-1])
+        while excluded == samplable and pending.ids:
+            last = pending.ids[-1]
             pending.cut_before(len(pending.text) - 1)
             excluded = {last} | self.excluded.get(self.length, set())
         self.excluded[self.length] = excluded
@@ -274,7 +261,7 @@ class Draft:
 
     def _begin_document(self) -> None:
         """Start the next document from the prompt."""
-        self.begin, self._echo, self._symbols, self._tail = self._length, self._begun, "", ""
+        self.begin, self._echo, self._ids, self._tail = self._length, self._begun, [], ""
         self._chars -= len(self._prefix)
         self._redraw()
 
@@ -286,70 +273,70 @@ class Draft:
 
     def _settle(self, end: int) -> Settled:
         settled = self._pending.take(end, whole=self.finish_reason is not None)
-        if self._echo and settled.symbols:
+        if self._echo and settled.ids:
             settled, self._echo = replace(settled, echo=self._echo), ""
-        self._length += len(settled.symbols)
-        self._lines += sum(map(settled.text.count, self._rules.line_ends))
-        self._num_documents += settled.text.count(BORDER)
+        text, rules = "".join(settled.texts), self._rules
+        self._length += len(settled.ids)
+        self._lines += sum(map(text.count, rules.line_ends))
+        self._num_documents += text.count(BORDER)
         self._nats += sum(settled.nats)
-        lengths, symbols = self._rules.lengths, settled.symbols
-        self._chars += len(symbols) if self._rules.counts_symbols else sum(lengths[ord(symbol)] for symbol in symbols)
-        self._tail = _last(self._tail + settled.text, self._tail_size)
-        if self._rules.takes_back:
-            self._symbols += settled.symbols
+        self._chars += len(settled.ids) if rules.counts_symbols else sum(rules.lengths[i] for i in settled.ids)
+        self._tail = _last(self._tail + text, self._tail_size)
+        if rules.takes_back:
+            self._ids += settled.ids
         if self.finish_reason is not None and self._length:
             self.bits_per_char = self._nats / max(self._chars, 1) / math.log(2)
         return settled
 
 
 class _Pending:
-    """Symbols with their surprisals and text; `ends` are the symbols' ends in it, None if each is one character."""
+    """Symbols that may yet be taken back: ids, texts, which joined are `text`, and surprisals."""
 
     def __init__(self) -> None:
-        self.symbols, self.text = "", ""
-        self.nats: list[float] = []
-        self.ends: list[int] | None = None
+        self.ids: list[int] = []
+        self.text = ""
+        self._texts: list[str] = []
+        self._nats: list[float] = []
 
-    def extend(self, symbols: str, nats: list[float], text: str, texts: list[str] | None) -> None:
-        """Add symbols and their text, which `texts` joined gives; None if each is one character."""
-        if texts is not None:
-            ends = accumulate(map(len, texts), initial=len(self.text))
-            next(ends)
-            self.ends = [*(self.ends or []), *ends]
-        self.symbols += symbols
-        self.nats += nats
-        self.text += text
+    def extend(self, ids: Sequence[int], texts: Sequence[str], nats: Sequence[float]) -> None:
+        """Add symbols."""
+        self.ids += ids
+        self._texts += texts
+        self._nats += nats
+        self.text += "".join(texts)
 
     def end_of(self, size: int) -> int:
         """The end in the text of the first symbols."""
-        return size if self.ends is None or not size else self.ends[size - 1]
+        return sum(map(len, self._texts[:size]))
 
     def cut(self, end: int) -> None:
         """Keep the text up to an end, and the symbols that it needs."""
-        size = end if self.ends is None else bisect_left(self.ends, end) + 1
-        self._keep(size)
-        self.text = self.text[:end]
+        if end < len(self.text):
+            ends = self._ends()
+            size = bisect_left(ends, end) + 1
+            self._keep(size)
+            self._texts[-1] = self._texts[-1][: len(self._texts[-1]) - ends[size - 1] + end]
+            self.text = self.text[:end]
 
     def cut_before(self, begin: int) -> None:
         """Keep the whole symbols before a place in the text."""
-        self._keep(begin if self.ends is None else bisect_right(self.ends, begin))
-        self.text = self.text[: self.end_of(len(self.symbols))]
-
-    def _keep(self, size: int) -> None:
-        self.symbols, self.nats = self.symbols[:size], self.nats[:size]
-        if self.ends is not None:
-            self.ends = self.ends[:size]
+        self._keep(bisect_right(self._ends(), begin))
+        self.text = "".join(self._texts)
 
     def take(self, end: int, *, whole: bool) -> Settled:
         """Remove and return the symbols that end at `end` or before, or with `whole` all."""
-        size = end if self.ends is None else bisect_right(self.ends, end)
-        size = len(self.symbols) if whole else size
-        end = len(self.text) if whole else self.end_of(size)
-        taken = Settled(self.symbols[:size], self.text[:end], self.nats[:size])
-        self.symbols, self.nats, self.text = self.symbols[size:], self.nats[size:], self.text[end:]
-        if self.ends is not None:
-            self.ends = [each - end for each in self.ends[size:]]
+        size = len(self.ids) if whole or end == len(self.text) else bisect_right(self._ends(), end)
+        taken = Settled(self.ids[:size], self._texts[:size], self._nats[:size])
+        self.ids, self._texts, self._nats = self.ids[size:], self._texts[size:], self._nats[size:]
+        self.text = "".join(self._texts)
         return taken
+
+    def _ends(self) -> list[int]:
+        """The symbols' ends in the text."""
+        return list(accumulate(map(len, self._texts)))
+
+    def _keep(self, size: int) -> None:
+        self.ids, self._texts, self._nats = self.ids[:size], self._texts[:size], self._nats[:size]
 
 
 def _find_nth(text: str, chars: str, count: int) -> int:

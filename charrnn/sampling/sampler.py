@@ -20,7 +20,7 @@ from charrnn.machine.runtime import Runtime
 from charrnn.machine.threads import Threads
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Reading, Stepper
-from charrnn.sampling.copies import CopyIndex, pack, unpack
+from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.draft import Draft, Rules
 from charrnn.sampling.filters import Filter, excluded_symbols, make_filters, split_ban, writable_characters
 from charrnn.sampling.noise import gumbel
@@ -35,21 +35,26 @@ _MIN_TEMPERATURE = 1e-4  # below it only the most likely symbol is left, and flo
 
 @dataclass(frozen=True)
 class Piece:
-    """The next symbols of sample `index`, and their text; the last piece has the reason of the end and the likelihood.
+    """The next symbols of sample `index`; the last piece has the reason of the end and the likelihood.
 
-    `symbols` are packed, see `copies.pack`; `nats` are their surprisals. The text is as it is inside the program, see
-    `text/units.py`. `finish_reason` is "length", "stop", "lines", "documents" or "given_up". Surprisals and
-    `bits_per_char` are under the model itself, at temperature 1 and without filters. `echo` is the prompt, if a further
-    document begins here; it is not part of the text.
+    `ids`, `texts` and `nats` are the symbols' ids, texts and surprisals. Texts are as they are inside the program, see
+    `text/units.py`; the first and the last may be parts of words. `finish_reason` is "length", "stop", "lines",
+    "documents" or "given_up". Surprisals and `bits_per_char` are under the model itself, at temperature 1 and without
+    filters. `echo` is the prompt, if a further document begins here; it is not part of the text.
     """
 
     index: int
-    symbols: str
-    text: str
+    ids: Sequence[int] = ()
+    texts: Sequence[str] = ()
     nats: Sequence[float] = ()
     finish_reason: str | None = None
     bits_per_char: float | None = None
     echo: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text of all symbols."""
+        return "".join(self.texts)
 
 
 def choose(
@@ -173,7 +178,7 @@ class Sampler:
 
     def _sample(self, prompt: "_Prompt", seed: int) -> Iterator[Piece]:
         if self._config.max_length == 0:
-            yield from (Piece(i, "", "", finish_reason="length") for i in range(self._config.num_samples))
+            yield from (Piece(i, finish_reason="length") for i in range(self._config.num_samples))
             return
         self._prompts_begun += 1
         number = self._prompts_begun
@@ -191,11 +196,11 @@ class Sampler:
             while len(launched) <= self._runtime.launches_ahead and any(map(Draft.wants_steps, streams.values())):
                 launched.append(self._threads.run(functools.partial(self._launch, streams, prompt.allowed)))
             ended = []
-            for slot, symbols, nats in self._look(launched.popleft(), streams):
+            for slot, ids, nats in self._look(launched.popleft(), streams):
                 stream = streams[slot]
                 key = stream.key
-                settled = stream.add(symbols, nats)
-                if settled.symbols or stream.finish_reason is not None:
+                settled = stream.add(ids, nats)
+                if settled.ids or stream.finish_reason is not None:
                     yield Piece(stream.index, **vars(settled), **stream.end)
                 if stream.finish_reason is not None:
                     ended.append(slot)
@@ -252,24 +257,24 @@ class Sampler:
         # In one tensor (2, B, K), for one copy to the host; an index is exact as a float.
         self._drawn.copy_(torch.stack([self._symbols.float(), -log_p]).transpose(1, 2))
 
-    def _look(self, launch: _Launch, streams: dict[int, Draft]) -> list[tuple[int, str, list[float]]]:
-        """For each stream that has not ended or been taken back since: slot, packed symbols, surprisals in nats."""
+    def _look(self, launch: _Launch, streams: dict[int, Draft]) -> list[tuple[int, list[int], list[float]]]:
+        """For each stream that has not ended or been taken back since: slot, ids, surprisals in nats."""
         keys, wait = launch
-        symbols, surprisals = wait()
-        packed, nats, K = pack(symbols.flatten()), surprisals.tolist(), symbols.shape[1]
+        drawn, surprisals = wait()
+        ids, nats = drawn.int().tolist(), surprisals.tolist()
         slots = [slot for slot, key in keys.items() if slot in streams and streams[slot].key == key]
-        return [(slot, packed[slot * K : (slot + 1) * K], nats[slot]) for slot in slots]
+        return [(slot, ids[slot], nats[slot]) for slot in slots]
 
     def _read_again(self, stream: Draft, prompt: Reading) -> Reading:
         """Read the symbols that a stream keeps, from a place before those that may be taken back next."""
-        symbols, (length, before) = stream.symbols, stream.read or (0, prompt)
-        if length > len(symbols):
+        ids, (length, before) = stream.ids, stream.read or (0, prompt)
+        if length > len(ids):
             length, before = 0, prompt
-        place = max(len(symbols) - self._rules.num_held, length)
+        place = max(len(ids) - self._rules.num_held, length)
         if place > length:
-            before = self._stepper.read(unpack(symbols[length:place]), before)
+            before = self._stepper.read(torch.tensor(ids[length:place]), before)
         stream.read = (place, before)
-        return self._stepper.read(unpack(symbols[place:]), before) if place < len(symbols) else before
+        return self._stepper.read(torch.tensor(ids[place:]), before) if place < len(ids) else before
 
 
 @dataclass(frozen=True)

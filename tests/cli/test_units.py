@@ -57,22 +57,22 @@ def test_each_byte_and_border_is_scored_on_a_line(tmp_path: Path, charrnn: Comma
 
 
 def test_a_sample_of_bytes_goes_on_within_a_character_of_the_prompt() -> None:
-    piece = Piece(0, "\xa9", "\xa9", [0.1], "length")
+    piece = Piece(0, [0xA9], ["\xa9"], [0.1], "length")
     assert "".join(View(BYTES).show("a\xc3", [piece])) == "a\xe9"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("texts", "shown"),
     [
-        ("ing is", "ing\x1b[38;5;34m is\x1b[0m"),  # behind a prompt that ends with " k"
-        (" king i", " king\x1b[38;5;34m i\x1b[0m"),  # up to a --stop
-        ("", ""),
-        (" king\n\n", " king\n\n"),  # no colour may run over the lines
+        (["ing", " is"], "ing\x1b[38;5;34m is\x1b[0m"),  # behind a prompt that ends with " k"
+        ([" king", " i"], " king\x1b[38;5;34m i\x1b[0m"),  # up to a --stop
+        ([], ""),
+        ([" king", "\n\n"], " king\n\n"),  # no colour may run over the lines
     ],
 )
-def test_parts_of_words_are_coloured_as_they_are_written(text: str, shown: str) -> None:
-    piece = Piece(0, "\0\2" if "\n" in text else "\0\1", text, [0.1, 1.0], "stop")
-    view = View(PreparationConfig(unit="word"), texts=(" king", " is", "\n\n"))
+def test_parts_of_words_are_coloured_as_they_are_written(texts: list[str], shown: str) -> None:
+    piece = Piece(0, range(len(texts)), texts, [0.1, 1.0][: len(texts)], "stop")
+    view = View(PreparationConfig(unit="word"), has_colours=True)
     assert "".join(view.show("", [piece])) == shown
 
 

@@ -147,8 +147,8 @@ def test_prompts_that_fail_leave_the_others_in_the_file(tmp_path: Path, charrnn:
 
 def test_colours_follow_the_surprisal() -> None:
     # Of 0.5, 1, 5 and 20 bits: a letter as it is, a green one, a gold space, a red control character.
-    piece = Piece(0, "\0\1\2\3\4", "ab \x1b\n", [bits * math.log(2) for bits in (0.5, 1.01, 5, 20, 20)])
-    view = View(CHARS, escape_controls, ("a", "b", " ", "\x1b", "\n"))
+    piece = Piece(0, range(5), "ab \x1b\n", [bits * math.log(2) for bits in (0.5, 1.01, 5, 20, 20)])
+    view = View(CHARS, escape_controls, has_colours=True)
     assert "".join(view.show("", [piece])) == "a\x1b[38;5;34mb\x1b[0m\x1b[48;5;178m \x1b[0m\x1b[38;5;160m\\x1b\x1b[0m\n"
     assert "".join(View(CHARS, escape_controls).show("", [piece])) == "ab \\x1b\n"
     assert "".join(View(CHARS).show("", [piece])) == "ab \x1b\n"
@@ -178,7 +178,7 @@ def test_surprisal_is_coloured_on_a_terminal_unless_no_color(
 def test_samples_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "_COUNT_DELAY_S", 0)
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    pieces = [Piece(i, "", "", finish_reason=end) for i in range(3) for end in (None, "length")]
+    pieces = [Piece(i, finish_reason=end) for i in range(3) for end in (None, "length")]
 
     def slowly() -> Iterator[Piece]:
         yield from pieces[:-1]

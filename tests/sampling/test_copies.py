@@ -5,12 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn.sampling import copies
-from charrnn.sampling.copies import CopyIndex, hash_runs, pack, unpack
+from charrnn.sampling.copies import CopyIndex, hash_runs
 
 texts = st.text(alphabet="abé文", max_size=60)
 
@@ -84,10 +83,3 @@ def test_an_index_takes_eight_bytes_a_symbol() -> None:
 def test_nothing_is_copied_from_an_empty_text() -> None:
     assert CopyIndex("").find_copy("abc", 1) is None
     assert CopyIndex("").longest_copy("abc") == ""
-
-
-@given(st.lists(st.integers(0, 0x10FFFF), max_size=20))
-def test_packed_indices_are_unpacked_and_compare_as_they_do(indices: list[int]) -> None:
-    packed = pack(torch.tensor(indices, dtype=torch.int64))
-    assert unpack(packed).tolist() == indices
-    assert (packed < pack(torch.tensor([7, 8]))) == (indices < [7, 8])

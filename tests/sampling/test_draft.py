@@ -9,7 +9,7 @@ from charrnn.sampling.draft import Draft, Rules
 from charrnn.text.units import BORDER
 
 WORDS = (" the", " cat", "\n\n", " sat", ",", " the end", BORDER, "\n")
-THE, CAT, GAP, SAT, COMMA, THE_END, END, NEWLINE = map(chr, range(len(WORDS)))
+THE, CAT, GAP, SAT, COMMA, THE_END, END, NEWLINE = ([i] for i in range(len(WORDS)))
 
 
 def draft(texts: tuple[str, ...] = WORDS, prefix: str = "", begun: str = "", **rules: Any) -> Draft:
@@ -17,12 +17,12 @@ def draft(texts: tuple[str, ...] = WORDS, prefix: str = "", begun: str = "", **r
     return Draft(0, 1, Rules(texts=texts, lengths=[len(text) for text in texts], **rules), prefix, begun)
 
 
-def written(sample: Draft, *parts: str) -> str:
+def written(sample: Draft, *parts: list[int]) -> str:
     """What is settled of a sample that draws these parts, as far as its end."""
     text = ""
     for part in parts:
         if sample.finish_reason is None:
-            text += sample.add(part, [1.0] * len(part)).text
+            text += "".join(sample.add(part, [1.0] * len(part)).texts)
     return text
 
 
@@ -61,14 +61,14 @@ def test_the_begin_of_the_first_symbol_is_the_end_of_the_prompt() -> None:
 def test_copies_are_runs_of_characters_and_whole_symbols_are_taken_back() -> None:
     sample = draft(corpus=CopyIndex("the cat, sat"), max_copy=7, max_length=3)
     text = written(sample, SAT, THE, CAT)
-    assert (sample.rejections, sample.symbols) == (1, SAT)
+    assert (sample.rejections, sample.ids) == (1, SAT)
     assert text + written(sample, CAT + COMMA) == " sat cat,"
     assert sample.finish_reason == "length"
 
 
 def test_bytes_of_a_banned_character_are_taken_back() -> None:
     sample = draft(tuple(map(chr, range(256))), banned=("\xc3\xa9",))
-    assert written(sample, "caf\xc3", "\xa9s", "e", "\xc3\xa8 ") == "cafe\xc3\xa8"
+    assert written(sample, *map(list, (b"caf\xc3", b"\xa9s", b"e", b"\xc3\xa8 "))) == "cafe\xc3\xa8"
     assert sample.rejections == 1
 
 
@@ -118,58 +118,62 @@ def test_a_sample_whose_document_is_always_known_is_given_up() -> None:
     )
 
 
+def letters(sample: Draft) -> str:
+    return "".join(map(chr, sample.ids))
+
+
 def grown(symbols: str, **options: Any) -> Draft:
     """A sample of characters that always draws the first of these symbols that may come next, until it ends."""
     sample = draft(tuple(map(chr, range(128))), samplable=set(map(ord, symbols)), **options)
     while sample.finish_reason is None:
         excluded = sample.excluded.get(sample.length, set())
-        sample.add(next(symbol for symbol in symbols if ord(symbol) not in excluded), [1.0])
+        sample.add([next(ord(symbol) for symbol in symbols if ord(symbol) not in excluded)], [1.0])
     return sample
 
 
 def test_a_symbol_that_always_makes_a_copy_is_excluded() -> None:
     sample = grown("ab", corpus=CopyIndex("aaaa"), max_copy=4, max_length=9)
-    assert (sample.symbols, sample.finish_reason) == ("aaabaaaba", "length")
+    assert (letters(sample), sample.finish_reason) == ("aaabaaaba", "length")
     assert sample.rejections <= 102 + 5, "the second time it is tried less often"
 
 
 def test_where_no_symbol_is_left_the_one_before_is_taken_back() -> None:
     sample = grown("abc", corpus=CopyIndex("aaa aab aac aba abb abc"), max_copy=3, max_length=4)
-    assert (sample.symbols, sample.finish_reason) == ("acaa", "length")
+    assert (letters(sample), sample.finish_reason) == ("acaa", "length")
     assert sample.excluded[1] == {ord("a"), ord("b")}
 
 
 def test_a_sample_is_given_up_once_all_symbols_are_excluded() -> None:
     sample = grown("abc", corpus=CopyIndex("cab"), max_copy=1)
-    assert (sample.symbols, sample.finish_reason) == ("", "given_up")
+    assert (letters(sample), sample.finish_reason) == ("", "given_up")
     assert str(sample.problem).startswith("0 symbols: each of 101 attempts made a copy of 1 character of the corpus")
 
 
 def test_the_last_byte_of_a_banned_character_is_excluded() -> None:
     sample = draft(tuple(map(chr, range(256))), samplable={0xC3, 0xA8, 0xA9}, banned=("\xc3\xa9",))
     for _ in range(102):
-        sample.add("\xc3\xa9", [1.0] * 2)
-    assert (sample.symbols, sample.excluded) == ("\xc3", {1: {0xA9}})
+        sample.add([0xC3, 0xA9], [1.0] * 2)
+    assert (sample.ids, sample.excluded) == ([0xC3], {1: {0xA9}})
 
 
 def test_the_word_that_goes_on_with_the_prompt_is_not_excluded() -> None:
     sample = draft(samplable=set(range(8)), prefix=" th", corpus=CopyIndex("e"), max_copy=1)
     for _ in range(102):
         sample.add(THE, [1.0])
-    assert (sample.finish_reason, sample.symbols) == ("given_up", "")
+    assert (sample.finish_reason, sample.ids) == ("given_up", [])
 
 
 def test_each_document_begins_with_the_prompt() -> None:
     sample = draft(prefix=" th", begun="a th", documents=3)
     key = sample.key
     first = sample.add(THE + CAT + END + SAT, [1.0] * 4)
-    assert (first.text, first.symbols, first.echo) == (f"e cat{BORDER}", THE + CAT + END, "")
-    assert (sample.begin, sample.num_launched, sample.symbols) == (3, 3, "")
+    assert (first.texts, first.ids, first.echo) == (["e", " cat", BORDER], THE + CAT + END, "")
+    assert (sample.begin, sample.num_launched, sample.ids) == (3, 3, [])
     assert sample.key != key, "so that what was launched is dropped"
     second, third = sample.add(THE, [1.0]), sample.add(END + THE, [1.0] * 2)
-    assert (second.text, second.echo, third.text, third.echo) == ("e", "a th", BORDER, "")
+    assert (second.texts, second.echo, third.texts, third.echo) == (["e"], "a th", [BORDER], "")
     last = sample.add(THE_END + END, [1.0] * 2)
-    assert (last.text, last.echo, sample.finish_reason) == (f"e end{BORDER}", "a th", "documents")
+    assert (last.texts, last.echo, sample.finish_reason) == (["e end", BORDER], "a th", "documents")
     assert sample.bits_per_char == pytest.approx(7 / 14 / 0.6931471805599453)
 
 

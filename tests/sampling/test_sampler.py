@@ -223,7 +223,7 @@ def test_lines_may_take_a_thousand_symbols_each() -> None:
 
 
 def test_length_zero_samples_nothing(trained_run: Run) -> None:
-    assert pieces_of(trained_run, length=0) == [Piece(0, "", "", finish_reason="length")]
+    assert pieces_of(trained_run, length=0) == [Piece(0, finish_reason="length")]
 
 
 def test_several_samples_differ_and_end_on_their_own(trained_run: Run) -> None:
@@ -351,23 +351,23 @@ def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None
     stream = draft(1000, 4, "cdef bxyz")
     text = ""
     for symbols in ("abcde", "f", "xyzq", "rstuv"):
-        text += stream.add(symbols, [1.0] * len(symbols)).text
+        text += "".join(stream.add(list(map(ord, symbols)), [1.0] * len(symbols)).texts)
     assert text == "abrs"
-    assert (stream.symbols, stream.length, stream.rejections) == ("abrstuv", 7, 2)
+    assert ("".join(map(chr, stream.ids)), stream.length, stream.rejections) == ("abrstuv", 7, 2)
 
 
 def test_only_rejections_without_progress_end_a_sample() -> None:
     stream = draft(10**6, 2, "zz")
     for _ in range(300):
-        stream.add("abcdef", [1.0] * 6)
-        stream.add("zz", [1.0] * 2)
+        stream.add(list(b"abcdef"), [1.0] * 6)
+        stream.add(list(b"zz"), [1.0] * 2)
     assert stream.rejections == 300
     for _ in range(100):
         assert stream.finish_reason is None
-        stream.add("zz", [1.0] * 2)
+        stream.add(list(b"zz"), [1.0] * 2)
     assert (stream.length, stream.excluded) == (1800, {})
     while stream.finish_reason is None:
-        stream.add("zz", [1.0] * 2)  # though it is excluded
+        stream.add(list(b"zz"), [1.0] * 2)  # though it is excluded
     assert (stream.finish_reason, stream.length, stream.rejections) == ("given_up", 1801, 601)
     assert str(stream.problem).startswith("1,801 symbols: each of 200 attempts made a copy of 2 characters of the corp")
 

@@ -14,7 +14,6 @@ from charrnn.config import PreparationConfig, SamplingConfig, TrainingConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.start import start
-from charrnn.sampling.copies import unpack
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.units import BORDER
@@ -103,7 +102,7 @@ def test_each_document_is_drawn_from_the_state_after_the_prompt(tmp_path: Path, 
         documents = "".join(piece.echo + piece.text for piece in own).split(BORDER)
         assert (len(documents), documents.pop()) == (4, "")
         assert [each[:6] for each in documents[1:]] == ["Anna B"] * 2
-        drawn = unpack("".join(piece.symbols for piece in own))
+        drawn = torch.tensor([i for piece in own for i in piece.ids])
         ends = drawn.eq(model.vocabulary.size - 1).nonzero().flatten() + 1
         expected = [bits for each in drawn.tensor_split(ends[:-1]) for bits in bits_of(model, each)]
         found = [nats / math.log(2) for piece in own for nats in piece.nats]
