@@ -83,7 +83,7 @@ def test_no_module_imports_pickle_or_click(name: str) -> None:
 def test_tests_mirror_the_folders() -> None:
     tests = Path(__file__).parent
     for path in tests.glob("*/test_*.py"):
-        assert (PACKAGE / path.parent.name).is_dir(), path
+        assert path.parent.name == "golden" or (PACKAGE / path.parent.name).is_dir(), path
 
 
 def test_help_imports_no_torch() -> None:
