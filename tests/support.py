@@ -35,7 +35,6 @@ needs_bfloat16 = pytest.mark.skipif(
 )
 TINY = ModelOptions(hidden_size=16, embedding_size=8, dropout=0.1)
 
-
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -47,7 +47,7 @@ def start(
     model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
     if is_open:
         L, H = model_config.num_layers, model_config.hidden_size
-        fixed = f"{opt.hidden_size(H)}" if L == 1 else f"{opt.num_layers(L)} {opt.hidden_size(H)}"
+        fixed = opt.hidden_size(H) if L == 1 else f"{opt.num_layers(L)} {opt.hidden_size(H)}"
         notify(f"chose {count_of(L, 'layer')} of {H} units for text, budget and machine; {fixed} fixes it")
     learning_rate = choose_learning_rate(model_config, config, text, runtime, is_warm=init_from is not None)
     if init_from is not None and config.learning_rate is None:
@@ -65,7 +65,7 @@ def start(
 
 
 def shape_options(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The options of a model's shape, with which weights can be taken over; dropout is none of them."""
+    """The options of a model's shape, without dropout: those in which weights that are transferred must agree."""
     config = checkpoint.model_config
     return {each.name: getattr(config, each.name) for each in fields(ModelOptions) if each.name != "dropout"}
 

@@ -162,9 +162,7 @@ def _take(
     blocks = np.cumsum(lengths) // _BLOCK
     for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(lengths)]):
         if end - begin == 1:  # perhaps a document larger than memory
-            document = slice(begins[begin], ends[begin])
-            yield from (
-                torch.from_numpy(indices[document][i : i + _BLOCK].copy()) for i in range(0, lengths[begin], _BLOCK)
-            )
+            document = indices[begins[begin] : ends[begin]]
+            yield from (torch.from_numpy(document[i : i + _BLOCK].copy()) for i in range(0, len(document), _BLOCK))
             continue
         yield torch.from_numpy(indices[_places(begins[begin:end], lengths[begin:end])])

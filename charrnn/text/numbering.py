@@ -46,7 +46,7 @@ class NumberedText(ABC):
         self._runs: list[tuple[np.dtype[Any], int]] = []  # successive numbers of one dtype
         self.num_forgotten = self.forgotten_chars = 0
 
-    @functools.cached_property
+    @property
     @abstractmethod
     def totals(self) -> Counter[str]:
         """The occurrences of each symbol but forgotten ones."""

@@ -103,12 +103,13 @@ class TruncatedBPTT:
         for optimizer in self._optimizers.values():
             self._scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
-        fuses = self.runtime.fuses_adamw
-        for optimizer in self._optimizers.values() if fuses or norm.isfinite() else ():
+        is_finite, fuses = norm.isfinite(), self.runtime.fuses_adamw
+        for optimizer in self._optimizers.values():
             if fuses:
                 # Skips the step; for an optimizer that knows scaled gradients, an enabled scaler sets it again.
-                optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            self._scaler.step(optimizer)
+                optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+            if fuses or is_finite:
+                self._scaler.step(optimizer)
         self._scaler.update()
         carry(detach(state), self._state, self._keep)
         self.loss.copy_(loss)

@@ -40,15 +40,16 @@ from charrnn.config import Cell, ModelConfig, Optimizer, SamplingConfig, Trainin
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.probes import device_name
-from charrnn.machine.runtime import PRECISIONS, SAMPLING_PRECISIONS, Runtime, can_compute, open_runtime
+from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.sampling.sampler import Sampler
 from charrnn.training.bptt import TruncatedBPTT
+from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.streams import Layout, TrainingText
-from tests.benchmarks import machine
 from tests.benchmarks.foundation import CHARRNN, ROOT
+from tests.benchmarks.machine import ROUNDS, bare_sampling, bare_training, measure_rates
 from tests.benchmarks.sampling import VOCABULARY, rate_of
 
 V = 65
@@ -128,7 +129,7 @@ class Bench:
         return [*CHARRNN, *map(str, words), "--device", self.device]
 
 
-def tell(**figures: Any) -> None:
+def report(**figures: Any) -> None:
     """Print one line of JSON."""
     print(json.dumps(figures), flush=True)
 
@@ -139,7 +140,7 @@ def attempt(what: str, **case: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        tell(what=what, **case, error=f"{type(error).__name__}: {error}".splitlines()[0])
+        report(what=what, **case, error=f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 @contextlib.contextmanager
@@ -168,7 +169,9 @@ def recorded(bench: Bench) -> None:
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     driver = subprocess.getoutput("nvidia-smi --query-gpu=driver_version --format=csv,noheader")
     runtime = open_runtime(bench.device)
-    tell(what="versions", name=device_name(runtime.device), driver=driver[:20], precision=runtime.precision, **versions)
+    report(
+        what="versions", name=device_name(runtime.device), driver=driver[:20], precision=runtime.precision, **versions
+    )
     cells: tuple[Cell, ...] = ("lstm", "gru", "rnn")
     for cell, precision, vocab_size in itertools.product(cells, bench.precisions(), bench.scale.vocab_sizes):
         case = {"cell": cell, "precision": precision, "vocab_size": vocab_size}
@@ -177,7 +180,7 @@ def recorded(bench: Bench) -> None:
             bptt = bench.bptt(bench.config(cell=cell, vocab_size=vocab_size), open_runtime(bench.device, precision))
             first, *_, last = losses(bptt, 8)
             reasons = [str(each.message)[:80] for each in caught]
-            tell(what="recorded", **case, recorded=is_recorded(bptt._update), first=first, last=last, reasons=reasons)
+            report(what="recorded", **case, recorded=is_recorded(bptt._update), first=first, last=last, reasons=reasons)
 
 
 def steps(bench: Bench) -> None:
@@ -197,7 +200,7 @@ def steps(bench: Bench) -> None:
                     figures[is_eager] = found, 1e6 * (time.perf_counter() - begin) / scale.steps
             (a, recorded_us), (b, eager_us) = figures[False], figures[True]
             apart = [max(abs(x - y) for x, y in zip(a[:n], b[:n], strict=True)) for n in (10, scale.steps)]
-            tell(
+            report(
                 what="steps",
                 optimizer=optimizer,
                 precision=precision,
@@ -212,10 +215,9 @@ def steps(bench: Bench) -> None:
     for records in (False, True):
         with attempt("bare loop", records=records):
             layout = Layout(*scale.layout, 1, 0)
-            bare = machine._bare_training(bench.config(dropout=0.0), layout, runtime, records=records)
-            machine._SECONDS = scale.seconds / machine._ROUNDS
-            rate = machine._measure({"": bare}, runtime)[""]
-            tell(what="bare loop", precision=runtime.precision, records=records, chars_per_second=rate)
+            bare = bare_training(bench.config(dropout=0.0), layout, runtime, records=records)
+            rate = measure_rates({"": bare}, runtime, scale.seconds / ROUNDS)[""]
+            report(what="bare loop", precision=runtime.precision, records=records, chars_per_second=rate)
     with attempt("kernels"):
         bptt = bench.bptt(bench.config(), runtime)
         losses(bptt, 8)
@@ -224,7 +226,7 @@ def steps(bench: Bench) -> None:
             losses(bptt, 8)
         times = {row.key: row.self_device_time_total or row.self_cpu_time_total for row in profiler.key_averages()}
         for name, spent in sorted(times.items(), key=lambda item: -item[1])[:12]:
-            tell(what="kernels", name=name[:70], share=spent / sum(times.values()))
+            report(what="kernels", name=name[:70], share=spent / sum(times.values()))
 
 
 class WaitingBPTT(TruncatedBPTT):
@@ -254,7 +256,9 @@ def failures(bench: Bench) -> None:
             training = bench.bptt(bench.config(), runtime)
             found = losses(training, 20)
         apart = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-        tell(what="failed recording", of="training", apart=apart, warnings=[str(each.message)[:80] for each in caught])
+        report(
+            what="failed recording", of="training", apart=apart, warnings=[str(each.message)[:80] for each in caught]
+        )
     with attempt("failed recording"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         training = bench.bptt(bench.config(), runtime)  # it is recorded, then a sampler fails, then it continues
@@ -263,7 +267,7 @@ def failures(bench: Bench) -> None:
         with mock.patch.object(runtime_module, "_MIN_RECORDED_CALLS", 0):
             sampler = WaitingSampler(training.model, VOCABULARY, config, runtime)
         num_chars = sum(len(piece.text) for piece in sampler.sample(seed=0))
-        tell(
+        report(
             what="failed recording",
             of="sampling",
             num_chars=num_chars,
@@ -275,7 +279,7 @@ def failures(bench: Bench) -> None:
         folder = Path(name)
         text = bench.corpus(folder, min(bench.scale.text_sizes))
         with attempt("Ctrl-C"):
-            tell(what="Ctrl-C", **interrupted(bench, folder, text, signal.SIGINT, "interrupted"))
+            report(what="Ctrl-C", **interrupted(bench, folder, text, signal.SIGINT, "interrupted"))
         with attempt("resume"):
             whole, broken = folder / "whole", folder / "broken"
             subprocess.run(train(bench, folder, text, whole), check=True, capture_output=True)
@@ -283,7 +287,7 @@ def failures(bench: Bench) -> None:
             subprocess.run([*train(bench, folder, text, broken), "--resume"], check=True, capture_output=True)
             ends = [Checkpoint.load(path / "last.safetensors").snapshot.tensors for path in (whole, broken)]
             differing = [key for key, tensor in ends[0].items() if not torch.equal(tensor, ends[1][key])]
-            tell(what="resume", **outcome, tensors=len(ends[0]), differing=differing)
+            report(what="resume", **outcome, tensors=len(ends[0]), differing=differing)
 
 
 def train(bench: Bench, folder: Path, text: Path, run: Path) -> list[str]:
@@ -313,7 +317,7 @@ def tests(bench: Bench) -> None:
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     for outcome in done.stdout.strip().splitlines()[-20:]:
         if outcome.startswith(("FAILED", "ERROR")) or outcome[:1].isdigit():
-            tell(what="tests", rc=done.returncode, outcome=outcome)
+            report(what="tests", rc=done.returncode, outcome=outcome)
 
 
 def training(bench: Bench) -> None:
@@ -324,14 +328,16 @@ def training(bench: Bench) -> None:
             with attempt("plain", text=num_bytes):
                 begin = time.perf_counter()
                 end = trained(bench, folder, bench.corpus(folder, num_bytes), *bench.scale.plain_budget)
-                tell(what="plain", text=num_bytes, **end, seconds=time.perf_counter() - begin)
-        text, optimizers = bench.corpus(folder, max(bench.scale.text_sizes)), ("muon", "adamw")
+                report(what="plain", text=num_bytes, **end, seconds=time.perf_counter() - begin)
+        text = bench.corpus(folder, max(bench.scale.text_sizes))
+        optimizers: tuple[Optimizer, ...] = ("muon", "adamw")
         for (L, H), optimizer, factor in itertools.product(bench.scale.shapes, optimizers, (1.0, 0.5)):
             case = {"shape": f"{L}x{H}", "optimizer": optimizer}
-            peak = factor * (0.06 if optimizer == "muon" else 0.03 * min(1.0, 512 / H) ** 2)
+            config = ModelConfig(vocab_size=V, num_layers=L, hidden_size=H)
+            peak = factor * default_learning_rate(config, optimizer, chars_per_step=1024)
             with attempt("shape", **case, learning_rate=peak):
                 options = ["--num-layers", L, "--hidden-size", H, "--optimizer", optimizer, "--learning-rate", peak]
-                tell(what="shape", **case, **trained(bench, folder, text, *options, "--minutes", bench.scale.minutes))
+                report(what="shape", **case, **trained(bench, folder, text, *options, "--minutes", bench.scale.minutes))
 
 
 def trained(bench: Bench, folder: Path, text: Path, *options: object) -> dict[str, Any]:
@@ -355,13 +361,13 @@ def sampling(bench: Bench) -> None:
     scale = bench.scale
     for L, H in scale.shapes:
         config = ModelConfig(vocab_size=V, num_layers=L, hidden_size=H, embedding_size=128)
-        runtime = fastest_runtime(open_runtime(bench.device, precisions=SAMPLING_PRECISIONS), config)
-        loop = usual_loop(config, runtime, scale.seconds)
+        runtime = fastest_runtime(open_runtime(bench.device), config)
+        loop = measure_rates({"": bare_sampling(config, runtime)}, runtime, scale.seconds / ROUNDS)[""]
         for num_samples, is_eager in itertools.product(scale.num_samples, (False, True)):
             case = {"shape": f"{L}x{H}", "num_samples": num_samples, "eager": is_eager}
             with attempt("sampling", **case), eager(is_eager=is_eager):
                 rate = rate_of(config, runtime, num_samples, scale.seconds)
-                tell(
+                report(
                     what="sampling",
                     **case,
                     precision=runtime.precision,
@@ -378,19 +384,7 @@ def sampling(bench: Bench) -> None:
             with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
                 process.stdout.read(1)
-                tell(what="first character", seconds=time.perf_counter() - begin)
-
-
-@torch.inference_mode()
-def usual_loop(config: ModelConfig, runtime: Runtime, seconds: float) -> float:
-    """Characters per second of the model called for one symbol at a time, with `multinomial` and `item`."""
-    model, state, symbol, count = CharRNN(config).to(runtime.device).eval(), None, 0, 0
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        logits, state = model(torch.tensor([[symbol]], device=runtime.device), state)
-        symbol = int(torch.multinomial((logits[0, 0] / 0.8).softmax(-1), 1).item())
-        count += 1
-    return count / (time.perf_counter() - begin)
+                report(what="first character", seconds=time.perf_counter() - begin)
 
 
 PARTS = (recorded, steps, failures, tests, training, sampling)
@@ -411,7 +405,7 @@ def run_part(number: int, arguments: list[str], limit_s: float) -> list[dict[str
     end = {"what": "parts", "part": number, "rc": process.returncode, "seconds": seconds}
     if process.returncode:
         end["error"] = "it failed or ran past its time limit"
-    tell(**end)
+    report(**end)
     return [*lines, end]
 
 

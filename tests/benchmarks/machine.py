@@ -38,7 +38,7 @@ from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
 
 _SYMBOLS = tuple(chr(ord("!") + i) for i in range(65))  # as in Shakespeare
-_ROUNDS = 5
+ROUNDS = 5
 _SECONDS = 0.7
 _MANY_STREAMS = 64
 _LARGE_MATRIX = 2048  # rows and columns
@@ -66,22 +66,22 @@ class Measurement:
 def run_benchmark(shape: Mapping[str, Any], config: TrainingConfig, runtime: Runtime) -> Iterator[Measurement]:
     """Measure this machine with a model of this shape (the fields of a ModelConfig except `vocab_size`)."""
     model_config = ModelConfig(vocab_size=len(_SYMBOLS), **shape)
-    products = _measure({"": _matrix_products(runtime)}, runtime)[""] / (2 * count_multiplications(model_config))
+    products = measure_rates({"": _matrix_products(runtime)}, runtime)[""] / (2 * count_multiplications(model_config))
     yield _training(model_config, config, runtime, products)
     yield from _sampling(model_config, runtime)
     yield _preparing(runtime)
 
 
-def _measure(works: Mapping[str, Work], runtime: Runtime) -> dict[str, float]:
+def measure_rates(works: Mapping[str, Work], runtime: Runtime, round_seconds: float = _SECONDS) -> dict[str, float]:
     """Units per second of each work, measured in turn so that slow moments of the machine affect all alike."""
     rates: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()  # warm-up
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         for name, work in works.items():
             runtime.synchronize()
             begin, done = time.perf_counter(), 0.0
-            while time.perf_counter() - begin < _SECONDS:
+            while time.perf_counter() - begin < round_seconds:
                 done += work()
                 runtime.synchronize()
             rates[name].append(done / (time.perf_counter() - begin))
@@ -90,7 +90,7 @@ def _measure(works: Mapping[str, Work], runtime: Runtime) -> dict[str, float]:
 
 def _compare(name: str, unit: str, works: Mapping[str, Work], runtime: Runtime, **bounds: float) -> Measurement:
     """Measure the first work against the others and against given bounds."""
-    ours, *others = _measure(works, runtime).items()
+    ours, *others = measure_rates(works, runtime).items()
     return Measurement(name, unit, ours[1], dict(others) | bounds)
 
 
@@ -119,9 +119,9 @@ def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, p
     def steps() -> float:
         return sum(text.layout.symbols_per_step for _ in itertools.islice(events, 5))
 
-    works = {"ours": steps, "bare loop": _bare_training(config, text.layout, runtime, records=False)}
+    works = {"ours": steps, "bare loop": bare_training(config, text.layout, runtime, records=False)}
     if runtime.captures:
-        works["bare loop, recorded"] = _bare_training(config, text.layout, runtime, records=True)
+        works["bare loop, recorded"] = bare_training(config, text.layout, runtime, records=True)
     name = f"training, {text.layout.batch_size} x {text.layout.seq_length}, {runtime.precision}"
     return _compare(name, "characters/s", works, runtime, **{"matrix products alone": products / 3})
 
@@ -142,7 +142,7 @@ class _BareModel(nn.Module):
         return self.head(outputs), state
 
 
-def _bare_training(config: ModelConfig, layout: Layout, runtime: Runtime, *, records: bool) -> Work:
+def bare_training(config: ModelConfig, layout: Layout, runtime: Runtime, *, records: bool) -> Work:
     """A training loop without state resets, reports or checks, on a single chunk.
 
     It `records` its step where a GPU can, so that no time goes into launching the operations.
@@ -197,7 +197,7 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
             torch.mv(weights, x)
         return 10.0
 
-    bare = _bare_sampling(config, runtime)
+    bare = bare_sampling(config, runtime)
     exact, fastest = replace(runtime, dtype=torch.float32), fastest_runtime(runtime, config)
     for single in (exact, fastest) if fastest != exact else (exact,):
         works = {"ours": _pieces(config, 1, single), "bare loop": bare, "reading float32 weights": read}
@@ -214,7 +214,7 @@ def _pieces(config: ModelConfig, num_samples: int, runtime: Runtime) -> Work:
     return lambda: float(sum(len(piece.text) for piece in itertools.islice(pieces, num_samples)))
 
 
-def _bare_sampling(config: ModelConfig, runtime: Runtime) -> Work:
+def bare_sampling(config: ModelConfig, runtime: Runtime) -> Work:
     """A loop of one model call and one multinomial draw per character."""
     model = _BareModel(config).to(runtime.device).eval()
     symbol, state = 0, None

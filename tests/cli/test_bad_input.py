@@ -9,12 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from charrnn.cli.app import app
-from charrnn.config import PreparationConfig
 from charrnn.files import container
 from charrnn.runs.run import Run
-from charrnn.text.corpus import Corpus, prepare
-from charrnn.text.sources import Source
-from tests.support import Command
+from charrnn.text.corpus import Corpus
+from tests.support import Command, prepared
 
 CASES = [
     # arguments, exit code, what the line says
@@ -170,7 +168,7 @@ def folder(tmp_path: Path, corpus: Corpus, trained_run: Run) -> Path:
         ("truncated.safetensors", corpus.path.read_bytes()[:-1]),
     ):
         (tmp_path / name).write_bytes(content)
-    prepare([Source("other", None, b"Another text altogether.")], PreparationConfig(), tmp_path / "other.safetensors")
+    prepared("Another text altogether.", tmp_path / "other.safetensors")
     (tmp_path / "folder").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.safetensors").write_bytes(trained_run.folder.last.read_bytes())

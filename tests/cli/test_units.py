@@ -16,17 +16,15 @@ from charrnn.runs.folder import RunFolder
 from charrnn.runs.inspection import inspect
 from charrnn.runs.start import start
 from charrnn.sampling.sampler import Piece
-from charrnn.text.corpus import prepare
-from charrnn.text.sources import Source
 from charrnn.text.vocabulary import Vocabulary
-from tests.support import CPU, TINY, Command, Told
+from tests.support import CPU, TINY, Command, Told, prepared
 
 BYTES = PreparationConfig(unit="byte")
 
 
 def untrained(folder: Path, text: bytes, **options: Any) -> Path:
     """A checkpoint of random weights."""
-    corpus = prepare([Source("text", None, text)], PreparationConfig(**options), folder / "corpus.safetensors")
+    corpus = prepared(text, folder / "corpus.safetensors", **options)
     run = start(RunFolder(folder / "run"), corpus, TINY, TrainingConfig(steps=1, batch_size=2, seq_length=8), CPU)
     run.checkpoint().save(folder / "model.safetensors")
     return folder / "model.safetensors"

@@ -54,10 +54,10 @@ on_every_device = pytest.mark.parametrize(
 )
 
 
-def make(case: Case, runtime: Runtime) -> TruncatedBPTT:
+def make(case: Case, runtime: Runtime, optimizer: Optimizer = "muon") -> TruncatedBPTT:
     seed_everything(1)
     indices = torch.randint(case.vocab_size, (20 * case.T * case.B,), dtype=torch.int16)
-    config = TrainingConfig(steps=1, batch_size=case.B, seq_length=case.T, val_fraction=0.0)
+    config = TrainingConfig(steps=1, batch_size=case.B, seq_length=case.T, val_fraction=0.0, optimizer=optimizer)
     shape = {"embedding_size": case.embedding_size, "hidden_size": case.hidden_size, "dropout": 0.2}
     model = CharRNN(ModelConfig(vocab_size=case.vocab_size, cell=case.cell, **shape))  # type: ignore[arg-type]
     return TruncatedBPTT(model, config, TrainingText.split(indices, config), runtime)
@@ -130,11 +130,8 @@ class Unfused(Runtime):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_step_without_the_fused_optimizer_skips_gradients_that_are_not_finite(optimizer: Optimizer) -> None:
-    seed_everything(1)
-    config = TrainingConfig(steps=1, batch_size=4, seq_length=8, val_fraction=0.0, optimizer=optimizer)
-    model = CharRNN(ModelConfig(vocab_size=65, hidden_size=16, embedding_size=6))
-    text = TrainingText.split(torch.randint(65, (640,), dtype=torch.int16), config)
-    bptt = TruncatedBPTT(model, config, text, Unfused(CPU.device, CPU.dtype))
+    bptt = make(SMALL[0], Unfused(CPU.device, CPU.dtype), optimizer)
+    model = bptt.model
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     bptt.step(learning_rate=1e-2)
     after = {name: weight.clone() for name, weight in model.state_dict().items()}
