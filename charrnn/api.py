@@ -23,13 +23,15 @@ from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.runs.scorer import Scorer, check_window
+from charrnn.sampling.constraints import Piece
 from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.filters import writable_characters
-from charrnn.sampling.sampler import Piece, Sampler, start_symbols
+from charrnn.sampling.generate import Sampler
+from charrnn.terminal import Readable, readable
 from charrnn.text.cleaning import normalise
-from charrnn.text.corpus import Corpus, read_text
-from charrnn.text.units import BORDER, Display, display, forms_with_borders, inner_separator
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.corpus import Corpus, read_blocks
+from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.words import EOS_MARK
 
 __all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "load"]
 
@@ -99,7 +101,7 @@ class LanguageModel:
         facts = [
             f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
             f"{self._model.num_parameters:,} parameters",
-            f"{self.vocabulary.size:,} symbols",
+            f"{self.tokenizer.size:,} symbols",
             f"trained for {self.checkpoint.snapshot.course.step:,} steps",
         ]
         if history.best_val_chars is not None:
@@ -107,9 +109,11 @@ class LanguageModel:
         return f"<LanguageModel {self.path}: {', '.join(facts)}; {self.runtime.precision} on {self.runtime.device}>"
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def tokenizer(self) -> Tokenizer:
         """The symbols that it reads and writes."""
-        return self.checkpoint.vocabulary
+        return self.checkpoint.tokenizer
+
+    vocabulary = tokenizer  # its name in version 0.1.0
 
     @property
     def _preparation(self) -> PreparationConfig:
@@ -152,7 +156,7 @@ class LanguageModel:
         **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """The same text as `sample` gives, in pieces as they are made."""
-        show = Display(self._preparation)
+        show = Readable()
         pieces = self._pieces(1, prompt, seed, corpus, options)
         return (show(piece.text, final=piece.finish_reason is not None) for piece in pieces)
 
@@ -170,7 +174,7 @@ class LanguageModel:
         texts = [""] * num_samples
         for piece in self._pieces(num_samples, prompt, seed, corpus, options):
             texts[piece.index] += piece.text
-        return [display(text, self._preparation) for text in texts]
+        return list(map(readable, texts))
 
     def next(self, text: str = "") -> dict[str, float]:
         """The probability of each symbol to follow a text, the most likely first; without a text, to come first.
@@ -179,7 +183,7 @@ class LanguageModel:
         vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the character of its number.
         Raises: CharRNNError for a text outside the vocabulary.
         """
-        indices = start_symbols(self.vocabulary, self._encode(text))
+        indices = self.tokenizer.start(self._encode(text))
         with evaluating(self._model), torch.no_grad():
             for outputs, _ in self._read(indices, _CHUNK):
                 last = outputs[-1, 0]
@@ -198,8 +202,8 @@ class LanguageModel:
         the vocabulary.
         """
         indices = self._encode(text)
-        if self.vocabulary.border is not None:
-            indices = start_symbols(self.vocabulary, indices)
+        if self.tokenizer.eos_id is not None:
+            indices = self.tokenizer.start(indices)
         symbols = tuple(map(self._text_of, indices.tolist()))
         with evaluating(self._model), torch.no_grad():
             states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
@@ -208,17 +212,18 @@ class LanguageModel:
         return TextStates(symbols, h, c[0] if c else None)
 
     def _text_of(self, index: int) -> str:
-        return "" if index == self.vocabulary.border else self.vocabulary.texts[index]
+        return "" if index == self.tokenizer.eos_id else self.tokenizer.name(self.tokenizer.texts[index])
 
     def _encode(self, text: str) -> Tensor:
         """The indices (N,) of a text: of words as a prompt's, and of rare symbols the unknown one's, if there is one.
 
         Raises: CharRNNError.
         """
-        symbols = self.vocabulary.split_prompt(self.normalise(text))
-        if self.vocabulary.unknown is None:
-            self.vocabulary.require(symbols)
-        return self.vocabulary.encode_symbols(symbols)
+        tokenizer = self.tokenizer
+        symbols = tokenizer.known_forms(tokenizer.split(tokenizer.mark(self.normalise(text))))
+        if tokenizer.unk_id is None:
+            tokenizer.require(symbols)
+        return tokenizer.ids_of(symbols)
 
     def _read(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
         """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state behind them."""
@@ -234,19 +239,14 @@ class LanguageModel:
 
         Raises: OptionError.
         """
-        ban = self.normalise(config.ban)
-        if len(self._preparation.separator or "") > 1:  # its characters are banned, each by itself
-            ban = ban.replace(BORDER, inner_separator(self._preparation))
-        config, stops = replace(config, ban=ban), list[str]()
-        writable = writable_characters(config, self.vocabulary)
-        for stop in config.stop:
-            text = self.normalise(stop)
-            forms = [each for each in forms_with_borders(text, self._preparation) if writable.issuperset(each)]
-            if not (text and forms):
-                raise OptionError(f"no sample can end after {stop!r}: a character is unknown to the model, or banned")
-            stops += forms
+        config = replace(config, ban=self.normalise(config.ban))
+        writable = writable_characters(config, self.tokenizer)
+        stops = [self.normalise(stop) for stop in config.stop]
+        for given, stop in zip(config.stop, stops, strict=True):
+            if not stop or not any(map(writable.issuperset, self.tokenizer.marked_forms(stop))):
+                raise OptionError(f"no sample can end after {given!r}: a character is unknown to the model, or banned")
         config = replace(config, stop=tuple(stops))
-        return Sampler(self._model, self.vocabulary, config, self.runtime, corpus, known)
+        return Sampler(self._model, self.tokenizer, config, self.runtime, corpus, known)
 
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
         """The surprisal of each character of a text but the first, which nothing predicts.
@@ -256,9 +256,9 @@ class LanguageModel:
         Raises: CharRNNError for a text without two characters of the vocabulary, OptionError.
         """
         scorer = self.scorer()
-        parts = list(scorer.score([self.normalise(text)], check_window(window), adapt=adapt))
-        border = inner_separator(self._preparation)
-        symbols = [symbol.replace(BORDER, border) for part in parts for symbol in part.symbols]
+        marked = self.tokenizer.mark(self.normalise(text))
+        parts = list(scorer.score([marked], check_window(window), adapt=adapt))
+        symbols = [symbol for part in parts for symbol in part.symbols]
         surprisals = torch.cat([part.surprisals for part in parts])
         num_chars = sum(part.num_chars for part in parts)
         if not num_chars:
@@ -266,8 +266,8 @@ class LanguageModel:
         adapted = sum(float(part.adapted.double().sum()) for part in parts if part.adapted is not None)
         return TextScore(
             float(surprisals.double().sum()) / num_chars,
-            display("".join(symbols), self._preparation),
-            symbols,
+            readable(self.tokenizer.unmark("".join(symbols))),
+            list(map(self.tokenizer.name, symbols)),
             surprisals.tolist(),
             scorer.num_unknown,
             adapted_bits_per_char=adapted / num_chars if adapt else None,
@@ -277,13 +277,11 @@ class LanguageModel:
         """A scorer of texts of any length, in this model's precision, or in float32 if that is int8."""
         is_int8 = self.runtime.dtype == torch.int8
         runtime = replace(self.runtime, dtype=torch.float32) if is_int8 else self.runtime
-        return Scorer(self._model, self.vocabulary, runtime, advance)
+        return Scorer(self._model, self.tokenizer, runtime, advance)
 
-    def normalise(self, prompt: str) -> str:
-        """A prompt as the corpus was prepared, in the form of texts inside the program (`text/units.py`)."""
-        if self._preparation.unit != "byte":
-            prompt = prompt.replace("\r\n", "\n")
-        return normalise(prompt, self._preparation)
+    def normalise(self, text: str) -> str:
+        """A prompt or a text to score as the corpus was prepared."""
+        return normalise(text, self._preparation)
 
     def index_corpus(self, corpus: str | None = None) -> CopyIndex:
         """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.
@@ -294,11 +292,12 @@ class LanguageModel:
 
     def known_documents(self, corpus: str | None = None) -> set[int]:
         """The hashes of the documents of the same text. Raises: CharRNNError if it is not there any more."""
-        return set(map(hash, self._read_corpus(corpus).split(BORDER)))
+        return set(map(hash, self._read_corpus(corpus).split(EOS_MARK)))
 
     def _read_corpus(self, corpus: str | None) -> str:
-        text = self._open_own_corpus().text if corpus is None else read_text(corpus, self._preparation)
-        if not text:
+        """The marked text of a corpus, by default of the model's own."""
+        blocks = self._open_own_corpus().marked_blocks() if corpus is None else read_blocks(corpus, self._preparation)
+        if not (text := "".join(blocks)):
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
         return text
 

@@ -187,7 +187,7 @@ class PreparationConfig(Config):
             )
         if self.keep_order and self.border_text is None:
             raise OptionError(f"{opt.keep_order(True)} is for documents: give {opt.separator} or {opt.documents(True)}")
-        if self.unit == "byte":
+        if self.keeps_bytes:
             self._require_plain_bytes()
 
     def _require_plain_bytes(self) -> None:
@@ -212,6 +212,11 @@ class PreparationConfig(Config):
         """
         own = {name: value for name, value in vars(self).items() if names is None or name in names}
         return ", ".join(f"{name}={value!r}" for name, value in own.items() if value != getattr(other, name))
+
+    @property
+    def keeps_bytes(self) -> bool:
+        """True if bytes are taken as they are."""
+        return self.unit == "byte"
 
     @property
     def border_text(self) -> str | None:

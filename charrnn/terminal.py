@@ -1,5 +1,6 @@
 """Text, durations and records in a form that is safe and easy to read on a terminal."""
 
+import codecs
 import contextlib
 import json
 import math
@@ -84,6 +85,26 @@ def byte_bar(stream: TextIO) -> Bar:
         yield advance
 
     return show_bar if stream.isatty() else print_lines
+
+
+class Readable:
+    """Text for people, piece by piece: of bytes, which a text holds as surrogates, whole characters of UTF-8.
+
+    `errors` is Python's name for the treatment of other bytes, by default U+FFFD.
+    """
+
+    def __init__(self, errors: str = "replace") -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+
+    def __call__(self, piece: str, *, final: bool = False) -> str:
+        """The next piece; `final` if it is the last one."""
+        whole = _HALVES.sub("\N{REPLACEMENT CHARACTER}", piece)
+        return self._decoder.decode(whole.encode("utf-8", "surrogateescape"), final)
+
+
+def readable(text: str) -> str:
+    """A whole text for people."""
+    return Readable()(text, final=True)
 
 
 def prints_unicode() -> bool:
@@ -287,6 +308,7 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
     return INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=ascii_only))
 
 
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that are not bytes
 _DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"

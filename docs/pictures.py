@@ -27,8 +27,8 @@ from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, State, detach, layer_weights
 from charrnn.model.scoring import text_losses
 from charrnn.report.export import fill
-from charrnn.sampling.sampler import Sampler
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.sampling.generate import Sampler
+from charrnn.text.tokenizers import CharTokenizer
 from charrnn.training.optimizer import orthogonalise
 from charrnn.training.streams import Cursor, Layout, advance, chunk_at, draw_offset
 
@@ -117,10 +117,10 @@ def read_page(path: Path) -> dict[str, Any]:
     return data
 
 
-def load_model(data: dict[str, Any]) -> tuple[CharRNN, Vocabulary]:
+def load_model(data: dict[str, Any]) -> tuple[CharRNN, CharTokenizer]:
     """The model of an exported page (an LSTM with embeddings), and its symbols."""
     weights, symbols = data["model"], data["vocabulary"]["symbols"]
-    vocabulary = Vocabulary(tuple(symbols), (0,) * len(symbols))
+    tokenizer = CharTokenizer(tuple(symbols), (0,) * len(symbols))
     H, layers = weights["hidden_size"], weights["layers"]
     E = weights["embedding"]["columns"]
     config = ModelConfig(
@@ -136,7 +136,7 @@ def load_model(data: dict[str, Any]) -> tuple[CharRNN, Vocabulary]:
     with torch.no_grad():
         for parameter, stored in parts:
             parameter.copy_(_decode(stored))
-    return model.eval(), vocabulary
+    return model.eval(), tokenizer
 
 
 def _decode(stored: str | dict[str, Any]) -> Tensor:
@@ -152,7 +152,7 @@ class Tales:
     """The model of `tales.html`, and the tales as it reads them."""
 
     model: CharRNN
-    vocabulary: Vocabulary
+    tokenizer: CharTokenizer
     text: str
 
     @classmethod
@@ -163,7 +163,7 @@ class Tales:
 
     def encode(self, text: str) -> Tensor:
         """The indices (N,) of a text."""
-        return self.vocabulary.encode(text).long()
+        return self.tokenizer.encode(text).long()
 
     @property
     def held_out(self) -> str:
@@ -195,7 +195,7 @@ def draw_streams(tales: Tales) -> Picture:
         for stream in range(B):
             y = 172 + 42 * stream
             picture.rect(x, y, T * cell, 26, "abc"[stream], 0.18)
-            picture.letters(x, y + 18, tales.vocabulary.decode(chunk[:, stream]), cell)
+            picture.letters(x, y + 18, tales.tokenizer.decode(chunk[:, stream]), cell)
             if cursor.chunk < layout.num_chunks - 1:
                 picture.line([(x + T * cell + 11, y + 19), (x + T * cell + gap - 11, y + 19)], arrow=True)
                 picture.text(x + T * cell + gap / 2, y + 11, "state", "small faint", "middle")
@@ -387,10 +387,10 @@ def draw_temperature(tales: Tales) -> Picture:
                 break
             picture.rect(x, y + 8, width - 1, 24, "ab"[rank % 2], 0.3, radius=1)
             if width > 11:
-                picture.letters(x, y + 25, tales.vocabulary.symbols[order[rank]], width - 1)
+                picture.letters(x, y + 25, tales.tokenizer.symbols[order[rank]], width - 1)
             x += width
         config = SamplingConfig(temperature=temperature, length=180)
-        pieces = Sampler(tales.model, tales.vocabulary, config, CPU).sample("\n\n" + prompt, seed=1)
+        pieces = Sampler(tales.model, tales.tokenizer, config, CPU).sample("\n\n" + prompt, seed=1)
         written = prompt + "".join(piece.text for piece in pieces)
         for i, line in enumerate(textwrap.wrap(written, 84)[:2]):
             picture.text(MARGIN, y + 51 + 18 * i, line, "mono")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,18 @@ import pytest
 import torch
 
 from charrnn.cli.app import main
-from charrnn.config import ModelOptions, PreparationConfig
+from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
 from charrnn.machine.runtime import Runtime, can_compute
 from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
 from charrnn.runs.preflight import describe
 from charrnn.runs.reporting import Reporter
 from charrnn.runs.run import Run
+from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import Source
+from charrnn.text.tokenizers import TOKENIZERS, Tokenizer
+from charrnn.text.words import split_words
 from charrnn.training.events import Event
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\na hen ran to the den.\n" * 40
@@ -105,6 +110,25 @@ def prepared(text: str | bytes, output: Path, **options: object) -> Corpus:
     return prepare([source], PreparationConfig(**options), output)  # type: ignore[arg-type]
 
 
+def marked_text(corpus: Corpus) -> str:
+    """The text of a corpus, with an EOS_MARK at the end of each document."""
+    return "".join(corpus.marked_blocks())
+
+
+def tokenizer_of(marked: str, **options: object) -> Tokenizer:
+    """The tokenizer of a marked text that is prepared with these options."""
+    config = PreparationConfig(**options)  # type: ignore[arg-type]
+    kind = TOKENIZERS[config.unit]
+    return kind.build(Counter(split_words(marked) if kind.has_words else marked), config)
+
+
+def untrained(text: str | bytes, folder: Path, **options: object) -> Run:
+    """A run on a text that is prepared with these options; its weights are random."""
+    corpus = prepared(text, folder / "corpus.safetensors", **options)
+    config = TrainingConfig(steps=1, batch_size=2, seq_length=8)
+    return start(RunFolder(folder / "run"), corpus, TINY, config, CPU, seed=1)
+
+
 class Told(list[str]):
     """Messages to the user, as the command line would print them."""
 
@@ -115,7 +139,7 @@ class Told(list[str]):
 def described(run: Run) -> list[str]:
     """The lines printed before a run starts."""
     told = Told()
-    describe(run.trainer, run.corpus.vocabulary, run.seed, told)
+    describe(run.trainer, run.corpus.tokenizer, run.seed, told)
     return told
 
 

@@ -26,7 +26,8 @@ from charrnn.runs.run import Run
 from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
-from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
+from charrnn.text.tokenizers import CharTokenizer
+from charrnn.text.vocabulary import UNKNOWN_CHAR
 from tests.support import CPU, TEXT
 
 
@@ -194,7 +195,7 @@ def test_next_gives_the_probability_of_each_symbol(model: LanguageModel) -> None
     probabilities = model.next("the cat sat\r\non the ")
     assert sum(probabilities.values()) == pytest.approx(1)
     assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
-    assert set(probabilities) == set(model.vocabulary.symbols)
+    assert set(probabilities) == set(model.tokenizer.symbols)
     assert {"m", "l"} == set(list(probabilities)[:2]), "the mat and the log"
     for text, following in (("the cat sat", " "), ("\nthe dog", " "), ("", "t")):
         scored = model.score((text or "\n") + following)
@@ -204,9 +205,9 @@ def test_next_gives_the_probability_of_each_symbol(model: LanguageModel) -> None
 
 
 def test_next_counts_the_unknown_symbol(model: LanguageModel) -> None:
-    symbols, counts = model.vocabulary.symbols, model.vocabulary.counts
+    symbols, counts = model.tokenizer.symbols, model.tokenizer.counts
     for kept in (symbols[:-1], (*symbols[:-2], UNKNOWN_CHAR)):  # one of which holds the unknown symbol's sign
-        folding = replace(model.checkpoint, vocabulary=Vocabulary(kept, counts))
+        folding = replace(model.checkpoint, tokenizer=CharTokenizer(kept, counts))
         probabilities = LanguageModel(folding, model.path, model.runtime).next(symbols[0])
         assert sum(probabilities.values()) == pytest.approx(1)
         assert set(probabilities) == {*kept, UNKNOWN_CHAR}
@@ -220,7 +221,7 @@ def test_states_are_those_of_the_module(corpus: Corpus, tmp_path: Path, cell: Ce
     states = model.states("the cat")
     assert states.symbols == tuple("the cat")
     assert states.h.shape == (num_layers, 7, 8)
-    x = model.vocabulary.encode("the cat").long()[:, None]
+    x = model.tokenizer.encode("the cat").long()[:, None]
     with evaluating(model.module):
         logits, after = model.module(x)
     torch.testing.assert_close(model.module.head(states.h[-1]), logits[:, 0])  # which autograd may go through
@@ -250,10 +251,14 @@ def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Pat
 
 def test_representations_are_telling_and_short(model: LanguageModel) -> None:
     steps, loss = model.checkpoint.snapshot.course.step, model.checkpoint.snapshot.history.best_val_loss
-    shape = f"1 x 32 LSTM, {model.module.num_parameters:,} parameters, {model.vocabulary.size} symbols"
+    shape = f"1 x 32 LSTM, {model.module.num_parameters:,} parameters, {model.tokenizer.size} symbols"
     learned = f"trained for {steps} steps, best validation loss {loss:.4f}"
     assert repr(model) == f"<LanguageModel {model.path}: {shape}, {learned}; {model.runtime.precision} on cpu>"
     assert len(repr(model.score(TEXT))) < 200
+
+
+def test_the_tokenizer_keeps_its_name_of_version_0_1(model: LanguageModel) -> None:
+    assert model.vocabulary is model.tokenizer
 
 
 def test_the_package_lists_what_it_offers() -> None:

@@ -58,8 +58,8 @@ def prepare(
     corpus = corpora.prepare(sources, config, output, overwrite=overwrite, force=force, bar=bar)
     notify = notifier(quiet=quiet)
     corpus.report(notify)
-    size, length = corpus.vocabulary.size, len(corpus.indices)
-    num_chars = corpus.vocabulary.num_chars
+    size, length = corpus.tokenizer.size, len(corpus.indices)
+    num_chars = corpus.tokenizer.num_chars
     if json:
         summary = {
             "corpus": str(output),
@@ -69,7 +69,7 @@ def prepare(
             "vocabulary": size,
         }
         if config.border_text is not None:
-            summary["documents"] = corpus.vocabulary.num_documents
+            summary["documents"] = corpus.tokenizer.num_documents
         print(json_module.dumps(summary), flush=True)
     else:
         symbols = "" if config.unit == "char" else f" in {length:,} {config.unit}s"

@@ -39,9 +39,10 @@ from charrnn.terminal import Notify, decode_argument, list_characters, prints_un
 
 if TYPE_CHECKING:
     from charrnn.api import LanguageModel
+    from charrnn.sampling.constraints import Piece
     from charrnn.sampling.copies import CopyIndex
-    from charrnn.sampling.sampler import Piece, Sampler
-    from charrnn.text.vocabulary import Vocabulary
+    from charrnn.sampling.generate import Sampler
+    from charrnn.text.tokenizers import Prompt
 
 _QUICKLY_INDEXED = 2**22  # characters, in a second
 _TEMPERATURE = options_of(SamplingConfig)["temperature"]
@@ -135,40 +136,38 @@ def sample(
     if re.fullmatch(r"\d,\d+", temperature):
         point = temperature.replace(",", ".")
         notify(f"-t {temperature} is two temperatures: for a decimal number write {point}", warning=True)
-    known_characters = writable_characters(SamplingConfig(), model.vocabulary)
-    if unknown := {char for char in config.ban if not known_characters.issuperset(model.normalise(char))}:
+    tokenizer = model.tokenizer
+    known = writable_characters(SamplingConfig(), tokenizer)
+    if unknown := {char for char in config.ban if not known.issuperset(tokenizer.mark(model.normalise(char)))}:
         notify(f"banned, but unknown to the model: {list_characters(unknown)}")
-    preparation = model.checkpoint.corpus.config
-    takes_bytes = preparation.unit == "byte"
-    prompts: Iterable[str] = (
+    takes_bytes = tokenizer.config.keeps_bytes
+    prompts = (
         _converse(takes_bytes=takes_bytes)
         if interactive
-        else [_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)]
+        else iter([_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)])
     )
-    known = model.known_documents(corpus) if config.new else None
+    documents = model.known_documents(corpus) if config.new else None
     is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
     copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
     if json:
         ascii_only = output is None and not prints_unicode()
-        form: Form = functools.partial(as_json, preparation=preparation, corpus=copies, ascii_only=ascii_only)
+        form: Form = functools.partial(as_json, tokenizer=tokenizer, corpus=copies, ascii_only=ascii_only)
     else:
-        view = View(preparation)
-        if output is None:
-            view = view_on_stdout(model.vocabulary, preparation, notify, show_surprisal, raw)
+        view = View() if output is not None else view_on_stdout(tokenizer, notify, show_surprisal, raw)
         form = functools.partial(as_text, separator=unescape(separator), view=view, notify=notify)
     session = _Session(
-        functools.partial(model.sampler, corpus=copies, known=known),
+        functools.partial(model.sampler, corpus=copies, known=documents),
         configs,
         form,
         seed_everything(seed),
+        notify,
         announce_seed=seed is None,
+        skips_unknown=skip_unknown,
         echoes=not no_echo,
         is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
     )
-    prompts = map(model.normalise, prompts)
-    treat = _skip_unknown if skip_unknown else _tell_unknown_words
-    prompts = (treat(each, model.vocabulary, notify) for each in prompts)
-    write(session.continue_all(prompts, goes_on=interactive), output, overwrite=overwrite)
+    texts = session.continue_all(map(model.normalise, prompts), goes_on=interactive)
+    write(texts, output, overwrite=overwrite)
     if session.has_failed and not (interactive and sys.stdin.isatty()):
         raise typer.Exit(1)
 
@@ -182,14 +181,17 @@ class _Session:
         configs: Sequence[SamplingConfig],
         form: Form,
         seed: int,
+        notify: Notify,
         *,
         announce_seed: bool,
+        skips_unknown: bool,
         echoes: bool,
         is_counted: bool,
     ) -> None:
         self._sampler = functools.lru_cache(maxsize=1)(make_sampler)  # its tensors are large
-        self._configs, self._form, self._seed = configs, form, seed
+        self._configs, self._form, self._seed, self._notify = configs, form, seed, notify
         self._announce_seed, self._echoes, self._is_counted = announce_seed, echoes, is_counted
+        self._skips_unknown = skips_unknown
         self.has_failed = False
         """True once a prompt could not be continued, or a sample was given up."""
         self._given_up: list[CharRNNError] = []
@@ -210,16 +212,28 @@ class _Session:
                 while self._given_up:  # reported after the text's last line end
                     tell(f"error: {self._given_up.pop(0)}")
 
-    def _begin(self, prompt: str, seed: int) -> Iterator[Batch]:
-        for config in self._configs:
-            pieces = self._sampler(config).sample(prompt, seed=seed)
+    def _begin(self, text: str, seed: int) -> Iterator[Batch]:
+        for number, config in enumerate(self._configs):
+            sampler = self._sampler(config)
+            prompt = sampler.read_prompt(text, skip_unknown=self._skips_unknown)
+            if number == 0 and prompt.missing:
+                self._report(prompt)
+            pieces = sampler.sample(prompt, seed=seed)
             notes = [f"seed {self._seed}"] if self._announce_seed else []
             if len(self._configs) > 1:
                 notes.append(f"temperature {config.temperature:g}")
             self._announce_seed = False
             if self._is_counted:
                 pieces = counted(pieces, config.num_samples)
-            yield Batch(config, prompt if self._echoes else "", seed, self._note_given_up(pieces), ", ".join(notes))
+            echo = prompt if self._echoes else None
+            yield Batch(config, echo, seed, self._note_given_up(pieces), ", ".join(notes))
+
+    def _report(self, prompt: "Prompt") -> None:
+        """Report the symbols of a prompt that the model does not know."""
+        what = "rare words of the prompt are read as one unknown word"
+        if self._skips_unknown:
+            what = "left out of the prompt, since the model does not know them"
+        self._notify(f"{what}: {list_characters(prompt.missing)}")
 
     def _note_given_up(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
         """Yield the pieces; store the error about samples that were given up."""
@@ -271,7 +285,7 @@ def _converse(*, takes_bytes: bool) -> Iterator[str]:
 
 def _index_small_corpus(model: "LanguageModel") -> "CopyIndex | None":
     """The index of the model's corpus, if that is found and quickly made."""
-    if model.vocabulary.num_chars <= _QUICKLY_INDEXED:
+    if model.tokenizer.num_chars <= _QUICKLY_INDEXED:
         with contextlib.suppress(CharRNNError):
             return model.index_corpus()
     return None
@@ -292,23 +306,3 @@ def _read_prompt(prompt: str | None, prompt_file: str | None, *, takes_bytes: bo
         raise CharRNNError(f"{prompt_file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CharRNNError(f"{prompt_file} is not utf-8 at byte {error.start}: convert it first") from error
-
-
-def _tell_unknown_words(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
-    """The prompt; its words that are read as the unknown symbol are told. The last one may go on, and is not."""
-    symbols = vocabulary.split_prompt(prompt)[:-1] if vocabulary.unit == "word" and vocabulary.unknown else ()
-    if missing := vocabulary.missing(symbols):
-        notify(f"rare words of the prompt are read as one unknown word: {list_characters(missing)}")
-    return prompt
-
-
-def _skip_unknown(prompt: str, vocabulary: "Vocabulary", notify: Notify) -> str:
-    """The prompt without the symbols that the model does not know, which are told; the last may begin a word."""
-    from charrnn.text.vocabulary import respaced
-
-    parts, symbols = vocabulary.split(prompt), vocabulary.split_prompt(prompt)
-    begins = any(vocabulary.beginning_with(form) for last in parts[-1:] for form in (last, respaced(last)) if form)
-    if not (missing := vocabulary.missing(symbols[:-1] if begins else symbols)):
-        return prompt
-    notify(f"left out of the prompt, since the model does not know them: {list_characters(missing)}")
-    return "".join(part for part, symbol in zip(parts, symbols, strict=True) if symbol not in missing)

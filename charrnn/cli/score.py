@@ -24,14 +24,23 @@ from charrnn.cli.options import (
 )
 from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import print_text
-from charrnn.config import WINDOWS, PreparationConfig
+from charrnn.config import WINDOWS
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import byte_bar, count_of, escape_controls, json_line, list_characters, no_bar, prints_unicode
+from charrnn.terminal import (
+    Readable,
+    byte_bar,
+    count_of,
+    escape_controls,
+    json_line,
+    list_characters,
+    no_bar,
+    prints_unicode,
+)
 from charrnn.text.sources import COMPRESSIONS
-from charrnn.text.units import BORDER, NOUNS, Display, display
 
 if TYPE_CHECKING:
     from charrnn.runs.scorer import Scored, Scorer
+    from charrnn.text.tokenizers import Tokenizer
 
 
 def score(
@@ -74,29 +83,29 @@ def score(
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
     from charrnn.runs.checkpoint import Checkpoint
-    from charrnn.runs.scorer import split_lines
     from charrnn.text.corpus import read_blocks
+    from charrnn.text.documents import split_lines
 
     exit_on_signals()
 
     path = choose_checkpoint(checkpoint, checkpoint_dir)
     model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision, trains=adapt))
-    config = replace(model.checkpoint.corpus.config, encoding=encoding, keep_boilerplate=True)
+    tokenizer = model.tokenizer
+    config = replace(tokenizer.config, encoding=encoding, keep_boilerplate=True)
     blocks = read_blocks(text, config)
     prints_much = per_line or per_char
     bar = no_bar if prints_much and sys.stdout.isatty() else byte_bar(sys.stderr)
-    symbol_size = model.vocabulary.mean_size
     with bar("scoring", _count_bytes(text)) as advance:
-        scorer = model.scorer(lambda num_symbols: advance(round(num_symbols * symbol_size)))
+        scorer = model.scorer(lambda num_symbols: advance(round(num_symbols * tokenizer.chars_per_symbol)))
         if per_line:
-            _print_lines(scorer.score_lines(split_lines(blocks)), config, json=json)
+            _print_lines(scorer.score_lines(split_lines(blocks)), tokenizer, json=json)
         else:
             parts = scorer.score(blocks, window, adapt=adapt)
-            figures = _figures(_printing_chars(parts, config, json=json) if per_char else parts)
+            figures = _figures(_printing_chars(parts, tokenizer, json=json) if per_char else parts)
             if not figures:
                 name = "stdin" if text == "-" else text
                 raise CharRNNError(
-                    f"{name} has fewer than 2 {NOUNS[config.unit]}s that the model knows: nothing can be scored"
+                    f"{name} has fewer than 2 {tokenizer.noun}s that the model knows: nothing can be scored"
                 )
     _report_unknown(scorer, per_line=per_line)
     if not prints_much:
@@ -155,11 +164,11 @@ def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
     return figures | ({"adapted_bits_per_char": adapted / num_chars} if is_adapted else {})
 
 
-def _printing_chars(parts: "Iterable[Scored]", config: PreparationConfig, *, json: bool) -> "Iterator[Scored]":
+def _printing_chars(parts: "Iterable[Scored]", tokenizer: "Tokenizer", *, json: bool) -> "Iterator[Scored]":
     """The same parts, whose characters are printed with their surprisals."""
     for part in parts:
         for symbol, bits in zip(part.symbols, part.surprisals.tolist(), strict=True):
-            char = _readable(symbol, config)
+            char = tokenizer.unmark(symbol)
             if json:
                 print(json_line({"surprisal_bits": bits, "char": char}, ascii_only=not prints_unicode()))
             else:
@@ -174,17 +183,11 @@ def _show_char(text: str) -> str:
     )
 
 
-def _readable(symbol: str, config: PreparationConfig) -> str:
-    """A symbol for people; a byte beyond ASCII is a surrogate, which is escaped when it is printed."""
-    if config.unit == "byte" and symbol != BORDER:
-        return symbol.encode("latin-1").decode("ascii", "surrogateescape")
-    return display(symbol, config)
-
-
-def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfig, *, json: bool) -> None:
+def _print_lines(lines: "Iterable[tuple[str, Scored]]", tokenizer: "Tokenizer", *, json: bool) -> None:
     show = escape_controls if sys.stdout.isatty() else str
     errors = "replace" if json or sys.stdout.isatty() else "surrogateescape"
-    for line, scored in ((Display(config, errors)(line, final=True), scored) for line, scored in lines):
+    for line, scored in lines:
+        line = Readable(errors)(tokenizer.unmark(line), final=True)
         if json:
             record = {"bits_per_char": scored.bits_per_char, "unknown": scored.num_unknown, "line": line}
             print(json_line(record, ascii_only=not prints_unicode()))
@@ -195,10 +198,10 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", config: PreparationConfi
 def _report_unknown(scorer: "Scorer", *, per_line: bool) -> None:
     if not scorer.num_unknown:
         return
-    how = "left out" if scorer.vocabulary.unknown is None else "scored as the unknown symbol"
+    how = "left out" if scorer.tokenizer.unk_id is None else "scored as the unknown symbol"
     if per_line:
-        how = f"scored with at least {math.log2(scorer.vocabulary.size):.2f} bits each"
-    found = count_of(scorer.num_unknown, NOUNS[scorer.vocabulary.unit])
+        how = f"scored with at least {math.log2(scorer.tokenizer.size):.2f} bits each"
+    found = count_of(scorer.num_unknown, scorer.tokenizer.noun)
     verb = "was" if scorer.num_unknown == 1 else "were"
     tell(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
 

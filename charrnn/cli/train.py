@@ -178,7 +178,7 @@ def train(
         precision=precision,
     )
     with opened(request, notify) as training_run:
-        describe(training_run.trainer, training_run.corpus.vocabulary, training_run.seed, notify)
+        describe(training_run.trainer, training_run.corpus.tokenizer, training_run.seed, notify)
         if speaks():
             reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, training_run.trainer.fraction))
             training_run.command = _absolute(sys.argv[2:], ctx, None if corpus == "-" else corpus, checkpoint_dir)

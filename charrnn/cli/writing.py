@@ -1,5 +1,6 @@
 """Samples as text or JSON, to stdout or a file; drawing them is left to `sample.py`."""
 
+import itertools
 import math
 import os
 import sys
@@ -8,26 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn.config import PreparationConfig, SamplingConfig
+from charrnn.config import SamplingConfig
 from charrnn.files.atomic import write_atomically
-from charrnn.terminal import Notify, can_print, count_of, escape_controls, json_line, prints_unicode
-from charrnn.text.units import BORDER, Display, display
+from charrnn.terminal import (
+    Notify,
+    Readable,
+    can_print,
+    count_of,
+    escape_controls,
+    json_line,
+    prints_unicode,
+    readable,
+)
+from charrnn.text.words import EOS_MARK
 
 if TYPE_CHECKING:
+    from charrnn.sampling.constraints import Piece
     from charrnn.sampling.copies import CopyIndex
-    from charrnn.sampling.sampler import Piece
-    from charrnn.text.vocabulary import Vocabulary
+    from charrnn.text.tokenizers import Prompt, Tokenizer
 
 
 @dataclass(frozen=True)
 class Batch:
     """Samples that continue one prompt at one temperature.
 
-    `echo` is written before each sample, `note` is told before all of them.
+    `echo` is written before each sample, `note` before all of them.
     """
 
     config: SamplingConfig
-    echo: str
+    echo: "Prompt | None"
     seed: int
     pieces: Iterable["Piece"]
     note: str
@@ -84,16 +94,18 @@ def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Noti
 
 
 def as_json(
-    batches: Iterable[Batch], preparation: PreparationConfig, corpus: "CopyIndex | None", *, ascii_only: bool
+    batches: Iterable[Batch], tokenizer: "Tokenizer", corpus: "CopyIndex | None", *, ascii_only: bool
 ) -> Iterator[str]:
     """A line of JSON for each sample."""
     for batch in batches:
         for sample in collect(batch.pieces):
-            drawn = "".join(piece.text for piece in sample)
-            echo = batch.echo if _has_text(sample) else ""
-            text = echo + "".join(piece.echo + piece.text for piece in sample) if echo else drawn
+            echo = batch.echo if _has_text(sample) else None
+            before, begun = ("", "") if echo is None else (echo.text, echo.begun)
+            parts = [("" if echo is None else piece.echo, piece.marked(tokenizer.eos_id)) for piece in sample]
+            drawn = "".join(text for _, text in parts)
+            marked = "".join(itertools.chain.from_iterable(parts))
             record = {
-                "text": display(text, preparation),
+                "text": readable(before + tokenizer.unmark(marked)),
                 "seed": batch.seed,
                 "index": sample[-1].index,
                 "temperature": batch.config.temperature,
@@ -101,9 +113,9 @@ def as_json(
                 "bits_per_char": sample[-1].bits_per_char,
                 "longest_copy": None if corpus is None else len(corpus.longest_copy(drawn)),
             }
-            if preparation.border_text is not None:
-                documents = text[echo.rfind(BORDER) + 1 :].removesuffix(BORDER).split(BORDER) if text else []
-                record["documents"] = [display(each, preparation) for each in documents]
+            if tokenizer.eos_id is not None:
+                documents = (begun + marked).removesuffix(EOS_MARK).split(EOS_MARK)
+                record["documents"] = list(map(readable, documents)) if before or marked else []
             yield json_line(record, ascii_only=ascii_only) + "\n"
 
 
@@ -152,38 +164,35 @@ def _without_line_end(parts: Iterable[str]) -> Iterator[str]:
 class View:
     """Text as it is written: with control characters made visible, symbols coloured by their surprisal, or as it is."""
 
-    preparation: PreparationConfig
     escape: Callable[[str], str] = str
     has_colours: bool = False
     errors: str = "surrogateescape"
 
-    def show(self, echo: str, sample: Iterable["Piece"]) -> Iterator[str]:
+    def show(self, echo: "Prompt | None", sample: Iterable["Piece"]) -> Iterator[str]:
         """The echo and the text of a sample, piece by piece."""
-        show = Display(self.preparation, self.errors)
+        show = Readable(self.errors)
         for number, piece in enumerate(sample):
-            if number == 0 and _has_text([piece]):
-                yield self.escape(show(echo))
-            yield self.escape(show(piece.echo if echo else ""))
+            if echo is not None and number == 0 and _has_text([piece]):
+                yield self.escape(show(echo.text))
+            yield self.escape(show("" if echo is None else piece.echo))
             if self.has_colours:
                 for text, nats in zip(piece.texts, piece.nats, strict=True):
                     yield _paint(self.escape(show(text)), nats / math.log(2))
             yield self.escape(show("" if self.has_colours else piece.text, final=piece.finish_reason is not None))
 
 
-def view_on_stdout(
-    vocabulary: "Vocabulary", preparation: PreparationConfig, notify: Notify, show_surprisal: bool, raw: bool
-) -> View:
+def view_on_stdout(tokenizer: "Tokenizer", notify: Notify, show_surprisal: bool, raw: bool) -> View:
     """The view that stdout takes: a terminal wants control characters visible and may want colours."""
-    if preparation.unit != "byte":
-        _warn_of_what_cannot_be_printed(vocabulary.symbols, notify)
+    if not tokenizer.config.keeps_bytes:
+        _warn_of_what_cannot_be_printed(tokenizer.symbols, notify)
     if not sys.stdout.isatty():
-        return View(preparation)
+        return View()
     has_colours = show_surprisal and not os.environ.get("NO_COLOR")
     if has_colours:
         notify(", ".join(f"{name} from {bits:g}" for bits, name, _ in _COLOURS) + " bits of surprisal")
     # A stranger's vocabulary may hold what would steer the terminal.
     escape = str if raw else escape_controls
-    return View(preparation, escape, has_colours, "surrogateescape" if raw else "replace")
+    return View(escape, has_colours, "surrogateescape" if raw else "replace")
 
 
 def _paint(text: str, bits: float) -> str:

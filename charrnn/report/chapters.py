@@ -14,7 +14,7 @@ from charrnn.report.reading import Reading, read
 from charrnn.report.records import TrainingSample, samples
 from charrnn.report.samples import Copies, find_copies, write_at_temperatures
 from charrnn.report.subject import Subject
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Chapter:
     """One run on the page. What cannot be told, for want of the text, is None."""
 
     name: str
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     noun: str
     facts: dict[str, str]
     command: list[str]
@@ -54,14 +54,14 @@ def write_chapter(subject: Subject, predictions: Predictions) -> Chapter:
     reading = read(subject.model, subject.held_out, subject.show)
     return Chapter(
         name=subject.name,
-        vocabulary=subject.vocabulary,
+        tokenizer=subject.tokenizer,
         noun=subject.noun,
         facts=list_facts(subject),
         command=write_command(subject),
         training_samples=samples(subject.records),
         temperatures=write_at_temperatures(subject),
         copies=find_copies(subject),
-        map=draw_map(subject.model, subject.vocabulary, subject.names),
+        map=draw_map(subject.model, subject.tokenizer, subject.names),
         held_out=None if reading is None else _describe(subject, reading, predictions),
         has_text=subject.has_text,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from charrnn.model.network import CharRNN, layer_weights
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import Tokenizer
 
 _MAX_SYMBOLS, _MAX_LABELS = 150, 250  # symbols, and characters of their labels
 _MAX_CHARS = 12  # of a label
@@ -37,9 +37,9 @@ class Map:
     is_whole: bool
 
 
-def draw_map(model: CharRNN, vocabulary: Vocabulary, names: list[str]) -> Map | None:
+def draw_map(model: CharRNN, tokenizer: Tokenizer, names: list[str]) -> Map | None:
     """The map of a model's symbols by principal components; None of fewer than three symbols."""
-    counts = torch.tensor(vocabulary.counts[: len(vocabulary.symbols)])
+    counts = torch.tensor(tokenizer.counts[: len(tokenizer.symbols)])
     shown = counts.argsort(descending=True, stable=True)[:_MAX_SYMBOLS]
     shown = shown[counts[shown] > 0]
     lengths = torch.tensor([min(_MAX_CHARS, len(names[i])) for i in shown])
@@ -50,9 +50,9 @@ def draw_map(model: CharRNN, vocabulary: Vocabulary, names: list[str]) -> Map | 
     points, share = project(_vectors(model)[shown])
     low, high = points.amin(0), points.amax(0)
     points = push_apart((points - low) / (high - low).clamp(min=1e-9), lengths)
-    kind = _kind_of_word if vocabulary.unit == "word" else _kind
+    kind = _kind_of_word if tokenizer.has_words else _kind
     places = [
-        Place(names[i][:_MAX_CHARS], round(x, 4), round(1 - y, 4), kind(vocabulary.texts[i].strip() or names[i]))
+        Place(names[i][:_MAX_CHARS], round(x, 4), round(1 - y, 4), kind(tokenizer.texts[i].strip() or names[i]))
         for i, (x, y) in zip(shown.tolist(), points.tolist(), strict=True)
     ]
     return Map(places, share, len(places) == int((counts > 0).sum()))

@@ -21,9 +21,8 @@ from charrnn.config import RECOMMENDED_TEMPERATURE, PreparationConfig, SamplingC
 from charrnn.model.network import CharRNN, layer_weights
 from charrnn.report.assets import policy, read, write_page
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.sampling.filters import excluded_symbols
-from charrnn.sampling.sampler import start_symbols
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.sampling.filters import samplable_ids
+from charrnn.text.tokenizers import Tokenizer
 
 TITLE = "A model that writes"
 _MAX_LEVEL = 127
@@ -57,7 +56,7 @@ def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
         {
             "title": title,
             "description": describe(checkpoint),
-            "vocabulary": _vocabulary(checkpoint.vocabulary, checkpoint.corpus.config),
+            "vocabulary": _tokenizer(checkpoint.tokenizer, checkpoint.corpus.config),
             "model": _model(checkpoint.build_model()),
         }
     )
@@ -81,18 +80,18 @@ def describe(checkpoint: Checkpoint) -> str:
     return f"{cell}, {layers} of {config.hidden_size:,} units, {config.vocab_size:,} symbols"
 
 
-def _vocabulary(vocabulary: Vocabulary, config: PreparationConfig) -> dict[str, Any]:
+def _tokenizer(tokenizer: Tokenizer, config: PreparationConfig) -> dict[str, Any]:
     """The vocabulary as `units.js` reads it: how prompts are read, and what is never drawn."""
     return {
-        "unit": vocabulary.unit,
-        "size": vocabulary.size,
-        "symbols": vocabulary.symbols,
-        "unknown": vocabulary.unknown,
-        "border": vocabulary.border,
+        "unit": config.unit,
+        "size": tokenizer.size,
+        "symbols": list(map(tokenizer.name, tokenizer.symbols)),
+        "unknown": tokenizer.unk_id,
+        "border": tokenizer.eos_id,
         "border_text": config.border_text,
         "separator": config.separator,
-        "start": int(start_symbols(vocabulary, vocabulary.encode_symbols(vocabulary.split("")))[0]),
-        "excluded": excluded_symbols(SamplingConfig(), vocabulary),
+        "start": int(tokenizer.encode_prompt("").ids[0]),
+        "excluded": sorted(set(range(tokenizer.size)) - samplable_ids(SamplingConfig(), tokenizer)),
         "normalize": config.normalize,
         "lowercase": config.lowercase,
     }

@@ -31,7 +31,7 @@ def list_facts(subject: Subject) -> dict[str, str]:
         "Best loss": _loss(subject),
         "Model": f"{_CELLS[config.cell]}, {layers} of {config.hidden_size:,} units, "
         f"{count_parameters(config):,} parameters, {config.vocab_size:,} symbols",
-        "Text": f"{corpus_name(checkpoint)}, {sum(checkpoint.vocabulary.counts):,} {subject.noun}s",
+        "Text": f"{corpus_name(checkpoint)}, {sum(checkpoint.tokenizer.counts):,} {subject.noun}s",
         "Trained": f"{step:,.0f} steps in {format_seconds(seconds)}"
         + (f", {speed:,.0f} characters/s" if speed else ""),
         "Seed": str(checkpoint.seed),

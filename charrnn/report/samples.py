@@ -8,8 +8,8 @@ from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.machine.runtime import Runtime
 from charrnn.report.subject import Subject
 from charrnn.sampling.copies import CopyIndex
-from charrnn.sampling.sampler import Sampler
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.sampling.generate import Sampler
+from charrnn.text.tokenizers import Tokenizer
 
 TEMPERATURES = (0.2, RECOMMENDED_TEMPERATURE, SamplingConfig.temperature, 1.5)
 SEED = 1
@@ -30,7 +30,7 @@ class Copies:
 
 def write_at_temperatures(subject: Subject) -> list[tuple[float, str]]:
     """A sample at each temperature, all of the same seed."""
-    length = _num_symbols(subject.vocabulary)
+    length = _num_symbols(subject.tokenizer)
     return [
         (each, _decode(subject, _write(subject, SamplingConfig(length=length, temperature=each))[0]))
         for each in TEMPERATURES
@@ -47,10 +47,9 @@ def find_copies(subject: Subject) -> Copies | None:
     return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(map(len, longest))[len(longest) // 2])
 
 
-def _num_symbols(vocabulary: Vocabulary) -> int:
+def _num_symbols(tokenizer: Tokenizer) -> int:
     """The number of symbols that make about so many characters."""
-    chars_per_symbol = max(1.0, vocabulary.num_chars / max(sum(vocabulary.counts), 1))
-    return max(1, round(_NUM_CHARS / chars_per_symbol))
+    return max(1, round(_NUM_CHARS / tokenizer.chars_per_symbol))
 
 
 def _as_text(ids: list[int]) -> str:
@@ -62,7 +61,7 @@ def _write(subject: Subject, config: SamplingConfig) -> list[list[int]]:
     """The ids of the samples of a config."""
     runtime = Runtime(torch.device("cpu"), torch.float32)
     written: list[list[int]] = [[] for _ in range(config.num_samples)]
-    for piece in Sampler(subject.model, subject.vocabulary, config, runtime).sample(seed=SEED):
+    for piece in Sampler(subject.model, subject.tokenizer, config, runtime).sample(seed=SEED):
         written[piece.index] += piece.ids
     return written
 

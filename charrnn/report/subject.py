@@ -14,9 +14,9 @@ from charrnn.report.records import Records, read_records
 from charrnn.report.visible import name_all
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder, find_checkpoint
-from charrnn.text.corpus import read_text
-from charrnn.text.units import Display
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.terminal import Readable
+from charrnn.text.corpus import read_blocks
+from charrnn.text.tokenizers import Tokenizer
 from charrnn.training.streams import TrainingText
 
 _MAX_TRAIN = 2**22  # symbols in which copies are looked for: sorted in a second or two
@@ -38,24 +38,24 @@ class Subject:
     has_text: bool
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def tokenizer(self) -> Tokenizer:
         """The model's symbols."""
-        return self.checkpoint.vocabulary
+        return self.checkpoint.tokenizer
 
     @property
     def noun(self) -> str:
         """The word for a symbol; words and marks are both."""
-        return {"char": "character", "byte": "byte", "word": "symbol"}[self.vocabulary.unit]
+        return "symbol" if self.tokenizer.has_words else self.tokenizer.noun
 
     @functools.cached_property
     def names(self) -> list[str]:
         """The names of the symbols."""
-        return name_all(self.vocabulary)
+        return name_all(self.tokenizer)
 
     def show(self, indices: Tensor) -> list[str]:
         """The text of each of some indices (N,), for people; a character of several bytes stands at the last."""
-        show = Display(self.checkpoint.corpus.config)
-        return [show(self.vocabulary.texts[i]) for i in indices.tolist()]
+        show = Readable()
+        return [show(self.tokenizer.texts[i]) for i in indices.tolist()]
 
 
 def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: str | None = None) -> Subject:
@@ -88,10 +88,10 @@ def _find_text(checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str |
     if corpus is None:
         own = checkpoint.corpus.find(path, data_dir)
         return None if own is None else own.indices
-    vocabulary = checkpoint.vocabulary
-    indices = vocabulary.encode_symbols(vocabulary.split(read_text(corpus, checkpoint.corpus.config)))
-    if checkpoint.vocabulary.unknown is None:
-        indices = indices[indices < checkpoint.vocabulary.size]
+    tokenizer = checkpoint.tokenizer
+    indices = tokenizer.ids_of(tokenizer.split("".join(read_blocks(corpus, checkpoint.corpus.config))))
+    if tokenizer.unk_id is None:
+        indices = indices[indices < tokenizer.size]
     if len(indices) < 2:
         raise CharRNNError(f"{corpus} has fewer than 2 of the model's symbols: name the text that it was trained on")
     return indices
@@ -103,5 +103,5 @@ def _split(indices: Tensor, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
     Raises: CharRNNError for too few symbols.
     """
     config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
-    text = TrainingText.split(indices, config, border=checkpoint.vocabulary.border)
+    text = TrainingText.split(indices, config, border=checkpoint.tokenizer.eos_id)
     return text.train, text.val

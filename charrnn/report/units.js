@@ -1,4 +1,4 @@
-// A user's text to symbols and back: characters, bytes or words, as `text/units.py` and `text/vocabulary.py` have them.
+// A user's text to symbols and back: characters, bytes or words, as `text/tokenizers.py` and `text/words.py` have them.
 "use strict";
 
 // The classes of characters in the pattern of words. Letters of these scripts, which are written without spaces, are

@@ -1,9 +1,10 @@
 """Characters that would steer the display, shown by their numbers; names of symbols."""
 
 from charrnn.terminal import INVISIBLE
-from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
+from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.vocabulary import UNKNOWN_CHAR
 
-_BORDER = "∎"
+_EOS = "∎"
 _BLANK = {"\n": "↵", "\t": "⇥", " ": "␣"}
 
 
@@ -25,16 +26,16 @@ def name(symbol: str) -> str:
     return visible("".join(_BLANK.get(char, char) for char in symbol))
 
 
-def name_all(vocabulary: Vocabulary) -> list[str]:
-    """The names of a vocabulary's symbols, by index: bytes that are no characters by their numbers, a border as ∎.
+def name_all(tokenizer: Tokenizer) -> list[str]:
+    """The names of a vocabulary's symbols, by id: bytes that are no characters by their numbers, EOS as ∎.
 
-    >>> name_all(Vocabulary(("a", "\\n"), (2, 1, 1), border_chars=0))
+    >>> from charrnn.config import PreparationConfig
+    >>> from charrnn.text.tokenizers import CharTokenizer
+    >>> name_all(CharTokenizer(("a", "\\n"), (2, 1, 1), PreparationConfig(documents=True)))
     ['a', '↵', '∎']
     """
-    if vocabulary.unit == "byte":
-        names = [name(byte) if byte.isascii() else f"{ord(byte):02X}" for byte in vocabulary.symbols]
-    else:
-        names = list(map(name, vocabulary.symbols))
-    if vocabulary.unknown is not None:
+    bytes_or_not = ((each, ord(each[0]) - 0xDC00) for each in tokenizer.symbols)
+    names = [f"{byte:02X}" if 0 < byte < 2**8 else name(each) for each, byte in bytes_or_not]
+    if tokenizer.unk_id is not None:
         names.append(UNKNOWN_CHAR)
-    return names if vocabulary.border is None else [*names, _BORDER]
+    return names if tokenizer.eos_id is None else [*names, _EOS]

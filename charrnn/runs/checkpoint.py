@@ -26,7 +26,8 @@ from charrnn.machine.runtime import PRECISIONS
 from charrnn.model.network import CharRNN, count_parameters
 from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
-from charrnn.text.vocabulary import StoredVocabulary, Vocabulary
+from charrnn.text.tokenizers import TOKENIZERS, Tokenizer
+from charrnn.text.vocabulary import StoredVocabulary
 from charrnn.training.recovery import MAX_RECOVERIES
 from charrnn.training.snapshot import Course, History, Snapshot, select
 from charrnn.training.streams import Cursor
@@ -120,7 +121,7 @@ class Checkpoint:
 
     model_config: ModelConfig
     training_config: TrainingConfig
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     corpus: CorpusIdentity
     seed: int
     precision: str
@@ -168,7 +169,7 @@ class Checkpoint:
             **self.versions,
             model_config=self.model_config,
             training_config=self.training_config,
-            vocabulary=self.vocabulary.stored(),
+            vocabulary=self.tokenizer.stored(),
             corpus=self.corpus,
             seed=self.seed,
             precision=self.precision,
@@ -188,7 +189,7 @@ class Checkpoint:
         checkpoint = cls(
             model_config=header.model_config,
             training_config=header.training_config,
-            vocabulary=Vocabulary.restore(header.vocabulary, header.corpus.config),
+            tokenizer=TOKENIZERS[header.corpus.config.unit].restore(header.vocabulary, header.corpus.config),
             corpus=header.corpus,
             seed=header.seed,
             precision=header.precision,
@@ -203,7 +204,7 @@ class Checkpoint:
 
     def _check_weights(self, path: Path) -> None:
         """Compare sizes with the config before memory is taken for a model of that size."""
-        if self.model_config.vocab_size != self.vocabulary.size:
+        if self.model_config.vocab_size != self.tokenizer.size:
             raise CharRNNError(f"{path} has a model and a vocabulary of different sizes")
         if sum(tensor.numel() for tensor in self.weights.values()) != count_parameters(self.model_config):
             raise CharRNNError(f"{path} has weights that do not fit its model's config")

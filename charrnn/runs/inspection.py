@@ -11,7 +11,7 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
 from charrnn.text import corpus as corpora
 from charrnn.text.corpus import Corpus
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import Tokenizer
 
 _MAX_SYMBOLS = 10  # that are named, of the most frequent and of the rarest
 
@@ -26,8 +26,8 @@ def inspect(path: str, checkpoint_dir: Path) -> dict[str, Any]:
 def _about_corpus(corpus: Corpus) -> dict[str, Any]:
     return {
         **_about_file(corpus.path, corpora.KIND),
-        **_about_text(corpus.vocabulary),
-        "vocabulary": _about_vocabulary(corpus.vocabulary),
+        **_about_text(corpus.tokenizer),
+        "vocabulary": _about_vocabulary(corpus.tokenizer),
         "preparation": dump(corpus.config),
         "sources": list(corpus.sources),
         "source_digest": corpus.source_digest,
@@ -39,7 +39,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
     course, history = checkpoint.snapshot.course, checkpoint.snapshot.history
     loss, cursor, config = history.best_val_loss, checkpoint.snapshot.cursor, checkpoint.training_config
     symbols_per_step = (config.batch_size or 0) * (config.seq_length or 0)
-    num_train = (1 - config.val_fraction) * sum(checkpoint.vocabulary.counts)
+    num_train = (1 - config.val_fraction) * sum(checkpoint.tokenizer.counts)
     return {
         **_about_file(path, "checkpoint"),
         "model": {**dump(checkpoint.model_config), "parameters": count_parameters(checkpoint.model_config)},
@@ -56,10 +56,10 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
         "training": {**dump(checkpoint.training_config), "seed": checkpoint.seed, "precision": checkpoint.precision},
         "corpus": {
             "name": Path(checkpoint.corpus.path).stem,
-            **_about_text(checkpoint.vocabulary),
+            **_about_text(checkpoint.tokenizer),
             "source_digest": checkpoint.corpus.source_digest,
         },
-        "vocabulary": _about_vocabulary(checkpoint.vocabulary),
+        "vocabulary": _about_vocabulary(checkpoint.tokenizer),
         "preparation": dump(checkpoint.corpus.config),
         "versions": dict(checkpoint.versions),
     }
@@ -69,21 +69,21 @@ def _about_file(path: Path, kind: str) -> dict[str, Any]:
     return {"path": str(path), "kind": kind, "bytes": path.stat().st_size, "digest": "verified"}
 
 
-def _about_text(vocabulary: Vocabulary) -> dict[str, Any]:
+def _about_text(tokenizer: Tokenizer) -> dict[str, Any]:
     """The size of the text that a vocabulary was counted on; symbols and documents where they say more."""
     return {
-        "characters": vocabulary.num_chars,
-        "symbols": None if vocabulary.unit == "char" else sum(vocabulary.counts),
-        "documents": None if vocabulary.border is None else vocabulary.num_documents,
+        "characters": tokenizer.num_chars,
+        "symbols": None if tokenizer.config.unit == "char" else sum(tokenizer.counts),
+        "documents": None if tokenizer.eos_id is None else tokenizer.num_documents,
     }
 
 
-def _about_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
-    counted = zip(vocabulary.symbols, vocabulary.counts, strict=False)
+def _about_vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
+    counted = zip(map(tokenizer.name, tokenizer.symbols), tokenizer.counts, strict=False)
     symbols = sorted(((symbol, n) for symbol, n in counted if n), key=lambda symbol: -symbol[1])
     return {
-        "size": vocabulary.size,
+        "size": tokenizer.size,
         "most_frequent": dict(symbols[:_MAX_SYMBOLS]),
         "rarest": dict(symbols[: -_MAX_SYMBOLS - 1 : -1]),
-        "folded_into_unknown": None if vocabulary.unknown is None else vocabulary.counts[vocabulary.unknown],
+        "folded_into_unknown": None if tokenizer.unk_id is None else tokenizer.counts[tokenizer.unk_id],
     }

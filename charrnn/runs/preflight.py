@@ -7,8 +7,7 @@ from charrnn.config import Optimizer
 from charrnn.errors import opt
 from charrnn.machine import probes
 from charrnn.terminal import Notify, count_of, format_seconds
-from charrnn.text.units import NOUNS
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import Tokenizer
 from charrnn.training.heuristics import MAX_PARAMETERS_PER_CHAR
 from charrnn.training.timing import seconds_per_step
 from charrnn.training.trainer import Trainer
@@ -18,15 +17,15 @@ _MIN_SYMBOLS = 500
 _OPTIMIZERS: Mapping[Optimizer, str] = {"muon": "Muon", "adamw": "AdamW"}
 
 
-def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify) -> None:
+def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) -> None:
     """Tell three lines, and warn of what will not train well."""
     model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
-    config, layout, noun = trainer.config, trainer.layout, NOUNS[vocabulary.unit]
+    config, layout, noun = trainer.config, trainer.layout, tokenizer.noun
     notify(
         f"model: {model.config.num_layers} x {model.config.hidden_size} {model.config.cell.upper()}, dropout "
         f"{model.config.dropout or 0:g}, {model.num_parameters:,} parameters; "
         f"corpus: {count_of(len(text.train), noun)} to train, {len(text.val):,} to validate, "
-        f"{count_of(vocabulary.size, 'symbol')}"
+        f"{count_of(tokenizer.size, 'symbol')}"
     )
     processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
     notify(
@@ -41,9 +40,9 @@ def describe(trainer: Trainer, vocabulary: Vocabulary, seed: int, notify: Notify
     seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
     notify(_describe_budget(trainer, epochs, seconds))
-    if all(map(str.isspace, vocabulary.symbols)):
+    if all(map(str.isspace, tokenizer.symbols)):
         notify("the text is white space alone: there is nothing to learn from it", warning=True)
-    elif (length := sum(vocabulary.counts)) < _MIN_SYMBOLS:
+    elif (length := sum(tokenizer.counts)) < _MIN_SYMBOLS:
         notify(f"{count_of(length, noun)} are too few to learn to write from: find more text", warning=True)
     elif (advice := _advise(trainer, noun, epochs)) is not None:
         notify(advice, warning=True)

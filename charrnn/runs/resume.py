@@ -79,7 +79,7 @@ def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder
             f"the checkpoint in {folder.path} was written without the trainer's state (inspect {opt.slim}), so that it "
             f"cannot go on: start another run with {opt.init_from}"
         )
-    if not checkpoint.corpus.fits(corpus) or checkpoint.vocabulary != corpus.vocabulary:
+    if not checkpoint.corpus.fits(corpus) or checkpoint.tokenizer != corpus.tokenizer:
         raise CharRNNError(
             f"{corpus.path} is not the corpus that the run in {folder.path} was trained on (another version of charrnn "
             f"may have read the text differently): resume with {checkpoint.corpus.path}, or start another run with "

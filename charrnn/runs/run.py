@@ -18,9 +18,9 @@ from charrnn.runs.definition import define
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.reporting import MetricsLog, Reporter
 from charrnn.runs.saving import Saver
-from charrnn.sampling.sampler import Sampler
+from charrnn.sampling.generate import Sampler
+from charrnn.terminal import readable
 from charrnn.text.corpus import Corpus
-from charrnn.text.units import display
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
 from charrnn.training.trainer import Trainer
 
@@ -72,7 +72,7 @@ class Run:
         return Checkpoint(
             model_config=self.trainer.bptt.model.config,
             training_config=self.trainer.config,
-            vocabulary=self.corpus.vocabulary,
+            tokenizer=self.corpus.tokenizer,
             corpus=CorpusIdentity.of(self.corpus),
             seed=self.seed,
             precision=self.runtime.precision,
@@ -174,8 +174,8 @@ class Run:
     def _sample(self, event: Event) -> Sampled:
         runtime = replace(self.runtime, dtype=torch.float32, ranks=ALONE)
         model, seed = self.trainer.bptt.model, self.seed + event.step
-        pieces = Sampler(model, self.corpus.vocabulary, SAMPLE, runtime).sample(seed=seed)
-        text = display("".join(piece.text for piece in pieces), self.corpus.config)
+        pieces = Sampler(model, self.corpus.tokenizer, SAMPLE, runtime).sample(seed=seed)
+        text = readable("".join(piece.text for piece in pieces))
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
     def summary(self, finished: Finished) -> dict[str, Any]:

@@ -18,19 +18,18 @@ from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
 from charrnn.terminal import Advance, advance_nothing
-from charrnn.text.units import BORDER
-from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
+from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.vocabulary import UNKNOWN_CHAR
 
 _SEGMENT = 2**22
 """Symbols of a text that are read at once; a longer one is scored in bounded memory."""
 _POOL_LINES, _POOL_CHARS = 2**15, 2**21
 """Lines that are sorted by length and read together."""
-_END = "\n"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predicted symbols of a text (N,), their surprisals (N,) in bits, and the number of their characters."""
+    """Predicted symbols of a marked text (N,), their surprisals (N,) in bits, and the number of their characters."""
 
     symbols: Sequence[str]
     surprisals: Tensor
@@ -54,7 +53,7 @@ class Scorer:
     """
 
     model: CharRNN
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     runtime: Runtime
     advance: Advance = advance_nothing
     """Told the number of symbols that were scored since the last call."""
@@ -103,15 +102,15 @@ class Scorer:
         yield from self._score_pool(pool)
 
     def _score_pool(self, lines: list[str]) -> Iterator[tuple[str, Scored]]:
-        vocabulary = self.vocabulary
-        end = BORDER if vocabulary.border is not None else _END if _END in vocabulary.symbols else ""
-        border, parts = vocabulary.split(end), list(map(vocabulary.split, lines))
-        together = vocabulary.join([border, *(each for part in parts for each in (part, border))])
+        tokenizer = self.tokenizer
+        end = [tokenizer.line_end] if tokenizer.line_end else []
+        parts = list(map(tokenizer.split, lines))
+        together = [*end, *(symbol for part in parts for symbol in (*part, *end))]
         indices, _ = self._encode(together)
         begins = itertools.accumulate((len(part) + len(end) for part in parts), initial=0)
         own = [slice(begin, begin + len(part) + 2 * len(end)) for begin, part in zip(begins, parts, strict=False)]
-        is_unknown = indices == vocabulary.outside
-        is_read = ~is_unknown | (vocabulary.unknown is not None)
+        is_unknown = indices == tokenizer.outside
+        is_read = ~is_unknown | (tokenizer.unk_id is not None)
         read = [indices[each][is_read[each]] for each in own]
         losses = sequence_losses(self.model, read, self.runtime, self.advance)
         num_before = torch.cat([torch.zeros(1, dtype=torch.int64), is_unknown.cumsum(0)]).tolist()
@@ -124,7 +123,7 @@ class Scorer:
 
     def _charge(self, symbols: Sequence[str], indices: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
         """Surprisals of a line (N,), with log2 V or more for symbols outside the vocabulary."""
-        uniform, is_unknown = math.log2(self.vocabulary.size), indices == self.vocabulary.outside
+        uniform, is_unknown = math.log2(self.tokenizer.size), indices == self.tokenizer.outside
         bits, places = torch.full(indices.shape, uniform), is_read.nonzero().flatten()
         bits[places[1:]] = surprisals
         bits[is_unknown] = bits[is_unknown].clamp(min=uniform)
@@ -141,23 +140,24 @@ class Scorer:
 
         An unknown word has its own length, unless that is lost: a prepared text has U+FFFD in its place.
         """
-        vocabulary, is_unknown = self.vocabulary, indices == self.vocabulary.outside
-        num_chars = vocabulary.count_chars(indices[~is_unknown])
-        if vocabulary.unit != "word":
+        tokenizer, is_unknown = self.tokenizer, indices == self.tokenizer.outside
+        num_chars = tokenizer.count_chars(indices[~is_unknown])
+        if not tokenizer.has_words:
             return num_chars + int(is_unknown.sum())
-        lost = 0.0 if vocabulary.unknown is None else float(vocabulary.lengths[vocabulary.unknown])
+        lost = 0.0 if tokenizer.unk_id is None else float(tokenizer.lengths[tokenizer.unk_id])
         places = is_unknown.nonzero().flatten().tolist()
         return num_chars + sum(lost if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in places)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""
-        symbols, indices, is_first = self.vocabulary.split(""), torch.zeros(0, dtype=torch.int32), True
-        for block in self.vocabulary.split_blocks(blocks):
+        symbols, indices, is_first = self.tokenizer.split(""), torch.zeros(0, dtype=torch.int32), True
+        for block in self.tokenizer.split_blocks(blocks):
             more, is_known = self._encode(block)
             if is_known is not None:
                 more = more[is_known]
-                block = self.vocabulary.symbols_of(more)
-            symbols, indices = self.vocabulary.join([symbols, block]), torch.cat([indices, more])
+                block = self.tokenizer.decode_marked(more)
+            symbols = symbols + block  # type: ignore[operator] # two texts, or two lists of words
+            indices = torch.cat([indices, more])
             while len(symbols) >= size + overlap:
                 yield symbols[: size + overlap], indices[: size + overlap]
                 symbols, indices, is_first = symbols[size:], indices[size:], False
@@ -166,14 +166,14 @@ class Scorer:
 
     def _encode(self, symbols: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """The indices (N,) int32 of symbols, and if some are to be left out, those (N,) that are not."""
-        indices = self.vocabulary.encode_symbols(symbols)
-        is_known = indices != self.vocabulary.outside
+        indices = self.tokenizer.ids_of(symbols)
+        is_known = indices != self.tokenizer.outside
         num_unknown = len(indices) - int(is_known.sum())
         if not num_unknown:
             return indices, None
         self.num_unknown += num_unknown
-        self.unknown.update(set(symbols).difference(self.vocabulary.symbols, BORDER))
-        return indices, is_known if self.vocabulary.unknown is None else None
+        self.unknown.update(self.tokenizer.missing(symbols))
+        return indices, is_known if self.tokenizer.unk_id is None else None
 
 
 def check_window(window: int | None) -> int | None:
@@ -181,16 +181,3 @@ def check_window(window: int | None) -> int | None:
     if window is not None and window not in WINDOWS:
         raise OptionError(f"{opt.window} is {window}: it must be {WINDOWS}")
     return window
-
-
-def split_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The lines of a text without their ends. A border ends a line too, unless it stands at the begin of one."""
-    rest = ""
-    for block in blocks:
-        text = rest + block
-        if BORDER in text:
-            text = text.removeprefix(BORDER).replace(_END + BORDER, _END).replace(BORDER, _END)
-        *lines, rest = text.split(_END)
-        yield from lines
-    if rest:
-        yield rest

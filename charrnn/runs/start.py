@@ -44,7 +44,7 @@ def start(
         options = replace(options, **shape_options(init_from))
     is_open = options.hidden_size is None
     num_chars_before = 0 if init_from is None else init_from.num_chars_trained
-    model_config = choose_shape(options, corpus.vocabulary.size, config, text, runtime, num_chars_before)
+    model_config = choose_shape(options, corpus.tokenizer.size, config, text, runtime, num_chars_before)
     if is_open:
         L, H = model_config.num_layers, model_config.hidden_size
         fixed = opt.hidden_size(H) if L == 1 else f"{opt.num_layers(L)} {opt.hidden_size(H)}"
@@ -56,8 +56,8 @@ def start(
     seed_everything(seed)  # trials have drawn
     model = CharRNN(model_config)
     if init_from is not None:
-        matched = transfer(init_from, model, corpus.vocabulary)
-        notify(f"starting from other weights: matched {matched:,} of {corpus.vocabulary.size:,} symbols")
+        matched = transfer(init_from, model, corpus.tokenizer)
+        notify(f"starting from other weights: matched {matched:,} of {corpus.tokenizer.size:,} symbols")
     model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
     trainer = Trainer(model, config, text, runtime)
     diverge(ranks, seed)
@@ -72,14 +72,14 @@ def shape_options(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def split(corpus: Corpus, config: TrainingConfig, ranks: Ranks) -> TrainingText:
     """The text that is trained on, and that which validates. Raises: CharRNNError."""
-    vocabulary = corpus.vocabulary
+    tokenizer = corpus.tokenizer
     return TrainingText.split(
         corpus.indices,
         config,
         corpus.check,
         ranks.size,
-        border=vocabulary.border,
-        count_chars=vocabulary.count_chars,
+        border=tokenizer.eos_id,
+        count_chars=tokenizer.count_chars,
     )
 
 

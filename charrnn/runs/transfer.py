@@ -9,11 +9,10 @@ from torch import Tensor
 from charrnn.errors import CharRNNError, opt
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.text.units import NOUNS
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import Tokenizer
 
 
-def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
+def transfer(source: Checkpoint, model: CharRNN, tokenizer: Tokenizer) -> int:
     """Copy another run's weights into a model of the same shape, matching rows by symbol.
 
     The rows of new symbols are drawn at random, with the mean and the spread of the source's rows, and their biases
@@ -22,16 +21,15 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
     Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021); yet several new symbols
     that all begin at the mean are hard to tell apart.
     """
-    if vocabulary.unit != source.vocabulary.unit:
+    if tokenizer.noun != source.tokenizer.noun:
         raise CharRNNError(
-            f"{opt.init_from} names a model of {NOUNS[source.vocabulary.unit]}s, but the corpus is one of "
-            f"{NOUNS[vocabulary.unit]}s: "
-            f"prepare the text with {opt.unit(source.vocabulary.unit)}"
+            f"{opt.init_from} names a model of {source.tokenizer.noun}s, but the corpus is one of {tokenizer.noun}s: "
+            f"prepare the text with {opt.unit(source.tokenizer.config.unit)}"
         )
-    old = {symbol: i for i, symbol in enumerate(source.vocabulary.symbols)}
-    pairs = [(i, old[symbol]) for i, symbol in enumerate(vocabulary.symbols) if symbol in old]
-    for name in ("unknown", "border"):
-        special = getattr(vocabulary, name), getattr(source.vocabulary, name)
+    old = {symbol: i for i, symbol in enumerate(source.tokenizer.symbols)}
+    pairs = [(i, old[symbol]) for i, symbol in enumerate(tokenizer.symbols) if symbol in old]
+    for name in ("unk_id", "eos_id"):
+        special = getattr(tokenizer, name), getattr(source.tokenizer, name)
         pairs += [special] if None not in special else []
     here, there = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
     weights = source.build_model().state_dict()
@@ -43,10 +41,10 @@ def transfer(source: Checkpoint, model: CharRNN, vocabulary: Vocabulary) -> int:
                 continue
             rows = other.movedim(by_symbol, 0)  # (S, ...)
             if name == "head.bias":
-                log_p = _log_frequencies(source.vocabulary)
-                new = _log_frequencies(vocabulary) + (rows - log_p).mean()  # (V,)
+                log_p = _log_frequencies(source.tokenizer)
+                new = _log_frequencies(tokenizer) + (rows - log_p).mean()  # (V,)
             else:
-                new = _draw_like(rows, vocabulary.size)  # (V, ...)
+                new = _draw_like(rows, tokenizer.size)  # (V, ...)
             weight.copy_(new.index_copy(0, here, rows[there]).movedim(0, by_symbol))
     return len(pairs)
 
@@ -57,9 +55,9 @@ def _draw_like(rows: Tensor, count: int) -> Tensor:
     return mean + std * torch.randn(count, *rows.shape[1:])
 
 
-def _log_frequencies(vocabulary: Vocabulary) -> Tensor:
+def _log_frequencies(tokenizer: Tokenizer) -> Tensor:
     """The logarithm of each symbol's share of the text: (V,); of one that never occurred as if it had once."""
-    return torch.tensor(vocabulary.counts, dtype=torch.float32).clamp(min=1).log().log_softmax(0)
+    return torch.tensor(tokenizer.counts, dtype=torch.float32).clamp(min=1).log().log_softmax(0)
 
 
 def _symbol_dimension(name: str, model: CharRNN) -> int | None:

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.text.vocabulary import code_points
+from charrnn.text.tokenizers import code_points
 
 _FACTOR = 0x9E3779B97F4A7C15  # odd: invertible modulo 2^64
 _BLOCK = 2**16  # runs that are hashed at a time

@@ -4,16 +4,15 @@ Letters in shapes: B streams, V vocabulary size.
 """
 
 import math
-import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from charrnn.config import SamplingConfig, Unit
+from charrnn.config import SamplingConfig
 from charrnn.errors import OptionError, opt
 from charrnn.machine.runtime import Runtime
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import Tokenizer
 
 Filter = Callable[[Tensor], Tensor]
 """Log-probabilities (B, V), up to a constant, in; the same tensor with those of excluded symbols at minus infinity out.
@@ -64,35 +63,33 @@ def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
     return lambda log_p: log_p.add_(mask)
 
 
-def excluded_symbols(config: SamplingConfig, vocabulary: Vocabulary) -> list[int]:
-    """The indices of the symbols with a banned character, of bytes that the corpus lacks, and of the unknown symbol."""
-    banned = [char for char in split_ban(config.ban, vocabulary.unit) if len(char) == 1]
-    excluded = {i for i, text in enumerate(vocabulary.texts) if any(char in text for char in banned)}
-    if vocabulary.unit == "byte":
-        excluded |= {i for i, n in enumerate(vocabulary.counts) if n == 0}
-    return sorted(excluded if vocabulary.unknown is None else {*excluded, vocabulary.unknown})
+def banned_texts(config: SamplingConfig, tokenizer: Tokenizer) -> list[str]:
+    """The banned characters, each as the marked text of its symbols."""
+    return list(map(tokenizer.mark, config.ban))
 
 
-def writable_characters(config: SamplingConfig, vocabulary: Vocabulary) -> set[str]:
-    """The characters of the symbols that can be sampled."""
-    excluded = set(excluded_symbols(config, vocabulary))
-    return set("".join(text for i, text in enumerate(vocabulary.texts) if i not in excluded))
+def samplable_ids(config: SamplingConfig, tokenizer: Tokenizer) -> set[int]:
+    """The ids of the symbols without a banned character; EOS if the separator is not a banned character itself."""
+    banned = [text for text in banned_texts(config, tokenizer) if len(text) == 1]
+    allowed = {i for i, token in enumerate(tokenizer.tokens) if not any(char in token for char in banned)}
+    return allowed - tokenizer.never_sampled
 
 
-def split_ban(ban: str, unit: Unit) -> list[str]:
-    """The banned characters, each of one symbol or, of bytes, of several."""
-    return re.findall(r"[\xc0-\xff][\x80-\xbf]*|.", ban, re.DOTALL) if unit == "byte" else list(ban)
+def writable_characters(config: SamplingConfig, tokenizer: Tokenizer) -> set[str]:
+    """The characters of the symbols that can be sampled, in a marked text."""
+    return set("".join(tokenizer.tokens[i] for i in samplable_ids(config, tokenizer)))
 
 
-def make_filters(config: SamplingConfig, vocabulary: Vocabulary, runtime: Runtime) -> list[Filter]:
+def make_filters(config: SamplingConfig, tokenizer: Tokenizer, runtime: Runtime) -> list[Filter]:
     """The filters that a config asks for, in the order in which they apply; the unknown symbol never passes.
 
     Raises: OptionError if every symbol is banned.
     """
-    banned = excluded_symbols(config, vocabulary)
-    if not set(range(len(vocabulary.symbols))).difference(banned):
+    samplable = samplable_ids(config, tokenizer)
+    if not samplable - {tokenizer.eos_id}:
         raise OptionError(f"{opt.ban} leaves no symbol to sample: ban fewer")
-    filters = [exclude(banned, vocabulary.size, runtime)] if banned else []
+    excluded = sorted(set(range(tokenizer.size)) - samplable)
+    filters = [exclude(excluded, tokenizer.size, runtime)] if excluded else []
     if config.top_k is not None:
         filters.append(top_k(config.top_k))
     if config.top_p is not None and config.top_p < 1:

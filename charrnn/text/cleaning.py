@@ -1,6 +1,6 @@
 """Raw bytes to clean text, block by block: decoding, line ends, normal form, transliteration, case.
 
-Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `vocabulary.py`.
+Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `tokenizers.py`.
 """
 
 import codecs
@@ -26,8 +26,9 @@ from charrnn.text.detection import (
 from charrnn.text.documents import mark_borders
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source, SourceDigest
+from charrnn.text.tokenizers import TOKENIZERS
 from charrnn.text.transliteration import transliterate, transliterate_and_count
-from charrnn.text.units import BORDER, inner, inner_separator
+from charrnn.text.words import EOS_MARK
 
 _MAX_HELD = 1 << 20
 """Max characters without white space that wait for the next block."""
@@ -68,7 +69,9 @@ class CleanText:
     def __iter__(self) -> Iterator[str]:
         config = self._config
         blocks = self._join()
-        yield from blocks if config.separator is None else mark_borders(blocks, inner_separator(config))
+        if config.separator is not None:
+            blocks = mark_borders(blocks, TOKENIZERS[config.unit].spelled(config.separator))
+        yield from blocks
         if self._num_marks:
             self.notes.append(f"dropped {count_of(self._num_marks, 'byte-order mark')} (U+FEFF) inside the text")
         if self._num_transliterated:
@@ -78,9 +81,9 @@ class CleanText:
     def _join(self) -> Iterator[str]:
         """All sources, with a border between two if there are documents, else each on lines of its own."""
         config = self._config
-        joint = BORDER if config.border_text is not None else "" if config.unit == "byte" else "\n"
+        joint = EOS_MARK if config.border_text is not None else "" if config.keeps_bytes else "\n"
         if config.documents:
-            yield BORDER
+            yield EOS_MARK
         last = joint
         for source in self._sources:
             self.digest.begin()
@@ -91,12 +94,12 @@ class CleanText:
                 last = block[-1]
                 yield block
         if config.documents and last != joint:
-            yield BORDER
+            yield EOS_MARK
 
     def _clean(self, source: Source) -> Iterator[str]:
         config, form = self._config, self._config.normalize
-        if config.unit == "byte":
-            yield from (block.decode("latin-1") for block in self._read(source))
+        if config.keeps_bytes:
+            yield from (block.decode("ascii", "surrogateescape") for block in self._read(source))
             return
         blocks = self._without_marks(source, _decode(source, config, self._read(source), force=self._force))
         if not config.keep_boilerplate:
@@ -104,8 +107,8 @@ class CleanText:
         if form != "none" or config.lowercase:
             blocks = cut_at_spaces(blocks)
         for block in blocks:
-            if config.border_text is not None and BORDER in block:
-                raise half_of_a_character(source.name, BORDER, config)
+            if config.border_text is not None and EOS_MARK in block:
+                raise half_of_a_character(source.name, EOS_MARK, config)
             text = normal_form(block, form)
             if config.ascii:
                 text, num_changed, num_dropped = transliterate_and_count(text)
@@ -134,9 +137,11 @@ class CleanText:
 
 
 def normalise(text: str, config: PreparationConfig) -> str:
-    """A prompt or a scored text as the corpus was prepared: its normal form, transliterated, in lower case, `inner`."""
-    form, text = config.normalize, text if config.unit == "byte" else text.replace(_BYTE_ORDER_MARK, "")
-    return inner(fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase), config)
+    """A prompt or a scored text as the corpus was prepared: line ends, normal form, transliterated, in lower case."""
+    form = config.normalize
+    if not config.keeps_bytes:
+        text = text.replace("\r\n", "\n").replace(_BYTE_ORDER_MARK, "")
+    return fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase)
 
 
 def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 (the option's name)
@@ -184,7 +189,7 @@ def _require_encoding(encoding: str) -> None:
 
 def _require_separator(config: PreparationConfig) -> None:
     """Raises: OptionError for a separator that no text contains once it is cleaned."""
-    if config.separator is None or config.unit == "byte":
+    if config.separator is None or config.keeps_bytes:
         return
     form = config.normalize
     unified = config.separator.replace("\r\n", "\n").replace("\r", "\n").replace(_BYTE_ORDER_MARK, "")

@@ -23,8 +23,9 @@ from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
 from charrnn.text.numbering import MAX_KNOWN, NumberedText, numbered
 from charrnn.text.sources import Source, digest, find_sources, total_size
-from charrnn.text.units import BORDER, NOUNS
-from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
+from charrnn.text.tokenizers import TOKENIZERS, Tokenizer
+from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary
+from charrnn.text.words import EOS_MARK
 
 KIND = "corpus"
 RARE = 10
@@ -53,7 +54,7 @@ class Corpus:
 
     path: Path
     indices: Tensor = field(compare=False)  # the digest tells as much
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     config: PreparationConfig
     sources: tuple[str, ...]
     source_digest: str
@@ -71,7 +72,7 @@ class Corpus:
         corpus = cls(
             path=path,
             indices=stored.tensors["indices"],
-            vocabulary=Vocabulary.restore(header.vocabulary, header.config),
+            tokenizer=TOKENIZERS[header.config.unit].restore(header.vocabulary, header.config),
             config=header.config,
             sources=header.sources,
             source_digest=header.source_digest,
@@ -92,14 +93,15 @@ class Corpus:
         if self.mapping is not None and self.mapping.size() < len(self.mapping):
             raise CorpusChangedError(f"{self.path} was truncated while it was read: prepare the same text again")
 
-    @property
-    def text(self) -> str:
-        """The text of the indices as it is inside the program, decoded anew at each call."""
-        return "".join(map(self.vocabulary.decode, self.indices.split(_BLOCK)))
+    def marked_blocks(self) -> Iterator[str]:
+        """The marked text of the ids (`tokenizers.py`), block by block. Raises: CorpusChangedError."""
+        for ids in self.indices.split(_BLOCK):
+            self.check()
+            yield "".join(self.tokenizer.decode_marked(ids))
 
     def _check_indices(self) -> None:
-        indices, size = self.indices, self.vocabulary.size
-        if indices.dtype != self.vocabulary.dtype or indices.dim() != 1 or len(indices) < 2:
+        indices, size = self.indices, self.tokenizer.size
+        if indices.dtype != self.tokenizer.dtype or indices.dim() != 1 or len(indices) < 2:
             raise CharRNNError(f"{self.path} holds no indices of its vocabulary: prepare it again")
         low, high = (int(bound) for bound in indices.aminmax())
         if low < 0 or high >= size:
@@ -151,7 +153,7 @@ def _numbered(
         with making_folder(output.parent), contextlib.ExitStack() as stack:
             with bar("reading", total_size(sources)) as advance:
                 text = CleanText(sources, config, force=force, advance=advance)
-                numbers = stack.enter_context(numbered(text, config.unit, output.parent))
+                numbers = stack.enter_context(numbered(text, TOKENIZERS[config.unit], output.parent))
             yield text, numbers
     except OSError as error:
         raise CharRNNError(f"{output} cannot be written: {error.strerror}; nothing was changed") from error
@@ -169,29 +171,23 @@ def _encode(
 ) -> list[str]:
     """Encode a text that was read into the file; returns a line per change of preparing. Raises: CharRNNError."""
     _require_learnable(numbers, " + ".join(source.name for source in sources), config)
-    vocabulary = Vocabulary.build(
-        numbers.totals,
-        config.unit,
-        min_count=config.min_count,
-        max_vocab=config.max_vocab,
-        border_chars=config.border_chars,
-        num_forgotten=numbers.num_forgotten,
-        forgotten_chars=numbers.forgotten_chars,
+    tokenizer = TOKENIZERS[config.unit].build(
+        numbers.totals, config, num_forgotten=numbers.num_forgotten, forgotten_chars=numbers.forgotten_chars
     )
-    notes, length = text.notes, sum(vocabulary.counts)
+    notes, length = text.notes, sum(tokenizer.counts)
     if numbers.num_forgotten:
         count = f"{numbers.num_forgotten:,}"
         text.warnings.append(f"{count} words are unknown: they follow the first {MAX_KNOWN:,} distinct ones")
-    if vocabulary.border is not None:
-        is_whole = vocabulary.num_documents == 1 and config.separator is not None
-        (text.warnings if is_whole else notes).append(_describe_documents(vocabulary, config))
+    if tokenizer.eos_id is not None:
+        is_whole = tokenizer.num_documents == 1 and config.separator is not None
+        (text.warnings if is_whole else notes).append(_describe_documents(tokenizer, config))
     origins = tuple(dict.fromkeys(source.origin for source in sources))
-    header = dump(_Header(vocabulary.stored(), config, origins, text.digest.hexdigest()))
-    indices = numbers.encode(vocabulary, advance)
-    if vocabulary.border is not None and not config.keep_order:
-        indices = shuffled(indices, vocabulary.border, length, config.shuffle_seed, output.parent)
-    container.write_blocks(output, KIND, header, "indices", vocabulary.dtype, length, indices, exclusive=not overwrite)
-    return [*notes, *_describe_rare(vocabulary), *_describe_short_lines(vocabulary)]
+    header = dump(_Header(tokenizer.stored(), config, origins, text.digest.hexdigest()))
+    indices = numbers.encode(tokenizer, advance)
+    if tokenizer.eos_id is not None and not config.keep_order:
+        indices = shuffled(indices, tokenizer.eos_id, length, config.shuffle_seed, output.parent)
+    container.write_blocks(output, KIND, header, "indices", tokenizer.dtype, length, indices, exclusive=not overwrite)
+    return [*notes, *_describe_rare(tokenizer), *_describe_short_lines(tokenizer)]
 
 
 def _require_free(output: Path, sources: Sequence[Source]) -> None:
@@ -211,68 +207,65 @@ def _require_learnable(numbers: NumberedText, name: str, config: PreparationConf
         raise CharRNNError(
             f"{name} has too many distinct words: {opt.max_vocab(_COMMON_WORDS)} keeps the frequent ones"
         )
-    one, totals = NOUNS[config.unit], numbers.totals + Counter({UNKNOWN_CHAR: numbers.num_forgotten})
-    text = {symbol: n for symbol, n in totals.items() if symbol != BORDER or config.border_text is None}
+    one, totals = TOKENIZERS[config.unit].noun, numbers.totals + Counter({UNKNOWN_CHAR: numbers.num_forgotten})
+    text = {symbol: n for symbol, n in totals.items() if symbol != EOS_MARK or config.border_text is None}
     if (length := sum(text.values())) < 2:
         found = f"one {one} long" if length else "empty"
         raise CharRNNError(f"{name} is {found}: a corpus needs at least 2 {one}s")
     if len(text) < 2:
         raise CharRNNError(f"{name} repeats one {one}: a corpus needs at least 2 distinct ones")
-    if halves := [char for symbol in text for char in symbol if "\ud800" <= char <= "\udfff"]:
-        raise half_of_a_character(name, halves[0], config)
+    surrogates = [char for symbol in text for char in symbol if "\ud800" <= char <= "\udfff"]
+    if surrogates and not config.keeps_bytes:
+        raise half_of_a_character(name, surrogates[0], config)
 
 
-def _describe_documents(vocabulary: Vocabulary, config: PreparationConfig) -> str:
-    if vocabulary.num_documents == 1:
+def _describe_documents(tokenizer: Tokenizer, config: PreparationConfig) -> str:
+    if tokenizer.num_documents == 1:
         return "1 document: " + (
             f"{opt.documents(True)} makes each file one" if config.documents else "no separator is in the text"
         )
     order = "in their order" if config.keep_order else f"shuffled ({opt.keep_order(True)} leaves them as they are)"
-    return f"{count_of(vocabulary.num_documents, 'document')}, {order}"
+    return f"{count_of(tokenizer.num_documents, 'document')}, {order}"
 
 
-def _describe_rare(vocabulary: Vocabulary) -> list[str]:
+def _describe_rare(tokenizer: Tokenizer) -> list[str]:
     """A line on symbols that were folded, or should be."""
-    total = sum(vocabulary.counts)
-    if vocabulary.unknown is not None:
-        num_folded = vocabulary.counts[vocabulary.unknown]
-        folded, share = count_of(num_folded, NOUNS[vocabulary.unit]), format_share(num_folded, total)
+    total = sum(tokenizer.counts)
+    if tokenizer.unk_id is not None:
+        num_folded = tokenizer.counts[tokenizer.unk_id]
+        folded, share = count_of(num_folded, tokenizer.noun), format_share(num_folded, total)
         return [f"folded {folded} ({share}), rare ones, into one unknown symbol that is never sampled"]
-    rare = {symbol: n for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=False) if n < RARE}
-    if vocabulary.unit == "byte" or len(rare) * 5 < vocabulary.size or len(rare) < 20:
+    rare = {symbol: n for symbol, n in zip(tokenizer.symbols, tokenizer.counts, strict=False) if n < RARE}
+    if tokenizer.config.keeps_bytes or len(rare) * 5 < tokenizer.size or len(rare) < 20:
         return []
     share = format_share(sum(rare.values()), total)
-    if vocabulary.unit == "word":
-        if vocabulary.size <= _COMMON_WORDS:
+    if tokenizer.has_words:
+        if tokenizer.size <= _COMMON_WORDS:
             return []
         return [
-            f"{len(rare):,} of {vocabulary.size:,} words occur fewer than {RARE} times, {share} of all: "
+            f"{len(rare):,} of {tokenizer.size:,} words occur fewer than {RARE} times, {share} of all: "
             f"{opt.max_vocab(_COMMON_WORDS)} would fold rare ones into one, and train faster"
         ]
     advice = f"{opt.min_count(RARE)} would fold them into one"
-    if _is_mostly_latin(vocabulary) and not "".join(rare).isascii():
+    if _is_mostly_latin(tokenizer) and not "".join(rare).isascii():
         advice += f", {opt.ascii(True)} would transliterate them"
-    return [
-        f"{len(rare):,} of {vocabulary.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"
-    ]
+    return [f"{len(rare):,} of {tokenizer.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"]
 
 
-def _describe_short_lines(vocabulary: Vocabulary) -> list[str]:
+def _describe_short_lines(tokenizer: Tokenizer) -> list[str]:
     """Advice for many short lines with little punctuation, such as names."""
-    counts = list(zip(vocabulary.symbols, vocabulary.counts, strict=False))
+    counts = list(zip(tokenizer.symbols, tokenizer.counts, strict=False))
     num_lines = sum(n * symbol.count("\n") for symbol, n in counts)
     num_marks = sum(n for symbol, n in counts if unicodedata.category(symbol[-1]) == "Po")
-    is_list = num_lines >= 200 and vocabulary.num_chars <= 20 * num_lines and 2 * num_marks < num_lines
-    if vocabulary.border is not None or vocabulary.unit == "byte" or not is_list:
+    is_list = num_lines >= 200 and tokenizer.num_chars <= 20 * num_lines and 2 * num_marks < num_lines
+    if tokenizer.eos_id is not None or tokenizer.config.keeps_bytes or not is_list:
         return []
     return [f"{num_lines:,} short lines: if each is a document, use " + opt.separator(r"'\n'")]
 
 
-def _is_mostly_latin(vocabulary: Vocabulary) -> bool:
+def _is_mostly_latin(tokenizer: Tokenizer) -> bool:
     """True if more than half of a text's letters are Latin ones."""
-    letters = [
-        (symbol, n) for symbol, n in zip(vocabulary.symbols, vocabulary.counts, strict=False) if symbol.isalpha()
-    ]
+    letters = [(symbol, n) for symbol, n in zip(tokenizer.symbols, tokenizer.counts, strict=False) if symbol.isalpha()]
     latin = sum(n for symbol, n in letters if unicodedata.name(symbol, "").startswith("LATIN"))
     return 2 * latin > sum(n for _, n in letters)
 
@@ -282,13 +275,8 @@ def read_source_digest(path: Path) -> str:
     return parse(_Header, container.read_header(path, KIND), str(path)).source_digest
 
 
-def read_text(argument: str, config: PreparationConfig) -> str:
-    """The text of a prepared file, or of a raw one as it would be prepared. Raises: CharRNNError."""
-    return "".join(read_blocks(argument, config))
-
-
 def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
-    """The same text, block by block."""
+    """The marked text of a prepared file, or of a raw one as it would be prepared. Raises: CharRNNError."""
     if not container.is_stored(Path(argument)):
         yield from CleanText(find_sources([argument]), config)
         return
@@ -299,9 +287,7 @@ def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
             what = {"unit": opt.unit, "border_text": "the border between documents"}[name]
             theirs, ours = ("none" if each is None else repr(each) for each in (other, own))
             raise CharRNNError(f"{argument} has {theirs} for {what}, where the model has {ours}: give the raw text")
-    for indices in corpus.indices.split(_BLOCK):
-        corpus.check()
-        yield corpus.vocabulary.decode(indices)
+    yield from corpus.marked_blocks()
 
 
 def _ways_out() -> str:

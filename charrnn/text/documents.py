@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.text.units import BORDER, separator_pattern
+from charrnn.text.tokenizers import separator_pattern
+from charrnn.text.words import EOS_MARK
 
 _BUCKET = 2**24
 """Indices that are shuffled at a time, on average."""
@@ -27,46 +28,46 @@ _BLANK_LINE = re.compile(f"\n[ \t]{{1,{_MAX_BLANKS}}}(?=\n)")
 
 
 def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
-    r"""Put a BORDER before the first document and one after each, in place of the separator.
+    r"""Put an EOS_MARK before the first document and one after each, in place of the separator.
 
-    There may be a BORDER between two documents already. A separator of line feeds is any run of at least as many, of
+    There may be one between two documents already. A separator of line feeds is any run of at least as many, of
     which lines may hold spaces and tabs. Empty documents are left out, and so are line feeds next to a border where the
     separator has one there.
 
-    >>> "".join(mark_borders(["Anna\nBe", "rt\n", "\nCarl\n"], "\n")).split(BORDER)
+    >>> "".join(mark_borders(["Anna\nBe", "rt\n", "\nCarl\n"], "\n")).split(EOS_MARK)
     ['', 'Anna', 'Bert', 'Carl', '']
     """
     newlines = len(separator) if not separator.strip("\n") else 0
-    before, behind = ("\n*", "\n*") if newlines else ("\n?" if separator.endswith("\n") else "", "")
+    before, after = ("\n*", "\n*") if newlines else ("\n?" if separator.endswith("\n") else "", "")
     alone = re.compile(separator_pattern(separator, blanks=""))
-    with_borders = re.compile(f"{before}{BORDER}{behind}|{alone.pattern}")
-    several = re.compile(BORDER * 2 + "+")
+    with_borders = re.compile(f"{before}{EOS_MARK}{after}|{alone.pattern}")
+    several = re.compile(EOS_MARK * 2 + "+")
     num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
-    rest, is_behind_border = "", True
-    yield BORDER
+    rest, is_after_eos = "", True
+    yield EOS_MARK
     for block in _clear_blank_lines(blocks) if newlines > 1 else blocks:
         text = rest + block
         if newlines:
             body = text.rstrip("\n")
             rest = "\n" * min(newlines, len(text) - len(body))
-            text = body.lstrip("\n") if is_behind_border else body
-        if BORDER in text:
-            text = with_borders.sub(BORDER, text)
+            text = body.lstrip("\n") if is_after_eos else body
+        if EOS_MARK in text:
+            text = with_borders.sub(EOS_MARK, text)
         else:  # the same, several times as fast
-            text = alone.sub(BORDER, text) if newlines > 1 else text.replace(separator, BORDER)
-        if BORDER * 2 in text:
-            text = several.sub(BORDER, text)
+            text = alone.sub(EOS_MARK, text) if newlines > 1 else text.replace(separator, EOS_MARK)
+        if EOS_MARK * 2 in text:
+            text = several.sub(EOS_MARK, text)
         if not newlines:
-            border = max(len(text) - num_held, text.rfind(BORDER) + 1)
-            text, rest = text[:border], text[border:]
-        if is_behind_border:
-            text = text.removeprefix(BORDER)
+            end = max(len(text) - num_held, text.rfind(EOS_MARK) + 1)
+            text, rest = text[:end], text[end:]
+        if is_after_eos:
+            text = text.removeprefix(EOS_MARK)
         if text:
             yield text
-            is_behind_border = text.endswith(BORDER)
+            is_after_eos = text.endswith(EOS_MARK)
     rest = re.sub(f"{before}$", "", rest) if not newlines else ""
-    if rest or not is_behind_border:
-        yield rest + BORDER
+    if rest or not is_after_eos:
+        yield rest + EOS_MARK
 
 
 def _clear_blank_lines(blocks: Iterable[str]) -> Iterator[str]:
@@ -74,8 +75,8 @@ def _clear_blank_lines(blocks: Iterable[str]) -> Iterator[str]:
     held = ""  # of the end of a block, which may begin such a line
     for block in itertools.chain("\n", blocks, "\n"):
         text = held + block
-        if BORDER in block:
-            text = text.replace(BORDER, f"\n{BORDER}\n")
+        if EOS_MARK in block:
+            text = text.replace(EOS_MARK, f"\n{EOS_MARK}\n")
         text = _BLANK_LINE.sub("\n", text)
         end = len(text.rstrip(" \t")) - 1
         if text[end : end + 1] != "\n" or len(text) - end > _MAX_BLANKS + 1:
@@ -83,6 +84,19 @@ def _clear_blank_lines(blocks: Iterable[str]) -> Iterator[str]:
         yield text[:end]
         held = text[end:]
     yield held
+
+
+def split_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """The lines of a marked text without their ends. EOS_MARK ends a line too, unless it is at the start of one."""
+    rest = ""
+    for block in blocks:
+        text = rest + block
+        if EOS_MARK in text:
+            text = text.removeprefix(EOS_MARK).replace("\n" + EOS_MARK, "\n").replace(EOS_MARK, "\n")
+        *lines, rest = text.split("\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
 def shuffled(blocks: Iterable[Tensor], border: int, length: int, seed: int, folder: Path) -> Iterator[Tensor]:

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.config import Unit
 from charrnn.terminal import Advance, advance_nothing
-from charrnn.text.units import BORDER, split_word_blocks
-from charrnn.text.vocabulary import Array, Vocabulary, code_points
+from charrnn.text.tokenizers import Array, Tokenizer, code_points
+from charrnn.text.words import EOS_MARK, split_word_blocks
 
 _AT_ONCE = 2**15
 """Numbers whose arrays fit into a core's cache."""
@@ -52,7 +51,7 @@ class NumberedText(ABC):
         """The occurrences of each symbol but forgotten ones."""
 
     @abstractmethod
-    def _table(self, vocabulary: Vocabulary) -> Array:
+    def _table(self, tokenizer: Tokenizer) -> Array:
         """The ids by number, in the vocabulary's dtype."""
 
     def _append(self, numbers: Array) -> None:
@@ -67,13 +66,13 @@ class NumberedText(ABC):
         """The size of the file."""
         return sum(length * dtype.itemsize for dtype, length in self._runs)
 
-    def encode(self, vocabulary: Vocabulary, advance: Advance = advance_nothing) -> Iterator[Tensor]:
+    def encode(self, tokenizer: Tokenizer, advance: Advance = advance_nothing) -> Iterator[Tensor]:
         """The ids of the text in a vocabulary of its symbols, in blocks (N,) in the vocabulary's dtype.
 
         Read it once: the file is truncated at the end, so that it is not flushed to disk. `advance` receives the
         bytes read. Raises: OSError.
         """
-        table = self._table(vocabulary)
+        table = self._table(tokenizer)
         self._stream.seek(0)
         for dtype, length in self._runs:
             for begin in range(0, length, _BLOCK):
@@ -98,10 +97,10 @@ def _look_up(table: Array, data: bytearray, dtype: "np.dtype[Any]") -> Array:
 
 
 @contextlib.contextmanager
-def numbered(blocks: Iterable[str], unit: Unit, folder: Path) -> Iterator[NumberedText]:
+def numbered(blocks: Iterable[str], kind: type[Tokenizer], folder: Path) -> Iterator[NumberedText]:
     """Number the symbols of a text that comes in blocks, in a nameless file in `folder`. Raises: OSError."""
     with tempfile.TemporaryFile(dir=folder) as stream:
-        yield _NumberedWords(split_word_blocks(blocks), stream) if unit == "word" else _NumberedChars(blocks, stream)
+        yield _NumberedWords(split_word_blocks(blocks), stream) if kind.has_words else _NumberedChars(blocks, stream)
 
 
 class _NumberedChars(NumberedText):
@@ -122,10 +121,10 @@ class _NumberedChars(NumberedText):
         points = np.flatnonzero(self._counts)
         return Counter(dict(zip(map(chr, points.tolist()), self._counts[points].tolist(), strict=True)))
 
-    def _table(self, vocabulary: Vocabulary) -> Array:
+    def _table(self, tokenizer: Tokenizer) -> Array:
         symbols = "".join(self.totals)
-        table = np.zeros(ord(symbols[-1]) + 1, torch.empty(0, dtype=vocabulary.dtype).numpy().dtype)
-        table[code_points(symbols)] = vocabulary.encode_symbols(symbols).numpy()
+        table = np.zeros(ord(symbols[-1]) + 1, torch.empty(0, dtype=tokenizer.dtype).numpy().dtype)
+        table[code_points(symbols)] = tokenizer.ids_of(symbols).numpy()
         return table
 
 
@@ -134,7 +133,7 @@ class _NumberedWords(NumberedText):
 
     def __init__(self, blocks: Iterable[Sequence[str]], stream: BinaryIO) -> None:
         super().__init__(stream)
-        self._known = _Known({BORDER: 0, _FORGOTTEN: 1})
+        self._known = _Known({EOS_MARK: 0, _FORGOTTEN: 1})
         self._counts = np.zeros(MAX_KNOWN, np.int64)
         for block in blocks:
             for begin in range(0, len(block), _AT_ONCE):
@@ -151,8 +150,8 @@ class _NumberedWords(NumberedText):
         counts = self._counts[: len(self._known)].tolist()
         return Counter({word: n for word, n in zip(self._known, counts, strict=True) if n and word != _FORGOTTEN})
 
-    def _table(self, vocabulary: Vocabulary) -> Array:
-        return vocabulary.encode_symbols(list(self._known)).to(vocabulary.dtype).numpy()
+    def _table(self, tokenizer: Tokenizer) -> Array:
+        return tokenizer.ids_of(list(self._known)).to(tokenizer.dtype).numpy()
 
 
 class _Known(dict[str, int]):

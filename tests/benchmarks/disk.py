@@ -34,7 +34,7 @@ from charrnn.runs.folder import RunFolder
 from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import Source
-from tests.support import TEXT, TINY
+from tests.support import TEXT, TINY, marked_text
 
 _OLDEST, _OLD, _NEW = 1, 2, 3  # seeds, by which checkpoints are told apart
 _OF_FILES = {"openat", "write", "writev", "fsync", "rename", "link", "flock", "mkdir", "close", "getdents64", "lseek"}
@@ -263,7 +263,7 @@ def damage(path: Path, load: Callable[[Path], object], draw: random.Random, flip
 
 def swap(corpora: list[Corpus], path: Path, openings: int) -> None:
     """Open a corpus while another process replaces it: text and digest must always be of one and the same."""
-    texts = {corpus.source_digest: corpus.text for corpus in corpora}
+    texts = {corpus.source_digest: marked_text(corpus) for corpus in corpora}
     path.hardlink_to(corpora[0].path)
     child = os.fork()
     while child == 0:
@@ -276,7 +276,7 @@ def swap(corpora: list[Corpus], path: Path, openings: int) -> None:
     try:
         for _ in range(openings):
             corpus = Corpus.open(path)
-            assert corpus.text == texts[corpus.source_digest], "a text with another one's digest"
+            assert marked_text(corpus) == texts[corpus.source_digest], "a text with another one's digest"
             seen[corpus.source_digest] += 1
     finally:
         os.kill(child, signal.SIGKILL)

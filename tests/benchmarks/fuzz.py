@@ -120,20 +120,21 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
     corpus = prepare([Source("tiny", None, TEXT.encode())], PreparationConfig(), folder / "tiny.safetensors")
     forged = RunFolder(folder / "run")
     tiny: dict[str, Any] = {"hidden_size": 2, "num_layers": 1, "embedding_size": 1, "dropout": 0.1}
-    shape = ModelConfig(vocab_size=corpus.vocabulary.size, **tiny)
+    shape = ModelConfig(vocab_size=corpus.tokenizer.size, **tiny)
 
     def open_corpus(fuzzed: bytes) -> None:
         forged.last.write_bytes(join(fuzzed))
-        assert len((opened := Corpus.open(forged.last)).text) == len(opened.indices)
+        opened = Corpus.open(forged.last)
+        assert sum(map(len, opened.marked_blocks())) == len(opened.indices)
 
     def load_checkpoint(fuzzed: bytes) -> None:
         forged.last.write_bytes(join(fuzzed))
         checkpoint = Checkpoint.load(forged.last)
         model = LanguageModel(checkpoint, forged.last, open_runtime("cpu", "float32"), folder)
-        for word in checkpoint.vocabulary.symbols[:1]:
+        for word in checkpoint.tokenizer.symbols[:1]:
             model.sample(word, seed=1, length=2)
         with contextlib.suppress(CharRNNError):
-            transfer(checkpoint, CharRNN(shape), corpus.vocabulary)
+            transfer(checkpoint, CharRNN(shape), corpus.tokenizer)
         for _ in itertools.islice(resume(forged, corpus, {"steps": 4}, "cpu").trainer.run(), 5):
             pass
 
@@ -156,8 +157,8 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
         prepared = prepare(sources, config, folder / "fuzzed.safetensors", overwrite=True)
         assert len(fuzzed) < BLOCK_BYTES
         text = "".join(CleanText(sources, config))
-        if prepared.vocabulary.unknown is None:
-            assert Corpus.open(prepared.path).text == text
+        if prepared.tokenizer.unk_id is None:
+            assert "".join(Corpus.open(prepared.path).marked_blocks()) == text
 
     if kind == "corpus":
         forged.path.mkdir()

@@ -44,13 +44,13 @@ from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runti
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.sampling.sampler import Sampler
+from charrnn.sampling.generate import Sampler
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.streams import Layout, TrainingText
 from tests.benchmarks.foundation import CHARRNN, ROOT
 from tests.benchmarks.machine import ROUNDS, bare_sampling, bare_training, measure_rates
-from tests.benchmarks.sampling import VOCABULARY, rate_of
+from tests.benchmarks.sampling import TOKENIZER, rate_of
 
 V = 65
 
@@ -265,7 +265,7 @@ def failures(bench: Bench) -> None:
         losses(training, 10)
         config = SamplingConfig(length=2000, num_samples=3)
         with mock.patch.object(runtime_module, "_MIN_RECORDED_CALLS", 0):
-            sampler = WaitingSampler(training.model, VOCABULARY, config, runtime)
+            sampler = WaitingSampler(training.model, TOKENIZER, config, runtime)
         num_chars = sum(len(piece.text) for piece in sampler.sample(seed=0))
         report(
             what="failed recording",

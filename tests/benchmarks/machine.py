@@ -29,10 +29,10 @@ from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN, count_multiplications
 from charrnn.model.stepper import fastest_runtime
-from charrnn.sampling.sampler import Sampler
+from charrnn.sampling.generate import Sampler
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import CharTokenizer
 from charrnn.training.heuristics import choose_layout
 from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
@@ -208,9 +208,9 @@ def _sampling(config: ModelConfig, runtime: Runtime) -> Iterator[Measurement]:
 
 
 def _pieces(config: ModelConfig, num_samples: int, runtime: Runtime) -> Work:
-    vocabulary = Vocabulary(_SYMBOLS, (1,) * len(_SYMBOLS))
+    tokenizer = CharTokenizer(_SYMBOLS, (1,) * len(_SYMBOLS))
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples)
-    pieces = Sampler(CharRNN(config).to(runtime.device), vocabulary, endless, runtime).sample(seed=0)
+    pieces = Sampler(CharRNN(config).to(runtime.device), tokenizer, endless, runtime).sample(seed=0)
     return lambda: float(sum(len(piece.text) for piece in itertools.islice(pieces, num_samples)))
 
 

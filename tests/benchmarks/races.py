@@ -20,7 +20,7 @@ _WORDS = 20_000
 def _open(text: Path, data: Path, config: PreparationConfig, expected: str, barrier: Barrier) -> None:
     barrier.wait()
     corpus = TextArgument(str(text), data).open(config, ("lowercase",))
-    assert (corpus.text, corpus.config.lowercase) == (expected, config.lowercase)
+    assert ("".join(corpus.marked_blocks()), corpus.config.lowercase) == (expected, config.lowercase)
 
 
 def _count_wrong(pair: int, folder: Path) -> int:

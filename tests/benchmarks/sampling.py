@@ -23,11 +23,11 @@ from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Stepper
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.sampling.sampler import Sampler
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.sampling.generate import Sampler
+from charrnn.text.tokenizers import CharTokenizer
 from tests.benchmarks.foundation import CHARRNN, ROOT, RUNS, measure, options, show
 
-VOCABULARY = Vocabulary(tuple(map(chr, range(40, 105))), (1,) * 65)
+TOKENIZER = CharTokenizer(tuple(map(chr, range(40, 105))), (1,) * 65)
 _SECONDS = 5.0
 _LONG_PROMPT = 500_000
 
@@ -56,7 +56,7 @@ def rate(num_layers: int, hidden_size: int, num_samples: int, precision: str, de
 def rate_of(config: ModelConfig, runtime: Runtime, num_samples: int, seconds: float) -> float:
     """Characters per second of all samples together, of a new model of this shape."""
     endless = SamplingConfig(length=2**31 - 1, num_samples=num_samples, temperature=0.8)
-    pieces = Sampler(CharRNN(config).to(runtime.device), VOCABULARY, endless, runtime).sample(seed=0)
+    pieces = Sampler(CharRNN(config).to(runtime.device), TOKENIZER, endless, runtime).sample(seed=0)
     for _ in range(6 * num_samples):
         next(pieces)
     begin, num_chars = time.perf_counter(), 0
@@ -100,7 +100,7 @@ def precisions(path: Path, text: Path) -> None:
     """The loss of the last tenth of the text in each precision, less that of float32."""
     checkpoint = Checkpoint.load(path)
     characters = text.read_text(encoding="utf-8")
-    held_out = checkpoint.vocabulary.encode(characters[-len(characters) // 10 :])
+    held_out = checkpoint.tokenizer.encode(characters[-len(characters) // 10 :])
     model = checkpoint.build_model()
     cpu = torch.device("cpu")
     exact = held_out_loss(model, held_out, Runtime(cpu, torch.float32))

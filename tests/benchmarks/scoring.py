@@ -52,7 +52,7 @@ def rates(text: str, run: Path, num_bytes: int, rounds: int) -> None:
     checkpoint = Checkpoint.load(find_checkpoint(run, Path()))
     model, runtime = checkpoint.build_model(), open_runtime()
     long = (text * (num_bytes // len(text) + 1))[:num_bytes]
-    indices = checkpoint.vocabulary.encode(long[:_EVALUATED])
+    indices = checkpoint.tokenizer.encode(long[:_EVALUATED])
     evaluate(model, indices[: _EVALUATED // 10], runtime)  # the first one is slow
     scores, evaluations, memory = [], [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -75,10 +75,10 @@ def rates(text: str, run: Path, num_bytes: int, rounds: int) -> None:
 def adapt(text: str, run: Path) -> None:
     """A line: bits per character of the held-out part, without and with adapting to it."""
     checkpoint = Checkpoint.load(find_checkpoint(run, Path()))
-    held_out = TrainingText.split(checkpoint.vocabulary.encode(text), checkpoint.training_config).val
+    held_out = TrainingText.split(checkpoint.tokenizer.encode(text), checkpoint.training_config).val
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "held-out.txt"
-        path.write_text(checkpoint.vocabulary.decode(held_out), encoding="utf-8")
+        path.write_text(checkpoint.tokenizer.decode(held_out), encoding="utf-8")
         begin = time.perf_counter()
         found = json.loads(measure([*CHARRNN, "score", run.resolve(), path, "--adapt", "--json"]))
     seconds, shape, chars = time.perf_counter() - begin, checkpoint.model_config, found["chars"]

@@ -14,7 +14,7 @@ from charrnn.errors import opt
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.run import Run
 from charrnn.text.corpus import Corpus
-from tests.support import TEXT, Command
+from tests.support import TEXT, Command, marked_text
 
 QUICK = "--steps 4 --hidden-size 8 --batch-size 4 --seq-length 16 --seed 1 --quiet".split()
 
@@ -56,7 +56,7 @@ def test_text_that_has_grown_names_the_ways_on(text: Path, tmp_path: Path, charr
         assert "on another text or an older version" in done.stderr
         assert "--run DIR starts another, with --init-from checkpoints/tiny from its weights" in done.stderr
     assert charrnn("train", text, *QUICK, "--run", "checkpoints/more", "--init-from", "tiny").returncode == 0
-    assert trained_on(tmp_path / "checkpoints" / "more").text.endswith("more\n")
+    assert marked_text(trained_on(tmp_path / "checkpoints" / "more")).endswith("more\n")
     assert charrnn("train", "data/tiny.safetensors", "--resume", "--steps", "8", "--quiet").returncode == 0
 
 
@@ -68,7 +68,7 @@ def test_texts_and_options_of_one_name_train_without_errors(tmp_path: Path, char
             run = f"checkpoints/{name}{''.join(options)[:6]}"
             done = charrnn("train", f"{name}/book.txt", *QUICK, *options, "--run", run)
             assert done.returncode == 0, done.stderr
-            assert str(number) in trained_on(tmp_path / run).text
+            assert str(number) in marked_text(trained_on(tmp_path / run))
 
 
 def test_absolute_run_elsewhere_has_its_data_beside_it(

@@ -10,7 +10,7 @@ import pytest
 
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
-from tests.support import TEXT, Command
+from tests.support import TEXT, Command, marked_text
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_names_of_runs_are_taken_by_every_command(two_runs: Path, charrnn: Comma
 
 
 def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Command, trained_run: Run) -> None:
-    text = trained_run.corpus.text[-200:]
+    text = marked_text(trained_run.corpus)[-200:]
     (two_runs / "text.txt").write_text(text)
     arguments = ("--device", "cpu", "--precision", "float32", "--json")
     told = json.loads(charrnn("score", "good", "text.txt", *arguments).stdout)

@@ -16,16 +16,13 @@ from typer.testing import CliRunner
 from charrnn.cli import writing
 from charrnn.cli.app import app
 from charrnn.cli.writing import View, counted, shows_count
-from charrnn.config import PreparationConfig
 from charrnn.runs.run import Run
-from charrnn.sampling.sampler import Piece
+from charrnn.sampling.constraints import Piece
 from charrnn.terminal import escape_controls
 from tests.support import Command, Forked
 from tests.test_terminal import Terminal
 
 needs_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
-
-CHARS = PreparationConfig()
 
 
 def test_samples_of_several_temperatures_are_those_of_each(charrnn: Command, trained_run: Run) -> None:
@@ -148,10 +145,11 @@ def test_prompts_that_fail_leave_the_others_in_the_file(tmp_path: Path, charrnn:
 def test_colours_follow_the_surprisal() -> None:
     # Of 0.5, 1, 5 and 20 bits: a letter as it is, a green one, a gold space, a red control character.
     piece = Piece(0, range(5), "ab \x1b\n", [bits * math.log(2) for bits in (0.5, 1.01, 5, 20, 20)])
-    view = View(CHARS, escape_controls, has_colours=True)
-    assert "".join(view.show("", [piece])) == "a\x1b[38;5;34mb\x1b[0m\x1b[48;5;178m \x1b[0m\x1b[38;5;160m\\x1b\x1b[0m\n"
-    assert "".join(View(CHARS, escape_controls).show("", [piece])) == "ab \\x1b\n"
-    assert "".join(View(CHARS).show("", [piece])) == "ab \x1b\n"
+    view = View(escape_controls, has_colours=True)
+    shown = "a\x1b[38;5;34mb\x1b[0m\x1b[48;5;178m \x1b[0m\x1b[38;5;160m\\x1b\x1b[0m\n"
+    assert "".join(view.show(None, [piece])) == shown
+    assert "".join(View(escape_controls).show(None, [piece])) == "ab \\x1b\n"
+    assert "".join(View().show(None, [piece])) == "ab \x1b\n"
 
 
 @needs_terminals

@@ -21,10 +21,11 @@ from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
 from charrnn.runs.start import start
+from charrnn.terminal import readable
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
-from charrnn.text.units import display, split_words
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import TOKENIZERS, CharTokenizer, Tokenizer
+from charrnn.text.words import split_words
 from tests.report.conftest import Open, Opened, assert_policy_holds
 from tests.support import CPU, TINY, Command, with_weights
 
@@ -57,12 +58,13 @@ def of_tale(folder: Path, text: str = TALE, **options: Any) -> Checkpoint:
 
 def with_vocabulary(checkpoint: Checkpoint, symbols: Iterable[str], unit: Unit = "char") -> Checkpoint:
     """An untrained model over other symbols."""
-    symbols = tuple(dict.fromkeys(symbols))
-    vocabulary = Vocabulary(symbols, (1,) * len(symbols), unit)
-    config = ModelConfig(vocab_size=vocabulary.size, hidden_size=16, embedding_size=8)
+    symbols, preparation = tuple(dict.fromkeys(symbols)), replace(checkpoint.corpus.config, unit=unit)
+    tokenizer = TOKENIZERS[unit](symbols, (1,) * len(symbols), preparation)
+    config = ModelConfig(vocab_size=tokenizer.size, hidden_size=16, embedding_size=8)
     torch.manual_seed(1)
     weights = CharRNN(config).state_dict()
-    return replace(with_weights(checkpoint, weights), model_config=config, vocabulary=vocabulary)
+    corpus = replace(checkpoint.corpus, config=preparation)
+    return replace(with_weights(checkpoint, weights), model_config=config, tokenizer=tokenizer, corpus=corpus)
 
 
 def write(opened: Opened, prompt: str, *, temperature: float, length: int, button: str = "write") -> str:
@@ -76,14 +78,14 @@ def write(opened: Opened, prompt: str, *, temperature: float, length: int, butto
     return "".join(page.locator("#text span").all_text_contents())
 
 
-def likeliest(model: CharRNN, vocabulary: Vocabulary, prompt: str, length: int) -> str:
+def likeliest(model: CharRNN, tokenizer: Tokenizer, prompt: str, length: int) -> str:
     written = []
     with torch.no_grad():
-        logits, state = model(vocabulary.encode(prompt).long()[:, None])
+        logits, state = model(tokenizer.encode(prompt).long()[:, None])
         for _ in range(length):
             written.append(int(logits[-1, 0].argmax()))
             logits, state = model(torch.tensor([[written[-1]]]), state)
-    return vocabulary.decode(written)
+    return tokenizer.decode(written)
 
 
 def test_rows_are_rounded_to_half_a_step() -> None:
@@ -169,12 +171,12 @@ def test_page_computes_as_pytorch_does(
     )
     export(checkpoint, tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
-    model, vocabulary, text = rounded(checkpoint.build_model()), checkpoint.vocabulary, "the hen sat on a log.\nthe"
+    model, tokenizer, text = rounded(checkpoint.build_model()), checkpoint.tokenizer, "the hen sat on a log.\nthe"
     with torch.no_grad():
-        expected, _ = model(vocabulary.encode(text).long()[:, None])
-    logits = torch.tensor(opened.page.evaluate(READ_LOGITS, vocabulary.encode(text).tolist()))
+        expected, _ = model(tokenizer.encode(text).long()[:, None])
+    logits = torch.tensor(opened.page.evaluate(READ_LOGITS, tokenizer.encode(text).tolist()))
     torch.testing.assert_close(logits, expected[:, 0], atol=1e-3, rtol=0)
-    assert write(opened, "the ", temperature=0, length=500) == likeliest(model, vocabulary, "the ", 500)
+    assert write(opened, "the ", temperature=0, length=500) == likeliest(model, tokenizer, "the ", 500)
     assert not opened.complaints
     assert not opened.foreign_requests
 
@@ -198,7 +200,7 @@ def test_page_writes_as_the_command_does(
     opened = open_page(tmp_path / "page.html")
     checkpoint = with_weights(checkpoint, rounded(checkpoint.build_model()).state_dict())
     model = LanguageModel(checkpoint, tmp_path, CPU)
-    indices = checkpoint.vocabulary.encode(model.normalise(TALE[: len(TALE) // 20]))
+    indices = checkpoint.tokenizer.encode(model.normalise(TALE[: len(TALE) // 20]))
     with torch.no_grad():
         expected, _ = model.module(indices.long()[:, None])
     logits = torch.tensor(opened.page.evaluate(READ_LOGITS, indices.tolist()))
@@ -206,9 +208,9 @@ def test_page_writes_as_the_command_does(
     for prompt in prompts:
         sampled = model.sample(prompt, temperature=0, length=300).removesuffix("\ufffd")  # of a character cut in two
         assert write(opened, prompt, temperature=0, length=300) == sampled, prompt
-        assert opened.page.locator("#text b").text_content() == display(
-            model.normalise(prompt), checkpoint.corpus.config
-        )
+        tokenizer = checkpoint.tokenizer
+        echo = readable(tokenizer.unmark(tokenizer.mark(model.normalise(prompt))))
+        assert opened.page.locator("#text b").text_content() == echo
     assert not opened.complaints
 
 
@@ -237,7 +239,7 @@ def test_unknown_words_are_told_and_never_written(tmp_path: Path, open_page: Ope
         written = write(opened, "the zebra ki", temperature=3, length=400)
         assert opened.page.locator("#notes").text_content() == note
         assert opened.page.locator("#text b").text_content() == begun
-        words = "|".join(map(re.escape, checkpoint.vocabulary.symbols))
+        words = "|".join(map(re.escape, checkpoint.tokenizer.symbols))
         assert re.fullmatch(f"(?:{words}){{400}}", f" ki{written}")
         assert "400 words," in opened.page.locator("#status").text_content()
         assert not opened.complaints
@@ -334,8 +336,8 @@ def test_hostile_words_run_nothing(trained_run: Run, tmp_path: Path, open_page: 
 
 def test_unknown_symbol_is_never_written(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
     checkpoint = with_vocabulary(trained_run.checkpoint(), "abc")
-    vocabulary = Vocabulary(checkpoint.vocabulary.symbols[:2], checkpoint.vocabulary.counts)
-    export(replace(checkpoint, vocabulary=vocabulary), tmp_path / "page.html")
+    tokenizer = CharTokenizer(checkpoint.tokenizer.symbols[:2], checkpoint.tokenizer.counts)
+    export(replace(checkpoint, tokenizer=tokenizer), tmp_path / "page.html")
     assert set(write(open_page(tmp_path / "page.html"), "a", temperature=3, length=300)) == {"a", "b"}
 
 

@@ -20,7 +20,7 @@ from charrnn.report.reading import Reading, read
 from charrnn.report.records import curve, read_records, samples
 from charrnn.report.visible import name_all
 from charrnn.runs.run import Run
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import CharTokenizer
 from tests.support import CPU
 
 
@@ -93,13 +93,13 @@ def test_features_share_no_unit() -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_reading_agrees_with_scoring(cell: Cell) -> None:
-    vocabulary = Vocabulary(tuple("abcdefg"), (1,) * 7)
+    tokenizer = CharTokenizer(tuple("abcdefg"), (1,) * 7)
     torch.manual_seed(1)
     model = CharRNN(ModelConfig(vocab_size=7, hidden_size=8, embedding_size=4, num_layers=2, cell=cell)).eval()
     indices = torch.randint(7, (400,))
-    found = read(model, indices, lambda part: list(vocabulary.decode(part)))
+    found = read(model, indices, lambda part: list(tokenizer.decode(part)))
     assert found is not None
-    assert "".join(found.texts) == vocabulary.decode(found.indices)
+    assert "".join(found.texts) == tokenizer.decode(found.indices)
     torch.testing.assert_close(found.indices, indices[64:])
     expected = text_losses(model, indices, CPU)[63:] / math.log(2)
     torch.testing.assert_close(found.bits[:200], expected[:200], atol=1e-3, rtol=0)
@@ -187,12 +187,12 @@ def test_words_are_pushed_apart_by_their_lengths() -> None:
 
 def test_map_has_the_symbols_of_any_model(trained_run: Run) -> None:
     checkpoint = trained_run.checkpoint()
-    found = draw_map(checkpoint.build_model(), checkpoint.vocabulary, name_all(checkpoint.vocabulary))
+    found = draw_map(checkpoint.build_model(), checkpoint.tokenizer, name_all(checkpoint.tokenizer))
     assert found is not None
     assert {place.text for place in found.places} >= {"a", "↵", "␣"}
-    one_hot = CharRNN(ModelConfig(vocab_size=checkpoint.vocabulary.size, hidden_size=4, embedding_size=None))
-    assert draw_map(one_hot, checkpoint.vocabulary, name_all(checkpoint.vocabulary)) is not None
-    assert draw_map(one_hot, Vocabulary(("a", "b"), (1, 1)), ["a", "b"]) is None
+    one_hot = CharRNN(ModelConfig(vocab_size=checkpoint.tokenizer.size, hidden_size=4, embedding_size=None))
+    assert draw_map(one_hot, checkpoint.tokenizer, name_all(checkpoint.tokenizer)) is not None
+    assert draw_map(one_hot, CharTokenizer(("a", "b"), (1, 1)), ["a", "b"]) is None
 
 
 def test_strange_records_are_left_out(tmp_path: Path) -> None:

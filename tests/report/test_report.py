@@ -20,12 +20,12 @@ from charrnn.report.subject import Subject, open_subject
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
 from charrnn.runs.start import start
+from charrnn.terminal import readable
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
-from charrnn.text.units import display
 from tests.report.conftest import Open, Opened, assert_policy_holds
 from tests.report.test_export import HOSTILE, with_vocabulary
-from tests.support import CPU, TINY, Command
+from tests.support import CPU, TINY, Command, marked_text
 
 TEXT = (
     """The Cat said: "I sat on the mat, and you?"
@@ -72,7 +72,7 @@ def hostile(subject: Subject) -> Subject:
     """A run of a stranger, who wrote markup wherever there is text."""
     checkpoint = with_vocabulary(subject.checkpoint, HOSTILE + "ab \u2066")
     checkpoint = replace(checkpoint, corpus=replace(checkpoint.corpus, path=f"C:\\Users\\secret\\{HOSTILE}"))
-    indices = torch.randint(checkpoint.vocabulary.size, (1000,), generator=torch.Generator().manual_seed(1))
+    indices = torch.randint(checkpoint.tokenizer.size, (1000,), generator=torch.Generator().manual_seed(1))
     records: Records = [{"step": 1, "chars": 10, "train_loss": 1.0}, {"step": 2, "text": HOSTILE + "\ud800"}]
     return Subject(HOSTILE, checkpoint, checkpoint.build_model(), records, indices, indices, has_text=True)
 
@@ -98,7 +98,7 @@ def test_page_shows_all_that_was_asked_for(page: Path, open_page: Open, subject:
     assert "charrnn train farm.safetensors --hidden-size 32" in text.replace("\n", " ")
     assert [each.text_content() for each in opened.locator("nav a").all()][-1] == "Its alphabet"
     assert opened.locator(".neuron").count() >= 6
-    assert opened.locator(".map text").count() == subject.vocabulary.size
+    assert opened.locator(".map text").count() == subject.tokenizer.size
     assert all(opened.locator(each["href"]).count() == 1 for each in links(opened))
 
 
@@ -227,7 +227,7 @@ def test_words_bytes_and_documents(options: dict[str, Any], tmp_path: Path, open
     write_report([subject], tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
     passage = re.sub("[\u2060↵]", "", opened.page.locator(".sheet").first.text_content())
-    assert passage in display(corpus.text, corpus.config)
+    assert passage in readable(corpus.tokenizer.unmark(marked_text(corpus)))
     assert "Kätzchen" in passage
     opened.page.locator(".sheet [data-i]").nth(50).hover()
     assert len(expected(opened)) == 5

@@ -8,7 +8,7 @@ import pytest
 
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.corpus import Corpus
-from tests.support import Command, needs_fbgemm
+from tests.support import Command, marked_text, needs_fbgemm
 
 BEFORE = Path(__file__).parent / "before"
 SAMPLE = 'cywre"  aae asae  n l a odte  tm te  de ot nb  se rsoiee e i terea e are cs  o o'
@@ -22,8 +22,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_corpus_opens_as_it_was() -> None:
     corpus = Corpus.open(BEFORE / "fable.safetensors")
-    assert corpus.text.startswith("once upon a time there was a prince")
-    assert (len(corpus.text), corpus.vocabulary.size, corpus.vocabulary.unknown) == (6000, 34, 33)
+    assert marked_text(corpus).startswith("once upon a time there was a prince")
+    assert (len(marked_text(corpus)), corpus.tokenizer.size, corpus.tokenizer.unk_id) == (6000, 34, 33)
     assert corpus.config.normalize == "none"
     assert Checkpoint.load(BEFORE / "run/last.safetensors").corpus.fits(corpus)
 

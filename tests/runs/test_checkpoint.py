@@ -20,7 +20,7 @@ from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.reporting import MetricsLog
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import CharTokenizer
 from tests.support import with_weights
 
 
@@ -28,7 +28,7 @@ def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None
     saved = trained_run.checkpoint()
     saved.save(tmp_path / "c.safetensors")
     loaded = Checkpoint.load(tmp_path / "c.safetensors")
-    for name in ("model_config", "training_config", "vocabulary", "corpus", "seed", "precision"):
+    for name in ("model_config", "training_config", "tokenizer", "corpus", "seed", "precision"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert (loaded.snapshot.course, loaded.snapshot.cursor) == (saved.snapshot.course, saved.snapshot.cursor)
     assert loaded.snapshot.history == saved.snapshot.history
@@ -180,11 +180,11 @@ def test_header_is_read_without_the_tensors(trained_run: Run, tmp_path: Path) ->
 @pytest.mark.parametrize("embedding_size", [8, None])
 def test_weights_transfer_symbol_by_symbol(trained_run: Run, embedding_size: int | None) -> None:
     checkpoint = with_embedding(trained_run.checkpoint(), embedding_size)
-    vocabulary = Vocabulary(("e", "h", "t", "Ω"), (1, 1, 1, 1))
+    tokenizer = CharTokenizer(("e", "h", "t", "Ω"), (1, 1, 1, 1))
     model = CharRNN(replace(checkpoint.model_config, vocab_size=4))
-    assert transfer(checkpoint, model, vocabulary) == 3
+    assert transfer(checkpoint, model, tokenizer) == 3
     weights = model.state_dict()
-    old = checkpoint.vocabulary.symbols.index("h")
+    old = checkpoint.tokenizer.symbols.index("h")
     for name in ("head.weight", "head.bias"):
         assert torch.equal(weights[name][1], checkpoint.weights[name][old])
     recurrent = "stack.layers.0.weight_hh_l0"
@@ -205,9 +205,9 @@ def test_rows_of_new_symbols_lie_among_the_known_ones(
 ) -> None:
     checkpoint = with_embedding(trained_run.checkpoint(), embedding_size)
     checkpoint = with_weights(checkpoint, {each: 3 * weight + 5 for each, weight in checkpoint.weights.items()})
-    vocabulary = Vocabulary(tuple(map(chr, range(0x4E00, 0x4E00 + 400))), (1,) * 400)
+    tokenizer = CharTokenizer(tuple(map(chr, range(0x4E00, 0x4E00 + 400))), (1,) * 400)
     model = CharRNN(replace(checkpoint.model_config, vocab_size=400))
-    assert transfer(checkpoint, model, vocabulary) == 0
+    assert transfer(checkpoint, model, tokenizer) == 0
     new, old = (weights[name].movedim(dimension, 0) for weights in (model.state_dict(), checkpoint.weights))
     assert torch.allclose(new.mean(0), old.mean(0), atol=0.3 * float(old.std()))
     assert 0.8 < float(new.std(0).mean() / old.std(0, correction=0).mean()) < 1.2, "or they could not be told apart"
@@ -215,13 +215,13 @@ def test_rows_of_new_symbols_lie_among_the_known_ones(
 
 def test_new_symbols_are_expected_as_often_as_they_occur(trained_run: Run) -> None:
     source = trained_run.checkpoint()
-    known = torch.tensor(source.vocabulary.counts) / sum(source.vocabulary.counts)
+    known = torch.tensor(source.tokenizer.counts) / sum(source.tokenizer.counts)
     source = with_weights(source, source.weights | {"head.bias": known.log() + 2})
-    vocabulary = Vocabulary(("e", "Ω", "Ψ", "Φ"), (50, 40, 10, 0))
+    tokenizer = CharTokenizer(("e", "Ω", "Ψ", "Φ"), (50, 40, 10, 0))
     model = CharRNN(replace(source.model_config, vocab_size=4))
-    transfer(source, model, vocabulary)
+    transfer(source, model, tokenizer)
     e, *new = model.head.bias.tolist()
-    assert e == pytest.approx(float(source.weights["head.bias"][source.vocabulary.symbols.index("e")]))
+    assert e == pytest.approx(float(source.weights["head.bias"][source.tokenizer.symbols.index("e")]))
     assert new == pytest.approx([2 + math.log(count / 101) for count in (40, 10, 1)], abs=1e-5)
 
 

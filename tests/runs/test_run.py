@@ -485,7 +485,7 @@ def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: P
     messages = Told()
     best = Checkpoint.load(run.folder.best)
     begun = start(RunFolder(tmp_path / "next"), corpus, OPEN, CONFIG, CPU, init_from=best, notify=messages)
-    assert any(f"matched {corpus.vocabulary.size} of {corpus.vocabulary.size} symbols" in each for each in messages)
+    assert any(f"matched {corpus.tokenizer.size} of {corpus.tokenizer.size} symbols" in each for each in messages)
     assert not any("chose a layer" in message for message in messages), "the shape is that of the other model"
     for name, weight in begun.trainer.bptt.model.state_dict().items():
         assert torch.equal(weight, best.weights[name])

@@ -8,11 +8,11 @@ import torch
 
 import charrnn
 from charrnn import LanguageModel
+from charrnn.config import PreparationConfig
 from charrnn.runs import scorer as scoring
 from charrnn.runs.run import Run
-from charrnn.runs.scorer import split_lines
-from charrnn.text.units import BORDER
-from charrnn.text.vocabulary import Vocabulary
+from charrnn.text.tokenizers import CharTokenizer, WordTokenizer
+from charrnn.text.words import EOS_MARK
 from tests.support import TEXT
 
 
@@ -23,7 +23,7 @@ def model(trained_run: Run) -> LanguageModel:
 
 def test_held_out_text_scores_what_its_training_measured(model: LanguageModel, trained_run: Run) -> None:
     history = trained_run.trainer.history
-    held_out = trained_run.corpus.vocabulary.decode(trained_run.trainer.bptt.text.val)
+    held_out = trained_run.corpus.tokenizer.decode(trained_run.trainer.bptt.text.val)
     scored = model.score(held_out)
     assert history.best_val_chars == len(scored.surprisals) == len(held_out) - 1
     assert scored.bits_per_char * 0.6931471805599453 == pytest.approx(history.best_val_loss, abs=1e-4)
@@ -64,18 +64,18 @@ def test_line_is_scored_with_its_end_from_a_line_end(model: LanguageModel, monke
     scored = list(model.scorer().score_lines(lines))
     assert [line for line, _ in scored] == lines
     for line, each in scored:
-        assert each.symbols == f"{line}\n"
+        assert "".join(each.symbols) == f"{line}\n"
         assert each.surprisals.tolist() == pytest.approx(model.score(f"\n{line}\n").surprisals, abs=1e-5)
     bits = {line: each.bits_per_char or 0 for line, each in scored}
     assert bits["the cat sat on the mat."] < bits["tac"] < bits["gggggggggg"]
 
 
 def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: LanguageModel) -> None:
-    vocabulary = model.vocabulary
-    other = tuple("#" if symbol == "\n" else symbol for symbol in vocabulary.symbols)
-    scorer = replace(model.scorer(), vocabulary=Vocabulary(other, vocabulary.counts))
+    tokenizer = model.tokenizer
+    other = tuple("#" if symbol == "\n" else symbol for symbol in tokenizer.symbols)
+    scorer = replace(model.scorer(), tokenizer=CharTokenizer(other, tokenizer.counts))
     (_, cat), (_, short) = scorer.score_lines(["the cat", "t"])
-    assert cat.symbols == "he cat"
+    assert "".join(cat.symbols) == "he cat"
     assert cat.surprisals.tolist() == pytest.approx(model.score("the cat").surprisals, abs=1e-5)
     assert short.bits_per_char == 4.0  # log2 of 16 symbols
     assert scorer.num_unknown == 0
@@ -84,14 +84,14 @@ def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: L
 def test_characters_outside_the_vocabulary_are_counted_and_left_out(model: LanguageModel) -> None:
     scorer = model.scorer()
     (part,) = scorer.score(["the é", "cat", "Éé sat"])
-    assert (part.symbols, scorer.num_unknown, scorer.unknown) == ("he cat sat", 3, {"é", "É"})
+    assert ("".join(part.symbols), scorer.num_unknown, scorer.unknown) == ("he cat sat", 3, {"é", "É"})
     assert part.surprisals.tolist() == pytest.approx(model.score("the cat sat").surprisals, abs=1e-5)
 
 
 def test_unknown_symbols_cost_at_least_a_uniform_guess(model: LanguageModel) -> None:
     scorer = model.scorer()
     (_, line), (_, plain) = scorer.score_lines(["théé cat", "th cat"])
-    uniform = math.log2(model.vocabulary.size)
+    uniform = math.log2(model.tokenizer.size)
     assert list(line.symbols) == list("théé cat\n")
     assert line.surprisals.tolist()[2:4] == [uniform] * 2
     assert line.surprisals.tolist()[:2] == plain.surprisals.tolist()[:2]
@@ -102,35 +102,24 @@ def test_unknown_symbols_cost_at_least_a_uniform_guess(model: LanguageModel) -> 
 
 
 def test_unknown_symbol_stands_for_what_the_vocabulary_lacks(model: LanguageModel) -> None:
-    vocabulary = model.vocabulary
-    folded = Vocabulary(vocabulary.symbols[:-1], vocabulary.counts)
-    scorer = replace(model.scorer(), vocabulary=folded)
+    tokenizer = model.tokenizer
+    folded = CharTokenizer(tokenizer.symbols[:-1], tokenizer.counts)
+    scorer = replace(model.scorer(), tokenizer=folded)
     (part,) = scorer.score(["a é a"])
-    assert (part.symbols, scorer.num_unknown) == (" é a", 1)
-    last = vocabulary.symbols[-1]
+    assert ("".join(part.symbols), scorer.num_unknown) == (" é a", 1)
+    last = tokenizer.symbols[-1]
     assert part.surprisals.tolist() == pytest.approx(model.score(f"a {last} a").surprisals, abs=1e-5)
-
-
-def test_lines_are_split_wherever_blocks_end() -> None:
-    assert list(split_lines(["a\nb", "c\n", "\nd"])) == ["a", "bc", "", "d"]
-    assert list(split_lines(["a\n"])) == ["a"]
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_border_behind_a_line_end_makes_no_line(size: int) -> None:
-    text = f"{BORDER}a\n{BORDER}b\n\nc{BORDER}d{BORDER}"
-    blocks = [text[begin : begin + size] for begin in range(0, len(text), size)]
-    assert list(split_lines(blocks)) == ["a", "b", "", "c", "d"]
 
 
 def test_unknown_words_have_their_own_length(model: LanguageModel) -> None:
     symbols = ("a", " cat", "\n")
-    counts = (1,) * (model.vocabulary.size - 2) + (10, 1)
+    counts = (1,) * (model.tokenizer.size - 2) + (10, 1)
     more = tuple(f" {'b' * n}" for n in range(1, len(counts) - 4))
-    vocabulary = Vocabulary((*symbols, *more), counts, "word", border_chars=2, unknown_chars=30)
-    assert (vocabulary.size, vocabulary.unknown) == (model.vocabulary.size, len(vocabulary.symbols))
-    scorer = replace(model.scorer(), vocabulary=vocabulary)
-    (part,) = scorer.score(["a cat overwhelmingly", f"{BORDER}a", " x"])
+    config = PreparationConfig(unit="word", separator="\n\n")
+    tokenizer = WordTokenizer((*symbols, *more), counts, config, unknown_chars=30)
+    assert (tokenizer.size, tokenizer.unk_id) == (model.tokenizer.size, len(tokenizer.symbols))
+    scorer = replace(model.scorer(), tokenizer=tokenizer)
+    (part,) = scorer.score(["a cat overwhelmingly", f"{EOS_MARK}a", " x"])
     assert (part.num_chars, scorer.num_unknown) == (len("a cat overwhelmingly\n\na x") - 1, 2)
     lines = ["a overwhelmingly cat", "a x"]
     assert [each.num_chars for _, each in scorer.score_lines(lines)] == [len(line) + 2 for line in lines]

@@ -12,6 +12,7 @@ from charrnn.files import container
 from charrnn.text.cache import TextArgument, default_output
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
+from tests.support import marked_text
 
 
 def opened(text: Path, data: Path, *required: str, **options: Any) -> Corpus:
@@ -83,7 +84,7 @@ def test_other_options_are_prepared_beside_and_found_again(tmp_path: Path, optio
 def test_texts_of_one_name_do_not_get_in_each_others_way(tmp_path: Path) -> None:
     texts = [text_in(tmp_path / str(n), f"text {n}") for n in range(3)]
     for _ in range(2):
-        assert [opened(text, tmp_path).text for text in texts] == ["text 0", "text 1", "text 2"]
+        assert [marked_text(opened(text, tmp_path)) for text in texts] == ["text 0", "text 1", "text 2"]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
 
 
@@ -91,8 +92,8 @@ def test_changed_text_leaves_the_old_corpus_as_it_is(tmp_path: Path) -> None:
     text = text_in(tmp_path / "a", "abc")
     old = opened(text, tmp_path)
     text.write_text("abcD")
-    assert opened(text, tmp_path).text == "abcD"
-    assert Corpus.open(old.path).text == "abc"
+    assert marked_text(opened(text, tmp_path)) == "abcD"
+    assert marked_text(Corpus.open(old.path)) == "abc"
 
 
 def test_damaged_prepared_files_are_not_used(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_damaged_prepared_files_are_not_used(tmp_path: Path) -> None:
         with path.open("r+b") as stream:
             stream.seek(-1, 2)
             stream.write(b"\xff")
-    assert opened(text, tmp_path).text == "abc" * 99
+    assert marked_text(opened(text, tmp_path)) == "abc" * 99
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
@@ -115,7 +116,7 @@ def test_prepared_file_with_other_options_is_refused_by_name(tmp_path: Path) -> 
 def test_prepared_file_is_known_without_its_suffix_and_is_no_text(tmp_path: Path) -> None:
     made = opened(text_in(tmp_path / "a", "abc"), tmp_path)
     bare = made.path.rename(tmp_path / "corpus")
-    assert opened(bare, tmp_path).text == "abc"
+    assert marked_text(opened(bare, tmp_path)) == "abc"
     with pytest.raises(CharRNNError, match="not a text"):
         prepare(find_sources([str(bare)]), PreparationConfig(), tmp_path / "x.safetensors")
 
@@ -154,7 +155,7 @@ def test_corpus_is_of_the_own_text_whoever_else_writes(
     text = text_in(tmp_path / "a", own)
     steal("Abc", before=before, **options)
     corpus = opened(text, tmp_path, "lowercase")
-    assert (corpus.text, corpus.config) == (own, PreparationConfig())
+    assert (marked_text(corpus), corpus.config) == (own, PreparationConfig())
 
 
 def test_file_replaced_while_it_was_prepared_is_an_error(tmp_path: Path, steal: Steal) -> None:

@@ -20,7 +20,7 @@ from charrnn.text import cleaning, sources
 from charrnn.text.cleaning import CleanText, normalise
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source
-from charrnn.text.units import BORDER
+from charrnn.text.words import EOS_MARK
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_nul_bytes_of_no_encoding_are_refused_with_the_separator(raw: bytes) -> 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
 def test_nul_as_separator_is_no_sign_of_a_foreign_file(encoding: str) -> None:
     raw = "Zoë\0Ann\0".encode(encoding)
-    assert clean(raw, encoding=encoding, separator="\0") == f"{BORDER}Zoë{BORDER}Ann{BORDER}"
+    assert clean(raw, encoding=encoding, separator="\0") == f"{EOS_MARK}Zoë{EOS_MARK}Ann{EOS_MARK}"
 
 
 def test_nul_characters_are_refused_unless_forced() -> None:
@@ -223,8 +223,8 @@ def test_byte_order_marks_inside_a_text_are_dropped_and_counted(unit: Any, monke
 
 
 def test_byte_order_marks_of_bytes_are_kept() -> None:
-    assert clean(b"a\xef\xbb\xbf", unit="byte") == "a\xef\xbb\xbf"
-    assert normalise("\ufeff", PreparationConfig(unit="byte")) == "\xef\xbb\xbf"
+    assert clean(b"a\xef\xbb\xbf", unit="byte") == "a\udcef\udcbb\udcbf"
+    assert normalise("\ufeff", PreparationConfig(unit="byte")) == "\ufeff"
 
 
 @pytest.mark.parametrize(

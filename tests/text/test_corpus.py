@@ -18,14 +18,14 @@ from charrnn.text import numbering, sources
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.numbering import NumberedText
 from charrnn.text.sources import Source, find_sources
-from charrnn.text.vocabulary import Vocabulary
-from tests.support import prepared
+from charrnn.text.tokenizers import CharTokenizer, Tokenizer
+from tests.support import marked_text, prepared
 
 
 def test_opened_corpus_is_the_prepared_one(tmp_path: Path) -> None:
     made = prepared("Hello, Blåbær!\n", tmp_path / "c.safetensors", lowercase=True)
     opened = Corpus.open(made.path)
-    assert opened.vocabulary.decode(opened.indices) == "hello, blåbær!\n"
+    assert opened.tokenizer.decode(opened.indices) == "hello, blåbær!\n"
     assert (opened, opened.config.lowercase) == (made, True)
 
 
@@ -60,7 +60,8 @@ def test_surrogates_are_no_characters(tmp_path: Path, escaped: str, min_count: i
     with pytest.raises(CharRNNError, match=r"text holds U\+D[8F][03F][0DF], half of a character .* as unicode_escape"):
         prepared(f"aabb{escaped}", tmp_path / "c.safetensors", encoding="unicode_escape", min_count=min_count)
     assert not list(tmp_path.iterdir())
-    assert prepared(r"aabb\U0001F600", tmp_path / "c.safetensors", encoding="unicode_escape").text == "aabb\U0001f600"
+    whole = prepared(r"aabb\U0001F600", tmp_path / "c.safetensors", encoding="unicode_escape")
+    assert marked_text(whole) == "aabb\U0001f600"
 
 
 def test_rare_symbols_bring_advice_and_folding_is_reported(tmp_path: Path) -> None:
@@ -95,22 +96,22 @@ def test_large_cuts_are_warnings_of_the_corpus(tmp_path: Path) -> None:
     book = "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nOnce.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
     licence = "Updated editions will replace the previous one.\n" * 400 + "to hear about new eBooks.\n"
     corpus = prepared(2 * (header + book + licence), tmp_path / "c.safetensors")
-    assert corpus.text == "Once.\nOnce.\n"
+    assert marked_text(corpus) == "Once.\nOnce.\n"
     assert (corpus.notes, len(corpus.warnings)) == ((), 1)
 
 
 def test_text_that_changes_meanwhile_is_the_one_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "tale.txt"
     text.write_text("abcabc")
-    build = Vocabulary.build
+    build = CharTokenizer.build
 
-    def change(*arguments: Any, **options: Any) -> Vocabulary:
+    def change(*arguments: Any, **options: Any) -> Tokenizer:
         text.write_text("abcxyz")
         return build(*arguments, **options)
 
-    monkeypatch.setattr(Vocabulary, "build", change)
+    monkeypatch.setattr(CharTokenizer, "build", change)
     corpus = prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
-    assert corpus.text == "abcabc"
+    assert marked_text(corpus) == "abcabc"
     with pytest.raises(CharRNNError, match="was made from another text"):
         prepare(find_sources([str(text)]), PreparationConfig(), tmp_path / "c.safetensors")
 
@@ -135,8 +136,8 @@ def test_too_many_distinct_words_ask_for_a_limit(tmp_path: Path, monkeypatch: py
     with pytest.raises(CharRNNError, match=r"text has too many distinct words: --max-vocab 8000 keeps the frequent"):
         prepared(text, tmp_path / "c.safetensors", unit="word")
     corpus = prepared(f" at last at last {text}", tmp_path / "c.safetensors", unit="word", max_vocab=5)
-    assert corpus.text.startswith(" at last at last")
-    assert corpus.vocabulary.num_chars == len(text) + len(" at last at last ")
+    assert marked_text(corpus).startswith(" at last at last")
+    assert corpus.tokenizer.num_chars == len(text) + len(" at last at last ")
 
 
 def test_changed_corpus_is_damaged_whatever_its_times_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

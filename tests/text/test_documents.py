@@ -1,4 +1,4 @@
-"""Borders between documents, and their shuffle."""
+"""Documents: their separators, lines and shuffle."""
 
 import itertools
 import re
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.text import documents
-from charrnn.text.cleaning import normalise
 from charrnn.text.corpus import Corpus, prepare
-from charrnn.text.documents import mark_borders, shuffled
+from charrnn.text.documents import mark_borders, shuffled, split_lines
 from charrnn.text.sources import find_sources
-from charrnn.text.units import BORDER
+from charrnn.text.words import EOS_MARK
+from tests.support import marked_text
 
 EMPTY_LINES = ["\n\n", "\n\n\n"]
 SEPARATORS = ["\n", *EMPTY_LINES, "\n---\n", "|", "ab"]
@@ -36,7 +36,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 @given(st.text("ab|-\n \t") | st.text("a\n "), st.sampled_from(SEPARATORS), st.lists(st.integers(0, 30), max_size=5))
-def test_borders_do_not_depend_on_those_of_blocks(text: str, separator: str, sizes: list[int]) -> None:
+def test_documents_do_not_depend_on_where_blocks_end(text: str, separator: str, sizes: list[int]) -> None:
     places = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     blocks = [*(text[begin:end] for begin, end in itertools.pairwise(places)), text[places[-1] :]]
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def test_borders_do_not_depend_on_those_of_blocks(text: str, separator: str, siz
     expected = split(text, separator)
     if separator.endswith("\n") and separator.strip("\n") and expected and not text.endswith(separator):
         expected[-1] = expected[-1].removesuffix("\n")
-    assert marked == BORDER + "".join(document + BORDER for document in expected if document)
+    assert marked == EOS_MARK + "".join(document + EOS_MARK for document in expected if document)
 
 
 @pytest.mark.parametrize("unit", ["char", "word"])
@@ -56,12 +56,24 @@ def test_lines_of_blanks_separate_documents_as_empty_lines_do(tmp_path: Path, un
     (tmp_path / "tunes.abc").write_text("  \n" + text + " \t", newline="")
     options = {"separator": "\n\n", "unit": unit, "keep_order": True}
     corpus = prepared(tmp_path, str(tmp_path / "tunes.abc"), **options)
-    assert corpus.text == BORDER + "".join(f"X:{i}\n  |:d2f a2f {BORDER}" for i in range(40))
-    assert normalise("X:1\n \t\n  X:2 ", corpus.config) == f"X:1{BORDER}  X:2 "
+    assert marked_text(corpus) == EOS_MARK + "".join(f"X:{i}\n  |:d2f a2f {EOS_MARK}" for i in range(40))
+    assert corpus.tokenizer.mark("X:1\n \t\n  X:2 ") == f"X:1{EOS_MARK}  X:2 "
     twice = prepared(tmp_path, *[str(tmp_path / "tunes.abc")] * 2, **options)
-    assert twice.text == corpus.text + corpus.text[1:]
+    assert marked_text(twice) == marked_text(corpus) + marked_text(corpus)[1:]
     lines = prepared(tmp_path, str(tmp_path / "tunes.abc"), separator="\n", keep_order=True)
-    assert f"{BORDER}\t {BORDER}" in lines.text
+    assert f"{EOS_MARK}\t {EOS_MARK}" in marked_text(lines)
+
+
+def test_lines_are_split_wherever_blocks_end() -> None:
+    assert list(split_lines(["a\nb", "c\n", "\nd"])) == ["a", "bc", "", "d"]
+    assert list(split_lines(["a\n"])) == ["a"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_an_eos_mark_after_a_line_end_makes_no_line(size: int) -> None:
+    text = f"{EOS_MARK}a\n{EOS_MARK}b\n\nc{EOS_MARK}d{EOS_MARK}"
+    blocks = [text[begin : begin + size] for begin in range(0, len(text), size)]
+    assert list(split_lines(blocks)) == ["a", "b", "", "c", "d"]
 
 
 def test_endless_blanks_are_not_held_in_memory() -> None:
@@ -107,30 +119,31 @@ def test_lines_become_shuffled_documents(tmp_path: Path) -> None:
     names = [f"name {i}" for i in range(200)]
     (tmp_path / "names.txt").write_text("\r\n".join(names) + "\r\n")
     kept = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n", keep_order=True)
-    assert kept.text == BORDER + "".join(name + BORDER for name in names)
-    assert kept.vocabulary.num_documents == 200
-    assert "\n" not in kept.vocabulary.symbols
+    assert marked_text(kept) == EOS_MARK + "".join(name + EOS_MARK for name in names)
+    assert kept.tokenizer.num_documents == 200
+    assert "\n" not in kept.tokenizer.symbols
     mixed = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n")
-    assert mixed.text != kept.text
-    assert sorted(mixed.text.split(BORDER)) == sorted(kept.text.split(BORDER))
+    assert marked_text(mixed) != marked_text(kept)
+    assert sorted(marked_text(mixed).split(EOS_MARK)) == sorted(marked_text(kept).split(EOS_MARK))
     assert "200 documents, shuffled (--keep-order leaves them as they are)" in mixed.notes
-    assert prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n", shuffle_seed=1).text != mixed.text
+    other = prepared(tmp_path, str(tmp_path / "names.txt"), separator="\n", shuffle_seed=1)
+    assert marked_text(other) != marked_text(mixed)
 
 
 def test_each_file_is_a_document(tmp_path: Path) -> None:
     for name, text in {"a": "first\n", "b": "", "c": "second\n\nend"}.items():
         (tmp_path / f"{name}.txt").write_text(text)
     corpus = prepared(tmp_path, *(str(tmp_path / f"{name}.txt") for name in "abc"), documents=True, keep_order=True)
-    assert corpus.text == f"{BORDER}first\n{BORDER}second\n\nend{BORDER}"
+    assert marked_text(corpus) == f"{EOS_MARK}first\n{EOS_MARK}second\n\nend{EOS_MARK}"
     texts = prepared(tmp_path, *(str(tmp_path / f"{name}.txt") for name in "ac"), separator="\n\n", keep_order=True)
-    assert texts.text == f"{BORDER}first{BORDER}second{BORDER}end{BORDER}"
+    assert marked_text(texts) == f"{EOS_MARK}first{EOS_MARK}second{EOS_MARK}end{EOS_MARK}"
 
 
 def test_bytes_are_taken_as_they_are(tmp_path: Path) -> None:
     data = bytes(range(256)) + b"\r\n\xc3\xa9 no text \0"
     (tmp_path / "any.bin").write_bytes(data)
     corpus = prepared(tmp_path, str(tmp_path / "any.bin"), unit="byte")
-    assert corpus.text.encode("latin-1") == data
+    assert marked_text(corpus).encode("ascii", "surrogateescape") == data
     assert corpus.indices.tolist() == list(data)
 
 
@@ -173,17 +186,17 @@ def test_a_separator_that_cleaning_would_change_is_refused(
     with pytest.raises(OptionError, match=f"the text is cleaned first: {remedy}"):
         prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, **options)
     corpus = prepared(tmp_path, str(tmp_path / "text.txt"), separator=separator, unit="byte")
-    assert corpus.vocabulary.num_documents == 2
+    assert corpus.tokenizer.num_documents == 2
 
 
 @pytest.mark.parametrize("unit", ["char", "byte"])
 def test_a_separator_that_is_no_text_is_refused(unit: str) -> None:
-    for separator in ("\udcff", BORDER):
+    for separator in ("\udcff", EOS_MARK):
         with pytest.raises(OptionError, match="is no Unicode text"):
             PreparationConfig(separator=separator, unit=unit)  # type: ignore[arg-type]
 
 
-def test_half_a_character_is_no_border(tmp_path: Path) -> None:
+def test_half_a_character_is_no_separator(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one\\ud800two\nthree\n")
     with pytest.raises(CharRNNError, match=r"text.txt holds U\+D800, half of a character .* as unicode_escape"):
         prepared(tmp_path, str(tmp_path / "text.txt"), separator="\n", encoding="unicode_escape")

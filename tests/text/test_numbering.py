@@ -4,17 +4,19 @@ import itertools
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charrnn.config import Unit
+from charrnn.config import PreparationConfig, Unit
 from charrnn.text import numbering
 from charrnn.text.numbering import NumberedText, numbered
-from charrnn.text.units import BORDER, split_words
-from charrnn.text.vocabulary import UNKNOWN_CHAR, Vocabulary
+from charrnn.text.tokenizers import TOKENIZERS, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+from charrnn.text.vocabulary import UNKNOWN_CHAR
+from charrnn.text.words import EOS_MARK, split_words
 
 MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(map(chr, range(0x20000, 0x20000 + 20_000)))
 
@@ -23,35 +25,36 @@ def blocks_of(text: str, size: int) -> list[str]:
     return [text[begin : begin + size] for begin in range(0, len(text), size)]
 
 
-def vocabulary_of(numbers: NumberedText, **options: int) -> Vocabulary:
-    """The vocabulary of a text of words, of which some were forgotten."""
+def with_forgotten(numbers: NumberedText, **options: Any) -> Tokenizer:
+    """The tokenizer of a text of words, of which some were forgotten."""
     forgotten = {"num_forgotten": numbers.num_forgotten, "forgotten_chars": numbers.forgotten_chars}
-    return Vocabulary.build(numbers.totals, "word", **options, **forgotten)
+    return WordTokenizer.build(numbers.totals, PreparationConfig(unit="word", **options), **forgotten)
 
 
 def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> None:
-    """Assert that blocks that were numbered are encoded as their text is, by the same vocabulary."""
+    """Assert that blocks that were numbered are encoded as their text is, by the same tokenizer."""
     text = "".join(blocks)
-    border_chars = 1 if BORDER in text else None
-    if not text.strip(BORDER):
+    has_eos = EOS_MARK in text
+    if not text.strip(EOS_MARK):
         return
     totals = Counter(split_words(text) if unit == "word" else text)
-    with numbered(blocks, unit, folder) as numbers:
+    config = PreparationConfig(unit=unit, min_count=min_count, documents=has_eos)
+    with numbered(blocks, TOKENIZERS[unit], folder) as numbers:
         assert numbers.totals == totals
         assert (numbers.num_forgotten, numbers.forgotten_chars) == (0, 0)
-        vocabulary = Vocabulary.build(totals, unit, min_count=min_count, border_chars=border_chars)
-        indices = torch.cat([torch.empty(0, dtype=vocabulary.dtype), *numbers.encode(vocabulary)])
-    if vocabulary.unknown is None:
-        expected = vocabulary.encode(text)
+        tokenizer = TOKENIZERS[unit].build(totals, config)
+        indices = torch.cat([torch.empty(0, dtype=tokenizer.dtype), *numbers.encode(tokenizer)])
+    if tokenizer.unk_id is None:
+        expected = tokenizer.encode(text)
     else:
-        expected = vocabulary.encode_symbols(vocabulary.split(text)).to(vocabulary.dtype)
-    assert indices.dtype == vocabulary.dtype
+        expected = tokenizer.ids_of(tokenizer.split(text)).to(tokenizer.dtype)
+    assert indices.dtype == tokenizer.dtype
     assert torch.equal(indices, expected)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.text(min_size=1) | st.text("ab \n漢😀" + BORDER, min_size=1),
+    st.text(min_size=1) | st.text("ab \n漢😀" + EOS_MARK, min_size=1),
     st.integers(1, 9),
     st.sampled_from(("char", "word")),
     st.sampled_from((2**15, 3)),
@@ -67,12 +70,12 @@ def test_numbered_text_is_encoded_as_the_text_is(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1), st.booleans(), st.integers(1, 9))
-def test_numbered_bytes_are_encoded_as_the_bytes_are(tmp_path: Path, data: bytes, has_borders: bool, size: int) -> None:
-    text = data.decode("latin-1")
-    if has_borders:
-        with numbered(blocks_of(BORDER + text + BORDER, size), "byte", tmp_path) as numbers:
-            vocabulary = Vocabulary.build(numbers.totals, "byte", border_chars=1)
-            assert torch.cat(list(numbers.encode(vocabulary))).tolist() == [256, *data, 256]
+def test_numbered_bytes_are_encoded_as_the_bytes_are(tmp_path: Path, data: bytes, has_eos: bool, size: int) -> None:
+    text = data.decode("ascii", "surrogateescape")
+    if has_eos:
+        with numbered(blocks_of(EOS_MARK + text + EOS_MARK, size), ByteTokenizer, tmp_path) as numbers:
+            tokenizer = ByteTokenizer.build(numbers.totals, PreparationConfig(unit="byte", documents=True))
+            assert torch.cat(list(numbers.encode(tokenizer))).tolist() == [256, *data, 256]
     else:
         check(blocks_of(text, size), "byte", tmp_path)
 
@@ -85,7 +88,7 @@ def test_numbers_become_wider_as_symbols_are_found(num_symbols: int, plain: int,
 
 
 def test_rare_letters_among_long_plain_passages_are_found(tmp_path: Path) -> None:
-    check(["A plain tale. " * 10_000 + "é" + "It goes on. " * 10_000 + "😀", BORDER, "The end."], "char", tmp_path)
+    check(["A plain tale. " * 10_000 + "é" + "It goes on. " * 10_000 + "😀", EOS_MARK, "The end."], "char", tmp_path)
 
 
 @pytest.mark.parametrize("unit", ["char", "word"])
@@ -100,28 +103,28 @@ def test_words_after_as_many_as_memory_should_hold_become_unknown(
     monkeypatch.setattr(numbering, "MAX_KNOWN", 20)
     rare = [" " + "".join(letters) for letters in itertools.product("abcde", repeat=2)]
     words = [" at", " last", *rare, *[" at", " last"] * 30]
-    with numbered(blocks_of("".join(words), 50), "word", tmp_path) as numbers:
+    with numbered(blocks_of("".join(words), 50), WordTokenizer, tmp_path) as numbers:
         assert numbers.totals == Counter({" at": 31, " last": 31} | dict.fromkeys(rare[:16], 1))
         assert (numbers.num_forgotten, numbers.forgotten_chars) == (9, 27)
-        vocabulary = vocabulary_of(numbers)
-        symbols = vocabulary.symbols_of(torch.cat(list(numbers.encode(vocabulary))))
+        tokenizer = with_forgotten(numbers)
+        symbols = tokenizer.decode_marked(torch.cat(list(numbers.encode(tokenizer))))
     assert list(symbols) == [*words[:18], *[UNKNOWN_CHAR] * 9, *words[27:]]
-    assert (sum(vocabulary.counts), vocabulary.num_chars) == (len(words), len("".join(words)))
+    assert (sum(tokenizer.counts), tokenizer.num_chars) == (len(words), len("".join(words)))
 
 
 def test_numbers_that_are_gone_are_an_error(tmp_path: Path) -> None:
-    with numbered(["Once upon a time"], "char", tmp_path) as numbers:
-        vocabulary = Vocabulary.build(numbers.totals)
-        list(numbers.encode(vocabulary))
+    with numbered(["Once upon a time"], CharTokenizer, tmp_path) as numbers:
+        tokenizer = CharTokenizer.build(numbers.totals, PreparationConfig())
+        list(numbers.encode(tokenizer))
         with pytest.raises(OSError, match="Input/output error"):
-            list(numbers.encode(vocabulary))
+            list(numbers.encode(tokenizer))
 
 
-def test_borders_are_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eos_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numbering, "MAX_KNOWN", 5)
-    text = BORDER + "".join(f"{word}{BORDER}" for word in random.Random(1).choices(["one", "two", "three"], k=20))
-    text += " ".join(map("".join, itertools.permutations("abcde"))) + BORDER
-    with numbered([text], "word", tmp_path) as numbers:
-        vocabulary = vocabulary_of(numbers, border_chars=1)
-        indices = torch.cat(list(numbers.encode(vocabulary)))
-    assert indices.tolist().count(vocabulary.border) == text.count(BORDER) == vocabulary.counts[-1]
+    text = EOS_MARK + "".join(f"{word}{EOS_MARK}" for word in random.Random(1).choices(["one", "two", "three"], k=20))
+    text += " ".join(map("".join, itertools.permutations("abcde"))) + EOS_MARK
+    with numbered([text], WordTokenizer, tmp_path) as numbers:
+        tokenizer = with_forgotten(numbers, separator="\n")
+        indices = torch.cat(list(numbers.encode(tokenizer)))
+    assert indices.tolist().count(tokenizer.eos_id) == text.count(EOS_MARK) == tokenizer.counts[-1]

@@ -21,8 +21,8 @@ from charrnn.runs.start import start
 from charrnn.runs.transfer import transfer
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
-from charrnn.text.units import BORDER
-from tests.support import CPU, TEXT, TINY, StopAt, described, log_of
+from charrnn.text.words import EOS_MARK
+from tests.support import CPU, TEXT, TINY, StopAt, described, log_of, marked_text
 
 UNITS: dict[str, dict[str, Any]] = {
     "words": {"unit": "word", "max_vocab": 12},
@@ -70,8 +70,8 @@ def test_inspection_counts_characters_whatever_a_symbol_is(tmp_path: Path, optio
     corpus = corpus_of(tmp_path, TEXT + "é\n", **options)
     facts = inspect(str(corpus.path), tmp_path)
     assert facts["characters"] == len(TEXT) + 2
-    assert facts["symbols"] == (None if corpus.vocabulary.unit == "char" else len(corpus.indices))
-    assert facts["documents"] == (corpus.vocabulary.num_documents or None)
+    assert facts["symbols"] == (None if corpus.config.unit == "char" else len(corpus.indices))
+    assert facts["documents"] == (corpus.tokenizer.num_documents or None)
     assert all(facts["vocabulary"]["rarest"].values()), "no bytes that never occur"
 
 
@@ -90,45 +90,44 @@ def test_losses_are_per_character_and_those_of_score(tmp_path: Path, options: di
     corpus = corpus_of(tmp_path, **options)
     run = trained(tmp_path / "run", corpus, replace(STEPS, steps=64))
     held_out = run.trainer.bptt.text.val
-    num_chars = corpus.vocabulary.count_chars(held_out[1:])
+    num_chars = corpus.tokenizer.count_chars(held_out[1:])
     scorer = LanguageModel(Checkpoint.load(run.folder.best), tmp_path, CPU).scorer()
-    parts = list(scorer.score([corpus.vocabulary.decode(held_out)]))
+    parts = list(scorer.score(["".join(corpus.tokenizer.decode_marked(held_out))]))
     bits = sum(float(part.surprisals.double().sum()) for part in parts) / sum(part.num_chars for part in parts)
     assert run.trainer.history.best_val_loss == pytest.approx(bits * math.log(2), abs=1e-4)
     assert run.trainer.history.best_val_chars == round(num_chars)
     evaluated = [record for record in log_of(run) if "val_loss" in record]
     ratio = num_chars / (len(held_out) - 1)
     assert all(record["chars"] == round(record["step"] * 32 * ratio) for record in evaluated)
-    assert evaluated[-1]["val_loss"] < math.log(corpus.vocabulary.size) / ratio
+    assert evaluated[-1]["val_loss"] < math.log(corpus.tokenizer.size) / ratio
 
 
 def test_no_document_is_cut_by_the_split(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, separator="\n")
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, STEPS, CPU, seed=1)
-    train, val = (
-        corpus.vocabulary.decode(indices) for indices in (run.trainer.bptt.text.train, run.trainer.bptt.text.val)
-    )
-    assert train[-1] == val[0] == val[-1] == BORDER
-    assert train[:-1] + val == corpus.text
-    assert 0.05 < len(val) / len(corpus.text) < 0.15
+    text = run.trainer.bptt.text
+    train, val = ("".join(corpus.tokenizer.decode_marked(ids)) for ids in (text.train, text.val))
+    assert train[-1] == val[0] == val[-1] == EOS_MARK
+    assert train[:-1] + val == marked_text(corpus)
+    assert 0.05 < len(val) / len(corpus.indices) < 0.15
 
 
-def test_weights_are_matched_by_word_border_and_unknown_symbol(tmp_path: Path) -> None:
+def test_weights_are_matched_by_word_eos_and_unknown_symbol(tmp_path: Path) -> None:
     source = trained(tmp_path / "source", corpus_of(tmp_path, unit="word", separator="\n", max_vocab=9))
     corpus = corpus_of(tmp_path, "the cat sat\nthe cow sat on\n" * 40, unit="word", separator="\n", min_count=50)
     checkpoint = Checkpoint.load(source.folder.last)
     run = start(RunFolder(tmp_path / "new"), corpus, TINY, STEPS, CPU, seed=1, init_from=checkpoint)
     weight = run.trainer.bptt.model.head.weight
     for ours, theirs in (
-        (corpus.vocabulary.border, checkpoint.vocabulary.border),
-        (corpus.vocabulary.unknown, checkpoint.vocabulary.unknown),
-        (corpus.vocabulary.symbols.index(" sat"), checkpoint.vocabulary.symbols.index(" sat")),
+        (corpus.tokenizer.eos_id, checkpoint.tokenizer.eos_id),
+        (corpus.tokenizer.unk_id, checkpoint.tokenizer.unk_id),
+        (corpus.tokenizer.symbols.index(" sat"), checkpoint.tokenizer.symbols.index(" sat")),
     ):
         assert torch.equal(weight[ours], checkpoint.weights["head.weight"][theirs])
     with pytest.raises(
         CharRNNError, match=r"a model of words, but the corpus is one of characters: prepare .* --unit word"
     ):
-        transfer(checkpoint, run.trainer.bptt.model, corpus_of(tmp_path).vocabulary)
+        transfer(checkpoint, run.trainer.bptt.model, corpus_of(tmp_path).tokenizer)
 
 
 def test_damage_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:

@@ -10,28 +10,19 @@ import torch
 from torch import Tensor
 
 from charrnn.api import LanguageModel
-from charrnn.config import PreparationConfig, SamplingConfig, TrainingConfig
+from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.runs.folder import RunFolder
-from charrnn.runs.start import start
-from charrnn.text.corpus import prepare
-from charrnn.text.sources import find_sources
-from charrnn.text.units import BORDER
+from charrnn.text.tokenizers import WordTokenizer
 from charrnn.text.vocabulary import UNKNOWN_CHAR
-from tests.support import CPU, TINY
+from tests.support import CPU, untrained
 
 TEXT = "the knight knows the knot.\nthe king's knave knew nothing.\n\n'tis a well-known tale of the kingdom.\n" * 9
 
 
-def untrained(text: str, folder: Path, **options: Any) -> LanguageModel:
-    """A model of random weights of a text that is prepared so."""
+def untrained_model(text: str, folder: Path, **options: Any) -> LanguageModel:
+    """A model of random weights, of a text that is prepared with these options."""
     folder.mkdir(exist_ok=True)
-    (folder / "text.txt").write_text(text)
-    sources = find_sources([str(folder / "text.txt")])
-    corpus = prepare(sources, PreparationConfig(**options), folder / "data" / "corpus.safetensors")
-    config = TrainingConfig(steps=1, batch_size=2, seq_length=8)
-    run = start(RunFolder(folder / "run"), corpus, TINY, config, CPU, seed=1)
-    return LanguageModel(run.checkpoint(), folder, CPU, folder / "data")
+    return LanguageModel(untrained(text, folder, **options).checkpoint(), folder, CPU, folder)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +36,7 @@ def untrained(text: str, folder: Path, **options: Any) -> LanguageModel:
     ],
 )
 def test_a_prompt_that_ends_within_a_word_is_continued_to_a_word(tmp_path: Path, prompt: str, words: list[str]) -> None:
-    model = untrained(TEXT, tmp_path, unit="word")
+    model = untrained_model(TEXT, tmp_path, unit="word")
     begin = prompt[: prompt.rindex(" ") + 1]
     made = {prompt + text for text in model.sample_many(60, prompt, length=1, seed=1)}
     assert made <= {begin + word for word in words}
@@ -55,21 +46,21 @@ def test_a_prompt_that_ends_within_a_word_is_continued_to_a_word(tmp_path: Path,
 
 
 def test_a_prompt_of_rare_words_is_read_as_unknown_ones(tmp_path: Path) -> None:
-    model = untrained(TEXT, tmp_path, unit="word", max_vocab=6)
+    model = untrained_model(TEXT, tmp_path, unit="word", max_vocab=6)
     text = model.sample("the zebra", length=50, seed=1)
     assert UNKNOWN_CHAR not in text
     with pytest.raises(CharRNNError, match="words outside the vocabulary"):
-        untrained(TEXT, tmp_path / "other", unit="word").sample("the zebra and", seed=1)
+        untrained_model(TEXT, tmp_path / "other", unit="word").sample("the zebra and", seed=1)
 
 
 def test_banned_characters_are_in_no_word(tmp_path: Path) -> None:
-    text = untrained(TEXT, tmp_path, unit="word").sample("", ban="kw", length=200, seed=1)
+    text = untrained_model(TEXT, tmp_path, unit="word").sample("", ban="kw", length=200, seed=1)
     assert not set("kw") & set(text)
     assert len(text) > 200
 
 
 def test_a_model_of_bytes_bans_characters_and_reads_prompts_of_any(tmp_path: Path) -> None:
-    model = untrained("né à côté\n" * 40, tmp_path, unit="byte")
+    model = untrained_model("né à côté\n" * 40, tmp_path, unit="byte")
     text = model.sample("é漢", ban="éa", length=400, seed=1)
     assert not set("éa") & set(text)
     with pytest.raises(OptionError, match="no sample can end after '�'"):
@@ -79,7 +70,7 @@ def test_a_model_of_bytes_bans_characters_and_reads_prompts_of_any(tmp_path: Pat
 @pytest.mark.parametrize("unit", ["char", "byte", "word"])
 def test_a_model_of_documents_writes_whole_ones(tmp_path: Path, unit: str) -> None:
     names = [f"{first}{last}" for first in ("An", "Be", "Ca") for last in ("na", "rt", "rl", "th")]
-    model = untrained("\n".join(names) + "\n", tmp_path, unit=unit, separator="\n")
+    model = untrained_model("\n".join(names) + "\n", tmp_path, unit=unit, separator="\n")
     text = model.sample("", documents=5, unique=True, new=True, seed=1)
     made = text.removesuffix("\n").split("\n")
     assert len(set(made)) == len(made) == 5
@@ -89,21 +80,21 @@ def test_a_model_of_documents_writes_whole_ones(tmp_path: Path, unit: str) -> No
     assert lines.count("\n") == 3
     assert [each.count("\n") for each in model.sample_many(3, documents=2, seed=1)] == [2, 2, 2]
     with pytest.raises(OptionError, match=r"^--documents, --new and --unique need a model of"):
-        untrained(TEXT, tmp_path / "other").sample(documents=1)
+        untrained_model(TEXT, tmp_path / "other").sample(documents=1)
 
 
 @pytest.mark.parametrize("unit", ["char", "byte", "word"])
 def test_each_document_is_drawn_from_the_state_after_the_prompt(tmp_path: Path, unit: str) -> None:
-    model = untrained("Anna Bart\nAnna Carl\nBea Bart\n" * 9, tmp_path, unit=unit, separator="\n")
+    model = untrained_model("Anna Bart\nAnna Carl\nBea Bart\n" * 9, tmp_path, unit=unit, separator="\n")
     sampler = model.sampler(SamplingConfig(documents=3, num_samples=4, temperature=0.5))
     pieces = list(sampler.sample(model.normalise("Bea Bart\nAnna B"), seed=1))
     for index in range(4):
         own = [piece for piece in pieces if piece.index == index]
-        documents = "".join(piece.echo + piece.text for piece in own).split(BORDER)
+        documents = "".join(piece.echo + piece.text for piece in own).split("\n")
         assert (len(documents), documents.pop()) == (4, "")
         assert [each[:6] for each in documents[1:]] == ["Anna B"] * 2
         drawn = torch.tensor([i for piece in own for i in piece.ids])
-        ends = drawn.eq(model.vocabulary.size - 1).nonzero().flatten() + 1
+        ends = drawn.eq(model.tokenizer.size - 1).nonzero().flatten() + 1
         expected = [bits for each in drawn.tensor_split(ends[:-1]) for bits in bits_of(model, each)]
         found = [nats / math.log(2) for piece in own for nats in piece.nats]
         assert found == pytest.approx(expected, abs=1e-3)
@@ -111,18 +102,19 @@ def test_each_document_is_drawn_from_the_state_after_the_prompt(tmp_path: Path, 
 
 def bits_of(model: LanguageModel, drawn: Tensor) -> list[float]:
     """The bits of symbols (N,) after a prompt; the first word is one of those that begin with the prompt's end."""
-    vocabulary, is_word = model.vocabulary, model.vocabulary.unit == "word"
-    before = vocabulary.encode(BORDER + model.normalise("Bea Bart\nAnna" if is_word else "Bea Bart\nAnna B")).long()
+    tokenizer = model.tokenizer
+    is_word = isinstance(tokenizer, WordTokenizer)
+    before = tokenizer.start(tokenizer.encode("Bea Bart\nAnna" if is_word else "Bea Bart\nAnna B")).long()
     with torch.no_grad():
         logits = model.module.eval()(torch.cat([before, drawn[:-1].long()])[:, None])[0][len(before) - 1 :, 0]
-    if is_word:
-        others = set(range(vocabulary.size)).difference(vocabulary.beginning_with(" B"))
+    if isinstance(tokenizer, WordTokenizer):
+        others = set(range(tokenizer.size)).difference(tokenizer.beginning_with(" B"))
         logits[0, list(others)] = -math.inf
     return [float(each) / -math.log(2) for each in logits.log_softmax(-1).gather(1, drawn.long()[:, None])]
 
 
 def test_no_document_is_repeated_in_another_sample(tmp_path: Path) -> None:
-    model = untrained("ab\nba\n" * 9, tmp_path, separator="\n")
+    model = untrained_model("ab\nba\n" * 9, tmp_path, separator="\n")
     options: Any = {"documents": 1, "seed": 1}
     assert len(set(model.sample_many(30, **options))) < 30
     assert len(set(model.sample_many(30, **options, unique=True))) == 30
@@ -148,7 +140,7 @@ def test_no_document_is_repeated_in_another_sample(tmp_path: Path) -> None:
     ],
 )
 def test_an_end_that_never_comes_is_an_error(tmp_path: Path, prepared: Any, options: Any) -> None:
-    model = untrained(TEXT.replace("queen", ""), tmp_path, **prepared)
+    model = untrained_model(TEXT.replace("queen", ""), tmp_path, **prepared)
     with pytest.raises(OptionError, match=r"^no sample can end after ") as caught:
         model.sample(**options, length=9)
     assert "--" not in str(caught.value)
@@ -166,48 +158,49 @@ def test_an_end_that_never_comes_is_an_error(tmp_path: Path, prepared: Any, opti
     ],
 )
 def test_an_end_that_may_come_is_none(tmp_path: Path, prepared: Any, options: Any) -> None:
-    untrained(TEXT, tmp_path, **prepared).sample(**options, length=9)
+    untrained_model(TEXT, tmp_path, **prepared).sample(**options, length=9)
 
 
 @pytest.mark.parametrize("options", [{"unit": "byte"}, {"unit": "word", "max_vocab": 9}, {"separator": "\n"}])
 def test_samples_of_each_unit_depend_on_seed_and_number_alone(tmp_path: Path, options: dict[str, Any]) -> None:
-    model = untrained(TEXT, tmp_path, **options)
+    model = untrained_model(TEXT, tmp_path, **options)
     alone = [model.sample("the k", length=60, seed=seed) for seed in (1, 1, 2)]
     assert alone[0] == alone[1] != alone[2]
     assert model.sample_many(5, "the k", length=60, seed=1)[0] == alone[0]
 
 
-def test_the_begin_of_a_word_is_known_without_the_space_before_it(tmp_path: Path) -> None:
-    model = untrained(TEXT, tmp_path, unit="word")
+def test_the_beginning_of_a_word_is_known_without_the_space_before_it(tmp_path: Path) -> None:
+    model = untrained_model(TEXT, tmp_path, unit="word")
     assert {"ki" + text for text in model.sample_many(20, "ki", length=1, seed=1)} <= {"king's", "kingdom"}
 
 
 def test_a_prompt_is_not_repeated_where_each_word_is_a_character(tmp_path: Path) -> None:
-    model = untrained("你好世界\n我爱你\n天地玄黄\n" * 40, tmp_path, unit="word")
+    model = untrained_model("你好世界\n我爱你\n天地玄黄\n" * 40, tmp_path, unit="word")
     assert model.sample("你", length=1, seed=1) == ""
     assert len(model.sample("你", length=5, seed=1)) == 4
 
 
 def test_a_prompt_of_bytes_keeps_its_line_ends(tmp_path: Path) -> None:
-    model = untrained(TEXT, tmp_path, unit="byte")
-    assert model.normalise("a\r\nb\udcff") == "a\r\nb\xff"
+    model = untrained_model(TEXT, tmp_path, unit="byte")
+    assert model.normalise("a\r\nb\udcff") == "a\r\nb\udcff"
+    assert model.tokenizer.encode("a\r\nb\udcff").tolist() == list(b"a\r\nb\xff")
 
 
 def test_each_character_of_a_separator_can_be_banned(tmp_path: Path) -> None:
-    model = untrained("the cat\nsat on\n\nthe mat\n" * 40, tmp_path, separator="\n\n")
+    model = untrained_model("the cat\nsat on\n\nthe mat\n" * 40, tmp_path, separator="\n\n")
     text = model.sample(ban="\n\n", length=400, seed=1)
-    assert not re.search(r"(?<!\n)\n(?!\n)", text), "the border is no line end"
+    assert not re.search(r"(?<!\n)\n(?!\n)", text), "an EOS is no line end"
     assert "\n\n" in text
 
 
-def test_separators_in_a_prompt_are_borders_as_they_are_in_a_text(tmp_path: Path) -> None:
-    model = untrained("Anna\nBert\nCarl\n" * 40, tmp_path, separator="\n")
+def test_separators_in_a_prompt_are_eos_as_they_are_in_a_text(tmp_path: Path) -> None:
+    model = untrained_model("Anna\nBert\nCarl\n" * 40, tmp_path, separator="\n")
     prompts = ["Anna\nBe", "\nAnna\nBe", "Anna\n\n\nBe", "\n\nAnna\nBe"]
     assert len({model.sample(prompt, length=30, seed=1) for prompt in prompts}) == 1
     assert model.score("Anna\n\nBert").surprisals == model.score("Anna\nBert").surprisals
 
 
 def test_half_of_a_character_has_no_bytes(tmp_path: Path) -> None:
-    model = untrained(TEXT, tmp_path, unit="byte")
+    model = untrained_model(TEXT, tmp_path, unit="byte")
     with pytest.raises(CharRNNError, match=r"U\+D812 is half of a character"):
         model.sample("a\ud812")

@@ -12,22 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from charrnn.config import ModelConfig, SamplingConfig
+from charrnn.config import ModelConfig, PreparationConfig, SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine import runtime as runtime_module
 from charrnn.machine.runtime import Runtime, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.runs.run import Run
+from charrnn.sampling.constraints import Piece
 from charrnn.sampling.copies import CopyIndex
-from charrnn.sampling.draft import Draft, Rules
 from charrnn.sampling.filters import Filter, exclude, make_filters, min_p, top_k, top_p
+from charrnn.sampling.generate import Sampler, choose
 from charrnn.sampling.noise import gumbel
-from charrnn.sampling.sampler import Piece, Sampler, choose
-from charrnn.text.vocabulary import Vocabulary
-from tests.support import CPU, TEXT, needs_cuda, needs_fbgemm
+from charrnn.text.tokenizers import CharTokenizer
+from tests.support import CPU, TEXT, marked_text, needs_cuda, needs_fbgemm
 
 P = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
-VOCABULARY = Vocabulary(("a", "b", "c", "d"), (1, 1, 1, 1))
+TOKENIZER = CharTokenizer(("a", "b", "c", "d"), (1, 1, 1, 1))
 
 
 def kept(keep: Filter) -> list[int]:
@@ -72,7 +72,7 @@ def test_frequencies_are_those_of_the_filtered_softmax(temperature: float, filte
 
 
 def test_filters_that_keep_all_are_left_out() -> None:
-    assert make_filters(SamplingConfig(top_p=1.0), VOCABULARY, CPU) == []
+    assert make_filters(SamplingConfig(top_p=1.0), TOKENIZER, CPU) == []
 
 
 def test_temperature_zero_takes_the_most_likely() -> None:
@@ -85,11 +85,11 @@ def test_lowest_temperatures_do_not_overflow() -> None:
 
 
 def test_unknown_symbol_and_banned_characters_never_pass() -> None:
-    with_unknown = Vocabulary(("a", "b", "c"), (1, 1, 1, 5))
+    with_unknown = CharTokenizer(("a", "b", "c"), (1, 1, 1, 5))
     filters = make_filters(SamplingConfig(ban="ab"), with_unknown, CPU)
     assert draw(torch.zeros(1, 4), 1.0, filters, n=1000).unique().tolist() == [2]
     with pytest.raises(OptionError, match="--ban"):
-        make_filters(SamplingConfig(ban="abcd"), VOCABULARY, CPU)
+        make_filters(SamplingConfig(ban="abcd"), TOKENIZER, CPU)
 
 
 def pieces_of(
@@ -102,7 +102,7 @@ def pieces_of(
     **options: object,
 ) -> list[Piece]:
     config = SamplingConfig(**options)  # type: ignore[arg-type]
-    sampler = Sampler(run.trainer.bptt.model, run.corpus.vocabulary, config, runtime, corpus)
+    sampler = Sampler(run.trainer.bptt.model, run.corpus.tokenizer, config, runtime, corpus)
     return list(sampler.sample(prompt, seed=seed))
 
 
@@ -161,8 +161,8 @@ def test_steps_launched_ahead_write_the_same(
     monkeypatch.setattr(Runtime, "max_steps", lambda *_: 8)
     monkeypatch.setattr(Runtime, "max_streams", 3)
     config = SamplingConfig(**{"num_samples": 7, "length": 120, "temperature": 1.2, **options})
-    model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, own_corpus(trained_run)
-    samplers = [Sampler(model, vocabulary, config, kind(CPU.device, CPU.dtype), index) for kind in (Runtime, Ahead)]
+    model, tokenizer, index = trained_run.trainer.bptt.model, trained_run.corpus.tokenizer, own_corpus(trained_run)
+    samplers = [Sampler(model, tokenizer, config, kind(CPU.device, CPU.dtype), index) for kind in (Runtime, Ahead)]
     for prompt in ("the ", "a hen"):
         expected, found = (summary(sampler.sample(prompt, seed=1)) for sampler in samplers)
         assert found == expected
@@ -255,14 +255,14 @@ def test_more_samples_than_streams_come_as_they_finish(trained_run: Run) -> None
 
 def test_sampler_serves_one_prompt_after_another(trained_run: Run) -> None:
     config = SamplingConfig(length=40)
-    sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, config, CPU)
+    sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.tokenizer, config, CPU)
     texts = ["".join(piece.text for piece in sampler.sample(prompt, seed=1)) for prompt in ("the ", "a hen", "the ")]
     assert texts[0] == texts[2] != texts[1]
     assert texts == [text_of(trained_run, prompt, length=40) for prompt in ("the ", "a hen", "the ")]
 
 
 def test_sampler_tells_of_a_second_prompt_before_the_first_is_done(trained_run: Run) -> None:
-    sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, SamplingConfig(), CPU)
+    sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.tokenizer, SamplingConfig(), CPU)
     first, second = sampler.sample("the ", seed=1), sampler.sample("a ", seed=1)
     next(first)
     next(second)
@@ -272,18 +272,16 @@ def test_sampler_tells_of_a_second_prompt_before_the_first_is_done(trained_run: 
 
 def test_sampler_may_be_made_in_one_mode_and_used_in_another(trained_run: Run) -> None:
     with torch.inference_mode():
-        sampler = Sampler(
-            trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, SamplingConfig(length=100), CPU
-        )
+        sampler = Sampler(trained_run.trainer.bptt.model, trained_run.corpus.tokenizer, SamplingConfig(length=100), CPU)
     assert "".join(piece.text for piece in sampler.sample(seed=1)) == text_of(trained_run, length=100)
 
 
 def test_large_vocabularies_take_few_streams_at_once() -> None:
     V = 300_000
-    vocabulary = Vocabulary(tuple(map(chr, range(0x20000, 0x20000 + V))), (1,) * V)
+    tokenizer = CharTokenizer(tuple(map(chr, range(0x20000, 0x20000 + V))), (1,) * V)
     model = CharRNN(ModelConfig(vocab_size=V, hidden_size=4, embedding_size=4))
     config = SamplingConfig(num_samples=5, length=2)
-    pieces = list(Sampler(model, vocabulary, config, CPU).sample(seed=1))
+    pieces = list(Sampler(model, tokenizer, config, CPU).sample(seed=1))
     assert sorted(piece.index for piece in pieces if piece.finish_reason) == list(range(5))
 
 
@@ -298,10 +296,10 @@ def test_recorded_steps_on_cuda_write_what_the_cpu_writes(
     monkeypatch.setattr(Runtime, "max_streams", 3)
     monkeypatch.setattr(runtime_module, "_MIN_RECORDED_CALLS", 0)
     cuda = open_runtime("cuda", "float32")
-    model, vocabulary, index = trained_run.trainer.bptt.model, trained_run.corpus.vocabulary, own_corpus(trained_run)
+    model, tokenizer, index = trained_run.trainer.bptt.model, trained_run.corpus.tokenizer, own_corpus(trained_run)
     config = SamplingConfig(num_samples=7, length=120, temperature=1.2, **options)
     samplers = [
-        Sampler(copy.deepcopy(model).to(runtime.device), vocabulary, config, runtime, index) for runtime in (CPU, cuda)
+        Sampler(copy.deepcopy(model).to(runtime.device), tokenizer, config, runtime, index) for runtime in (CPU, cuda)
     ]
     for prompt in ("the ", "a hen"):
         expected, found = (texts_of(list(sampler.sample(prompt, seed=1))) for sampler in samplers)
@@ -330,48 +328,6 @@ def test_copies_are_drawn_again(trained_run: Run) -> None:
     assert texts_of(alone) == guarded[:1]
 
 
-def draft(max_length: int, max_copy: int, corpus: str) -> Draft:
-    """A sample whose indices are code points."""
-    texts, lengths = tuple(map(chr, range(2**7))), (1.0,) * 2**7
-    return Draft(
-        0,
-        1,
-        Rules(
-            texts=texts,
-            lengths=lengths,
-            max_length=max_length,
-            max_copy=max_copy,
-            corpus=CopyIndex(corpus),
-            samplable=set(range(2**7)),
-        ),
-    )
-
-
-def test_what_is_drawn_anew_makes_no_copy_with_what_was_settled_before() -> None:
-    stream = draft(1000, 4, "cdef bxyz")
-    text = ""
-    for symbols in ("abcde", "f", "xyzq", "rstuv"):
-        text += "".join(stream.add(list(map(ord, symbols)), [1.0] * len(symbols)).texts)
-    assert text == "abrs"
-    assert ("".join(map(chr, stream.ids)), stream.length, stream.rejections) == ("abrstuv", 7, 2)
-
-
-def test_only_rejections_without_progress_end_a_sample() -> None:
-    stream = draft(10**6, 2, "zz")
-    for _ in range(300):
-        stream.add(list(b"abcdef"), [1.0] * 6)
-        stream.add(list(b"zz"), [1.0] * 2)
-    assert stream.rejections == 300
-    for _ in range(100):
-        assert stream.finish_reason is None
-        stream.add(list(b"zz"), [1.0] * 2)
-    assert (stream.length, stream.excluded) == (1800, {})
-    while stream.finish_reason is None:
-        stream.add(list(b"zz"), [1.0] * 2)  # though it is excluded
-    assert (stream.finish_reason, stream.length, stream.rejections) == ("given_up", 1801, 601)
-    assert str(stream.problem).startswith("1,801 symbols: each of 200 attempts made a copy of 2 characters of the corp")
-
-
 def test_copies_without_end_are_an_error(trained_run: Run) -> None:
     with pytest.raises(CharRNNError, match=r"sample 0 gave up at 0 symbols: .* made a copy of 1 character of the corp"):
         pieces_of(trained_run, corpus=own_corpus(trained_run), avoid_copying=1)
@@ -391,14 +347,14 @@ def test_no_sample_is_given_up_while_another_symbol_is_left(trained_run: Run, op
 
 def test_sample_that_is_given_up_ends_no_other() -> None:
     """Where the model writes empty documents alone, one of them differs from all others."""
-    vocabulary = Vocabulary(("a", "b"), (1, 1, 1), border_chars=1)
+    tokenizer = CharTokenizer(("a", "b"), (1, 1, 1), PreparationConfig(separator="\n"))
     model = CharRNN(ModelConfig(vocab_size=3, hidden_size=4, embedding_size=4))
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
     config = SamplingConfig(num_samples=24, documents=1, unique=True)
     pieces: list[Piece] = []
     with pytest.raises(CharRNNError, match=r"sample 1 \(and 22 others\) gave up at 0 symbols: each of 100 attempts"):
-        pieces.extend(Sampler(model, vocabulary, config, CPU).sample(seed=1))
+        pieces.extend(Sampler(model, tokenizer, config, CPU).sample(seed=1))
     ends = {piece.index: piece.finish_reason for piece in pieces if piece.finish_reason is not None}
     assert ends == {0: "documents"} | dict.fromkeys(range(1, 24), "given_up")
 
@@ -415,12 +371,12 @@ def test_bits_per_char_without_copies_are_those_of_what_is_left(trained_run: Run
 
 
 def own_corpus(run: Run) -> CopyIndex:
-    return CopyIndex(run.corpus.text)
+    return CopyIndex(marked_text(run.corpus))
 
 
 def bits_of(run: Run, prompt: str, text: str) -> list[float]:
     """The bits of each character of a text behind a prompt, read as a sequence."""
-    indices = run.corpus.vocabulary.encode(prompt + text).long()
+    indices = run.corpus.tokenizer.encode(prompt + text).long()
     with torch.no_grad():
         log_p = run.trainer.bptt.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
     bits: list[float] = (-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :, 0] / math.log(2)).tolist()
