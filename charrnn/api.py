@@ -14,7 +14,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from charrnn.config import PreparationConfig, SamplingConfig
+from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.keywords import SamplingOptions, with_sampling_options
 from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
@@ -22,14 +22,14 @@ from charrnn.model.network import CharRNN, State, evaluating
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import find_checkpoint
-from charrnn.runs.scorer import Scorer, check_window
+from charrnn.runs.scorer import Scorer
 from charrnn.sampling.constraints import Piece
 from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.filters import writable_characters
 from charrnn.sampling.generate import Sampler
 from charrnn.terminal import Readable, readable
 from charrnn.text.cleaning import normalise
-from charrnn.text.corpus import Corpus, read_blocks
+from charrnn.text.corpus import read_blocks
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.text.words import EOS_MARK
 
@@ -40,12 +40,11 @@ _CHUNK = 2**12  # symbols that are read at once
 
 @dataclass(frozen=True)
 class TextScore:
-    """Bits per character of a text under a model, and the surprisal of each character in bits.
+    """Bits per character of a text under a model, and the surprisal in bits of each of its `symbols`.
 
     `text` is the part that was predicted: all symbols but the first and those outside the vocabulary, which
-    `num_unknown` counts. (If the vocabulary has an unknown symbol, that is predicted in their place.) `symbols` are its
-    characters, bytes or words, one for each surprisal; a byte is the character of its number, and a border between
-    documents is the separator.
+    `num_unknown` counts (the unknown symbol, if there is one, is predicted in their place). A byte is the character of
+    its number, the end of a document the separator.
     """
 
     bits_per_char: float
@@ -58,10 +57,10 @@ class TextScore:
 
 @dataclass(frozen=True)
 class TextStates:
-    """The states of L layers of H units behind each of the N symbols of a text, on the CPU in float32.
+    """The states of L layers of H units after each of the N symbols of a text, on the CPU in float32.
 
-    `symbols` are the N texts of the symbols. `h` (L, N, H) are the layers' outputs, in (-1, 1); the last layer's,
-    `h[-1]`, are those that the model predicts from. `c` (L, N, H) are an LSTM's cell states, None of other cells.
+    `h` (L, N, H) are the layers' outputs, in (-1, 1); the model predicts from those of the last layer, `h[-1]`.
+    `c` (L, N, H) are an LSTM's cell states, None for other cells.
     """
 
     symbols: tuple[str, ...]
@@ -70,11 +69,7 @@ class TextStates:
 
 
 class LanguageModel:
-    """A trained model on a device.
-
-    It writes (`sample`, `stream`, `sample_many`), predicts (`next`), measures (`score`) and shows its states
-    (`states`); `module` is the network itself.
-    """
+    """A trained model on a device: samples, predictions, scores and states; `module` is the network itself."""
 
     def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime, data_dir: Path = Path("data")) -> None:
         self.checkpoint = checkpoint
@@ -110,22 +105,17 @@ class LanguageModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The symbols that it reads and writes."""
+        """The tokenizer, which holds the vocabulary."""
         return self.checkpoint.tokenizer
 
     vocabulary = tokenizer  # its name in version 0.1.0
 
     @property
-    def _preparation(self) -> PreparationConfig:
-        return self.checkpoint.corpus.config
-
-    @property
     def module(self) -> CharRNN:
         """The network, a `torch.nn.Module` on the model's device, in float32 whatever the precision of sampling.
 
-        It takes indices (T, B) int64, and a state unless it begins, and returns logits (T, B, V) and the state behind
-        them, for T time steps of B texts over V symbols: `logits, state = model.module(x)`, where a text is
-        `x = model.vocabulary.encode(text).long()[:, None]`.
+        `logits, state = model.module(x, state)` takes ids (T, B) int64 and a state (by default zeros), and returns
+        logits (T, B, V). The ids of a text are `model.tokenizer.encode(text).long()[:, None]`.
         """
         return self._model
 
@@ -155,7 +145,7 @@ class LanguageModel:
         corpus: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
-        """The same text as `sample` gives, in pieces as they are made."""
+        """The text that `sample` returns, in pieces as they are drawn."""
         show = Readable()
         pieces = self._pieces(1, prompt, seed, corpus, options)
         return (show(piece.text, final=piece.finish_reason is not None) for piece in pieces)
@@ -177,11 +167,10 @@ class LanguageModel:
         return list(map(readable, texts))
 
     def next(self, text: str = "") -> dict[str, float]:
-        """The probability of each symbol to follow a text, the most likely first; without a text, to come first.
+        """The probability of each symbol to follow a text, the most likely first, at temperature 1 without filters.
 
-        They are the model's own, at temperature 1 and without filters, and sum to 1. The unknown symbol, if the
-        vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the character of its number.
-        Raises: CharRNNError for a text outside the vocabulary.
+        The unknown symbol, if the vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the
+        character of its number. Raises: CharRNNError for a text outside the vocabulary.
         """
         indices = self.tokenizer.start(self._encode(text))
         with evaluating(self._model), torch.no_grad():
@@ -195,11 +184,10 @@ class LanguageModel:
         return probabilities
 
     def states(self, text: str) -> TextStates:
-        """The states behind each symbol of a text, read from its beginning and an empty state.
+        """The states after each symbol of a text, which is read from a state of zeros.
 
-        A model of documents reads a border before it; a word that is known only with a space before it, or only
-        without, is taken so, as in prompts. See `TextStates` for the shapes. Raises: CharRNNError for a text outside
-        the vocabulary.
+        A model of documents reads EOS first. A word that is known only with a space before it, or only without, is
+        read so, as in prompts. Raises: CharRNNError for a text outside the vocabulary.
         """
         indices = self._encode(text)
         if self.tokenizer.eos_id is not None:
@@ -215,10 +203,7 @@ class LanguageModel:
         return "" if index == self.tokenizer.eos_id else self.tokenizer.name(self.tokenizer.texts[index])
 
     def _encode(self, text: str) -> Tensor:
-        """The indices (N,) of a text: of words as a prompt's, and of rare symbols the unknown one's, if there is one.
-
-        Raises: CharRNNError.
-        """
+        """The indices (N,) of a text, whose words are read as in prompts. Raises: CharRNNError."""
         tokenizer = self.tokenizer
         symbols = tokenizer.known_forms(tokenizer.split(tokenizer.mark(self.normalise(text))))
         if tokenizer.unk_id is None:
@@ -226,7 +211,7 @@ class LanguageModel:
         return tokenizer.ids_of(symbols)
 
     def _read(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
-        """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state behind them."""
+        """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state after them."""
         state = None
         for chunk in indices.long().to(self.runtime.device).split(size) if len(indices) else ():
             outputs, state = self._model.stack(self._model.encode(chunk[:, None]), state)
@@ -235,10 +220,7 @@ class LanguageModel:
     def sampler(
         self, config: SamplingConfig, corpus: CopyIndex | None = None, known: Collection[int] | None = None
     ) -> Sampler:
-        """A sampler for any number of prompts; banned characters and stops are normalised as prompts are.
-
-        Raises: OptionError.
-        """
+        """A sampler for any number of prompts; bans and stops are normalised as prompts are. Raises: OptionError."""
         config = replace(config, ban=self.normalise(config.ban))
         writable = writable_characters(config, self.tokenizer)
         stops = [self.normalise(stop) for stop in config.stop]
@@ -249,15 +231,15 @@ class LanguageModel:
         return Sampler(self._model, self.tokenizer, config, self.runtime, corpus, known)
 
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
-        """The surprisal of each character of a text but the first, which nothing predicts.
+        """The surprisal of each symbol of a text but the first, which nothing predicts.
 
-        The state is carried through the text, or emptied every `window` symbols. With `adapt` the text
-        is also read by a copy of the model that learns from it (dynamic evaluation).
+        The state is carried through the text, or emptied every `window` symbols. With `adapt` the text is also read by
+        a copy of the model that learns from it (dynamic evaluation).
         Raises: CharRNNError for a text without two characters of the vocabulary, OptionError.
         """
         scorer = self.scorer()
         marked = self.tokenizer.mark(self.normalise(text))
-        parts = list(scorer.score([marked], check_window(window), adapt=adapt))
+        parts = list(scorer.score([marked], window, adapt=adapt))
         symbols = [symbol for part in parts for symbol in part.symbols]
         surprisals = torch.cat([part.surprisals for part in parts])
         num_chars = sum(part.num_chars for part in parts)
@@ -281,35 +263,30 @@ class LanguageModel:
 
     def normalise(self, text: str) -> str:
         """A prompt or a text to score as the corpus was prepared."""
-        return normalise(text, self._preparation)
+        return normalise(text, self.checkpoint.corpus.config)
 
     def index_corpus(self, corpus: str | None = None) -> CopyIndex:
-        """The text that this model has learned from, or another one, raw or prepared, so that copies can be found.
-
-        Raises: CharRNNError if it is not there any more.
-        """
+        """The model's corpus, or another text, raw or prepared, to find copies in. Raises: CharRNNError if missing."""
         return CopyIndex(self._read_corpus(corpus))
 
     def known_documents(self, corpus: str | None = None) -> set[int]:
-        """The hashes of the documents of the same text. Raises: CharRNNError if it is not there any more."""
+        """The hashes of the documents of the same text. Raises: CharRNNError if it is missing."""
         return set(map(hash, self._read_corpus(corpus).split(EOS_MARK)))
 
     def _read_corpus(self, corpus: str | None) -> str:
-        """The marked text of a corpus, by default of the model's own."""
-        blocks = self._open_own_corpus().marked_blocks() if corpus is None else read_blocks(corpus, self._preparation)
+        """The marked text of a corpus, by default of the model's own. Raises: CharRNNError."""
+        origin = self.checkpoint.corpus
+        if corpus is not None:
+            blocks = read_blocks(corpus, origin.config)
+        elif (own := origin.find(self.path, self._data_dir)) is not None:
+            blocks = own.marked_blocks()
+        else:
+            raise CharRNNError(
+                f"the model's corpus is neither {origin.path} nor in {self._data_dir}: name it ({opt.corpus('FILE')})"
+            )
         if not (text := "".join(blocks)):
             raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
         return text
-
-    def _open_own_corpus(self) -> Corpus:
-        """Raises: CharRNNError if it is not found."""
-        corpus = self.checkpoint.corpus.find(self.path, self._data_dir)
-        if corpus is None:
-            path = self.checkpoint.corpus.path
-            raise CharRNNError(
-                f"the model's corpus is neither {path} nor in {self._data_dir}: name it ({opt.corpus('FILE')})"
-            )
-        return corpus
 
     def _pieces(
         self, num_samples: int, prompt: str, seed: int | None, corpus: str | None, options: SamplingOptions

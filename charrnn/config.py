@@ -3,7 +3,6 @@
 The command line, the README's tables and the checks of a file's header follow from the fields of these dataclasses.
 """
 
-import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -79,19 +78,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Option:
-    """The part of a field that its type and default do not tell the command line.
+    """How the command line declares a field.
 
-    `parse` reads a value from the command line, if not the field's type does. `none` is the value that stands for
-    None there, where None is not the default. Of an option that `adds_up` all texts that are given are joined.
+    `parse` reads a value, by default the field's type does; `none` represents None.
     """
 
     help: str
     panel: str | None = None
-    limits: "Interval | Choice | None" = None
+    limits: Interval | Choice | None = None
     flag: str | None = None
     metavar: str | None = None
     none: int | None = None
-    adds_up: bool = False
+    repeatable: bool = False
     parse: Callable[[str], Any] | None = None
 
 
@@ -108,8 +106,8 @@ def option(
 
     `absent` is the value in files that were written before there was the option.
     """
-    metadata = {"option": Option(help, panel, limits, **more)}
-    return field(default=default, metadata=metadata if absent is ... else {**metadata, "absent": absent})
+    metadata = {} if absent is ... else {"absent": absent}
+    return field(default=default, metadata={"option": Option(help, panel, limits, **more), **metadata})
 
 
 def options_of(config: type) -> dict[str, Option]:
@@ -152,11 +150,7 @@ class PreparationConfig(Config):
 
     encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", PREPARATION, metavar="NAME")
     normalize: NormalForm = option(
-        "nfc",
-        "The Unicode normal form, in prompts too.",
-        PREPARATION,
-        Choice(get_args(NormalForm)),
-        absent="none",
+        "nfc", "The Unicode normal form, in prompts too.", PREPARATION, Choice(get_args(NormalForm)), absent="none"
     )
     ascii: bool = option(False, "Transliterate to ASCII, in prompts too.", PREPARATION)
     lowercase: bool = option(False, "Fold case, in prompts too.", PREPARATION)
@@ -182,27 +176,16 @@ class PreparationConfig(Config):
                 f"{opt.separator} is {self.separator!a}, which is no Unicode text: give some, such as \\n"
             )
         if self.separator is not None and self.documents:
-            raise OptionError(
-                f"{opt.separator} and {opt.documents} exclude each other: a document is a part of a file, or all"
-            )
+            remedy = "a document is a part of a file, or all"
+            raise OptionError(f"{opt.separator} and {opt.documents} exclude each other: {remedy}")
         if self.keep_order and self.border_text is None:
             raise OptionError(f"{opt.keep_order(True)} is for documents: give {opt.separator} or {opt.documents(True)}")
         if self.keeps_bytes:
-            self._require_plain_bytes()
-
-    def _require_plain_bytes(self) -> None:
-        """Refuse what would change bytes. Raises: OptionError."""
-        for name, plain in {
-            "encoding": "utf-8",
-            "ascii": False,
-            "lowercase": False,
-            "min_count": 1,
-            "max_vocab": None,
-        }.items():
-            if getattr(self, name) != plain:
-                raise OptionError(f"{opt.unit('byte')} takes bytes as they are: leave {getattr(opt, name)} out")
-        object.__setattr__(self, "normalize", "none")
-        object.__setattr__(self, "keep_boilerplate", True)
+            for name in ("encoding", "ascii", "lowercase", "min_count", "max_vocab"):
+                if getattr(self, name) != getattr(PreparationConfig, name):
+                    raise OptionError(f"{opt.unit('byte')} takes bytes as they are: leave {getattr(opt, name)} out")
+            object.__setattr__(self, "normalize", "none")
+            object.__setattr__(self, "keep_boilerplate", True)
 
     def differences(self, other: "PreparationConfig", names: Collection[str] | None = None) -> str:
         """The options in which this differs from another, all or those of these names; empty if they agree.
@@ -210,8 +193,8 @@ class PreparationConfig(Config):
         >>> PreparationConfig(separator="\\n").differences(PreparationConfig())
         "separator='\\\\n'"
         """
-        own = {name: value for name, value in vars(self).items() if names is None or name in names}
-        return ", ".join(f"{name}={value!r}" for name, value in own.items() if value != getattr(other, name))
+        changed = {name: value for name, value in vars(self).items() if value != getattr(other, name)}
+        return ", ".join(f"{name}={value!r}" for name, value in changed.items() if names is None or name in names)
 
     @property
     def keeps_bytes(self) -> bool:
@@ -238,10 +221,7 @@ class ModelOptions(Config):
 
     cell: Cell = option("lstm", "The kind of layers.", MODEL, Choice(get_args(Cell)))
     hidden_size: int | None = option(
-        None,
-        f"Units of a layer; default: chosen, or {_HIDDEN_SIZE} beside other options of the shape.",
-        MODEL,
-        _WIDTHS,
+        None, f"Units of a layer; default: chosen, or {_HIDDEN_SIZE} beside other options of the shape.", MODEL, _WIDTHS
     )
     num_layers: int = option(1, "Stacked layers.", MODEL, count(1, 64))
     embedding_size: int | None = option(
@@ -268,15 +248,12 @@ class ModelConfig(ModelOptions):
             raise OptionError(f"the vocabulary has {self.vocab_size} symbols: it must have {count()}")
 
 
-_MEDIUM = {name: getattr(ModelConfig, name) for name in ("hidden_size", "num_layers")}
-SIZES: Mapping[Size, Mapping[str, Any]] = types.MappingProxyType(
-    {
-        "small": _MEDIUM | {"hidden_size": 256},
-        "medium": _MEDIUM,
-        "large": {"hidden_size": 1024, "num_layers": 2, "embedding_size": 128},
-    }
-)
-"""The presets of `--size`; medium is ModelConfig's own default."""
+SIZES: Mapping[Size, Mapping[str, Any]] = {
+    "small": {"hidden_size": 256, "num_layers": 1},
+    "medium": {"hidden_size": _HIDDEN_SIZE, "num_layers": 1},
+    "large": {"hidden_size": 1024, "num_layers": 2, "embedding_size": 128},
+}
+"""The presets of `--size`."""
 
 
 def apply_size(options: ModelOptions, size: Size | None, given: Collection[str]) -> ModelOptions:
@@ -327,10 +304,7 @@ class TrainingConfig(Config):
         None, "Symbols that gradients reach back through; default: 32, on a GPU 64.", OPTIMISATION, count()
     )
     learning_rate: float | None = option(
-        None,
-        "Peak learning rate; default: chosen, lower with --init-from.",
-        OPTIMISATION,
-        positive(1e3),
+        None, "Peak learning rate; default: chosen, lower with --init-from.", OPTIMISATION, positive(1e3)
     )
     weight_decay: float = option(0.05, "Weight decay, on matrices only.", OPTIMISATION, Interval(0, 1000))
     grad_clip: float = option(1.0, "Clip the gradient norm to X.", OPTIMISATION, positive(1e9))
@@ -373,13 +347,11 @@ class SamplingConfig(Config):
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
     documents: int | None = option(None, "N whole documents; each begins with the prompt.", ENDS, count())
-    stop: tuple[str, ...] = option((), "End after this text, such as \\n; repeatable.", ENDS, parse=unescape)
+    stop: tuple[str, ...] = option(
+        (), "End after this text, such as \\n; repeatable.", ENDS, repeatable=True, parse=unescape
+    )
     temperature: float = option(
-        1.0,
-        "Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.",
-        FILTERS,
-        Interval(0, 1000),
-        flag="-t",
+        1.0, "Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.", FILTERS, Interval(0, 1000), flag="-t"
     )
     top_k: int | None = option(None, "Only the N most likely symbols.", FILTERS, count())
     top_p: float | None = option(None, "Only the most likely symbols that reach X in sum.", FILTERS, positive(1))
@@ -387,7 +359,12 @@ class SamplingConfig(Config):
         None, "Only symbols at least X times as likely as the likeliest.", FILTERS, positive(1)
     )
     ban: str = option(
-        "", "Never these characters, such as \\n; repeatable.", FILTERS, metavar="CHARS", adds_up=True, parse=unescape
+        "",
+        "Never these characters, such as \\n; repeatable.",
+        FILTERS,
+        metavar="CHARS",
+        repeatable=True,
+        parse=unescape,
     )
     avoid_copying: int | None = option(
         None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
@@ -396,8 +373,8 @@ class SamplingConfig(Config):
     new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "ban", "".join(self.ban))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
+        object.__setattr__(self, "ban", "".join(self.ban or ()))
         super().__post_init__()
         if "" in self.stop:
             raise OptionError(f"{opt.stop} is empty: it must be a text of at least one character")

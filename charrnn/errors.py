@@ -28,8 +28,7 @@ class _OptionNames:
     'lower --batch-size, or try --hidden-size 512 or --force'
     """
 
-    def __init__(self) -> None:
-        self.on_command_line = False
+    on_command_line = False
 
     def __getattr__(self, name: str) -> OptionName:
         return OptionName(f"--{name.replace('_', '-')}" if self.on_command_line else name)
@@ -53,7 +52,7 @@ class CharRNNError(Exception):
 
     exit_code = 1
     is_claimed = False
-    """True where this one of several processes has to tell of it."""
+    """True where this one of several processes has to print it."""
 
 
 class OptionError(CharRNNError):

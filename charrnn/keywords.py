@@ -3,10 +3,9 @@
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any, TypedDict, TypeVar, cast, get_type_hints
 
-from charrnn.config import SamplingConfig
+from charrnn.config import SamplingConfig, options_of
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -35,15 +34,14 @@ def with_sampling_options(method: _Method) -> _Method:
     """
     hints = get_type_hints(SamplingOptions)
     keywords, lines = [], []
-    for each in fields(SamplingConfig):
-        if each.name in hints:
-            option = each.metadata["option"]
-            kind = inspect.Parameter.KEYWORD_ONLY
-            keywords.append(inspect.Parameter(each.name, kind, default=each.default, annotation=hints[each.name]))
+    for name, option in options_of(SamplingConfig).items():
+        if name in hints:
+            default, kind = getattr(SamplingConfig, name), inspect.Parameter.KEYWORD_ONLY
+            keywords.append(inspect.Parameter(name, kind, default=default, annotation=hints[name]))
             limits = "" if option.limits is None else f" It must be {option.limits}."
-            lines.append(f"    {each.name}: {option.help}{limits}")
+            lines.append(f"    {name}: {option.help}{limits}")
     signature = inspect.signature(method)
-    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    *own, _ = signature.parameters.values()  # without the TypedDict
     signature = signature.replace(parameters=[*own, *keywords])
 
     @functools.wraps(method)

@@ -15,41 +15,37 @@ from typing import Any, Protocol, TextIO
 
 
 class Notify(Protocol):
-    """Tell the user something, or warn."""
+    """Print a message or a warning for the user."""
 
     def __call__(self, message: str, *, warning: bool = False) -> None:
         """One message, which may have several lines."""
 
 
 def silence(message: str, *, warning: bool = False) -> None:
-    """Tell nobody."""
-
-
-def speaks() -> bool:
-    """True in the process that reports: of several, the first one."""
-    return is_alone() or _variable("RANK") == "0"
+    """Print nothing."""
 
 
 def is_alone() -> bool:
     """False in a process that torchrun has started beside others."""
-    return not (_variable("RANK") and _variable("LOCAL_RANK")) or _variable("WORLD_SIZE") in ("", "0", "1")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    rank, local_rank, world_size = (os.environ.get(name, "").strip() for name in names)
+    return not (rank and local_rank) or world_size in ("", "0", "1")
 
 
-def _variable(name: str) -> str:
-    return os.environ.get(name, "").strip()
+def speaks() -> bool:
+    """True in the process that reports: of several, the first one."""
+    return is_alone() or os.environ["RANK"].strip() == "0"
 
 
 Advance = Callable[[int], object]
-"""Tell of progress: so many bytes more were read."""
+"""Report the number of bytes read since the last call."""
 
 
 def advance_nothing(num_bytes: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 _BAR_DELAY_S, _LINE_S = 0.5, 30.0
-_BYTES: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False}
-_MAX_CHARACTERS = 20  # that are named
 Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
 """Progress bar of a task; total in bytes, None if unknown."""
 
@@ -66,7 +62,8 @@ def byte_bar(stream: TextIO) -> Bar:
     def show_bar(work: str, total: int | None) -> Iterator[Advance]:
         from tqdm import tqdm
 
-        with tqdm(desc=work, total=total, file=stream, ncols=width_of(stream), delay=_BAR_DELAY_S, **_BYTES) as bar:
+        form: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "delay": _BAR_DELAY_S}
+        with tqdm(desc=work, total=total, file=stream, ncols=width_of(stream), **form) as bar:
             yield bar.update
 
     @contextlib.contextmanager
@@ -127,8 +124,8 @@ def count_of(number: float, noun: str) -> str:
     >>> count_of(1, "step"), count_of(12_345, "step"), count_of(1.5, "epoch")
     ('1 step', '12,345 steps', '1.5 epochs')
     """
-    told = f"{number:,}" if isinstance(number, int) else format_number(number)
-    return f"{told} {noun}{'' if told == '1' else 's'}"
+    text = f"{number:,}" if isinstance(number, int) else format_number(number)
+    return f"{text} {noun}{'' if text == '1' else 's'}"
 
 
 def parse_minutes(text: str) -> float:
@@ -148,7 +145,7 @@ def parse_minutes(text: str) -> float:
 
 
 def width_of(stream: TextIO) -> int:
-    """Columns of the terminal that a stream leads to; 80 if that cannot be told."""
+    """Columns of a stream's terminal, by default 80."""
     with contextlib.suppress(OSError, ValueError):
         return os.get_terminal_size(stream.fileno()).columns or 80
     return 80
@@ -219,23 +216,21 @@ def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
 def blocks(values: Sequence[float], *, ascii_only: bool = False) -> str:
     """A curve of finite values as a line of blocks, from the lowest to the highest; of many, neighbours are averaged.
 
     >>> blocks([3.0, 2.0, 1.5, 1.2, 1.0]), blocks([3.0, 2.0, 1.0], ascii_only=True), blocks([1, 1])
     ('█▅▃▂▁', '#=_', '▁▁')
     """
-    N, width = len(values), min(len(values), _MAX_BLOCKS)
+    N, width = len(values), min(len(values), 60)
     bins = [values[i * N // width : (i + 1) * N // width] for i in range(width)]
     means = [sum(each) / len(each) for each in bins]
     low, high = min(means), max(means)
-    signs = _ASCII_BLOCKS if ascii_only else BLOCKS
+    signs = "_.:-=+*#" if ascii_only else BLOCKS
     return "".join(signs[round((mean - low) / ((high - low) or 1.0) * (len(signs) - 1))] for mean in means)
-
-
-BLOCKS = "▁▂▃▄▅▆▇█"
-_ASCII_BLOCKS = "_.:-=+*#"
-_MAX_BLOCKS = 60
 
 
 def can_print(text: str, stream: TextIO) -> bool:
@@ -253,8 +248,8 @@ def list_characters(characters: Collection[str]) -> str:
     >>> list_characters("éa")
     "'a' 'é'"
     """
-    more = " ..." if len(characters) > _MAX_CHARACTERS else ""
-    return " ".join(map(repr, sorted(characters)[:_MAX_CHARACTERS])) + more
+    shown = " ".join(map(repr, sorted(characters)[:20]))
+    return f"{shown} ..." if len(characters) > 20 else shown
 
 
 def escape_controls(text: str) -> str:
@@ -263,12 +258,12 @@ def escape_controls(text: str) -> str:
     >>> escape_controls("red \\x1b[31m \\u202e")
     'red \\\\x1b[31m \\\\u202e'
     """
-    return INVISIBLE.sub(_escape, text)
 
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return INVISIBLE.sub(escaped, text)
 
 
 def decode_argument(text: str) -> str:
@@ -306,6 +301,11 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
     '{"text": "café \\\\u009b31m"}'
     """
     return INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=ascii_only))
+
+
+def print_json(record: object, *, flush: bool = False) -> None:
+    """Print a record as one line of JSON, in ASCII where stdout's encoding lacks characters."""
+    print(json_line(record, ascii_only=not prints_unicode()), flush=flush)
 
 
 _HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that are not bytes

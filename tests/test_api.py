@@ -26,8 +26,7 @@ from charrnn.runs.run import Run
 from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
-from charrnn.text.tokenizers import CharTokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR
+from charrnn.text.tokenizers import UNKNOWN_CHAR, CharTokenizer
 from tests.support import CPU, TEXT
 
 

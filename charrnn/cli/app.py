@@ -4,14 +4,21 @@ import io
 import os
 import sys
 import warnings
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from charrnn.cli import export, inspect, prepare, report, runs, sample, score, train
+from charrnn.cli.export import export
 from charrnn.cli.help import Command, UsageError, render_page
-from charrnn.cli.options import BadValueError, tell
+from charrnn.cli.inspect import inspect
+from charrnn.cli.options import BadValueError, print_message
+from charrnn.cli.prepare import prepare
+from charrnn.cli.report import report
+from charrnn.cli.runs import runs
+from charrnn.cli.sample import sample
+from charrnn.cli.score import score
+from charrnn.cli.train import train
 from charrnn.errors import CharRNNError, CharRNNWarning, command_line
 from charrnn.terminal import escape_controls, is_alone, speaks
 from charrnn.version import __version__
@@ -44,43 +51,40 @@ class _Group(TyperGroup):
         except UsageError as error:
             raise _exit_of_usage(error) from error
         except CharRNNError as error:
-            if not (speaks() or error.is_claimed):  # another process says the same
-                raise typer.Exit(error.exit_code) from error
-            raise _exit(str(error), error.exit_code) from error
+            raise _exit(str(error), error.exit_code, is_printed=speaks() or error.is_claimed) from error
         except BrokenPipeError:
             raise typer.Exit(0) from None  # the reader, say `head`, has had enough
         except OSError as error:
             raise _exit(f"{error.filename or 'input or output'}: {error.strerror}") from error
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not (isinstance(error, MemoryError) or _is_out_of_memory(error)):
                 raise
             raise _exit("out of memory: lower --batch-size, --seq-length, --hidden-size or --num-samples") from error
 
 
-def _exit(message: str, code: int = 1) -> typer.Exit:
-    """Say what is wrong in one line; returns the exit to raise."""
-    print("error:", escape_controls(" ".join(message.split())), file=sys.stderr)
+def _exit(message: str, code: int = 1, *, is_printed: bool = True) -> typer.Exit:
+    """The exit to raise for an error, which is printed in one line unless another process prints it."""
+    if is_printed:
+        print("error:", escape_controls(" ".join(message.split())), file=sys.stderr)
     return typer.Exit(code)
 
 
 def _exit_of_usage(error: Any) -> typer.Exit:
-    """Say what is wrong with a command line, and where its options are listed; returns the exit to raise."""
-    if not speaks():  # another process says the same
-        return typer.Exit(error.exit_code)
+    """The exit to raise for a wrong command line, whose message names the help page."""
     message = error.format_message()
     if not isinstance(error, BadValueError):
-        page = f"{error.ctx.command_path} -h" if error.ctx is not None else "charrnn -h"
-        message = f"{message[:1].lower()}{message[1:].rstrip('.')}; {page} tells more"
-    return _exit(message, error.exit_code)
+        command = error.ctx.command_path if error.ctx is not None else "charrnn"
+        message = f"{message[:1].lower()}{message[1:].rstrip('.')}; {command} -h tells more"
+    return _exit(message, error.exit_code, is_printed=speaks())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch raises RuntimeErrors of several wordings, on a CPU without a class of their own."""
-    if isinstance(error, MemoryError):
-        return True
+    """True for PyTorch's RuntimeErrors about memory, which have several wordings and on a CPU no class."""
     causes = [error, error.__context__]  # a failed clean-up may mask the cause
-    told = " ".join(str(cause).lower() for cause in causes if cause is not None)
-    return any(sign in told for sign in ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed"))
+    messages = " ".join(str(cause).lower() for cause in causes)
+    return any(
+        sign in messages for sign in ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed")
+    )
 
 
 app = typer.Typer(
@@ -90,16 +94,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    prepare.prepare,
-    train.train,
-    sample.sample,
-    score.score,
-    runs.runs,
-    inspect.inspect,
-    report.report,
-    export.export,
-):
+for command in (prepare, train, sample, score, runs, inspect, report, export):
     app.command(command.__name__, cls=Command)(command)
 
 
@@ -136,7 +131,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a sample
     try:
         app()
-    except OSError as error:  # of what is printed before a command begins
+    except OSError as error:  # from printing before a command begins
         sys.exit(_exit(str(error.strerror)).exit_code)
     except SystemExit as end:
         if is_alone() or not isinstance(end.code, int):
@@ -147,24 +142,17 @@ def main() -> None:
         _flush()
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     """Print our own warnings as the command line prints its errors, and others as Python does."""
     if issubclass(category, CharRNNWarning):
-        if speaks():  # of several processes each meets it
-            tell(f"warning: {message}")
+        if speaks():  # each of several processes gets it
+            print_message(f"warning: {message}")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _open_standard_streams() -> None:
-    """Open those that the caller closed, lest the next file, say a checkpoint, take their place."""
+    """Open those that the caller closed, so that the next file, such as a checkpoint, does not get their number."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -174,7 +162,7 @@ def _open_standard_streams() -> None:
 
 
 def _flush() -> None:
-    """A reader who has gone must not change the exit code any more, nor a full disk that was told of."""
+    """Flush stdout; a closed pipe or a full disk must not change the exit code now."""
     try:
         sys.stdout.flush()
     except OSError:

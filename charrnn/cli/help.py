@@ -15,7 +15,6 @@ from charrnn.machine.neighbours import sharing_cores
 
 UsageError: Any = typer.BadParameter.__base__
 """Of the command line's grammar, which Typer exports under no name of its own."""
-_GAP = "  "
 _OPTION_WIDTH = 24
 _EXIT_CODES = (
     ("0", "done"),
@@ -68,7 +67,8 @@ def render_page(command: Any, ctx: Any, width: int) -> str:
     arguments = [parameter for parameter in parameters if parameter.param_type_name == "argument"]
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
     commands = getattr(command, "commands", {})
-    usage = ["COMMAND", "[ARGUMENTS]"] if commands else map(_usage, arguments)
+    usage = ["COMMAND", "[ARGUMENTS]"] if commands else []
+    usage += [argument.metavar if argument.required else f"[{argument.metavar}]" for argument in arguments]
     required = [_flags(option).strip() for option in options if option.required]
     parts = [" ".join([_bold("Usage:"), ctx.command_path, *usage, *required, "[OPTIONS]"])]
     parts += _paragraphs(inspect.cleandoc(command.help or ""), width)
@@ -80,10 +80,6 @@ def render_page(command: Any, ctx: Any, width: int) -> str:
         parts += _section(panel or "Options", rows, width, _OPTION_WIDTH)
     parts += _section("Exit codes", _EXIT_CODES, width)
     return "\n\n".join(parts)
-
-
-def _usage(argument: Any) -> str:
-    return str(argument.metavar if argument.required else f"[{argument.metavar}]")
 
 
 def _paragraphs(text: str, width: int) -> Iterator[str]:
@@ -99,18 +95,16 @@ def _paragraphs(text: str, width: int) -> Iterator[str]:
 def _section(title: str, rows: Sequence[tuple[str, str]], width: int, name_width: int | None = None) -> list[str]:
     """A title and two columns below it, the first as wide as its names if not given; nothing without rows."""
     name_width = name_width or max((len(name) for name, _ in rows), default=0)
-    lines = [line for name, text in rows for line in _row(name, text, width, name_width)]
-    return ["\n".join([_bold(title), *lines] if title else lines)] if lines else []
-
-
-def _row(name: str, text: str, width: int, name_width: int) -> list[str]:
-    """A name with its text beside it, or below where the name is too long for its column."""
-    column = _GAP + " " * name_width + _GAP
-    filled = textwrap.wrap(text, width, initial_indent=column, subsequent_indent=column, break_on_hyphens=False) or [""]
-    head = _GAP + name
-    if len(name) > name_width:
-        return [head, *filled]
-    return [head + filled[0][len(head) :], *filled[1:]]
+    column = " " * (name_width + 4)
+    lines = [_bold(title)] if title and rows else []
+    for name, text in rows:
+        head = f"  {name}".ljust(len(column))
+        if len(name) > name_width:  # the text starts below it
+            lines.append(f"  {name}")
+            head = column
+        filled = textwrap.fill(text, width, initial_indent=head, subsequent_indent=column, break_on_hyphens=False)
+        lines.append(filled or head.rstrip())
+    return ["\n".join(lines)] if lines else []
 
 
 def _flags(option: Any) -> str:
@@ -122,7 +116,7 @@ def _flags(option: Any) -> str:
 
 def _explain(option: Any) -> str:
     """The help of an option with its default and its environment variable."""
-    if not option.show_default or option.default is None or option.default is False or option.default == "":
+    if option.default in (None, "") or option.default is False:
         return str(option.help)
     variable = f"${option.envvar}, else " if option.envvar else ""
     return f"{option.help.removesuffix('.')}; default: {variable}{option.default}."

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, tell
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, print_message
 from charrnn.cli.signals import exit_on_signals
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import align, escape, format_bytes, json_line, prints_unicode
+from charrnn.terminal import align, escape, format_bytes, print_json
 
 _MAX_SYMBOLS, _DIGEST_CHARS = 4, 16
 """In a table, so that several fit side by side."""
@@ -21,9 +21,7 @@ def inspect(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...",
-            help="Prepared corpora, checkpoints, folders or names of runs (their best checkpoint).",
-            show_default=False,
+            metavar="PATH...", help="Prepared corpora, checkpoints, folders or names of runs (their best checkpoint)."
         ),
     ],
     slim: Annotated[
@@ -54,12 +52,12 @@ def inspect(
             raise CharRNNError(f"{slim} exists: name another file, or remove it first")
         Checkpoint.load(path).slim().save(slim)
         before, after = (format_bytes(each.stat().st_size) for each in (path, slim))
-        tell(f"{slim}: {after} instead of {before}; now run: charrnn sample {shlex.quote(str(slim))}")
+        print_message(f"{slim}: {after} instead of {before}; now run: charrnn sample {shlex.quote(str(slim))}")
         paths = [str(slim)]
     found = [inspection.inspect(path, checkpoint_dir) for path in paths]
     if json:
         for facts in found:
-            print(json_line(facts, ascii_only=not prints_unicode()), flush=True)
+            print_json(facts, flush=True)
         return
     tables = [dict(_flatten(facts)) for facts in found]
     names = dict.fromkeys(name for table in tables for name in table)

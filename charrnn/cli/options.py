@@ -5,11 +5,10 @@ import functools
 import inspect
 import json as json_module
 import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -17,12 +16,7 @@ from charrnn.config import COMMON, PANELS, PREPARATION, Choice, Config, Interval
 from charrnn.files.atomic import require_writable
 from charrnn.terminal import Notify, escape_controls
 
-_METAVARS = {int: "N", float: "X", str: "TEXT"}
-
-
-def declare(help: str, *names: str, metavar: str | None = None, panel: str | None = None, **more: Any) -> Any:  # noqa: A002
-    """An option of the command line; `more` are arguments of `typer.Option`."""
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
+_METAVARS: dict[type, str] = {int: "N", float: "X", str: "TEXT"}
 
 
 class BadValueError(typer.BadParameter):
@@ -34,26 +28,38 @@ class BadValueError(typer.BadParameter):
         return f"{max(names, key=len)} is {self.message}"
 
 
-def reads(parse: Callable[[str], Any], limits: Interval | Choice | None = None, none: Any = None) -> dict[str, Any]:
-    """Arguments of `declare` for an option whose value is read by `parse` and lies within limits, or is `none`."""
-    if parse in (str, bool) and limits is None:
-        return {}
+def declare(
+    help: str,  # noqa: A002 (as Typer names it)
+    *names: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    parse: Callable[[str], Any] = str,
+    limits: Interval | Choice | None = None,
+    none: int | None = None,
+    **more: Any,
+) -> Any:
+    """An option of the command line. Its value is read by `parse` and is within limits; `none` represents None.
 
-    def read(text: Any) -> Any:
-        if not isinstance(text, str):
-            return text  # a default
+    `more` are arguments of `typer.Option`.
+    """
+
+    def read(text: str) -> Any:
         try:
             value = parse(text)
         except ValueError as error:
             raise BadValueError(f"{text or 'empty'}: it must be {limits if parse in (int, float) else error}") from None
-        if limits is not None and value not in limits and value != none:
+        if none is not None and value == none:
+            return None
+        if limits is not None and value not in limits:
             raise BadValueError(f"{text or 'empty'}: it must be {limits}")
         return value
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in getattr(limits, "names", ()) if name.startswith(incomplete)]
 
-    return {"parser": read, "autocompletion": complete}
+    if parse is not str or limits is not None:
+        more |= {"parser": read, "autocompletion": complete}
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
 
 
 def read_folder(text: str) -> Path:
@@ -63,65 +69,29 @@ def read_folder(text: str) -> Path:
     return Path(text)
 
 
-Device = Annotated[
-    str,
-    declare(
-        "auto, cpu, cuda, cuda:N or mps; auto takes CUDA, else the faster of MPS and CPU.",
-        metavar="NAME",
-        panel=COMMON,
-        envvar="CHARRNN_DEVICE",
-    ),
-]
-Precision = Annotated[
-    str,
-    declare(
-        "auto, float32, bfloat16 or float16; auto takes the fastest that loses no quality.",
-        metavar="NAME",
-        panel=COMMON,
-        envvar="CHARRNN_PRECISION",
-    ),
-]
+def _from_environment(help: str, metavar: str, variable: str, parse: Callable[[str], Any] = str) -> Any:  # noqa: A002
+    """An option whose default may be set by an environment variable."""
+    return declare(help, metavar=metavar, panel=COMMON, envvar=f"CHARRNN_{variable}", parse=parse)
+
+
+_FASTEST = "auto takes the fastest that loses no quality."
+_DEVICE = "auto, cpu, cuda, cuda:N or mps; auto takes CUDA, else the faster of MPS and CPU."
+_SEED = "Everything random follows from it; drawn and reported if unset."
+_CHECKPOINT = "A run's name, its folder or a checkpoint file; default: the newest run."
+
+Device = Annotated[str, _from_environment(_DEVICE, "NAME", "DEVICE")]
+Precision = Annotated[str, _from_environment(f"auto, float32, bfloat16 or float16; {_FASTEST}", "NAME", "PRECISION")]
 SamplingPrecision = Annotated[
-    str,
-    declare(
-        "auto, float32, bfloat16, float16 or int8; auto takes the fastest that loses no quality.",
-        metavar="NAME",
-        panel=COMMON,
-        envvar="CHARRNN_PRECISION",
-    ),
+    str, _from_environment(f"auto, float32, bfloat16, float16 or int8; {_FASTEST}", "NAME", "PRECISION")
 ]
-Seed = Annotated[
-    int | None,
-    declare(
-        "Everything random follows from it; drawn and reported if unset.",
-        metavar="N",
-        panel=COMMON,
-        **reads(int, count(0)),
-    ),
-]
+Seed = Annotated[int | None, declare(_SEED, metavar="N", panel=COMMON, parse=int, limits=count(0))]
 Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--recursive", panel=PREPARATION)]
 Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
 Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
 Overwrite = Annotated[bool, declare("Replace an existing output.", "--overwrite")]
-DataDir = Annotated[
-    Path,
-    declare(
-        "Where prepared corpora lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_DATA_DIR", **reads(read_folder)
-    ),
-]
-CheckpointDir = Annotated[
-    Path,
-    declare("Where runs lie.", metavar="DIR", panel=COMMON, envvar="CHARRNN_CHECKPOINT_DIR", **reads(read_folder)),
-]
-
-CheckpointArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="CHECKPOINT",
-        help="A run's name, its folder or a checkpoint file; default: the newest run.",
-        show_default=False,
-    ),
-]
+DataDir = Annotated[Path, _from_environment("Where prepared corpora lie.", "DIR", "DATA_DIR", read_folder)]
+CheckpointDir = Annotated[Path, _from_environment("Where runs lie.", "DIR", "CHECKPOINT_DIR", read_folder)]
+CheckpointArgument = Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help=_CHECKPOINT)]
 
 DATA_DIR = Path("data")
 CHECKPOINT_DIR = Path("checkpoints")
@@ -133,17 +103,16 @@ def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
     An option that the command declares itself takes the place of the field of that name, which keeps its default. The
     options are put in the order of the help's panels.
     """
-    own = inspect.signature(command, eval_str=True).parameters
+    own = inspect.signature(command).parameters
     configs = {name: p.annotation for name, p in own.items() if _is_config(p.annotation)}
-    derived = {name: [p for p in _derive(config) if p.name not in own] for name, config in configs.items()}
+    derived = {name: [p for p in map(_derive, fields(config)) if p.name not in own] for name, config in configs.items()}
     parameters = [each for p in own.values() for each in derived.get(p.name, [p])]
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=_place)]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         for name, config in configs.items():
-            taken = [field for field in fields(config) if field.name not in own]
-            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field in taken})
+            values[name] = config(**{p.name: values.pop(p.name) for p in derived[name]})
         command(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -151,16 +120,47 @@ def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _is_config(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Config)
+
+
+def _derive(field: "Field[Any]") -> inspect.Parameter:
+    """The parameter from which Typer makes the option for a config's field."""
+    option: Option = field.metadata["option"]
+    hint: Any = field.type
+    kind: type = next((kind for kind in (bool, int, float) if kind in (hint, *get_args(hint))), str)
+    info = declare(
+        option.help,
+        *filter(None, [f"--{field.name.replace('_', '-')}", option.flag]),
+        metavar=option.metavar or "|".join(getattr(option.limits, "names", ())) or _METAVARS.get(kind),
+        panel=option.panel,
+        parse=option.parse or (str if kind is bool else kind),
+        limits=option.limits,
+        none=option.none,
+    )
+    hint, default = (list[str] | None, None) if option.repeatable else (hint, field.default)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[hint, info])
+
+
+def _place(parameter: inspect.Parameter) -> int:
+    """The place of a parameter's panel in the help."""
+    info = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
+    panel = getattr(info, "rich_help_panel", None)
+    return PANELS.index(panel) if panel in PANELS else -1
+
+
 def given(ctx: typer.Context, *configs: Config) -> dict[str, Any]:
     """The options that were set on the command line or in the environment, those of configs as their fields."""
-    values = ctx.params | {field.name: getattr(config, field.name) for config in configs for field in fields(config)}
+    values = dict(ctx.params)
+    for config in configs:
+        values |= vars(config)
     sources = {name: ctx.get_parameter_source(name) for name in values}
-    is_set = {name for name, source in sources.items() if source and source.name not in ("DEFAULT", "DEFAULT_MAP")}
-    return {name: values[name] for name in is_set}
+    return {name: values[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
 
-def tell(message: str) -> None:
-    """Print a line on stderr. Where nobody reads it or it has no room, that is no reason to stop."""
+def print_message(message: str) -> None:
+    """Print a line on stderr; a closed pipe or a full disk there does not end the command."""
     with contextlib.suppress(OSError):
         print(escape_controls(message), file=sys.stderr, flush=True)
 
@@ -170,7 +170,7 @@ def notifier(*, quiet: bool) -> Notify:
 
     def notify(message: str, *, warning: bool = False) -> None:
         if warning or not quiet:
-            tell(f"warning: {message}" if warning else message)
+            print_message(f"warning: {message}" if warning else message)
 
     return notify
 
@@ -183,77 +183,21 @@ def require_output(output: Path | None, *, overwrite: bool) -> Path | None:
     return output
 
 
-def tell_page(page: Path | None, size: int, details: str, *, json: bool) -> None:
+def report_page(page: Path | None, size: int, details: str, *, json: bool) -> None:
     """Report the size of a page that was written to a file."""
     if page is None:
         return
     if json:
         print(json_module.dumps({"page": str(page), "bytes": size}), flush=True)
     else:
-        tell(f"{page}: {size / 1e6:.1f} MB{details}")
+        print_message(f"{page}: {size / 1e6:.1f} MB{details}")
 
 
-def choose_checkpoint(run: str | None, checkpoint_dir: Path, tell: Callable[[str], object] = tell) -> Path:
-    """The checkpoint that a command was given by name or path, else that of the newest run, which is told.
-
-    Raises: CharRNNError.
-    """
+def choose_checkpoint(run: str | None, checkpoint_dir: Path, notify: Callable[[str], object] = print_message) -> Path:
+    """The checkpoint of a run's name or path, by default of the newest run, which is reported. Raises: CharRNNError."""
     from charrnn.runs.folder import find_checkpoint
 
     path = find_checkpoint(run, checkpoint_dir)
     if run is None:
-        tell(f"run {path.parent.name}: the newest in {checkpoint_dir}")
+        notify(f"run {path.parent.name}: the newest in {checkpoint_dir}")
     return path
-
-
-def _is_config(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Config)
-
-
-def _derive(config: type[Config]) -> Iterator[inspect.Parameter]:
-    """The parameters that Typer turns into a config's options."""
-    hints = get_type_hints(config)
-    for field in fields(config):
-        option, hint, default = field.metadata["option"], hints[field.name], field.default
-        kind = next(member for member in (*_members(hint), str) if member is not type(None))
-        names = get_args(kind) if get_origin(kind) is Literal else ()
-        if kind is tuple or option.adds_up:
-            kind, hint, default = str, list[str] | None, None
-        elif option.none is not None:
-            hint, default = kind, option.none if default is None else default
-        name = f"--{field.name.replace('_', '-')}"
-        info = declare(
-            option.help,
-            *filter(None, [name if kind is bool or option.flag else None, option.flag]),
-            metavar=option.metavar or "|".join(names) or _METAVARS.get(kind),
-            panel=option.panel,
-            show_default=default not in (None, ""),
-            **reads(option.parse or (str if names else kind), option.limits, option.none),
-        )
-        yield inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
-        )
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type; of a tuple the bare type."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return get_args(hint)
-    return (tuple,) if get_origin(hint) is tuple else (hint,)
-
-
-def _value(field: "Field[Any]", value: Any) -> Any:
-    """A field's value for what the command line gave."""
-    if isinstance(field.default, tuple):
-        return tuple(value or ())
-    option: Option = field.metadata["option"]
-    if option.adds_up:
-        return "".join(value or ())
-    return None if option.none is not None and value == option.none else value
-
-
-def _place(parameter: inspect.Parameter) -> int:
-    """The place of a parameter's panel in the help."""
-    info = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
-    panel = getattr(info, "rich_help_panel", None)
-    return PANELS.index(panel) if panel in PANELS else -1

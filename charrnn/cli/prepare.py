@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli.options import DATA_DIR, DataDir, Force, Json, Overwrite, Recursive, declare, notifier, takes_configs
+from charrnn.cli import options
+from charrnn.cli.options import declare
 from charrnn.cli.signals import exit_on_signals
 from charrnn.config import REPORTS, PreparationConfig
 from charrnn.errors import OptionError
@@ -15,7 +16,7 @@ from charrnn.terminal import byte_bar, no_bar
 from charrnn.text.sources import find_sources
 
 
-@takes_configs
+@options.takes_configs
 def prepare(
     *,
     text: Annotated[
@@ -23,7 +24,6 @@ def prepare(
         typer.Argument(
             metavar="TEXT...",
             help="Files (.gz, .bz2 and .xz too), folders (their *.txt, sorted) or - for stdin, joined in order.",
-            show_default=False,
         ),
     ],
     output: Annotated[
@@ -31,12 +31,12 @@ def prepare(
         declare("Default: DATA_DIR/<name of the first text>.safetensors.", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
-    recursive: Recursive = False,
-    force: Force = False,
-    overwrite: Overwrite = False,
+    recursive: options.Recursive = False,
+    force: options.Force = False,
+    overwrite: options.Overwrite = False,
     quiet: Annotated[bool, declare("No progress, no report.", "--quiet", "-q", panel=REPORTS)] = False,
-    json: Json = False,
-    data_dir: DataDir = DATA_DIR,
+    json: options.Json = False,
+    data_dir: options.DataDir = options.DATA_DIR,
 ) -> None:
     """Read a text for `train` in a way of your own; `train` alone reads it too.
 
@@ -56,10 +56,9 @@ def prepare(
     output = output or default_output(text[0], data_dir)
     bar = no_bar if quiet else byte_bar(sys.stderr)
     corpus = corpora.prepare(sources, config, output, overwrite=overwrite, force=force, bar=bar)
-    notify = notifier(quiet=quiet)
+    notify = options.notifier(quiet=quiet)
     corpus.report(notify)
-    size, length = corpus.tokenizer.size, len(corpus.indices)
-    num_chars = corpus.tokenizer.num_chars
+    size, length, num_chars = corpus.tokenizer.size, len(corpus.indices), corpus.tokenizer.num_chars
     if json:
         summary = {
             "corpus": str(output),

@@ -5,44 +5,30 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli.options import (
-    CHECKPOINT_DIR,
-    DATA_DIR,
-    CheckpointDir,
-    DataDir,
-    Json,
-    Overwrite,
-    choose_checkpoint,
-    declare,
-    require_output,
-    takes_configs,
-    tell_page,
-)
+from charrnn.cli import options
+from charrnn.cli.options import declare
 from charrnn.cli.signals import exit_on_signals
 
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="RUN...", help="Runs' names, folders or checkpoint files; default: the newest run.", show_default=False
-    ),
+    typer.Argument(metavar="RUN...", help="Runs' names, folders or checkpoint files; default: the newest run."),
 ]
 
 
-@takes_configs
 def report(
     *,
     runs: Runs = None,
     output: Annotated[Path, declare("The page's file; - is stdout.", "--output", "-o", metavar="FILE")] = Path(
         "report.html"
     ),
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     corpus: Annotated[
         str | None,
         declare("The text that the models were trained on, raw or prepared, if not in --data-dir.", metavar="FILE"),
     ] = None,
-    json: Json = False,
-    data_dir: DataDir = DATA_DIR,
-    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+    json: options.Json = False,
+    data_dir: options.DataDir = options.DATA_DIR,
+    checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
     """Write one HTML page about a run, or several overlaid: loss curves, and what the model has learned.
 
@@ -56,8 +42,8 @@ def report(
 
     exit_on_signals()
     require_extra()
-    page = require_output(output, overwrite=overwrite or is_own_page(output))
-    paths = [Path(run) for run in runs] if runs else [choose_checkpoint(None, checkpoint_dir)]
+    page = options.require_output(output, overwrite=overwrite or is_own_page(output))
+    paths = [Path(run) for run in runs] if runs else [options.choose_checkpoint(None, checkpoint_dir)]
     subjects = [open_subject(path, data_dir, checkpoint_dir, corpus) for path in paths]
     size = write_report(subjects, page, overwrite=overwrite)
-    tell_page(page, size, f" about {', '.join(subject.name for subject in subjects)}", json=json)
+    options.report_page(page, size, f" about {', '.join(subject.name for subject in subjects)}", json=json)

@@ -2,26 +2,19 @@
 
 import math
 import time
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, notifier, reads, tell
+from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, notifier, print_message
 from charrnn.config import Choice
-from charrnn.terminal import align, format_bytes, json_line, prints_unicode
-
-if TYPE_CHECKING:
-    from charrnn.runs.listing import Listed
+from charrnn.terminal import align, format_bytes, print_json
 
 Sort = Literal["time", "loss"]
-_SORT = declare(
-    "Newest first, or lowest validation loss first.", metavar="time|loss", **reads(str, Choice(get_args(Sort)))
-)
+_SORT = declare("Newest first, or lowest validation loss first.", metavar="time|loss", limits=Choice(get_args(Sort)))
 _HEAD = ("name", "corpus", "unit", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
 
 
 def runs(
-    sort: Annotated[Sort, _SORT] = "time",
-    json: Json = False,
-    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+    sort: Annotated[Sort, _SORT] = "time", json: Json = False, checkpoint_dir: CheckpointDir = CHECKPOINT_DIR
 ) -> None:
     """List the trained models, whose names the other commands take.
 
@@ -29,32 +22,32 @@ def runs(
       charrnn runs
       charrnn runs --sort loss      the best first
     """
-    from charrnn.runs.listing import list_runs
+    from charrnn.runs.inspection import list_runs
 
     listed = list(list_runs(checkpoint_dir, notifier(quiet=False)))
     if sort == "loss":
-        listed.sort(key=lambda run: math.inf if run.best_val_loss is None else run.best_val_loss)
+        listed.sort(key=lambda run: math.inf if run["best_val_loss"] is None else run["best_val_loss"])
     if json:
         for run in listed:
-            print(json_line(run.to_json(), ascii_only=not prints_unicode()), flush=True)
+            print_json(run, flush=True)
     elif listed:
         for line in align([_HEAD, *map(_row, listed)], left=4):
             print(line)
     else:
-        tell(f"{checkpoint_dir} holds no trained model: run `charrnn train CORPUS` first")
+        print_message(f"{checkpoint_dir} holds no trained model: run `charrnn train CORPUS` first")
 
 
-def _row(run: "Listed") -> tuple[str, ...]:
-    config, loss = run.header.model_config, run.best_val_loss
+def _row(run: dict[str, Any]) -> tuple[str, ...]:
+    loss = run["best_val_loss"]
     return (
-        run.path.name,
-        str(run.to_json()["corpus"]),
-        run.header.corpus.config.unit,
-        f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
-        f"{config.vocab_size:,}",
+        run["name"],
+        run["corpus"],
+        run["unit"],
+        f"{run['num_layers']} x {run['hidden_size']} {run['cell'].upper()}",
+        f"{run['vocab_size']:,}",
         "-" if loss is None else f"{loss:.4f}",
-        "-" if loss is None else f"{loss / math.log(2):.3f}",
-        f"{run.header.counters.step:,}",
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)),
-        format_bytes(run.num_bytes),
+        "-" if loss is None else f"{run['bits_per_char']:.3f}",
+        f"{run['steps']:,}",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(run["modified"])),
+        format_bytes(run["bytes"]),
     )

@@ -6,31 +6,14 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli.options import (
-    CHECKPOINT_DIR,
-    DATA_DIR,
-    CheckpointArgument,
-    CheckpointDir,
-    DataDir,
-    Device,
-    Json,
-    Overwrite,
-    SamplingPrecision,
-    Seed,
-    choose_checkpoint,
-    declare,
-    notifier,
-    reads,
-    require_output,
-    takes_configs,
-    tell,
-)
+from charrnn.cli import options
+from charrnn.cli.options import declare
 from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import Batch, Form, View, as_json, as_text, counted, shows_count, view_on_stdout, write
 from charrnn.config import COMMON, FILTERS, SamplingConfig, options_of
@@ -42,29 +25,23 @@ if TYPE_CHECKING:
     from charrnn.sampling.constraints import Piece
     from charrnn.sampling.copies import CopyIndex
     from charrnn.sampling.generate import Sampler
-    from charrnn.text.tokenizers import Prompt
 
 _QUICKLY_INDEXED = 2**22  # characters, in a second
 _TEMPERATURE = options_of(SamplingConfig)["temperature"]
 
 
-@takes_configs
+@options.takes_configs
 def sample(
     *,
-    checkpoint: CheckpointArgument = None,
+    checkpoint: options.CheckpointArgument = None,
     prompt: Annotated[
-        str | None,
-        declare("Text to continue.", "--prompt", "-p", metavar="TEXT", **reads(decode_argument)),
+        str | None, declare("Text to continue.", "--prompt", "-p", metavar="TEXT", parse=decode_argument)
     ] = None,
     prompt_file: Annotated[
-        str | None,
-        declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE"),
+        str | None, declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE")
     ] = None,
-    output: Annotated[
-        Path | None,
-        declare("Write to a file; - is stdout.", "--output", "-o", metavar="FILE"),
-    ] = None,
-    overwrite: Overwrite = False,
+    output: Annotated[Path | None, declare("Write to a file; - is stdout.", "--output", "-o", metavar="FILE")] = None,
+    overwrite: options.Overwrite = False,
     separator: Annotated[
         str, declare(r"Text between samples; \n, \t, \0, \f and \\ are escapes.", metavar="TEXT")
     ] = r"\n\n",
@@ -87,7 +64,7 @@ def sample(
             "--temperature",
             "-t",
             metavar="X,...",
-            panel=_TEMPERATURE.panel,
+            panel=FILTERS,
         ),
     ] = str(SamplingConfig.temperature),
     corpus: Annotated[
@@ -96,16 +73,15 @@ def sample(
             "The text that must not be copied, raw or prepared; default: what the model was trained on.",
             metavar="FILE",
             panel=FILTERS,
-            show_default=False,
         ),
     ] = None,
     quiet: Annotated[bool, declare("No notes, no count.", "--quiet", "-q", panel=COMMON)] = False,
-    json: Json = False,
-    seed: Seed = None,
-    device: Device = "auto",
-    precision: SamplingPrecision = "auto",
-    data_dir: DataDir = DATA_DIR,
-    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+    json: options.Json = False,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    precision: options.SamplingPrecision = "auto",
+    data_dir: options.DataDir = options.DATA_DIR,
+    checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
     """Write text in the style of the corpus that a model was trained on.
 
@@ -120,48 +96,38 @@ def sample(
         raise OptionError("--corpus is for --avoid-copying, --new and --json: give one of them")
     if interactive and (prompt is not None or prompt_file is not None):
         raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
-    output = require_output(output, overwrite=overwrite)
+    output = options.require_output(output, overwrite=overwrite)
     if show_surprisal and (json or output is not None):
         raise OptionError("--show-surprisal colours a terminal: leave --json and --output out")
     configs = [replace(config, temperature=each) for each in _parse_temperatures(temperature)]
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import seed_everything
-    from charrnn.sampling.filters import writable_characters
 
     exit_on_signals()
 
-    notify = notifier(quiet=quiet)
-    path = choose_checkpoint(checkpoint, checkpoint_dir, notify)
+    notify = options.notifier(quiet=quiet)
+    path = options.choose_checkpoint(checkpoint, checkpoint_dir, notify)
     model = LanguageModel.open(path, device=device, precision=precision, data_dir=data_dir)
-    if re.fullmatch(r"\d,\d+", temperature):
-        point = temperature.replace(",", ".")
-        notify(f"-t {temperature} is two temperatures: for a decimal number write {point}", warning=True)
-    tokenizer = model.tokenizer
-    known = writable_characters(SamplingConfig(), tokenizer)
-    if unknown := {char for char in config.ban if not known.issuperset(tokenizer.mark(model.normalise(char)))}:
-        notify(f"banned, but unknown to the model: {list_characters(unknown)}")
-    takes_bytes = tokenizer.config.keeps_bytes
-    prompts = (
-        _converse(takes_bytes=takes_bytes)
-        if interactive
-        else iter([_read_prompt(prompt, prompt_file, takes_bytes=takes_bytes)])
-    )
+    _note_likely_mistakes(temperature, config.ban, model, notify)
+    takes_bytes = model.tokenizer.config.keeps_bytes
+    prompts = _converse(takes_bytes) if interactive else [_read_prompt(prompt, prompt_file, takes_bytes)]
     documents = model.known_documents(corpus) if config.new else None
-    is_required = config.avoid_copying is not None or (corpus is not None and not config.new)
-    copies = model.index_corpus(corpus) if is_required else _index_small_corpus(model) if json else None
+    copies = _index_corpus(model, config, corpus, json=json)
+    form: Form
     if json:
         ascii_only = output is None and not prints_unicode()
-        form: Form = functools.partial(as_json, tokenizer=tokenizer, corpus=copies, ascii_only=ascii_only)
+        form = functools.partial(as_json, tokenizer=model.tokenizer, corpus=copies, ascii_only=ascii_only)
     else:
-        view = View() if output is not None else view_on_stdout(tokenizer, notify, show_surprisal, raw)
+        view = View() if output is not None else view_on_stdout(model.tokenizer, notify, show_surprisal, raw)
         form = functools.partial(as_text, separator=unescape(separator), view=view, notify=notify)
+    make_sampler = functools.partial(model.sampler, corpus=copies, known=documents)
     session = _Session(
-        functools.partial(model.sampler, corpus=copies, known=documents),
-        configs,
-        form,
-        seed_everything(seed),
-        notify,
-        announce_seed=seed is None,
+        make_sampler=functools.lru_cache(maxsize=1)(make_sampler),  # its tensors are large
+        configs=configs,
+        form=form,
+        seed=seed_everything(seed),
+        notify=notify,
+        is_seed_announced=seed is not None,
         skips_unknown=skip_unknown,
         echoes=not no_echo,
         is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
@@ -172,82 +138,84 @@ def sample(
         raise typer.Exit(1)
 
 
+@dataclass(kw_only=True)
 class _Session:
-    """Continue one prompt after another by samplers at each temperature."""
+    """Continue one prompt after another by samplers at each temperature.
 
-    def __init__(
-        self,
-        make_sampler: "Callable[[SamplingConfig], Sampler]",
-        configs: Sequence[SamplingConfig],
-        form: Form,
-        seed: int,
-        notify: Notify,
-        *,
-        announce_seed: bool,
-        skips_unknown: bool,
-        echoes: bool,
-        is_counted: bool,
-    ) -> None:
-        self._sampler = functools.lru_cache(maxsize=1)(make_sampler)  # its tensors are large
-        self._configs, self._form, self._seed, self._notify = configs, form, seed, notify
-        self._announce_seed, self._echoes, self._is_counted = announce_seed, echoes, is_counted
-        self._skips_unknown = skips_unknown
-        self.has_failed = False
-        """True once a prompt could not be continued, or a sample was given up."""
-        self._given_up: list[CharRNNError] = []
+    `has_failed` becomes true once a prompt could not be continued, or a sample was given up.
+    """
+
+    make_sampler: "Callable[[SamplingConfig], Sampler]"
+    configs: Sequence[SamplingConfig]
+    form: Form
+    seed: int
+    notify: Notify
+    is_seed_announced: bool
+    skips_unknown: bool
+    echoes: bool
+    is_counted: bool
+    has_failed: bool = False
+    given_up: list[CharRNNError] = field(default_factory=list)
 
     def continue_all(self, prompts: Iterable[str], *, goes_on: bool) -> Iterator[str]:
         """The texts for all prompts. Raises: CharRNNError, unless it goes on after an error, which is reported."""
         for number, prompt in enumerate(prompts):
             try:
-                yield from self._form(self._begin(prompt, self._seed + number))
+                yield from self.form(self._batches(prompt, self.seed + number))
             except CharRNNError as error:
                 if isinstance(error, UnknownSymbolsError):
-                    error.args = (f"{error}; {_remedy(error.missing)}",)
+                    remedy = "--skip-unknown leaves them out"
+                    if "\\" in error.missing:
+                        remedy = rf"prompts have no escapes: use $'\n' of bash, or --prompt-file; {remedy}"
+                    error.args = (f"{error}; {remedy}",)
                 if not goes_on or isinstance(error, OptionError):
                     raise
-                tell(f"error: {error}")
+                options.print_message(f"error: {error}")
                 self.has_failed = True
             finally:
-                while self._given_up:  # reported after the text's last line end
-                    tell(f"error: {self._given_up.pop(0)}")
+                while self.given_up:  # reported after the text's last line end
+                    options.print_message(f"error: {self.given_up.pop(0)}")
 
-    def _begin(self, text: str, seed: int) -> Iterator[Batch]:
-        for number, config in enumerate(self._configs):
-            sampler = self._sampler(config)
-            prompt = sampler.read_prompt(text, skip_unknown=self._skips_unknown)
+    def _batches(self, text: str, seed: int) -> Iterator[Batch]:
+        """The samples of a prompt at each temperature."""
+        for number, config in enumerate(self.configs):
+            sampler = self.make_sampler(config)
+            prompt = sampler.read_prompt(text, skip_unknown=self.skips_unknown)
             if number == 0 and prompt.missing:
-                self._report(prompt)
+                how = "rare words of the prompt are read as one unknown word"
+                if self.skips_unknown:
+                    how = "left out of the prompt, since the model does not know them"
+                self.notify(f"{how}: {list_characters(prompt.missing)}")
             pieces = sampler.sample(prompt, seed=seed)
-            notes = [f"seed {self._seed}"] if self._announce_seed else []
-            if len(self._configs) > 1:
+            notes = [] if self.is_seed_announced else [f"seed {self.seed}"]
+            if len(self.configs) > 1:
                 notes.append(f"temperature {config.temperature:g}")
-            self._announce_seed = False
-            if self._is_counted:
+            self.is_seed_announced = True
+            if self.is_counted:
                 pieces = counted(pieces, config.num_samples)
-            echo = prompt if self._echoes else None
+            echo = prompt if self.echoes else None
             yield Batch(config, echo, seed, self._note_given_up(pieces), ", ".join(notes))
-
-    def _report(self, prompt: "Prompt") -> None:
-        """Report the symbols of a prompt that the model does not know."""
-        what = "rare words of the prompt are read as one unknown word"
-        if self._skips_unknown:
-            what = "left out of the prompt, since the model does not know them"
-        self._notify(f"{what}: {list_characters(prompt.missing)}")
 
     def _note_given_up(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
         """Yield the pieces; store the error about samples that were given up."""
         try:
             yield from pieces
         except CharRNNError as error:
-            self._given_up.append(error)
+            self.given_up.append(error)
             self.has_failed = True
 
 
-def _remedy(missing: Sequence[str]) -> str:
-    """Remedy for a prompt with symbols that the model lacks."""
-    escapes = r"prompts have no escapes: use $'\n' of bash, or --prompt-file; " if "\\" in missing else ""
-    return f"{escapes}--skip-unknown leaves them out"
+def _note_likely_mistakes(temperature: str, ban: str, model: "LanguageModel", notify: Notify) -> None:
+    """Report a decimal comma, and banned characters that the model cannot write."""
+    from charrnn.sampling.filters import writable_characters
+
+    if re.fullmatch(r"\d,\d+", temperature):
+        point = temperature.replace(",", ".")
+        notify(f"-t {temperature} is two temperatures: for a decimal number write {point}", warning=True)
+    known = writable_characters(SamplingConfig(), model.tokenizer)
+    unknown = {char for char in ban if not known.issuperset(model.tokenizer.mark(model.normalise(char)))}
+    if unknown:
+        notify(f"banned, but unknown to the model: {list_characters(unknown)}")
 
 
 def _parse_temperatures(temperature: str) -> list[float]:
@@ -255,13 +223,11 @@ def _parse_temperatures(temperature: str) -> list[float]:
     try:
         return [float(each) for each in temperature.split(",")]
     except ValueError:
-        limits = _TEMPERATURE.limits
-        raise OptionError(
-            f"--temperature is {temperature}: it must be {limits}, or several such, as 0.3,0.7,1"
-        ) from None
+        limits = f"{_TEMPERATURE.limits}, or several such, as 0.3,0.7,1"
+        raise OptionError(f"--temperature is {temperature}: it must be {limits}") from None
 
 
-def _converse(*, takes_bytes: bool) -> Iterator[str]:
+def _converse(takes_bytes: bool) -> Iterator[str]:
     """The lines of stdin; on a terminal a sign asks for each."""
     sign = ""
     if sys.stdin.isatty():
@@ -273,25 +239,27 @@ def _converse(*, takes_bytes: bool) -> Iterator[str]:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape" if takes_bytes else "replace")
     while True:
         try:
-            if sys.stdout.isatty():
-                yield input(sign).removesuffix("\r")
-            else:
+            if not sys.stdout.isatty():
                 print(end=sign, file=sys.stderr, flush=True)
-                yield input().removesuffix("\r")
+            yield input(sign if sys.stdout.isatty() else "").removesuffix("\r")
         except EOFError:
             print(end="\n" if sign else "", file=sys.stderr)
             return
 
 
-def _index_small_corpus(model: "LanguageModel") -> "CopyIndex | None":
-    """The index of the model's corpus, if that is found and quickly made."""
-    if model.tokenizer.num_chars <= _QUICKLY_INDEXED:
+def _index_corpus(
+    model: "LanguageModel", config: SamplingConfig, corpus: str | None, *, json: bool
+) -> "CopyIndex | None":
+    """The index of a corpus to avoid copies, or to report them in JSON, by default if it is quickly made."""
+    if config.avoid_copying is not None or (corpus is not None and not config.new):
+        return model.index_corpus(corpus)
+    if json and model.tokenizer.num_chars <= _QUICKLY_INDEXED:
         with contextlib.suppress(CharRNNError):
             return model.index_corpus()
     return None
 
 
-def _read_prompt(prompt: str | None, prompt_file: str | None, *, takes_bytes: bool) -> str:
+def _read_prompt(prompt: str | None, prompt_file: str | None, takes_bytes: bool) -> str:
     """The prompt; surrogates represent bytes that are not UTF-8. Raises: CharRNNError, OptionError."""
     if prompt_file is None:
         return prompt or ""

@@ -10,32 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charrnn.cli.options import (
-    CHECKPOINT_DIR,
-    CheckpointArgument,
-    CheckpointDir,
-    Device,
-    Json,
-    Precision,
-    choose_checkpoint,
-    declare,
-    reads,
-    tell,
-)
+from charrnn.cli import options
+from charrnn.cli.options import declare
 from charrnn.cli.signals import exit_on_signals
 from charrnn.cli.writing import print_text
 from charrnn.config import WINDOWS
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import (
-    Readable,
-    byte_bar,
-    count_of,
-    escape_controls,
-    json_line,
-    list_characters,
-    no_bar,
-    prints_unicode,
-)
+from charrnn.terminal import Readable, byte_bar, count_of, escape_controls, list_characters, no_bar, print_json
 from charrnn.text.sources import COMPRESSIONS
 
 if TYPE_CHECKING:
@@ -44,30 +25,26 @@ if TYPE_CHECKING:
 
 
 def score(
-    checkpoint: CheckpointArgument = None,
+    checkpoint: options.CheckpointArgument = None,
     text: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT", help="A text, raw or prepared, or - for stdin; default: stdin.", show_default=False
-        ),
+        str | None, typer.Argument(metavar="TEXT", help="A text, raw or prepared, or - for stdin; default: stdin.")
     ] = None,
     window: Annotated[
         int | None,
-        declare("Empty the state every N symbols; default: it is carried.", metavar="N", **reads(int, WINDOWS)),
+        declare("Empty the state every N symbols; default: it is carried.", metavar="N", parse=int, limits=WINDOWS),
     ] = None,
     per_line: Annotated[
         bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")
     ] = False,
     per_char: Annotated[bool, declare("A line for each character: bits, tab, the character.", "--per-char")] = False,
     adapt: Annotated[
-        bool,
-        declare("Also score a copy that learns from the text as it reads it (dynamic evaluation).", "--adapt"),
+        bool, declare("Also score a copy that learns from the text as it reads it (dynamic evaluation).", "--adapt")
     ] = False,
     encoding: Annotated[str, declare("The text's encoding; a byte-order mark is honoured.", metavar="NAME")] = "utf-8",
-    json: Json = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
     """Measure how well a model predicts a text, in bits per character.
 
@@ -79,7 +56,7 @@ def score(
         raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
     if adapt and (per_line or per_char):
         raise OptionError("--adapt is a figure of the whole text: leave --per-line and --per-char out")
-    checkpoint, text = _tell_apart(checkpoint, text)
+    checkpoint, text = _find_arguments(checkpoint, text)
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
     from charrnn.runs.checkpoint import Checkpoint
@@ -88,7 +65,7 @@ def score(
 
     exit_on_signals()
 
-    path = choose_checkpoint(checkpoint, checkpoint_dir)
+    path = options.choose_checkpoint(checkpoint, checkpoint_dir)
     model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision, trains=adapt))
     tokenizer = model.tokenizer
     config = replace(tokenizer.config, encoding=encoding, keep_boilerplate=True)
@@ -104,9 +81,8 @@ def score(
             figures = _figures(_printing_chars(parts, tokenizer, json=json) if per_char else parts)
             if not figures:
                 name = "stdin" if text == "-" else text
-                raise CharRNNError(
-                    f"{name} has fewer than 2 {tokenizer.noun}s that the model knows: nothing can be scored"
-                )
+                few = f"fewer than 2 {tokenizer.noun}s that the model knows"
+                raise CharRNNError(f"{name} has {few}: nothing can be scored")
     _report_unknown(scorer, per_line=per_line)
     if not prints_much:
         about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
@@ -116,14 +92,14 @@ def score(
 
 def _print_total(figures: dict[str, Any], *, json: bool) -> None:
     if json:
-        print(json_line(figures, ascii_only=not prints_unicode()), flush=True)
+        print_json(figures, flush=True)
         return
     print("{bits_per_char:.4f} bits per character ({loss:.4f} nats), {chars:,.0f} characters".format(**figures))
     if "adapted_bits_per_char" in figures:
         print("{adapted_bits_per_char:.4f} bits per character, adapting to the text".format(**figures))
 
 
-def _tell_apart(checkpoint: str | None, text: str | None) -> tuple[str | None, str]:
+def _find_arguments(checkpoint: str | None, text: str | None) -> tuple[str | None, str]:
     """The checkpoint and the text. A single argument is the text if there is such a file. Raises: OptionError."""
     if checkpoint is not None and text is None and _is_text(checkpoint):
         return None, checkpoint
@@ -134,24 +110,24 @@ def _tell_apart(checkpoint: str | None, text: str | None) -> tuple[str | None, s
 
 def _is_text(argument: str) -> bool:
     """True of `-` and of any file but a checkpoint."""
+    from charrnn.files import container
+
     path = Path(argument)
     if argument == "-" or not path.exists() or path.is_dir():
         return argument == "-"
-    from charrnn.files import container
-
     return not container.is_stored(path) or container.kind_of(path) == "corpus"
 
 
 def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
     """Mean surprisals of all parts; empty if nothing was scored."""
-    bits = num_chars = num_symbols = adapted = 0.0
-    is_adapted = False
+    bits = num_chars = num_symbols = 0.0
+    adapted = None
     for part in parts:
         bits += float(part.surprisals.double().sum())
         num_chars += part.num_chars
         num_symbols += len(part.surprisals)
         if part.adapted is not None:
-            is_adapted, adapted = True, adapted + float(part.adapted.double().sum())
+            adapted = (adapted or 0.0) + float(part.adapted.double().sum())
     if not num_chars:
         return {}
     figures = {
@@ -161,7 +137,7 @@ def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
         "bits_per_symbol": bits / num_symbols,
         "symbols": round(num_symbols),
     }
-    return figures | ({"adapted_bits_per_char": adapted / num_chars} if is_adapted else {})
+    return figures if adapted is None else figures | {"adapted_bits_per_char": adapted / num_chars}
 
 
 def _printing_chars(parts: "Iterable[Scored]", tokenizer: "Tokenizer", *, json: bool) -> "Iterator[Scored]":
@@ -170,7 +146,7 @@ def _printing_chars(parts: "Iterable[Scored]", tokenizer: "Tokenizer", *, json: 
         for symbol, bits in zip(part.symbols, part.surprisals.tolist(), strict=True):
             char = tokenizer.unmark(symbol)
             if json:
-                print(json_line({"surprisal_bits": bits, "char": char}, ascii_only=not prints_unicode()))
+                print_json({"surprisal_bits": bits, "char": char})
             else:
                 print(f"{bits:.4f}\t{_show_char(char)}")
         yield part
@@ -189,8 +165,7 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", tokenizer: "Tokenizer", 
     for line, scored in lines:
         line = Readable(errors)(tokenizer.unmark(line), final=True)
         if json:
-            record = {"bits_per_char": scored.bits_per_char, "unknown": scored.num_unknown, "line": line}
-            print(json_line(record, ascii_only=not prints_unicode()))
+            print_json({"bits_per_char": scored.bits_per_char, "unknown": scored.num_unknown, "line": line})
         else:
             print_text(f"{scored.bits_per_char:.4f}\t{show(line)}\n")
 
@@ -203,7 +178,7 @@ def _report_unknown(scorer: "Scorer", *, per_line: bool) -> None:
         how = f"scored with at least {math.log2(scorer.tokenizer.size):.2f} bits each"
     found = count_of(scorer.num_unknown, scorer.tokenizer.noun)
     verb = "was" if scorer.num_unknown == 1 else "were"
-    tell(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
+    options.print_message(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
 
 
 def _count_bytes(text: str) -> int | None:

@@ -8,31 +8,30 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from charrnn.terminal import is_alone
 
 
-def _signals() -> list[signal.Signals]:
-    """The signals to handle on this platform; SIGHUP is left out under `nohup`."""
+def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
+    """Install a handler for this platform's signals, without SIGHUP under `nohup`; return those before it."""
     found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-    return [number for number in found if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
+    handled = [each for each in found if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in handled}
 
 
 def end_on_signals() -> None:
     """Make signals end the process at once, without clean-up."""
-    for number in _signals():
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
+    _handle(lambda number, frame: os._exit(128 + number))
 
 
 def exit_on_signals() -> None:
     """Make signals raise SystemExit, so that all clean-up runs. Call it once torch is imported."""
-    for number in _signals():
-        signal.signal(number, _exit)
 
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
 
-def _exit(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    _handle(leave)
 
 
 @contextlib.contextmanager
@@ -49,7 +48,7 @@ def stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
             exit_on_signals()
         stop()
 
-    before = {number: signal.signal(number, handle) for number in _signals()}
+    before = _handle(handle)
     try:
         yield received
     finally:

@@ -11,25 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charrnn.cli import options
 from charrnn.cli.help import value_options
-from charrnn.cli.options import (
-    CHECKPOINT_DIR,
-    DATA_DIR,
-    CheckpointDir,
-    DataDir,
-    Device,
-    Force,
-    Json,
-    Precision,
-    Recursive,
-    Seed,
-    declare,
-    given,
-    notifier,
-    read_folder,
-    reads,
-    takes_configs,
-)
+from charrnn.cli.options import declare
 from charrnn.cli.signals import exit_on_signals, stop_on_signals
 from charrnn.config import (
     COMMON,
@@ -57,7 +41,7 @@ _PATHS = ("--run", "-o", "--data-dir", "--checkpoint-dir")
 _SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
-@takes_configs
+@options.takes_configs
 def train(
     *,
     ctx: typer.Context,
@@ -67,7 +51,6 @@ def train(
             metavar="CORPUS",
             help="A text: a file (.gz, .bz2 and .xz too), a folder of *.txt, or - for stdin; or what `prepare` made; "
             "default: the text of the run to resume, else the tales that come with charrnn.",
-            show_default=False,
         ),
     ] = None,
     run: Annotated[
@@ -78,7 +61,7 @@ def train(
             "-o",
             metavar="DIR",
             panel=RUN,
-            **reads(read_folder),
+            parse=options.read_folder,
         ),
     ] = None,
     resume: Annotated[
@@ -87,15 +70,11 @@ def train(
     overwrite: Annotated[bool, declare("Start again in a DIR that holds a run.", "--overwrite", panel=RUN)] = False,
     init_from: Annotated[
         str | None,
-        declare(
-            "Start from the weights of another run: its name, folder or checkpoint.",
-            metavar="RUN",
-            panel=RUN,
-        ),
+        declare("Start from the weights of another run: its name, folder or checkpoint.", metavar="RUN", panel=RUN),
     ] = None,
     preparation: PreparationConfig,
-    recursive: Recursive = False,
-    force: Force = False,
+    recursive: options.Recursive = False,
+    force: options.Force = False,
     config: TrainingConfig,
     size: Annotated[
         Size | None,
@@ -104,26 +83,22 @@ def train(
             "this machine's speed.",
             metavar="NAME",
             panel=MODEL,
-            **reads(str, Choice(tuple(SIZES))),
+            limits=Choice(tuple(SIZES)),
         ),
     ] = None,
     model: ModelOptions,
     tensorboard: Annotated[bool, declare("Write curves for TensorBoard.", "--tensorboard", panel=REPORTS)] = False,
     quiet: Annotated[bool, declare("No progress, no samples.", "--quiet", "-q", panel=REPORTS)] = False,
-    json: Json = False,
-    seed: Seed = None,
+    json: options.Json = False,
+    seed: options.Seed = None,
     deterministic: Annotated[
         bool,
-        declare(
-            "The same to the bit from the same seed on a GPU too, if slower.",
-            "--deterministic",
-            panel=COMMON,
-        ),
+        declare("The same to the bit from the same seed on a GPU too, if slower.", "--deterministic", panel=COMMON),
     ] = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    data_dir: DataDir = DATA_DIR,
-    checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    data_dir: options.DataDir = options.DATA_DIR,
+    checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
     """Train a model on a text, and keep its best and its last state.
 
@@ -135,25 +110,19 @@ def train(
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
     began = time.perf_counter()
-    asked = given(ctx, preparation, config, model)
-    shape = apply_size(model, size, asked)
-    preset = {name: getattr(shape, name) for name in (() if size is None else SIZES[size])}
-    notify = notifier(quiet=quiet) if speaks() else silence
+    asked = options.given(ctx, preparation, config, model)
+    notify = options.notifier(quiet=quiet) if speaks() else silence
     from charrnn.machine.runtime import compute_deterministically
     from charrnn.runs.folder import RunFolder
-    from charrnn.runs.listing import read_newest_header
     from charrnn.runs.opening import Request, opened
     from charrnn.runs.preflight import describe
-    from charrnn.runs.reporting import TensorBoard, Terminal, Warnings
+    from charrnn.runs.reporting import TensorBoard, Terminal
     from charrnn.text.cache import TextArgument, default_stem
 
     exit_on_signals()
 
-    if corpus is None and resume and run is not None and RunFolder(run).holds_run():
-        corpus = read_newest_header(RunFolder(run)).corpus.path
-    elif corpus is None:
-        corpus = str(find_tales())
-        notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
+    if corpus is None:
+        corpus = _default_text(run if resume else None, notify)
     if deterministic:
         compute_deterministically()
     folder = RunFolder(run or checkpoint_dir / default_stem(corpus))
@@ -166,9 +135,9 @@ def train(
         folder=folder,
         text=text,
         preparation=preparation,
-        model=shape,
+        model=apply_size(model, size, asked),
         training=config,
-        given=preset | asked,
+        given={**({} if size is None else SIZES[size]), **asked},
         checkpoint_dir=checkpoint_dir,
         resume=resume,
         overwrite=overwrite,
@@ -180,7 +149,7 @@ def train(
     with opened(request, notify) as training_run:
         describe(training_run.trainer, training_run.corpus.tokenizer, training_run.seed, notify)
         if speaks():
-            reporters.append(Warnings(sys.stderr) if quiet else Terminal(sys.stderr, training_run.trainer.fraction))
+            reporters.append(Terminal(sys.stderr, training_run.trainer.fraction, quiet=quiet))
             training_run.command = _absolute(sys.argv[2:], ctx, None if corpus == "-" else corpus, checkpoint_dir)
             training_run.open_log()
         if training_run.trainer.config.minutes is not None:
@@ -188,22 +157,33 @@ def train(
         _train(training_run, reporters, json=json and speaks(), notify=notify)
 
 
+def _default_text(run: Path | None, notify: Notify) -> str:
+    """The text of the run to resume, else the tales that come with charrnn."""
+    from charrnn.runs.folder import RunFolder
+
+    if run is not None and RunFolder(run).holds_run():
+        return RunFolder(run).newest_header().corpus.path
+    tales = str(find_tales())
+    notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
+    return tales
+
+
 def _data_dir_of(run: Path) -> Path:
     """Default folder of prepared corpora: `data`, here or beside the checkpoints folder of an absolute run."""
     if not run.is_absolute() or run.is_relative_to(Path.cwd()):
-        return DATA_DIR
-    return (run.parent if run.parent.name == CHECKPOINT_DIR.name else run).parent / DATA_DIR
+        return options.DATA_DIR
+    return (run.parent if run.parent.name == options.CHECKPOINT_DIR.name else run).parent / options.DATA_DIR
 
 
 def _absolute(arguments: list[str], ctx: typer.Context, text: str | None, checkpoint_dir: Path) -> list[str]:
     """The command line with absolute paths, so that it can be run from any folder."""
     from charrnn.runs.folder import find_checkpoint
 
-    options = value_options(ctx.command)
+    taking = value_options(ctx.command)
     words = ["charrnn", "train"]
     for before, argument in itertools.pairwise(["", *arguments]):
         name, sign, value = argument.partition("=") if "=" in argument else ("", "", argument)
-        option = name or (before if before in options else "")
+        option = name or (before if before in taking else "")
         if option in _PATHS or (not option and argument == text):
             value = str(Path(value).absolute())
         elif option == "--init-from" and value:

@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING
 
 from charrnn.config import SamplingConfig
 from charrnn.files.atomic import write_atomically
-from charrnn.terminal import (
-    Notify,
-    Readable,
-    can_print,
-    count_of,
-    escape_controls,
-    json_line,
-    prints_unicode,
-    readable,
-)
+from charrnn.terminal import Notify, Readable, can_print, count_of, escape_controls, json_line, prints_unicode, readable
 from charrnn.text.words import EOS_MARK
 
 if TYPE_CHECKING:
@@ -54,7 +45,7 @@ _COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
 def write(parts: Iterable[str], output: Path | None, *, overwrite: bool) -> None:
     """Write a text as it is made: to stdout, or as UTF-8 to a file that appears once it is whole.
 
-    A surrogate stands for a byte that is no UTF-8, and is written as that. Raises: CharRNNError.
+    A surrogate is written as the byte that it represents. Raises: CharRNNError.
     """
     if output is not None:
         encoded = (part.encode("utf-8", "surrogateescape") for part in parts)
@@ -66,7 +57,7 @@ def write(parts: Iterable[str], output: Path | None, *, overwrite: bool) -> None
 
 
 def print_text(text: str) -> None:
-    """Print to stdout; a surrogate stands for a byte that is no UTF-8."""
+    """Print to stdout; a surrogate is written as the byte that it represents."""
     if text.isascii() or not any("\udc80" <= char <= "\udcff" for char in text):
         sys.stdout.write(text)
     else:
@@ -76,7 +67,7 @@ def print_text(text: str) -> None:
 
 
 def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Notify) -> Iterator[str]:
-    """The samples of a prompt with the separator between them, and one line end behind the last.
+    """The samples of a prompt with the separator between them, and one line end after the last.
 
     A single sample of a batch comes piece by piece, several as wholes, without those given up at their first symbol.
     """
@@ -125,7 +116,7 @@ def shows_count(output: Path | None) -> bool:
 
 
 def counted(pieces: Iterable["Piece"], total: int) -> Iterator["Piece"]:
-    """The same pieces; on stderr stands how many samples of the total have ended, if it takes longer."""
+    """The same pieces; stderr shows how many samples of the total have ended, if it takes longer."""
     from tqdm import tqdm
 
     form = "{n_fmt} of {total_fmt} samples, {remaining} left"
@@ -183,8 +174,11 @@ class View:
 
 def view_on_stdout(tokenizer: "Tokenizer", notify: Notify, show_surprisal: bool, raw: bool) -> View:
     """The view that stdout takes: a terminal wants control characters visible and may want colours."""
-    if not tokenizer.config.keeps_bytes:
-        _warn_of_what_cannot_be_printed(tokenizer.symbols, notify)
+    if not (tokenizer.config.keeps_bytes or prints_unicode()):
+        lacking = sum(not can_print(symbol, sys.stdout) for symbol in tokenizer.symbols)
+        remedy = f"shown with ? for what {sys.stdout.encoding} lacks: try PYTHONIOENCODING=utf-8"
+        if lacking:
+            notify(f"{count_of(lacking, 'symbol')} of the model will be {remedy}", warning=True)
     if not sys.stdout.isatty():
         return View()
     has_colours = show_surprisal and not os.environ.get("NO_COLOR")
@@ -201,14 +195,3 @@ def _paint(text: str, bits: float) -> str:
     if not numbers or not text.strip("\n"):
         return text
     return f"\x1b[{48 if text.isspace() else 38};5;{numbers[-1]}m{text}\x1b[0m"
-
-
-def _warn_of_what_cannot_be_printed(symbols: Iterable[str], notify: Notify) -> None:
-    """Warn of the model's symbols that stdout's encoding lacks."""
-    encoding = sys.stdout.encoding
-    if not prints_unicode() and (lacking := sum(not can_print(symbol, sys.stdout) for symbol in symbols)):
-        notify(
-            f"{count_of(lacking, 'symbol')} of the model will be shown with ? for what {encoding} lacks: "
-            "try PYTHONIOENCODING=utf-8",
-            warning=True,
-        )

@@ -17,6 +17,11 @@ from typing import BinaryIO
 from charrnn.errors import CharRNNError, OutputExistsError, opt
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # where defined
+_TEMPORARY = ".charrnn-tmp-"
+_ABANDONED_S = 3600.0
+
+Guard = Callable[[], object]
+"""Raises CharRNNError once the folder no longer belongs to the writer."""
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -68,15 +73,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-if sys.platform == "darwin":
-    import fcntl
-_TEMPORARY = ".charrnn-tmp-"
-_ABANDONED_S = 3600.0
-
-Guard = Callable[[], object]
-"""Raises CharRNNError once the folder no longer belongs to the writer."""
-
-
 def no_guard() -> None:
     """The guard of a folder that nobody locked."""
 
@@ -92,11 +88,10 @@ def write_atomically(
 ) -> None:
     """Write a temporary file beside the target, fsync, rename, fsync the folder.
 
-    `amend` is called once all parts are written: an offset, and the bytes that belong there. The target never goes
-    missing, except for a moment if a backup is wanted on a file system without hard links. Old leftovers of killed
-    writers are removed. Without a `guard` a missing folder is made. The guard is called first, and again before the
-    rename; if the folder is replaced even later, the rename fails. With `exclusive` an existing target is an error,
-    before the first part is read and at the rename. Raises: CharRNNError.
+    The old file becomes `backup`; the target never goes missing, except for a moment if a backup is wanted on a file
+    system without hard links. The guard is called first, and again before the rename. Without one a missing folder is
+    made. `amend` is called once all parts are written: it returns an offset, and the bytes to write there. With
+    `exclusive` an existing target is an error, before the first part is read and at the rename. Raises: CharRNNError.
     """
     outcome = "nothing was changed"
     try:
@@ -104,7 +99,12 @@ def write_atomically(
         guard()
         with making_folder(path.parent) if guard is no_guard else contextlib.nullcontext():
             remove_leftovers(path.parent, min_age_s=_ABANDONED_S)
-            _write_and_replace(path, parts, backup, guard, amend, exclusive=exclusive)
+            temporary = temporary_beside(path)
+            try:
+                _write(temporary, parts, amend)
+                _replace(path, temporary, backup, guard, exclusive=exclusive)
+            finally:
+                temporary.unlink(missing_ok=True)
             outcome = "it is there, but might not survive a power cut"
             sync_folder(path.parent)
     except OSError as error:
@@ -122,29 +122,23 @@ def require_writable(path: Path, *, exclusive: bool) -> None:
         raise OutputExistsError(f"{path} exists: name another file, or replace it with {opt.overwrite(True)}")
 
 
-def _write_and_replace(
-    path: Path,
-    parts: Iterable[bytes | bytearray | memoryview],
-    backup: Path | None,
-    guard: Guard,
-    amend: Callable[[], tuple[int, bytes]] | None,
-    *,
-    exclusive: bool,
+def _write(
+    path: Path, parts: Iterable[bytes | bytearray | memoryview], amend: Callable[[], tuple[int, bytes]] | None
 ) -> None:
-    """Raises: OSError or CharRNNError, with nothing changed."""
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("xb") as stream:
-            stream.writelines(parts)
-            if amend is not None:
-                offset, data = amend()
-                stream.seek(offset)
-                stream.write(data)
-            stream.flush()
-            _sync(stream.fileno())
-        _replace(path, temporary, backup, guard, exclusive=exclusive)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a new file and flush it to the disk itself. Raises: OSError."""
+    with path.open("xb") as stream:
+        stream.writelines(parts)
+        if amend is not None:
+            offset, data = amend()
+            stream.seek(offset)
+            stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        if sys.platform == "darwin":
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(stream.fileno(), fcntl.F_FULLFSYNC)  # there fsync stops at the drive's cache
 
 
 def link(path: Path, other: Path, backup: Path, guard: Guard = no_guard) -> bool:
@@ -229,11 +223,3 @@ def remove_leftovers(folder: Path, *, min_age_s: float = 0) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime >= min_age_s:
                 path.unlink()
-
-
-def _sync(descriptor: int) -> None:
-    """Flush a file to the disk itself."""
-    os.fsync(descriptor)
-    if sys.platform == "darwin":
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # there fsync stops at the drive's cache

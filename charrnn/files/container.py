@@ -4,6 +4,7 @@ Written atomically and durably; verified and read through one descriptor, withou
 header and the tensors is left to `corpus.py` and `checkpoint.py`.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -63,16 +64,35 @@ def write(
     tensors: Mapping[str, Tensor],
     backup: Path | None = None,
     guard: Guard = no_guard,
+    *,
+    blocks: Iterable[Tensor] | None = None,
+    exclusive: bool = False,
 ) -> None:
     """Write a file of this kind atomically: a crash leaves either the old file or the new one, whole.
 
-    The old file becomes `backup`, if given; for `guard` see `write_atomically`.
+    `blocks` are the data of a tensor on the meta device; for the other options see `write_atomically`.
     Raises: CharRNNError if the file cannot be written, or the header would be too long to read.
     """
     # Widest elements first, as in safetensors, so that all are aligned.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
-    _write(path, kind, header, arrays, (array for array in arrays.values() if array.numel()), backup, guard)
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
+    head = _safetensors_head(text, ordered)
+    if len(head) > _MAX_HEADER:
+        raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller {opt.max_vocab} shortens it")
+    sha = hashlib.sha256(head)
+
+    def parts() -> Iterator[bytes | memoryview]:
+        yield head
+        for block in ordered.values() if blocks is None else blocks:
+            if block.numel():
+                data = block.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+                sha.update(data)
+                yield data
+
+    def digest() -> tuple[int, bytes]:
+        return head.index(_DIGEST_MARK) + len(_DIGEST_MARK), sha.hexdigest().encode()
+
+    write_atomically(path, parts(), backup, guard, digest, exclusive=exclusive)
 
 
 def write_blocks(
@@ -88,38 +108,7 @@ def write_blocks(
 ) -> None:
     """Write a file of a single tensor (N,), which comes in blocks of together `length` numbers; else as `write`."""
     shape_only = torch.empty(length, dtype=dtype, device="meta")
-    _write(path, kind, header, {name: shape_only}, blocks, None, no_guard, exclusive=exclusive)
-
-
-def _write(
-    path: Path,
-    kind: str,
-    header: Mapping[str, Any],
-    arrays: Mapping[str, Tensor],
-    blocks: Iterable[Tensor],
-    backup: Path | None,
-    guard: Guard,
-    *,
-    exclusive: bool = False,
-) -> None:
-    """Write a head for these arrays, their data in blocks, and then the digest into its place in the head."""
-    text = json.dumps({"digest": _NO_DIGEST, "kind": kind, "format": FORMAT, **header}, separators=(",", ":"))
-    head = _safetensors_head(text, arrays)
-    if len(head) > _MAX_HEADER:
-        raise CharRNNError(f"{path} would need a header of {len(head):,} bytes: a smaller {opt.max_vocab} shortens it")
-    sha = hashlib.sha256(head)
-
-    def parts() -> Iterator[bytes | memoryview]:
-        yield head
-        for block in blocks:
-            data = block.view(-1).view(torch.uint8).numpy().data
-            sha.update(data)
-            yield data
-
-    def digest() -> tuple[int, bytes]:
-        return head.index(_DIGEST_MARK) + len(_DIGEST_MARK), sha.hexdigest().encode()
-
-    write_atomically(path, parts(), backup, guard, digest, exclusive=exclusive)
+    write(path, kind, header, {name: shape_only}, blocks=blocks, exclusive=exclusive)
 
 
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytes:
@@ -128,11 +117,7 @@ def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytes:
     end = 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
-        entries[name] = {
-            "dtype": _DTYPES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [begin, end],
-        }
+        entries[name] = {"dtype": _DTYPES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     return len(encoded).to_bytes(8, "little") + encoded
@@ -144,15 +129,11 @@ def read(path: Path, kind: str) -> StoredFile:
     The file is opened once, so that the verified bytes are returned even if the file is replaced meanwhile.
     Raises: CharRNNError for a file that is missing, truncated, altered, of another kind or a newer format.
     """
-    try:
-        with open_regular(path) as stream:
-            head = _read_head(path, stream)
-            digest, found = _begin_digest(path, head)
-            header, places = _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))
-            tensors, mapping = _read_tensors(stream, len(head), places, digest)
-    except OSError as error:
-        raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
-    if digest.hexdigest().encode() != found:
+    with _opened(path) as (stream, head, header, shapes):
+        before, _, after = head.partition(_DIGEST_MARK)
+        digest = hashlib.sha256(before + _DIGEST_MARK + _NO_DIGEST.encode() + after[64:])
+        tensors, mapping = _read_tensors(stream, len(head), shapes, digest)
+    if digest.hexdigest().encode() != after[:64]:
         raise _damaged(path, "its digest does not match its content")
     return StoredFile(_own_fields(path, header, kind), tensors, mapping)
 
@@ -162,20 +143,30 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
 
     Raises: CharRNNError as `read` does, but for altered bytes.
     """
-    return _own_fields(path, _read_header(path), kind)
+    with _opened(path) as (_, _, header, _):
+        return _own_fields(path, header, kind)
 
 
 def kind_of(path: Path) -> str:
-    """The kind that a file says it is of; nothing else is verified. Raises: CharRNNError if it is none of ours."""
-    return str(_read_header(path).get("kind"))
+    """The kind in a file's header; nothing else is verified. Raises: CharRNNError for a file that is not ours."""
+    with _opened(path) as (_, _, header, _):
+        return str(header.get("kind"))
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, bytes, dict[str, Any], dict[str, Tensor]]]:
+    """The file after its head, the head's bytes, our header, the tensors without data. Raises: CharRNNError."""
     try:
         with open_regular(path) as stream:
-            head = _read_head(path, stream)
-            _begin_digest(path, head)
-            return _parse(path, head, os.fstat(stream.fileno()).st_size - len(head))[0]
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(8)
+            length = int.from_bytes(head, "little")
+            if length + 8 > min(size, _MAX_HEADER):
+                raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
+            head += stream.read(length)
+            if _DIGEST_MARK not in head:
+                raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
+            yield stream, head, *_parse(path, head, size - len(head))
     except OSError as error:
         raise CharRNNError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -189,59 +180,28 @@ def _own_fields(path: Path, header: Mapping[str, Any], kind: str) -> dict[str, A
     return {key: value for key, value in header.items() if key not in ("format", "kind", "digest")}
 
 
-def _read_head(path: Path, stream: BinaryIO) -> bytes:
-    """The bytes before the data, see `_safetensors_head`. Raises: CharRNNError, OSError."""
-    size = os.fstat(stream.fileno()).st_size
-    length = int.from_bytes(begin := stream.read(8), "little")
-    if length + 8 > min(size, _MAX_HEADER):
-        raise CharRNNError(f"{path} is not a charrnn file, or it is truncated: name another")
-    return begin + stream.read(length)
-
-
-def _begin_digest(path: Path, head: bytes) -> tuple[Any, bytes]:
-    """SHA-256 of the head with its digest blanked out, and that digest. Raises: CharRNNError."""
-    at = head.find(_DIGEST_MARK) + len(_DIGEST_MARK)
-    if at < len(_DIGEST_MARK):
-        raise CharRNNError(f"{path} is not a charrnn file: name one that charrnn wrote")
-    return hashlib.sha256(head[:at] + _NO_DIGEST.encode() + head[at + 64 :]), head[at : at + 64]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A tensor's type, shape and first byte within the data."""
-
-    dtype: torch.dtype
-    shape: list[int]
-    begin: int
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str, _Place]]:
-    """Our header, and the places of the tensors in data of this size. Raises: CharRNNError."""
+def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Our header, and the tensors of `size` bytes of data, in their order, without data. Raises: CharRNNError."""
     try:
         entries = json.loads(head[8:])
         header = json.loads(entries.pop("__metadata__")[_KEY])
-        places, position = {}, 0
+        shapes, position = {}, 0
         for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
-            places[name] = place = _place(name, entry, position)
-            if entry["data_offsets"] != [position, position + place.size]:
+            shapes[name] = _shape_only(name, entry)
+            begin, position = position, position + shapes[name].nbytes
+            if entry["data_offsets"] != [begin, position]:
                 raise ValueError(f"{name} does not lie where it should")
-            position += place.size
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"unreadable header ({error})") from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not a JSON object")
     if position != size:
         raise _damaged(path, f"it has {size:,} bytes of tensors instead of {position:,}")
-    return header, places
+    return header, shapes
 
 
-def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
-    """Raises: ValueError, TypeError, KeyError."""
+def _shape_only(name: str, entry: Mapping[str, Any]) -> Tensor:
+    """A tensor without data. Raises: ValueError, TypeError, KeyError."""
     dtype = next((dtype for dtype, known in _DTYPES.items() if known == entry["dtype"]), None)
     if dtype is None:
         raise ValueError(f"{name} is of a type that is never written")
@@ -250,34 +210,32 @@ def _place(name: str, entry: Mapping[str, Any], begin: int) -> _Place:
         raise ValueError(f"{name} has an impossible shape")
     if math.prod(max(1, n) for n in shape) > _MAX_NUMBERS:
         raise ValueError(f"{name} is larger than any memory")
-    return _Place(dtype, shape, begin)
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _read_tensors(
-    stream: BinaryIO, begin: int, places: Mapping[str, _Place], digest: Any
+    stream: BinaryIO, begin: int, shapes: Mapping[str, Tensor], digest: Any
 ) -> tuple[dict[str, Tensor], mmap.mmap | None]:
-    """The tensors after the head and their mapping, if any; updates `digest`. Raises: OSError."""
-    if sum(place.size for place in places.values()) > _IN_MEMORY:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return {name: _map(mapped, begin, place) for name, place in places.items()}, mapped
+    """The tensors after the head of `begin` bytes and their mapping, if any; updates `digest`. Raises: OSError."""
     tensors = {}
-    for name, place in places.items():
-        tensors[name] = torch.zeros(place.shape, dtype=place.dtype)  # these stay where the file was truncated
-        if place.size:
-            data = tensors[name].view(-1).view(torch.uint8).numpy().data
-            stream.readinto(data)  # type: ignore[attr-defined]
-            digest.update(data)
-    return tensors, None
-
-
-def _map(mapped: mmap.mmap, begin: int, place: _Place) -> Tensor:
-    if not place.size:
-        return torch.zeros(place.shape, dtype=place.dtype)
-    with warnings.catch_warnings(action="ignore"):  # PyTorch warns of writes, and there are none
-        flat = torch.frombuffer(mapped, dtype=place.dtype, count=math.prod(place.shape), offset=begin + place.begin)
-    return flat.view(place.shape)
+    if sum(shape.nbytes for shape in shapes.values()) <= _IN_MEMORY:
+        for name, shape in shapes.items():
+            tensors[name] = torch.zeros(shape.shape, dtype=shape.dtype)  # zeros remain where the file was truncated
+            if shape.numel():
+                data = tensors[name].view(-1).view(torch.uint8).numpy().data
+                stream.readinto(data)  # type: ignore[attr-defined]
+                digest.update(data)
+        return tensors, None
+    while block := stream.read(1 << 22):
+        digest.update(block)
+    mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    for name, shape in shapes.items():
+        flat = torch.empty(0, dtype=shape.dtype)
+        if shape.numel():
+            with warnings.catch_warnings(action="ignore"):  # PyTorch warns of writes, and there are none
+                flat = torch.frombuffer(mapped, dtype=shape.dtype, count=shape.numel(), offset=begin)
+        tensors[name], begin = flat.view(shape.shape), begin + shape.nbytes
+    return tensors, mapped
 
 
 def is_stored(path: Path) -> bool:

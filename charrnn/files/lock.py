@@ -17,9 +17,7 @@ from charrnn.files.atomic import making_folder
 
 NAME = ".lock"
 _ATTEMPTS = 100
-_FLAGS = os.O_RDWR | os.O_CREAT
-for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where defined
-    _FLAGS |= getattr(os, _flag, 0)
+_FLAGS = os.O_RDWR | os.O_CREAT | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 class Lock:
@@ -84,13 +82,11 @@ def _acquire(path: Path) -> int:
         except FileNotFoundError:  # the last holder just removed the empty folder as well
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
-        try:
-            if _take(descriptor, path):
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            if _take(descriptor, path):  # else the last holder just removed it
+                stack.pop_all()
                 return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the last holder just removed it
     raise CharRNNError(f"{path} cannot be made: others keep removing it; name another {opt.run('DIR')}")
 
 

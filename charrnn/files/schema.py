@@ -21,25 +21,23 @@ def parse(kind: type[Parsed], values: object, where: str = "the file", at: str =
     a value "absent" has it in older files, which lack the field. `where` is the file and `at` the object's place in it,
     for errors. Raises: CharRNNError.
     """
-    hints, known = typing.get_type_hints(kind), {_key(field): field.name for field in fields(kind)}  # type: ignore[arg-type]
+    hints, known = typing.get_type_hints(kind), {_key(field): field for field in fields(kind)}  # type: ignore[arg-type]
+    place = f" at {at}" if at else ""
     if not isinstance(values, dict):
-        raise CharRNNError(f"{where} has no object in its header{at and ' at ' + at}")
-    absent = {_key(field): field.metadata["absent"] for field in fields(kind) if "absent" in field.metadata}  # type: ignore[arg-type]
+        raise CharRNNError(f"{where} has no object in its header{place}")
+    absent = {key: field.metadata["absent"] for key, field in known.items() if "absent" in field.metadata}
     values = absent | values
     if wrong := values.keys() ^ known.keys():
         names = ", ".join(sorted(wrong))
-        raise CharRNNError(f"{where} lacks or has unknown fields in its header{at and ' at ' + at}: {names:.200}")
-    parsed = {}
-    for key, name in known.items():
-        place = f"{at}.{key}" if at else key
-        try:
-            parsed[name] = _convert(values[key], hints[name], where, place)
-        except TypeError:
-            raise CharRNNError(f"{where} has a header in which {place} is of the wrong type or out of range") from None
+        raise CharRNNError(f"{where} lacks or has unknown fields in its header{place}: {names:.200}")
+    parsed = {
+        field.name: _convert(values[key], hints[field.name], where, f"{at}.{key}" if at else key)
+        for key, field in known.items()
+    }
     try:
         return kind(**parsed)
     except OptionError as error:
-        raise CharRNNError(f"{where} has a header that is out of range{at and ' at ' + at}: {error}") from None
+        raise CharRNNError(f"{where} has a header that is out of range{place}: {error}") from None
 
 
 def dump(record: Any) -> Any:
@@ -56,7 +54,7 @@ def _key(field: "Field[Any]") -> str:
 
 
 def _convert(value: Any, hint: Any, where: str, at: str) -> Any:
-    """A JSON value as one of an annotated type. Raises: TypeError if it is none; CharRNNError."""
+    """A JSON value as one of an annotated type. Raises: CharRNNError."""
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return None if value is None and type(None) in members else _convert(value, members[0], where, at)
@@ -64,14 +62,14 @@ def _convert(value: Any, hint: Any, where: str, at: str) -> Any:
         return parse(typing.cast(type, hint), value, where, at)
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(each, members[0], where, at) for each in value)
-    if origin is Literal and value in members:
-        return value
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         return {name: _convert(each, members[1], where, at) for name, each in value.items()}
-    if hint is float and type(value) in (int, float) and 0 <= value <= _MAX_NUMBER:
-        return value
-    if hint is int and type(value) is int and 0 <= value <= _MAX_WHOLE:
-        return value
-    if hint in (bool, str) and type(value) is hint:
-        return value
-    raise TypeError(f"{value!r:.100} is no {hint}")
+    fits = (
+        (origin is Literal and value in members)
+        or (hint is float and type(value) in (int, float) and 0 <= value <= _MAX_NUMBER)
+        or (hint is int and type(value) is int and 0 <= value <= _MAX_WHOLE)
+        or (hint in (bool, str) and type(value) is hint)
+    )
+    if not fits:
+        raise CharRNNError(f"{where} has a header in which {at} is of the wrong type or out of range")
+    return value

@@ -5,7 +5,6 @@ import functools
 import gc
 import warnings
 from collections.abc import Callable
-from weakref import WeakSet
 
 import torch
 
@@ -15,8 +14,8 @@ from charrnn.errors import CharRNNError, CharRNNWarning
 class CapturedStep:
     """A step as one CUDA graph.
 
-    If recording fails, `reset` undoes what the attempt has left, and the step runs unrecorded from then on, with a
-    warning, in all processes of a training (`any_fails` is true if its argument is true in any of them).
+    If recording fails, the step runs unrecorded after `reset` and a warning, in all processes of a training if
+    `any_fails` returns whether its argument is true in any of them.
     """
 
     _WARM_UP_CALLS = 3
@@ -33,7 +32,6 @@ class CapturedStep:
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._has_failed = False
-        _steps.add(self)
 
     @property
     def is_recorded(self) -> bool:
@@ -57,10 +55,6 @@ class CapturedStep:
             self._step()
         current.wait_stream(self._stream)
 
-    def release(self) -> None:
-        """Forget the recording."""
-        self._graph = None
-
     def _try_to_record(self) -> None:
         reason = "another process could not"
         try:
@@ -74,8 +68,7 @@ class CapturedStep:
                 f"a step could not be recorded ({reason}), and PyTorch {torch.__version__} cannot continue after that: "
                 "set CHARRNN_CAPTURE=0 in the environment, or install PyTorch 2.13 or newer"
             )
-        self.release()
-        self._has_failed = True
+        self._graph, self._has_failed = None, True
         self._reset()
         warnings.warn(f"steps are not recorded, so they are slower: {reason}", CharRNNWarning, stacklevel=2)
 
@@ -107,13 +100,6 @@ def record(step: Callable[[], None], stream: "torch.cuda.Stream") -> "torch.cuda
 
 
 _failed: "list[torch.cuda.CUDAGraph]" = []  # PyTorch's allocators keep pointers to them
-_steps: "WeakSet[CapturedStep]" = WeakSet()
-
-
-def release_recordings() -> None:
-    """Forget all recordings, before something ends that they refer to."""
-    for step in _steps:
-        step.release()
 
 
 @functools.cache

@@ -1,8 +1,7 @@
 """The processes of one training, as `torchrun` starts them: each reads its own streams, and all take the same steps.
 
-PyTorch's own collectives do the work, NCCL between GPUs and gloo between CPUs. Every process runs the same program,
-and takes from rank 0 whatever it would read from its own world: the clock, signals, memory, files. All processes have
-to call the same methods of `Ranks` in the same order. A process that is alone communicates with nobody.
+PyTorch communicates by NCCL between GPUs and by gloo between CPUs. The clock, signals, free memory and files are those
+of rank 0. All processes call the same methods of `Ranks` in the same order; a single process communicates with nobody.
 
 Letters in shapes: B parallel streams of all processes.
 """
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from charrnn.errors import CharRNNError, OptionError, opt
-from charrnn.machine.capture import release_recordings
 from charrnn.terminal import is_alone
 
 if TYPE_CHECKING:
@@ -30,15 +28,15 @@ TIMEOUT_S = 300
 """Seconds after which a silent process counts as lost. One that ends is noticed at once."""
 _POLL_SECONDS = 0.01
 _SEED_STRIDE = 0x9E3779B1  # keeps the seeds of a run's processes apart from those of the next seed
-_ENDED = "processes that ended early"
+_ARRIVALS, _ENDED = "arrivals at meetings", "processes that ended early"  # counts in the store
 _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a training, seen from one of them: number `rank` of `size`.
+    """The processes of a training, seen from one of them: number `rank` of `size`, on its machine `local_rank`.
 
-    On its machine it is number `local_rank` of `local_size`.
+    All methods that communicate raise CharRNNError if another process is lost.
     """
 
     rank: int = 0
@@ -46,7 +44,7 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     store: "Store | None" = field(default=None, repr=False, compare=False)
-    """Values by name that all can read; None in a process that is alone."""
+    """Counts by name that all can read; None in a single process."""
 
     @property
     def is_first(self) -> bool:
@@ -62,28 +60,37 @@ class Ranks:
         return (seed + _SEED_STRIDE * self.rank) % 2**31
 
     def share(self, make: Callable[[], _Value]) -> _Value:
-        """The result of a call in rank 0, however long that takes. Raises: CharRNNError if a process is lost."""
+        """The result of a call in rank 0, however long that takes."""
         if self.size == 1:
             return make()
         values = [make() if self.is_first else None]
-        self.meet("share")
+        self.meet()  # a collective has a time limit
         with _noticing_losses():
-            dist.broadcast_object_list(values, device=torch.device("cpu"))
+            dist.broadcast_object_list(values)
         return values[0]  # type: ignore[return-value]
 
-    def agree(self, seconds: float, *, stop: bool) -> tuple[float, bool]:
-        """The seconds of rank 0, and True if any process wants to stop. Raises: CharRNNError if one is lost."""
+    def share_on_machine(self, make: Callable[[], _Value]) -> _Value:
+        """The result of a call in the first process on each machine, however long it takes."""
         if self.size == 1:
-            return seconds, stop
+            return make()
+        value = make() if self.local_rank == 0 else None
+        values = [value] * self.size
+        self.meet()
+        with _noticing_losses():
+            dist.all_gather_object(values, value)
+        return values[self.rank - self.local_rank]  # type: ignore[return-value]
+
+    def agree(self, seconds: float, *, stop: bool) -> tuple[float, bool]:
+        """The seconds of rank 0, and True if any process wants to stop."""
         seconds, stops = self.sum([seconds if self.is_first else 0.0, float(stop)])
         return seconds, stops > 0
 
     def any(self, flag: bool) -> bool:
-        """True if the flag is set in any process. Raises: CharRNNError if one is lost."""
+        """True if the flag is set in any process."""
         return self.sum([float(flag)])[0] > 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all processes. Raises: CharRNNError if one is lost."""
+        """The sums over all processes."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -92,25 +99,22 @@ class Ranks:
         return total.tolist()
 
     def average(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Set the gradients to their means over all processes; returns that of `loss`.
-
-        One message of one buffer, whose parts become the gradients. Raises: CharRNNError if a process is lost.
-        """
+        """Set the gradients to their means over all processes, by one message; returns the mean of `loss`."""
         if self.size == 1:
             return loss
         trained = [parameter for parameter in parameters if parameter.grad is not None]
-        tensors = [*(parameter.grad for parameter in trained if parameter.grad is not None), loss]
-        buffer = torch.cat([tensor.flatten() for tensor in tensors]).div_(self.size)
+        gradients = [parameter.grad.flatten() for parameter in trained]  # type: ignore[union-attr]
+        buffer = torch.cat([*gradients, loss.view(1)]).div_(self.size)
         # On a GPU the call only queues the work, and what it raises may be due to the recording.
         with _noticing_losses() if buffer.device.type == "cpu" else contextlib.nullcontext():
             dist.all_reduce(buffer)
-        parts: list[Tensor] = list(buffer.split([tensor.numel() for tensor in tensors]))
-        for parameter, gradient in zip(trained, parts[:-1], strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        return parts[-1].view(())
+        means: tuple[Tensor, ...] = buffer.split([*map(len, gradients), 1])
+        for parameter, mean in zip(trained, means[:-1], strict=True):
+            parameter.grad = mean.view_as(parameter)
+        return means[-1].view(())
 
     def gather(self, tensor: Tensor, dim: int) -> Tensor:
-        """The tensors of all processes, of one shape, joined along a dimension. Raises: CharRNNError."""
+        """The tensors of all processes, of one shape, joined along a dimension."""
         if self.size == 1:
             return tensor
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -118,28 +122,16 @@ class Ranks:
             dist.all_gather(tensors, tensor.contiguous())
         return torch.cat(tensors, dim)
 
-    def share_on_machine(self, name: str, make: Callable[[], str]) -> str:
-        """The result of a call in the first process on each machine, however long it takes.
-
-        Raises: CharRNNError if a process is lost.
-        """
-        if self.store is None:
-            return make()
-        store, key = self.store, f"{name} on {os.environ.get('GROUP_RANK', '0')}"
-        if self.local_rank == 0:
-            store.set(key, make())
-        with _noticing_losses():
-            _await(lambda: store.check([key]), store)
-            return str(store.get(key), "utf-8")
-
-    def meet(self, name: str) -> None:
-        """Wait until all processes have come here, however long it takes. Raises: CharRNNError if one is lost."""
+    def meet(self) -> None:
+        """Wait until all processes have come here, however long it takes."""
         if self.store is None:
             return
-        store = self.store
-        with _noticing_losses():
-            num_meetings = -(-store.add(name, 1) // self.size)
-            _await(lambda: store.add(name, 0) >= num_meetings * self.size, store)
+        with _noticing_losses():  # by polling, since the store's own waiting delays signals
+            num_meetings = -(-self.store.add(_ARRIVALS, 1) // self.size)
+            while self.store.add(_ARRIVALS, 0) < num_meetings * self.size:
+                if self.store.add(_ENDED, 0):
+                    raise RuntimeError("it met an error")
+                time.sleep(_POLL_SECONDS)
 
 
 ALONE = Ranks()
@@ -147,13 +139,11 @@ ALONE = Ranks()
 
 def local_rank() -> int | None:
     """The number of this process on its machine, or None if torchrun has not started several. Raises: CharRNNError."""
-    return None if is_alone() else _number("LOCAL_RANK")
-
-
-def _number(name: str) -> int:
-    value = os.environ.get(name, "").strip()
+    if is_alone():
+        return None
+    value = os.environ["LOCAL_RANK"].strip()
     if not value.isdecimal():
-        raise CharRNNError(f"{name} is {value!r} in the environment, which torchrun sets to a number")
+        raise CharRNNError(f"LOCAL_RANK is {value!r} in the environment, which torchrun sets to a number")
     return int(value)
 
 
@@ -161,19 +151,19 @@ def _number(name: str) -> int:
 def joined(device: str) -> Iterator[Ranks]:
     """Join the training's other processes, if torchrun has started any, for the enclosed work.
 
-    `device` is a name as in `--device`. Of an error that several processes meet, the first one tells; the others exit.
-    Raises: CharRNNError.
+    `device` is a name as in `--device`. The first process with an error raises it, the others exit. The process group
+    is not destroyed, since NCCL would wait for recorded steps: the process is to exit next. Raises: CharRNNError.
     """
     if (place := local_rank()) is None:
         yield ALONE
         return
-    store, rank, size = _join(device, place)
+    store, ranks = _join(device, place)
     try:
-        yield Ranks(rank, size, place, _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else 1, store)
-        release_recordings()  # NCCL does not end while a recorded step refers to it
-        dist.destroy_process_group()
+        yield ranks
     except BaseException as error:
-        is_claimed = _claim(store)
+        is_claimed = True
+        with contextlib.suppress(RuntimeError):  # the process that holds the store may have ended too
+            is_claimed = store.add(_ENDED, 1) == 1
         if isinstance(error, CharRNNError):
             if not is_claimed:
                 raise SystemExit(error.exit_code) from error
@@ -181,8 +171,8 @@ def joined(device: str) -> Iterator[Ranks]:
         raise
 
 
-def _join(device: str, place: int) -> "tuple[Store, int, int]":
-    """Meet the other processes; returns a store for this attempt, the rank and the size. Raises: CharRNNError."""
+def _join(device: str, place: int) -> "tuple[Store, Ranks]":
+    """Meet the other processes; returns a store for this attempt. Raises: CharRNNError."""
     if ":" in device or device == "mps":
         raise OptionError(
             f"{opt.device(device)} is one device, and there are several processes: choose auto, cuda or cpu"
@@ -199,15 +189,15 @@ def _join(device: str, place: int) -> "tuple[Store, int, int]":
             torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        return store, Ranks(rank, size, place, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), store)
     except (RuntimeError, ValueError, ImportError) as error:
-        told = CharRNNError(f"the processes of this training did not meet: {_first_line(error)}")
-        told.is_claimed = True
-        raise told from error
-    return store, rank, size
+        failure = CharRNNError(f"the processes of this training did not meet: {_first_line(error)}")
+        failure.is_claimed = True
+        raise failure from error
 
 
 def _number_attempt(store: "Store", rank: int) -> int:
-    """The number of this attempt: torchrun may hand on the store of the one before, with its addresses.
+    """The number of this attempt; torchrun keeps the store, with its addresses, when it restarts the processes.
 
     Rank 0 counts; each other process takes its seat at the newest attempt in which it is free.
     """
@@ -219,25 +209,6 @@ def _number_attempt(store: "Store", rank: int) -> int:
             return attempt
         time.sleep(_POLL_SECONDS)
     raise RuntimeError("the first one did not come")
-
-
-def _claim(store: "Store") -> bool:
-    """True in the first process that ends early."""
-    try:
-        return bool(store.add(_ENDED, 1) == 1)
-    except RuntimeError:  # whoever held the store has ended too
-        return True
-
-
-def _await(condition: Callable[[], bool], store: "Store") -> None:
-    """Wait without a limit, until a process tells that it ends early; unlike the store's own waiting it takes signals.
-
-    Raises: RuntimeError.
-    """
-    while not condition():
-        if store.add(_ENDED, 0):
-            raise RuntimeError("it met an error")
-        time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -254,5 +225,5 @@ def _noticing_losses() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """The reason that PyTorch tells, without the place in its source."""
+    """PyTorch's reason, without the place in its source."""
     return str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0]

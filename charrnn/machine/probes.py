@@ -7,13 +7,11 @@ import os
 import platform
 import re
 import subprocess
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 _IDLE_MIB = 1024  # this process takes some too
 
@@ -22,8 +20,8 @@ _IDLE_MIB = 1024  # this process takes some too
 def failure(device: torch.device, dtype: torch.dtype = torch.float32, *, trains: bool = True) -> str | None:
     """The reason why a device does not run a tiny LSTM in this precision, or None if it does.
 
-    A driver may be too old, this build of PyTorch may have no kernels for a GPU, a CPU may lack the instructions, or
-    the environment may forbid them (ONEDNN_MAX_CPU_ISA). `trains`: with the gradient.
+    Examples: an old driver, a GPU for which this build of PyTorch has no kernels, a CPU without the instructions.
+    `trains`: with the gradient.
     """
     if device.type == "cpu" and dtype == torch.float32:
         return None
@@ -32,8 +30,8 @@ def failure(device: torch.device, dtype: torch.dtype = torch.float32, *, trains:
     try:
         half = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
         with warnings.catch_warnings(action="ignore"), half:
-            _run_lstm(*_make_lstm(2, 8, 8, device, trains=trains))
-    except Exception as error:  # of several classes: a build without CUDA, say, raises an AssertionError
+            _lstm_step(2, 8, 8, device, trains=trains)()
+    except Exception as error:  # a build without CUDA raises an AssertionError
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         return reason if device.type != "cuda" else f"{reason} ({_cuda_versions()})"
     return None
@@ -70,9 +68,9 @@ def gpu_memory_used() -> list[int]:
     query = ["nvidia-smi", "--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
-        used = {uuid.removeprefix("GPU-"): int(mib) for uuid, _, mib in (line.partition(", ") for line in lines)}
+        used = dict(line.removeprefix("GPU-").split(", ") for line in lines)
         uuids = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
-        return [used[uuid.removeprefix("GPU-")] for uuid in uuids]
+        return [int(used[uuid.removeprefix("GPU-")]) for uuid in uuids]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, AttributeError, RuntimeError):
         return []
 
@@ -83,7 +81,7 @@ def count_idle(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the CPU or GPU, as its maker calls it if the system says it."""
+    """The product name of the CPU or GPU, or else the kind of CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
@@ -99,35 +97,28 @@ def faster(*kinds: str) -> str:
 
 
 def _steps_per_second(device: torch.device, seconds: float = 0.5) -> float:
-    """Training steps per second of a small LSTM, after a warm-up; 0 if it fails."""
+    """Training steps per second of a small LSTM; 0 if it fails."""
+    from torch.utils.benchmark import Timer
+
     try:
-        step: Callable[[], float] = functools.partial(_run_lstm, *_make_lstm(32, 16, 256, device, trains=True))
-        for _ in range(3):
-            step()
-        num_steps, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < seconds:
-            step()
-            num_steps += 1
+        step = _lstm_step(32, 16, 256, device, trains=True)
+        timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+        return 1 / timer.blocked_autorange(min_run_time=seconds).median
     except RuntimeError:
         return 0.0
-    return num_steps / (time.perf_counter() - begin)
 
 
-def _make_lstm(
-    T: int, B: int, H: int, device: torch.device, *, trains: bool
-) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor]]:
-    """Inputs (T, B, H), weights and state of an LSTM: zeros, so that no random number is drawn."""
+def _lstm_step(T: int, B: int, H: int, device: torch.device, *, trains: bool) -> Callable[[], float]:
+    """A function that runs an LSTM of zeros, and its gradient if it `trains`; returns a number, which waits for it."""
+    x, h, c = (torch.zeros(length, B, H, device=device) for length in (T, 1, 1))
     shapes = [(4 * H, H), (4 * H, H), (4 * H,), (4 * H,)]
     weights = [torch.zeros(shape, device=device, requires_grad=trains) for shape in shapes]
-    h, c = (torch.zeros(1, B, H, device=device) for _ in range(2))
-    return torch.zeros(T, B, H, device=device), weights, (h, c)
 
+    def step() -> float:
+        with torch.set_grad_enabled(trains):
+            total = torch.lstm(x, (h, c), weights, True, 1, 0.0, trains, False, False)[0].float().sum()
+            if trains:
+                total.backward()
+        return float(total.detach())
 
-def _run_lstm(x: Tensor, weights: list[Tensor], state: tuple[Tensor, Tensor]) -> float:
-    """Run a forward pass, and a backward pass if the weights need it; returns a number, so that the device finishes."""
-    trains = weights[0].requires_grad
-    with torch.set_grad_enabled(trains):
-        total = torch.lstm(x, state, weights, True, 1, 0.0, trains, False, False)[0].float().sum()
-        if trains:
-            total.backward()
-    return float(total.detach())
+    return step

@@ -1,7 +1,4 @@
-"""A device in a precision: one class for each kind of device, and how they are chosen.
-
-`Runtime` is a CPU; the others override what differs. No other folder names a kind of device.
-"""
+"""A device in a precision: `Runtime` is a CPU, the classes of the other kinds of device override what differs."""
 
 import contextlib
 import os
@@ -37,22 +34,14 @@ class Runtime:
     dtype: torch.dtype
     ranks: Ranks = ALONE
 
-    embedding_size: ClassVar[int] = 64
-    """Default size of a symbol's vector."""
-    stream_multiple: ClassVar[int] = 1
-    """The number of streams of each process is a multiple of it."""
-    max_streams: ClassVar[int] = 256
-    """Max streams to sample together: enough to keep the machine busy."""
-    launches_ahead: ClassVar[int] = 0
-    """Launches of sampling steps to queue after the one that the host waits for."""
-    shares_host_memory: ClassVar[bool] = True
-    """True if the device has no memory of its own."""
-    orthogonalises_slowly: ClassVar[bool] = True
-    """True if Muon's update takes about as long as a training step."""
-    draws_noise: ClassVar[bool] = True
-    """True if 64-bit integers can be relied on, from which a sample's random numbers are computed."""
-    fuses_adamw: ClassVar[bool] = True
-    """True if PyTorch's fused AdamW works, which skips a step by `found_inf`."""
+    embedding_size: ClassVar[int] = 64  # default size of a symbol's vector
+    stream_multiple: ClassVar[int] = 1  # the number of streams of each process is a multiple of it
+    max_streams: ClassVar[int] = 256  # max streams to sample together: enough to keep the machine busy
+    launches_ahead: ClassVar[int] = 0  # launches of sampling steps to queue after the one that the host waits for
+    shares_host_memory: ClassVar[bool] = True  # the device has no memory of its own
+    orthogonalises_slowly: ClassVar[bool] = True  # Muon's update takes about as long as a training step
+    draws_noise: ClassVar[bool] = True  # 64-bit integers work, from which a sample's random numbers are computed
+    fuses_adamw: ClassVar[bool] = True  # PyTorch's fused AdamW works, which skips a step by `found_inf`
 
     @property
     def precision(self) -> str:
@@ -61,11 +50,8 @@ class Runtime:
 
     @property
     def training_layout(self) -> tuple[int, int]:
-        """The numbers of parallel streams and of time steps in a chunk that train best in a given time.
-
-        Half as many streams mean twice as many updates, which pays with AdamW in float32, whose steps take little more
-        than half the time.
-        """
+        """The numbers of parallel streams and of time steps in a chunk that train best in a given time."""
+        # In float32 a step with AdamW takes little more than half the time with half the streams.
         return (16 if self.dtype == torch.float32 else 32), 32
 
     @property
@@ -82,11 +68,11 @@ class Runtime:
         return tensor.to(self.device)
 
     def send(self, tensor: Tensor) -> Tensor:
-        """Move a small tensor to the device, without waiting for the device."""
+        """Move a small tensor to the device without waiting for it."""
         return self.place(tensor)
 
     def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Queue a copy of a tensor to the host. Returns: a function that waits for the copy and returns it."""
+        """Queue a copy of a tensor to the host; returns a function that waits for the copy and returns it."""
         copied = tensor.to("cpu", copy=True)
         return lambda: copied
 
@@ -101,11 +87,12 @@ class Runtime:
     def capture(
         self, step: Callable[[], None], reset: Callable[[], None] = lambda: None, num_calls: float = float("inf")
     ) -> Callable[[], None]:
-        """Record a step that works in place, if the device can and it pays, and launch it as a whole from then on.
+        """Record a step that works in place, if the device can and the expected `num_calls` make it worthwhile.
 
-        `reset` undoes what a step leaves that failed halfway. `num_calls` are expected.
+        `reset` undoes what a step leaves that failed halfway.
         """
-        return step
+        is_worthwhile = self.captures and num_calls > _MIN_RECORDED_CALLS
+        return CapturedStep(step, self.device, reset, self.ranks.any) if is_worthwhile else step
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device of rank 0; None if unknown. All processes have to call it."""
@@ -114,9 +101,9 @@ class Runtime:
     def _free_memory(self) -> int | None:
         """Bytes that Linux has available, at most the container's limit."""
         limits = []
-        with contextlib.suppress(OSError, ValueError):
-            fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-            limits.append(1024 * int(fields["MemAvailable"].removesuffix("kB")))
+        with contextlib.suppress(OSError):
+            found = re.findall(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+            limits += [1024 * int(kib) for kib in found]
         with contextlib.suppress(OSError, ValueError):  # "max" is not a number
             limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
         return min(limits, default=None)
@@ -125,7 +112,7 @@ class Runtime:
         """Wait until the device has finished all queued work. Raises: CharRNNError if another process is lost."""
 
     def pace(self) -> Callable[[], None]:
-        """A call for the end of each step, which keeps the host a few steps ahead of the device, and no more."""
+        """A function to call after each step, which keeps the host at most a few steps ahead of the device."""
         return lambda: None
 
 
@@ -140,10 +127,7 @@ class CUDARuntime(Runtime):
     launches_ahead = 1  # so that it is never idle
     shares_host_memory = False
     orthogonalises_slowly = False
-
-    @property
-    def training_layout(self) -> tuple[int, int]:
-        return 128, 64
+    training_layout = (128, 64)
 
     @property
     def captures(self) -> bool:
@@ -155,9 +139,8 @@ class CUDARuntime(Runtime):
     def send(self, tensor: Tensor) -> Tensor:
         if tensor.device.type != "cpu":
             return tensor
-        # PyTorch reuses pinned memory only after an event says that it was read.
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return pinned.copy_(tensor).to(self.device, non_blocking=True)
+        # A view is copied first, or all memory that it spans would be pinned.
+        return tensor.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
         copied, done = tensor.to("cpu", non_blocking=True), self._event()  # PyTorch copies to pinned memory then
@@ -172,12 +155,6 @@ class CUDARuntime(Runtime):
         # Autocast runs cuDNN's recurrent layers in float16 whichever half precision is asked for.
         return torch.amp.GradScaler("cuda", enabled=self.dtype != torch.float32)
 
-    def capture(
-        self, step: Callable[[], None], reset: Callable[[], None] = lambda: None, num_calls: float = float("inf")
-    ) -> Callable[[], None]:
-        pays = self.captures and num_calls > _MIN_RECORDED_CALLS
-        return CapturedStep(step, self.device, reset, self.ranks.any) if pays else step
-
     def _free_memory(self) -> int | None:
         kept_for_reuse = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return torch.cuda.mem_get_info(self.device)[0] + kept_for_reuse
@@ -186,7 +163,7 @@ class CUDARuntime(Runtime):
         self._await(self._event())
 
     def pace(self) -> Callable[[], None]:
-        """Keep the host at most 16 steps ahead, so that time budgets and Ctrl-C are not hundreds of steps late."""
+        # Otherwise time budgets and Ctrl-C would be hundreds of steps late.
         ends: deque[torch.cuda.Event] = deque()
 
         def wait() -> None:
@@ -220,10 +197,7 @@ class MPSRuntime(Runtime):
     orthogonalises_slowly = False
     draws_noise = False
     fuses_adamw = False
-
-    @property
-    def training_layout(self) -> tuple[int, int]:
-        return 32, 32
+    training_layout = (32, 32)
 
     def _free_memory(self) -> int | None:
         return None
@@ -236,15 +210,11 @@ _KINDS = {"cpu": Runtime, "cuda": CUDARuntime, "mps": MPSRuntime}
 
 
 def random_state(runtime: Runtime) -> dict[str, Tensor]:
-    """States of the random generators that a device uses, of all processes: those of rank 1 end with ".1".
-
-    All processes have to call it.
-    """
+    """States of the random generators of all processes, which call it together; names of rank 1 end with ".1"."""
     kind, gather = runtime.device.type, runtime.ranks.gather
-    arguments = (runtime.device,) if kind == "cuda" else ()
     states = {"cpu": torch.get_rng_state()}
     if kind != "cpu":
-        states[kind] = getattr(torch, kind).get_rng_state(*arguments)
+        states[kind] = torch.get_device_module(kind).get_rng_state()
     gathered = {name: gather(state[None], dim=0) for name, state in states.items()}
     return {_of_rank(name, rank): state for name, rows in gathered.items() for rank, state in enumerate(rows)}
 
@@ -256,7 +226,7 @@ def set_random_state(runtime: Runtime, states: Mapping[str, Tensor]) -> None:
     if cpu in states or ranks.is_first:
         torch.set_rng_state(states[cpu])
     if kind != "cpu" and own in states:
-        getattr(torch, kind).set_rng_state(states[own], *([runtime.device] if kind == "cuda" else []))
+        torch.get_device_module(kind).set_rng_state(states[own])
 
 
 def _of_rank(kind: str, rank: int) -> str:
@@ -273,8 +243,7 @@ def open_runtime(
 ) -> Runtime:
     """Open the device in the precision of these options, to train or, with SAMPLING_PRECISIONS, to sample.
 
-    Raises: OptionError for an unknown name, CharRNNError for an unavailable device, PrecisionError for a precision
-    that the device cannot compute in.
+    Raises: OptionError for an unknown name, CharRNNError for an unavailable device, PrecisionError.
     """
     chosen = find_device(device, trains=trains)
     # Weights with dropped columns are a copy, which cuDNN rearranges at each call anyway.
@@ -286,14 +255,13 @@ def open_runtime(
         raise OptionError(f"precision {precision!r} is unknown: choose auto or one of {', '.join(precisions)}")
     if not can_compute(chosen, precisions[precision], trains=trains):
         names = [name for name, dtype in precisions.items() if can_compute(chosen, dtype, trains=trains)]
-        raise PrecisionError(
-            f"{opt.precision(precision)} is not available on this {chosen.type}: choose {_either(names)}"
-        )
+        choice = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        raise PrecisionError(f"{opt.precision(precision)} is not available on this {chosen.type}: choose {choice}")
     return kind(chosen, precisions[precision], ranks)
 
 
 def find_device(name: str, *, trains: bool = True) -> torch.device:
-    """The device of a name, as in `--device`, which becomes PyTorch's current one.
+    """The device of a name, as in `--device`, which becomes PyTorch's current device.
 
     Raises: OptionError for an unknown name, CharRNNError for an unavailable device.
     """
@@ -307,8 +275,8 @@ def _find_named(name: str, *, trains: bool) -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):
         raise OptionError(f"device {name!r} is unknown: choose auto, cpu, cuda, cuda:N or mps")
     device = _own_gpu() if name == "cuda" else torch.device(name)
-    if device.index is not None and torch.cuda.is_available() and device.index >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    has_index = device.index is not None and torch.cuda.is_available()
+    if has_index and device.index >= (count := torch.cuda.device_count()):
         raise CharRNNError(f"device {device} is not available: this machine has {count} of its kind")
     if (reason := probes.failure(device, trains=trains)) is not None:
         raise CharRNNError(f"device {device} is not available: {reason}; try {opt.device('auto')}")
@@ -317,19 +285,18 @@ def _find_named(name: str, *, trains: bool) -> torch.device:
 
 def _choose_device(*, trains: bool) -> torch.device:
     """CUDA if it works, else the faster of MPS and CPU."""
+    if local_rank() is not None:  # all processes have to choose the same kind
+        return _find_named("cuda" if torch.cuda.is_available() else "cpu", trains=trains)
     if torch.cuda.is_available():
-        if local_rank() is not None:
-            return _find_named("cuda", trains=trains)
         device = _own_gpu()
         if (reason := probes.failure(device, trains=trains)) is None:
             return device
         warnings.warn(f"the GPU is not used: {reason}", CharRNNWarning, stacklevel=2)
-    has_mps = torch.backends.mps.is_available() and local_rank() is None
-    return torch.device(probes.faster("mps", "cpu") if has_mps else "cpu")
+    return torch.device(probes.faster("mps", "cpu") if torch.backends.mps.is_available() else "cpu")
 
 
 def _own_gpu() -> torch.device:
-    """The GPU of this process: of several the idlest, or in several processes one for each."""
+    """The GPU of this process: its own one of several processes, else the idlest."""
     if (place := local_rank()) is not None:
         return torch.device("cuda", place)
     used = probes.gpu_memory_used()
@@ -353,16 +320,9 @@ def can_compute(device: torch.device, dtype: torch.dtype, *, trains: bool = True
     return dtype == torch.float32 or probes.failure(device, dtype, trains=trains) is None
 
 
-def _either(names: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
 @contextlib.contextmanager
-def exact_float32(runtime: Runtime) -> Iterator[None]:
-    """Compute in float32 as it is: cuDNN's recurrent layers would round their inputs to TensorFloat-32."""
-    if runtime.device.type != "cuda":
-        yield
-        return
+def exact_float32() -> Iterator[None]:
+    """Keep cuDNN's recurrent layers from rounding float32 inputs to TensorFloat-32 inside the context."""
     layers: Any = torch.backends.cudnn.rnn
     before, layers.fp32_precision = layers.fp32_precision, "ieee"
     try:
@@ -375,20 +335,19 @@ def exact_float32(runtime: Runtime) -> Iterator[None]:
 def fbgemm() -> Iterator[None]:
     """Lay out quantised weights for FBGEMM inside the context, without PyTorch's deprecation warning."""
     engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+        torch.backends.quantized.engine = "fbgemm"
+        try:
             yield
-    finally:
-        torch.backends.quantized.engine = engine
+        finally:
+            torch.backends.quantized.engine = engine
 
 
 def compute_deterministically() -> None:
-    """Make results reproducible to the bit on a GPU too; on a CPU they always are.
+    """Make results reproducible to the bit on a GPU too; PyTorch warns of operations that cannot be.
 
-    Call it before the device is first used, since cuBLAS allocates its workspace then. PyTorch warns of operations
-    without a deterministic version.
+    Call it before the device is first used, since cuBLAS allocates its workspace then.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the one value that nn.LSTM and PyTorch both name
     torch.use_deterministic_algorithms(True, warn_only=True)

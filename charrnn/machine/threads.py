@@ -25,8 +25,8 @@ def num_threads(count: int) -> Iterator[None]:
 class Threads:
     """Run repeated work with all CPU threads or with one, whichever is faster; with all if it `is_fixed`.
 
-    Trials are repeated, since other processes come and go: several threads that lack a core are slower than a single
-    one. The process's number of threads changes only while work runs.
+    Trials are repeated, since other processes come and go: several threads that lack a core are slower than one. The
+    number of threads changes only while work runs.
     """
 
     _ROUNDS = 3
@@ -35,21 +35,19 @@ class Threads:
     def __init__(self, *, is_fixed: bool) -> None:
         max_threads = torch.get_num_threads()
         self._counts = () if is_fixed or max_threads == 1 else (max_threads, 1)
-        self._begin_trial()
-
-    def _begin_trial(self) -> None:
-        self._trials = list(self._counts) * self._ROUNDS
-        self._seconds = dict.fromkeys(self._counts, math.inf)
-        self._next_trial = time.perf_counter() + self._SECONDS
+        self._trials: list[int] = []
+        self._next_trial = -math.inf
 
     def run(self, work: Callable[[], _Result]) -> _Result:
         """Do a piece of work and return its result; all pieces should be of about the same size."""
         if not self._counts:
             return work()
-        if not self._trials and time.perf_counter() > self._next_trial:
-            self._begin_trial()
-        count = self._trials.pop() if self._trials else min(self._counts, key=self._seconds.__getitem__)
         begin = time.perf_counter()
+        if not self._trials and begin > self._next_trial:
+            self._trials = list(self._counts) * self._ROUNDS
+            self._seconds = dict.fromkeys(self._counts, math.inf)
+            self._next_trial = begin + self._SECONDS
+        count = self._trials.pop() if self._trials else min(self._counts, key=self._seconds.__getitem__)
         with num_threads(count):
             result = work()
         self._seconds[count] = min(self._seconds[count], time.perf_counter() - begin)

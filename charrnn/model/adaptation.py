@@ -4,7 +4,7 @@ Letters in shapes: N symbols, T time steps.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, State, detach
 from charrnn.model.scoring import chunk_losses
+from charrnn.terminal import Advance, advance_nothing
 
 _SEQ_LENGTH = 20
 _LEARNING_RATE = 3e-4
@@ -21,17 +22,17 @@ _EPSILON = 1e-8
 
 
 class Adaptation:
-    """A copy of a model that adapts to a text, which comes in parts; the model itself stays as it is.
+    """A copy of a model that adapts, in float32, to a text in parts.
 
     After each T = 20 symbols a weight w, which was v in the model, becomes w - r * g / sqrt(m) + d * (v - w), for its
-    gradient g, the mean m of g ** 2 over the text so far, a learning rate r and a decay d. A computation in float32.
+    gradient g, the mean m of g ** 2 over the text so far, a learning rate r and a decay d.
     Source: Krause et al., "Dynamic Evaluation of Neural Sequence Models" (2017), who take m from the training text.
     """
 
     def __init__(self, model: CharRNN, runtime: Runtime) -> None:
         self._runtime = replace(runtime, dtype=torch.float32)
         self._model = copy.deepcopy(model)
-        self._model.stack.dropout.p = self._model.stack.recurrent_dropout = 0.0
+        self._model.stack.dropout = self._model.stack.recurrent_dropout = 0.0
         self._model.train()  # cuDNN computes no gradients otherwise
         self._weights: list[Tensor] = list(self._model.parameters())
         self._origins = [weight.detach().clone() for weight in self._weights]
@@ -39,27 +40,25 @@ class Adaptation:
         self._num_updates = 0
         self._state: State | None = None
 
-    def losses(self, indices: Tensor, advance: Callable[[int], object] = lambda num_symbols: None) -> Tensor:
+    def losses(self, indices: Tensor, advance: Advance = advance_nothing) -> Tensor:
         """The loss of each of the N indices but the first, (N - 1,) in nats; the next part begins with the last one.
 
-        `advance` is told the number of symbols that each chunk predicts.
+        `advance` is called with the number of symbols that each chunk predicts.
         """
         losses = [torch.zeros(0)]
         for begin in range(0, len(indices) - 1, _SEQ_LENGTH):
             chunk = indices[begin : begin + _SEQ_LENGTH + 1, None].long()  # (T + 1, 1)
             each, state = chunk_losses(self._model, chunk[:-1], chunk[1:], self._state, self._runtime)
-            self._update(list(torch.autograd.grad(each.mean(), self._weights)))
+            self._update(torch.autograd.grad(each.mean(), self._weights))
             self._state = detach(state)
             losses.append(each.detach().flatten().cpu())
             advance(len(each))
         return torch.cat(losses)
 
     @torch.no_grad()
-    def _update(self, gradients: list[Tensor]) -> None:
+    def _update(self, gradients: Sequence[Tensor]) -> None:
         self._num_updates += 1
-        torch._foreach_addcmul_(self._squares, gradients, gradients)
-        means = torch._foreach_div(self._squares, self._num_updates)
-        torch._foreach_sqrt_(means)
-        torch._foreach_add_(means, _EPSILON)
-        torch._foreach_lerp_(self._weights, self._origins, _DECAY)
-        torch._foreach_addcdiv_(self._weights, gradients, means, -_LEARNING_RATE)
+        for weight, origin, total, gradient in zip(self._weights, self._origins, self._squares, gradients, strict=True):
+            total.addcmul_(gradient, gradient)
+            root_mean = (total / self._num_updates).sqrt_() + _EPSILON
+            weight.lerp_(origin, _DECAY).addcdiv_(gradient, root_mean, value=-_LEARNING_RATE)

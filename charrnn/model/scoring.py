@@ -17,9 +17,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import CharRNN, State, evaluating
+from charrnn.terminal import Advance, advance_nothing
 
 IGNORE = -100
 """The target that cross-entropy ignores."""
+SEQ_LENGTH = 64
+"""Time steps of a chunk, and symbols that warm up the state of a stream."""
+_MAX_STREAMS = 128
+_MAX_LOGITS = 2**24  # of a chunk, T x B x V
+_CHUNKS_AHEAD = 16  # queued on a device before it is waited for
+_MIN_CHUNKS = 4  # of a part; the first one warms up the states
+_MAX_PADDED = 2**21  # symbols of sequences that are read side by side
 
 
 def evaluation_chunks(
@@ -28,8 +36,7 @@ def evaluation_chunks(
     """Chunks (T, B) int64, all of one shape, that count each of the N - 1 predictions of a text once.
 
     The text is cut into B streams. To warm up its state, each stream first reads the `seq_length` symbols before its
-    part. They count in the first stream only; targets that do not count are IGNORE. `before_chunk` is called before
-    each chunk is read.
+    part. They count in the first stream only; targets that do not count are IGNORE.
     """
     N, T = len(indices), min(seq_length, len(indices) - 1)
     rest = N - 1 - T
@@ -44,15 +51,6 @@ def evaluation_chunks(
         own = (time < length) & ((time >= 0) | (stream == 0))
         counted = (own & (position < N - 1))[:-1]
         yield chunk[:-1], torch.where(counted, chunk[1:], IGNORE)
-
-
-_MAX_STREAMS = 128
-SEQ_LENGTH = 64
-"""Time steps of a chunk, and symbols that warm up the state of a stream."""
-_MAX_LOGITS = 2**24  # of a chunk, T x B x V
-_CHUNKS_AHEAD = 16  # that are asked of a device before it is waited for
-_MIN_CHUNKS = 4  # of a part; the first one warms up the states
-_MAX_PADDED = 2**21  # symbols of sequences that are read side by side
 
 
 def max_logits(vocab_size: int) -> int:
@@ -78,14 +76,14 @@ class Part:
     @classmethod
     def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
         """The whole text if it has at most `max_symbols`, else a part of about that size."""
-        B, T = max_streams(vocab_size), SEQ_LENGTH
+        B = max_streams(vocab_size)
         if num_symbols <= max_symbols:
             return cls(B)
-        B = max(1, min(B, int(max_symbols) // (T * _MIN_CHUNKS)))
-        return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (T * B)))
+        B = max(1, min(B, int(max_symbols) // (SEQ_LENGTH * _MIN_CHUNKS)))
+        return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (SEQ_LENGTH * B)))
 
     def bounded(self, vocab_size: int) -> "Part":
-        """The same part as far as a chunk of it fits into memory, whatever a file says."""
+        """The same part, limited so that a chunk fits into memory; for a part that comes from a file."""
         num_chunks = None if self.num_chunks is None else max(1, self.num_chunks)
         return Part(min(max(1, self.batch_size), max_streams(vocab_size)), num_chunks)
 
@@ -123,22 +121,21 @@ def evaluate(
     runtime: Runtime,
     part: Part | None = None,
     *,
-    seq_length: int = SEQ_LENGTH,
     before_chunk: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
 ) -> Score:
     """Mean loss of predicting each of the N indices but the first, with carried state.
 
-    Each process of a training reads its part of the streams. At least one chunk is read, and none once `is_time_up`.
-    Returns: a loss of NaN if `should_stop` interrupted it.
+    Each process of a training reads its part of the streams. At least one chunk is read, and none once `is_time_up`;
+    `before_chunk` is called before each. The loss is NaN if `should_stop` interrupted it.
     """
     part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
     losses: list[Tensor] = []  # on the device, which is waited for now and then only
     counts: list[Tensor] = []
     state = None
     with evaluating(model):
-        chunks = evaluation_chunks(indices, part.batch_size, seq_length, before_chunk)
+        chunks = evaluation_chunks(indices, part.batch_size, SEQ_LENGTH, before_chunk)
         for i, (x, y) in enumerate(itertools.islice(chunks, part.num_chunks)):
             if should_stop():
                 return Score(math.nan, 0)
@@ -158,19 +155,15 @@ def evaluate(
 
 
 @torch.no_grad()
-def text_losses(
-    model: CharRNN, indices: Tensor, runtime: Runtime, advance: Callable[[int], object] = lambda num_symbols: None
-) -> Tensor:
+def text_losses(model: CharRNN, indices: Tensor, runtime: Runtime, advance: Advance = advance_nothing) -> Tensor:
     """The loss of each of the N indices but the first, with carried state: (N - 1,) in nats.
 
-    The streams are those of `evaluate` for the whole text, so that the mean is what it measures. `advance` is told
-    the number of symbols that each chunk predicts.
+    The streams are those of `evaluate` for the whole text, so that the mean is what it measures. `advance` is called
+    with the number of symbols that each chunk predicts.
     """
-    losses = torch.zeros(max(len(indices) - 1, 0))
-    if not len(losses):
-        return losses
-    B = max_streams(model.config.vocab_size)
-    state = None
+    if len(indices) < 2:
+        return torch.zeros(0)
+    losses, B, state = torch.zeros(len(indices) - 1), max_streams(model.config.vocab_size), None
     with evaluating(model):
         chunks = (evaluation_chunks(each, B, SEQ_LENGTH) for each in (indices, torch.arange(len(indices))))
         for (x, y), (_, place) in zip(*chunks, strict=True):
@@ -183,16 +176,13 @@ def text_losses(
 
 @torch.no_grad()
 def sequence_losses(
-    model: CharRNN,
-    sequences: Sequence[Tensor],
-    runtime: Runtime,
-    advance: Callable[[int], object] = lambda num_symbols: None,
+    model: CharRNN, sequences: Sequence[Tensor], runtime: Runtime, advance: Advance = advance_nothing
 ) -> list[Tensor]:
     """The loss of each index of each sequence but its first, each read from an empty state, in nats.
 
     Sequences of like lengths are read side by side, and padded at their ends. On `advance` see `text_losses`.
     """
-    losses: list[Tensor] = [torch.zeros(0)] * len(sequences)
+    losses = [torch.zeros(0)] * len(sequences)
     longest_first = sorted((i for i, each in enumerate(sequences) if len(each) > 1), key=lambda i: -len(sequences[i]))
     with evaluating(model):
         while longest_first:
@@ -208,11 +198,7 @@ def sequence_losses(
 
 @torch.no_grad()
 def window_losses(
-    model: CharRNN,
-    indices: Tensor,
-    window: int,
-    runtime: Runtime,
-    advance: Callable[[int], object] = lambda num_symbols: None,
+    model: CharRNN, indices: Tensor, window: int, runtime: Runtime, advance: Advance = advance_nothing
 ) -> Tensor:
     """The loss of each of the N indices but the first, with a state that is emptied every `window` of them.
 
@@ -221,9 +207,9 @@ def window_losses(
 
     Returns: (N - 1,) in nats. On `advance` see `text_losses`.
     """
-    num_losses = max(len(indices) - 1, 0)
-    if not num_losses:
+    if (num_losses := len(indices) - 1) < 1:
         return torch.zeros(0)
+    window = min(window, num_losses)
     padding = -num_losses % window
     windows = F.pad(indices.long(), (0, padding), value=IGNORE).unfold(0, window + 1, window)
     losses = []
@@ -235,7 +221,7 @@ def window_losses(
 
 
 def _num_sequences(length: int, vocab_size: int) -> int:
-    """Sequences of a length that are read side by side: as many symbols at once as in two chunks of an evaluation."""
+    """Sequences of one length to read side by side: as many symbols at once as in two chunks of an evaluation."""
     T = min(max(1, length - 1), SEQ_LENGTH)
     return max(1, min(2 * SEQ_LENGTH * max_streams(vocab_size) // T, _MAX_PADDED // length))
 

@@ -12,7 +12,7 @@ gates of an LSTM, GRU or RNN, P downstream values of a layer: gates of the next 
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,14 @@ from charrnn.machine.runtime import Runtime, can_compute, exact_float32, fbgemm
 from charrnn.machine.threads import num_threads
 from charrnn.model.network import CharRNN, State, count_multiplications, evaluating, layer_weights
 
-Position: TypeAlias = tuple[Tensor, ...]
-"""A stream's position: its row of each tensor that a Stepper carries from step to step."""
 _LARGE = 2**19  # weights in a step; fewer fit into the caches
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The position after reading a text, and the model's state unless the text was read step by step."""
+    """A row of each tensor that a Stepper carries, after a text; the model's state unless it was read by steps."""
 
-    position: Position
+    position: tuple[Tensor, ...]
     state: State | None = None
 
 
@@ -49,10 +47,8 @@ class Stepper:
         layers = list(model.stack.layers)
         with torch.no_grad():
             self._table = _input_table(model, kind, exact=self._is_exact)  # (V, G)
-            weights = [
-                _join(layer, reader, kind) for layer, reader in zip(layers, [*layers[1:], model.head], strict=True)
-            ]
-            self._products = [_Int8(each) if self._is_exact else _Dense(each, runtime.dtype) for each in weights]
+            readers = [*layers[1:], model.head]
+            self._products = [_product(*pair, kind, runtime.dtype) for pair in zip(layers, readers, strict=True)]
         self._arrange_streams(num_streams)
 
     def _arrange_streams(self, num_streams: int) -> None:
@@ -63,12 +59,9 @@ class Stepper:
 
     def step(self, symbols: Tensor) -> None:
         """Advance each stream by one symbol: (B,) int64."""
-        torch.index_select(self._table, 0, symbols, out=self._gates)
-        gates = self._gates
+        gates = torch.index_select(self._table, 0, symbols, out=self._gates)
         for layer in self._layers:
-            layer.advance(gates)
-            layer.multiply()
-            gates = layer.downstream
+            gates = layer.step(gates)
 
     @torch.inference_mode()
     def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
@@ -79,7 +72,7 @@ class Stepper:
         if self._is_exact:
             return self._read_by_steps(text, before)
         model, state = self._model, None if before is None else before.state
-        with evaluating(model), self._runtime.autocast(), exact_float32(self._runtime):
+        with evaluating(model), self._runtime.autocast(), exact_float32():
             for part in text.split(chunk):
                 _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
         assert state is not None, "a text has at least one symbol"
@@ -94,9 +87,9 @@ class Stepper:
                 stream.step(symbol)
         return Reading(tuple(tensor[0].clone() for layer in stream._layers for tensor in layer.carried))
 
-    def _locate(self, state: State) -> Position:
+    def _locate(self, state: State) -> tuple[Tensor, ...]:
         """The position of a stream in this state of the model."""
-        return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(*after))
+        return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(after))
 
     @torch.inference_mode()
     def place(self, streams: list[int], reading: Reading) -> None:
@@ -108,63 +101,36 @@ class Stepper:
 
 
 def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
-    """The runtime in the precision that samples a model fastest without a noticeable loss of quality.
-
-    Without FBGEMM a small model is sampled in float32: converting its inputs to half precision would take longer than
-    the products.
-    """
+    """The runtime in the precision that samples a model fastest without a noticeable loss of quality."""
     if can_compute(runtime.device, torch.int8):
         return replace(runtime, dtype=torch.int8)
+    # The conversion of inputs to half precision takes longer than the products of a small model.
     return replace(runtime, dtype=torch.float32) if count_multiplications(config) < _LARGE else runtime
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """Everything that reads a layer's output: weights (G + P, H) and biases (G + P,), the G recurrent rows first.
+class _Dense:
+    """The product of a layer's output with everything that reads it, in a floating-point precision.
 
-    `bound` is the max magnitude of that output.
+    The weights are (G + P, H), the biases (G + P,).
     """
 
-    weight: Tensor
-    bias: Tensor
-    num_gates: int
-    bound: float
-
-
-class _Product(ABC):
-    """The product of a layer's output with everything that reads it."""
-
-    min_rows: ClassVar[int]
+    min_rows = 4
     """Min rows of a product; with fewer, libraries sum in another order."""
 
-    def __init__(self, weights: _Weights) -> None:
-        self.num_results, self.num_inputs = weights.weight.shape
-        self.num_gates, self.device = weights.num_gates, weights.weight.device
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self.shape, self.device = weight.shape, weight.device
+        self._weight, self._bias = weight.t().contiguous().to(dtype), bias.to(dtype)
 
-    @abstractmethod
     def multiply(self, output: Tensor, results: Tensor) -> None:
         """Write the product of outputs (R, H) with the weights to `results` (R, G + P), both float32."""
-
-
-class _Dense(_Product):
-    """PyTorch's own product in a floating-point precision."""
-
-    min_rows = 4
-
-    def __init__(self, weights: _Weights, dtype: torch.dtype) -> None:
-        super().__init__(weights)
-        self._weight = weights.weight.t().contiguous().to(dtype)  # (H, G + P)
-        self._bias = weights.bias.to(dtype)
-
-    def multiply(self, output: Tensor, results: Tensor) -> None:
         if self._weight.dtype == results.dtype:
             torch.addmm(self._bias, output, self._weight, out=results)
         else:
             results.copy_(torch.addmm(self._bias, output.to(self._weight.dtype), self._weight))
 
 
-class _Int8(_Product):
-    """FBGEMM's product of 8-bit integers: one scale per row of weights, one for all outputs.
+class _Int8:
+    """The same product by FBGEMM in 8-bit integers: one scale per row of weights, one for all outputs up to `bound`.
 
     Integer sums are exact: a row's result depends neither on the number of rows nor on the CPU.
     """
@@ -172,14 +138,14 @@ class _Int8(_Product):
     min_rows = 1
     _LEVELS = 63  # max level of a magnitude: more would overflow on CPUs that add pairs of products in 16 bits
 
-    def __init__(self, weights: _Weights) -> None:
-        super().__init__(weights)
-        self._scale = (weights.bound / self._LEVELS, self._LEVELS + 1)
-        scales = weights.weight.abs().amax(1).clamp(min=1e-30).double() / 127
+    def __init__(self, weight: Tensor, bias: Tensor, bound: float) -> None:
+        self.shape, self.device = weight.shape, weight.device
+        self._scale = (bound / self._LEVELS, self._LEVELS + 1)
+        scales = weight.abs().amax(1).clamp(min=1e-30).double() / 127
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         with fbgemm():
-            quantised = torch.quantize_per_channel(weights.weight, scales, zeros, 0, torch.qint8)
-            self._weight = torch.ops.quantized.linear_prepack(quantised, weights.bias)
+            quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+            self._weight = torch.ops.quantized.linear_prepack(quantised, bias)
         self._multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
     def multiply(self, output: Tensor, results: Tensor) -> None:
@@ -195,34 +161,34 @@ class _Layer(ABC):
     gates: ClassVar[tuple[tuple[int, float], ...]]
     """For each gate its place in the model's weights, and the factor for these weights."""
 
-    def __init__(self, product: _Product, num_streams: int) -> None:
+    def __init__(self, product: _Dense | _Int8, num_streams: int) -> None:
         self._product = product
-        num_rows = max(num_streams, product.min_rows)
-        self._output = torch.zeros(num_rows, product.num_inputs, device=product.device)
-        self._results = torch.zeros(num_rows, product.num_results, device=product.device)
-        self._h = self._output[:num_streams]
-        self._recurrent = self._results[:num_streams, : product.num_gates]
-        """(B, G), the contribution to the layer's own gates at the next step."""
-        self.downstream = self._results[:num_streams, product.num_gates :]
-        """(B, P)."""
-        self.carried = [self._results[:num_streams]]
-        """Tensors with one row per stream."""
+        num_rows, (num_results, H) = max(num_streams, product.min_rows), product.shape
+        self._output = torch.zeros(num_rows, H, device=product.device)
+        self._results = torch.zeros(num_rows, num_results, device=product.device)
+        self._h, results, G = self._output[:num_streams], self._results[:num_streams], len(self.gates) * H
+        self._recurrent, self.downstream = results[:, :G], results[:, G:]
+        """(B, G), the contribution to the layer's own gates at the next step, and (B, P)."""
+        self.carried = [results, self._h]
+        """Tensors with one row per stream: the results, and the last tensor of the layer's state."""
 
     @abstractmethod
     def advance(self, gates: Tensor) -> None:
         """Compute the next output from the input's contribution to the gates (B, G)."""
 
-    def multiply(self) -> None:
-        """Multiply the output by the weights of everything that reads it."""
+    def step(self, gates: Tensor) -> Tensor:
+        """Compute the next output and everything that reads it; returns `downstream`."""
+        self.advance(gates)
         self._product.multiply(self._output, self._results)
+        return self.downstream
 
-    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
+    def locate(self, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """A row of each carried tensor, for a state of the model given as tensors (1, 1, H)."""
         R = self._product.min_rows
         output, results = torch.zeros_like(self._output[:R]), torch.zeros_like(self._results[:R])
-        output[0] = self.scale * h[0, 0]
+        output[0] = self.scale * state[0][0, 0]
         self._product.multiply(output, results)
-        return [results[0]]
+        return results[0], state[-1][0, 0].float()
 
 
 class _LSTM(_Layer):
@@ -231,7 +197,7 @@ class _LSTM(_Layer):
     scale = 2.0
     gates = ((3, 0.5), (0, 0.5), (1, 0.5), (2, 1.0))
 
-    def __init__(self, product: _Product, num_streams: int) -> None:
+    def __init__(self, product: _Dense | _Int8, num_streams: int) -> None:
         super().__init__(product, num_streams)
         H = self._h.shape[1]
         # g and c are adjacent, as are i and f, so that one operation serves both.
@@ -240,7 +206,7 @@ class _LSTM(_Layer):
         self._o, self._i_and_f, self._c = gates_and_c[:, :H], gates_and_c[:, H : 3 * H], gates_and_c[:, 4 * H :]
         self._terms = self._h.new_zeros(num_streams, 2 * H)
         self._from_g, self._from_c = self._terms.chunk(2, dim=1)
-        self.carried.append(self._c)
+        self.carried[-1] = self._c
 
     def advance(self, gates: Tensor) -> None:
         torch.add(self._recurrent, gates, out=self._gates).tanh_()
@@ -249,32 +215,25 @@ class _LSTM(_Layer):
         torch.tanh(self._c, out=self._h)
         torch.addcmul(self._h, self._o, self._h, out=self._h)
 
-    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
-        return [*super().locate(h), cell_state[0][0, 0].float()]
-
 
 class _GRU(_Layer):
     """h becomes n + z (h - n), with n = tanh(input + r recurrent)."""
 
     gates = ((0, 0.5), (1, 0.5), (2, 1.0))
 
-    def __init__(self, product: _Product, num_streams: int) -> None:
+    def __init__(self, product: _Dense | _Int8, num_streams: int) -> None:
         super().__init__(product, num_streams)
         H = self._h.shape[1]
         self._gates = torch.empty_like(self._recurrent)
         self._r, self._z, self._n = self._gates.chunk(3, dim=1)
         self._r_and_z, self._recurrent_n = self._gates[:, : 2 * H], self._recurrent[:, 2 * H :]
         self._one = self._h.new_ones(1)
-        self.carried.append(self._h)
 
     def advance(self, gates: Tensor) -> None:
         torch.add(self._recurrent, gates, out=self._gates)
         self._r_and_z.tanh_().lerp_(self._one, 0.5)
         torch.addcmul(gates[:, self._r_and_z.shape[1] :], self._r, self._recurrent_n, out=self._n).tanh_()
         torch.lerp(self._n, self._h, self._z, out=self._h)
-
-    def locate(self, h: Tensor, *cell_state: Tensor) -> list[Tensor]:
-        return [*super().locate(h), h[0, 0].float()]
 
 
 class _RNN(_Layer):
@@ -289,22 +248,22 @@ class _RNN(_Layer):
 _LAYERS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
 
 
-def _join(layer: nn.Module, reader: nn.Module, kind: type[_Layer]) -> _Weights:
-    """Everything that reads a layer's output: its own gates, and the next layer's gates or the head."""
+def _product(layer: nn.Module, reader: nn.Module, kind: type[_Layer], dtype: torch.dtype) -> _Dense | _Int8:
+    """The product of a layer's output with everything that reads it: its own gates, and the next layer or the head."""
     _, weight_hh, _, bias_hh = layer_weights(layer)
     recurrent = _arrange(weight_hh, bias_hh if isinstance(layer, nn.GRU) else torch.zeros_like(bias_hh), kind)
     if isinstance(reader, nn.Linear):
         downstream = reader.weight.detach(), reader.bias.detach()
     else:
-        downstream = _arrange(layer_weights(reader)[0], _input_bias(reader), kind)
+        downstream = _input_weights(reader, kind)
     weight, bias = (torch.cat(parts) for parts in zip(recurrent, downstream, strict=True))
-    return _Weights(weight / kind.scale, bias, num_gates=len(weight_hh), bound=kind.scale)
+    weight = weight / kind.scale
+    return _Int8(weight, bias, kind.scale) if dtype == torch.int8 else _Dense(weight, bias, dtype)
 
 
 def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
     """The contribution of each symbol to the gates of layer 0: (V, G)."""
-    first = model.stack.layers[0]
-    weight, bias = _arrange(layer_weights(first)[0], _input_bias(first), kind)  # (G, E) or (G, V)
+    weight, bias = _input_weights(model.stack.layers[0], kind)  # (G, E) or (G, V)
     if model.embedding is None:
         product = weight.t()
     else:
@@ -326,7 +285,7 @@ def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, 
     return torch.cat([weight for weight, _ in arranged]), torch.cat([bias for _, bias in arranged])
 
 
-def _input_bias(layer: nn.Module) -> Tensor:
-    """The sum of both biases (G,); for a GRU the input bias only, since its reset gate scales part of the other."""
-    _, _, bias_ih, bias_hh = layer_weights(layer)
-    return bias_ih if isinstance(layer, nn.GRU) else bias_ih + bias_hh
+def _input_weights(layer: nn.Module, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
+    """Weights (G, I) of the input and both biases (G,), except a GRU's second one: its reset gate scales part of it."""
+    weight_ih, _, bias_ih, bias_hh = layer_weights(layer)
+    return _arrange(weight_ih, bias_ih if isinstance(layer, nn.GRU) else bias_ih + bias_hh, kind)

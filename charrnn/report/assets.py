@@ -17,14 +17,10 @@ def read(name: str) -> str:
     return resources.files("charrnn.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _source(text: str) -> str:
-    """The source expression of a content security policy that allows exactly this inline text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 def policy(script: str, style: str, *more: str) -> str:
-    """The content security policy of a page with this script and this style, which may do what `more` says besides."""
-    own = [f"script-src {_source(script)}", f"style-src {_source(style)}"]
+    """The content security policy of a page with exactly this inline script and style, and `more` directives."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
+    own = [f"{kind} 'sha256-{found}'" for kind, found in zip(("script-src", "style-src"), hashes, strict=True)]
     return "; ".join(["default-src 'none'", *own, *more, "base-uri 'none'", "form-action 'none'"])
 
 

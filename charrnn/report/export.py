@@ -2,13 +2,12 @@
 
 The program is `model.js` (the equations), `units.js` (text and symbols) and `page.js`; the page around it is
 `page.html`, its looks are `page.css`.
-Whatever a checkpoint holds reaches the page as data: JSON without a `<`, which the program shows as text only.
+All content of a checkpoint is data on the page: JSON without a `<`, which the program shows as text only.
 
 Letters in shapes: R rows, C columns.
 """
 
 import base64
-import copy
 import json
 from pathlib import Path
 from string import Template
@@ -17,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charrnn.config import RECOMMENDED_TEMPERATURE, PreparationConfig, SamplingConfig
+from charrnn.config import RECOMMENDED_TEMPERATURE, ModelConfig, PreparationConfig, SamplingConfig
 from charrnn.model.network import CharRNN, layer_weights
 from charrnn.report.assets import policy, read, write_page
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.sampling.filters import samplable_ids
+from charrnn.terminal import count_of
 from charrnn.text.tokenizers import Tokenizer
 
 TITLE = "A model that writes"
@@ -34,38 +34,22 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / scales[:, None]).clamp(-_MAX_LEVEL, _MAX_LEVEL).to(torch.int8), scales
 
 
-@torch.no_grad()
-def rounded(model: CharRNN) -> CharRNN:
-    """The model with the weights that its page has; biases stay as they are."""
-    model = copy.deepcopy(model)
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            integers, scales = round_rows(parameter)
-            parameter.copy_(integers * scales[:, None])
-    return model
-
-
 def export(checkpoint: Checkpoint, path: Path | None, title: str = TITLE, *, overwrite: bool = False) -> int:
     """Write a checkpoint's model as a page, see `write_page`. Returns: its size in bytes. Raises: CharRNNError."""
     return write_page(render(checkpoint, title), path, overwrite=overwrite)
 
 
 def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
-    """The page of a checkpoint's model. Nothing but the title, the model and its symbols tells where it comes from."""
-    return fill(
-        {
-            "title": title,
-            "description": describe(checkpoint),
-            "vocabulary": _tokenizer(checkpoint.tokenizer, checkpoint.corpus.config),
-            "model": _model(checkpoint.build_model()),
-        }
-    )
+    """The page of a checkpoint's model, without its paths and its origin."""
+    data = {"title": title, "description": describe(checkpoint)}
+    vocabulary = _tokenizer(checkpoint.tokenizer, checkpoint.corpus.config)
+    return fill({**data, "vocabulary": vocabulary, "model": _model(checkpoint.build_model())})
 
 
 def fill(data: dict[str, Any]) -> str:
     """The page with this data, which the program reads."""
     style, script = read("colours.css") + read("page.css"), read("model.js") + read("units.js") + read("page.js")
-    model = json.dumps(data).replace("<", "\\u003c")  # lest a symbol end the element
+    model = json.dumps(data).replace("<", "\\u003c")  # so that no symbol ends the element
     allowed = policy(script, style, "worker-src blob:")
     return Template(read("page.html")).substitute(
         policy=allowed, style=style, script=script, model=model, temperature=RECOMMENDED_TEMPERATURE
@@ -75,9 +59,13 @@ def fill(data: dict[str, Any]) -> str:
 def describe(checkpoint: Checkpoint) -> str:
     """The model's shape in a line."""
     config = checkpoint.model_config
+    return f"{describe_layers(config)}, {config.vocab_size:,} symbols"
+
+
+def describe_layers(config: ModelConfig) -> str:
+    """The kind, number and width of the layers."""
     cell = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}[config.cell]
-    layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
-    return f"{cell}, {layers} of {config.hidden_size:,} units, {config.vocab_size:,} symbols"
+    return f"{cell}, {count_of(config.num_layers, 'layer')} of {config.hidden_size:,} units"
 
 
 def _tokenizer(tokenizer: Tokenizer, config: PreparationConfig) -> dict[str, Any]:
@@ -100,32 +88,25 @@ def _tokenizer(tokenizer: Tokenizer, config: PreparationConfig) -> dict[str, Any
 @torch.no_grad()
 def _model(model: CharRNN) -> dict[str, Any]:
     """The model as `model.js` reads it."""
-    layers = []
-    for layer in model.stack.layers:
-        weight_ih, weight_hh, bias_ih, bias_hh = layer_weights(layer)
-        layers.append(
-            {
-                "weight_ih": _matrix(weight_ih),
-                "weight_hh": _matrix(weight_hh),
-                "bias_ih": _encode(bias_ih),
-                "bias_hh": _encode(bias_hh),
-            }
-        )
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    layers = [dict(zip(names, map(_stored, layer_weights(each)), strict=True)) for each in model.stack.layers]
     return {
         "cell": model.config.cell,
         "hidden_size": model.config.hidden_size,
-        "embedding": None if model.embedding is None else _matrix(model.embedding.weight),
+        "embedding": None if model.embedding is None else _stored(model.embedding.weight),
         "layers": layers,
-        "head": {"weight": _matrix(model.head.weight), "bias": _encode(model.head.bias)},
+        "head": {"weight": _stored(model.head.weight), "bias": _stored(model.head.bias)},
     }
 
 
-def _matrix(weight: Tensor) -> dict[str, Any]:
+def _stored(weight: Tensor) -> dict[str, Any] | str:
+    """A matrix (R, C) as rounded rows, a bias (R,) as float32."""
+    if weight.dim() == 1:
+        return _encode(weight)
     integers, scales = round_rows(weight)
     return {"columns": weight.shape[1], "integers": _encode(integers), "scales": _encode(scales)}
 
 
 def _encode(values: Tensor) -> str:
-    """The bytes of a tensor, little-endian, in base64."""
-    array = values.contiguous().numpy()
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+    """The bytes of a tensor in base64."""
+    return base64.b64encode(values.contiguous().numpy().data).decode()

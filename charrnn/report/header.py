@@ -7,30 +7,30 @@ from collections.abc import Iterator
 from pathlib import PureWindowsPath
 from typing import Any
 
-from charrnn.config import Config, ModelConfig, options_of
+from charrnn.config import Config, options_of
 from charrnn.model.network import count_parameters
+from charrnn.report.export import describe_layers
 from charrnn.report.records import number
 from charrnn.report.subject import Subject
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.terminal import escape, format_seconds
 
 _MAX_NAME, _MAX_WORD, _MAX_WORDS = 80, 1000, 100
-_CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "tanh RNN"}
 
 
 def list_facts(subject: Subject) -> dict[str, str]:
     """The facts by their names."""
     checkpoint = subject.checkpoint
     config, history = checkpoint.model_config, checkpoint.snapshot.history
-    layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     last = subject.records[-1] if subject.records else {}
     step = number(last, "step") or checkpoint.snapshot.course.step
     seconds = number(last, "elapsed_s") or history.elapsed_s
     speed = number(last, "chars_per_second")
+    loss = math.nan if history.best_val_loss is None else history.best_val_loss
+    bits = f"{loss / math.log(2):.3f} bits per character ({loss:.4f} nats)"
     return {
-        "Best loss": _loss(subject),
-        "Model": f"{_CELLS[config.cell]}, {layers} of {config.hidden_size:,} units, "
-        f"{count_parameters(config):,} parameters, {config.vocab_size:,} symbols",
+        "Best loss": bits if math.isfinite(loss) else "not measured",
+        "Model": f"{describe_layers(config)}, {count_parameters(config):,} parameters, {config.vocab_size:,} symbols",
         "Text": f"{corpus_name(checkpoint)}, {sum(checkpoint.tokenizer.counts):,} {subject.noun}s",
         "Trained": f"{step:,.0f} steps in {format_seconds(seconds)}"
         + (f", {speed:,.0f} characters/s" if speed else ""),
@@ -42,7 +42,7 @@ def list_facts(subject: Subject) -> dict[str, str]:
 
 
 def corpus_name(checkpoint: Checkpoint) -> str:
-    """The name of the prepared file, without the folder, which may tell a user's name, on whatever system it lay."""
+    """The name of the prepared file, without its folder, which may hold a user's name; the path is of any system."""
     return PureWindowsPath(checkpoint.corpus.path).name or "the text"
 
 
@@ -70,13 +70,11 @@ def _definition(subject: Subject) -> dict[str, Any]:
 
 
 def _options(config: Config) -> Iterator[list[str]]:
-    """The options of a config that differ from their defaults."""
-    defaults: dict[str, Any] = {each: getattr(type(config), each) for each in options_of(type(config))}
+    """The options of a config that differ from their defaults, and always the hidden size."""
     for name, option in options_of(type(config)).items():
         value = getattr(config, name)
-        if value == defaults[name] and not (isinstance(config, ModelConfig) and name == "hidden_size"):
-            continue
-        if value is not None or option.none is not None:
+        is_shown = value != getattr(type(config), name) or name == "hidden_size"
+        if is_shown and (value is not None or option.none is not None):
             words = [] if value is True else [escape(str(option.none if value is None else value))]
             yield [f"--{name.replace('_', '-')}", *words]
 
@@ -88,12 +86,5 @@ def _machine(subject: Subject) -> str:
         return "not recorded"
     words = [machine[each][:_MAX_NAME] for each in ("name", "system") if isinstance(machine.get(each), str)]
     if threads := number(machine, "threads"):
-        words.append("1 thread" if threads == 1 else f"{threads:.0f} threads")
+        words.append(f"{threads:.0f} thread{'' if threads == 1 else 's'}")
     return ", ".join(words)
-
-
-def _loss(subject: Subject) -> str:
-    loss = subject.checkpoint.snapshot.history.best_val_loss
-    if loss is None or not math.isfinite(loss):
-        return "not measured"
-    return f"{loss / math.log(2):.3f} bits per character ({loss:.4f} nats)"

@@ -22,7 +22,7 @@ from charrnn.report.subject import Subject
 _MAX_NEURONS = 8
 _MIN_CORRELATION = 0.3  # a weaker one could not be seen
 _MAX_LEVEL = 4
-_MIN_SHARE = 0.005  # of the places that a feature marks, lest it rest on a few
+_MIN_SHARE = 0.005  # of the places that a feature marks in each half
 _UNTRAINED_SEED = 1
 
 
@@ -50,7 +50,10 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tu
     names, features = _features(reading.texts)
     if not names:
         return [], {}
-    untrained = read(_untrained(subject.model), subject.held_out, subject.show)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_UNTRAINED_SEED)
+        model = CharRNN(subject.model.config).eval()
+    untrained = read(model, subject.held_out, subject.show)
     assert untrained is not None, "the trained model has read the same text"
     units, correlations = match(features, reading.states)
     _, before = match(features, untrained.states)
@@ -98,24 +101,13 @@ def correlate(x: Tensor, y: Tensor) -> Tensor:
 def _features(texts: list[str]) -> tuple[list[str], Tensor]:
     """The names of F features that both halves of the text have, and their values (N, F) at the end of each symbol."""
     text, ends = "".join(texts), np.fromiter(accumulate(map(len, texts)), np.int64) - 1
-    half = len(texts) // 2
     kept = {}
     for feature, measure in FEATURES.items():
         values = torch.from_numpy(measure(text)[ends.clip(min=0)])
-        if all(map(_varies, (values[:half], values[half:]))):
+        shares = [float((half > 0).float().mean()) for half in values.tensor_split([len(texts) // 2])]
+        if all(_MIN_SHARE < share < 1 - _MIN_SHARE for share in shares):
             kept[feature] = values
     return list(kept), torch.stack(list(kept.values()), 1) if kept else torch.zeros(len(texts), 0)
-
-
-def _varies(values: Tensor) -> bool:
-    return _MIN_SHARE < float((values > 0).float().mean()) < 1 - _MIN_SHARE
-
-
-def _untrained(model: CharRNN) -> CharRNN:
-    """A model of the same shape as it is before its first step."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_UNTRAINED_SEED)
-        return CharRNN(model.config).eval()
 
 
 def _runs(reading: Reading, unit: int, correlation: float, begin: int, end: int) -> list[tuple[int, str]]:

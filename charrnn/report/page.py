@@ -10,6 +10,14 @@ from typing import Any
 
 from charrnn.errors import CharRNNError
 from charrnn.report import assets
+from charrnn.report.charts import draw_calibration, draw_curves
+from charrnn.report.embeddings import draw_map
+from charrnn.report.header import list_facts, write_command
+from charrnn.report.neurons import find_neurons
+from charrnn.report.passage import Prediction, find_typical, find_worst, make_sheet
+from charrnn.report.reading import Reading, calibrate, read
+from charrnn.report.records import samples
+from charrnn.report.samples import COPYING, find_copies, write_at_temperatures
 from charrnn.report.subject import Subject
 from charrnn.report.visible import visible
 
@@ -31,31 +39,60 @@ def write_report(subjects: Sequence[Subject], path: Path | None, *, overwrite: b
 
 def render(subjects: Sequence[Subject]) -> str:
     """The page."""
-    from markupsafe import Markup
-
-    from charrnn.report.chapters import write_chapter
-    from charrnn.report.curves import draw_curves
-    from charrnn.report.passage import Predictions
-    from charrnn.report.samples import COPYING
-
     style, script = assets.read("colours.css") + assets.read("report.css"), assets.read("report.js")
-    predictions = Predictions()
-    chapters = [write_chapter(subject, predictions) for subject in subjects]
+    predictions: list[Prediction] = []
+    chapters = [_describe(subject, predictions) for subject in subjects]
     page: str = _template().render(
         policy=assets.policy(script, style),
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         names=[subject.name for subject in subjects],
         figures=draw_curves([subject.records for subject in subjects]),
         chapters=chapters,
-        predictions=predictions.rows,
+        predictions=predictions,
         copying=COPYING,
     )
     return page
 
 
+def _describe(subject: Subject, predictions: list[Prediction]) -> dict[str, Any]:
+    """One run for `report.html`, None for what needs a text that is missing; adds to the predictions of the page."""
+    reading = read(subject.model, subject.held_out, subject.show)
+    return {
+        "name": subject.name,
+        "tokenizer": subject.tokenizer,
+        "noun": subject.noun,
+        "facts": list_facts(subject),
+        "command": write_command(subject),
+        "training_samples": samples(subject.records),
+        "temperatures": write_at_temperatures(subject),
+        "copies": find_copies(subject),
+        "map": draw_map(subject.model, subject.tokenizer, subject.names),
+        "held_out": None if reading is None else _describe_held_out(subject, reading, predictions),
+        "has_text": subject.has_text,
+    }
+
+
+def _describe_held_out(subject: Subject, reading: Reading, predictions: list[Prediction]) -> dict[str, Any]:
+    """Predictions of text that the model was not trained on."""
+    begin, end = find_typical(reading)
+    calibration = calibrate(reading)
+    worst = [make_sheet(reading, subject.names, *each, predictions) for each in find_worst(reading)]
+    neurons, missed = find_neurons(subject, reading, begin, end)
+    return {
+        "num_symbols": len(reading.texts),
+        "bits_per_symbol": float(reading.bits.double().mean()),
+        "passage": make_sheet(reading, subject.names, begin, end, predictions),
+        "worst": sorted(worst, key=lambda sheet: -sheet.bits_per_symbol),
+        "calibration": calibration,
+        "chart": draw_calibration(calibration),
+        "neurons": neurons,
+        "missed": missed,
+    }
+
+
 def _template() -> Any:
-    """The page's template, which escapes all that it is given and makes visible what would steer the display."""
+    """The page's template, which escapes all text and makes visible what would steer the display."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 

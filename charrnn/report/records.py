@@ -1,6 +1,6 @@
 """The log of a run, `metrics.jsonl`, as curves and samples.
 
-A stranger may have written it: what fits no type is dropped.
+It is not trusted: values of another type are dropped.
 """
 
 import contextlib
@@ -25,15 +25,6 @@ class Curve:
     values: list[float]
 
 
-@dataclass(frozen=True)
-class TrainingSample:
-    """A text that the model wrote while it was trained, and the validation loss before it."""
-
-    step: int
-    bits_per_char: float | None
-    text: str
-
-
 def read_records(path: Path) -> Records:
     """The records of a log, none if it is not there or cannot be read."""
     records: Records = []
@@ -47,10 +38,8 @@ def read_records(path: Path) -> Records:
 
 def number(record: dict[str, Any], name: str) -> float | None:
     """A finite number of a record."""
-    value = record.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MAX_VALUE:
-        return None
-    return float(value)
+    value: Any = record.get(name)
+    return float(value) if type(value) in (int, float) and abs(value) < _MAX_VALUE else None
 
 
 def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
@@ -61,14 +50,14 @@ def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
     return Curve([chars for chars, _ in points], [value for _, value in points])
 
 
-def samples(records: Records) -> list[TrainingSample]:
-    """Texts written while training, at most a dozen that are spread over the run."""
+def samples(records: Records) -> Records:
+    """Texts written while training, with their step and the loss before; at most a dozen, spread over the run."""
     found, bits = [], None
     for record in records:
         bits = number(record, "bits_per_char") or bits
         text, step = record.get("text"), number(record, "step")
         if isinstance(text, str) and step is not None:
-            found.append(TrainingSample(int(step), bits, text[:_MAX_CHARS]))
+            found.append({"step": int(step), "bits_per_char": bits, "text": text[:_MAX_CHARS]})
     return thin(found, _MAX_SAMPLES)
 
 

@@ -1,6 +1,6 @@
-"""Texts that a model writes for its report, and what in them stands in the text that it was trained on."""
+"""Texts that a model writes for its report, and copies in them from the text that it was trained on."""
 
-from dataclasses import dataclass
+import statistics
 
 import torch
 
@@ -9,51 +9,36 @@ from charrnn.machine.runtime import Runtime
 from charrnn.report.subject import Subject
 from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.generate import Sampler
-from charrnn.text.tokenizers import Tokenizer
 
 TEMPERATURES = (0.2, RECOMMENDED_TEMPERATURE, SamplingConfig.temperature, 1.5)
-SEED = 1
-_NUM_CHARS = 400
+_SEED, _NUM_CHARS = 1, 400
 COPYING = SamplingConfig(num_samples=16, length=500, temperature=RECOMMENDED_TEMPERATURE)
 """The samples in which copies are looked for."""
 _NUM_COPIES = 3
 
 
-@dataclass(frozen=True)
-class Copies:
-    """The longest runs of symbols in some samples that stand in the training text, longest first, and their lengths."""
-
-    longest: list[tuple[int, str]]
-    median: int
-    """Of the longest copy of each sample."""
-
-
 def write_at_temperatures(subject: Subject) -> list[tuple[float, str]]:
-    """A sample at each temperature, all of the same seed."""
-    length = _num_symbols(subject.tokenizer)
-    return [
-        (each, _decode(subject, _write(subject, SamplingConfig(length=length, temperature=each))[0]))
-        for each in TEMPERATURES
-    ]
+    """A sample at each temperature, all of the same seed and of about as many characters."""
+    length = max(1, round(_NUM_CHARS / subject.tokenizer.chars_per_symbol))
+    configs = [SamplingConfig(length=length, temperature=each) for each in TEMPERATURES]
+    return [(config.temperature, "".join(subject.show(_write(subject, config)[0]))) for config in configs]
 
 
-def find_copies(subject: Subject) -> Copies | None:
-    """The longest copies in samples of the model; None without the text it was trained on."""
+def find_copies(subject: Subject) -> tuple[list[tuple[int, str]], int] | None:
+    """The longest copies from the training text in samples, with their lengths; None without that text.
+
+    Returns: the longest copies of all samples, longest first; the median length of a sample's longest copy.
+    """
     if not len(subject.train):
         return None
-    corpus = CopyIndex(_as_text(subject.train.tolist()))  # a run of symbols, whatever they are
-    longest = [corpus.longest_copy(_as_text(each)) for each in _write(subject, COPYING)]
-    copies = {(len(copy), _decode(subject, list(map(ord, copy)))) for copy in longest}
-    return Copies(sorted(copies, reverse=True)[:_NUM_COPIES], sorted(map(len, longest))[len(longest) // 2])
-
-
-def _num_symbols(tokenizer: Tokenizer) -> int:
-    """The number of symbols that make about so many characters."""
-    return max(1, round(_NUM_CHARS / tokenizer.chars_per_symbol))
+    corpus = CopyIndex(_as_text(subject.train.tolist()))
+    longest = [corpus.longest_copy(_as_text(ids)) for ids in _write(subject, COPYING)]
+    copies = {(len(copy), "".join(subject.show(map(ord, copy)))) for copy in longest}
+    return sorted(copies, reverse=True)[:_NUM_COPIES], statistics.median_high(map(len, longest))
 
 
 def _as_text(ids: list[int]) -> str:
-    """Ids as code points."""
+    """Ids of any kind of symbols as code points, so that copies are found as in a text of characters."""
     return "".join(map(chr, ids))
 
 
@@ -61,10 +46,6 @@ def _write(subject: Subject, config: SamplingConfig) -> list[list[int]]:
     """The ids of the samples of a config."""
     runtime = Runtime(torch.device("cpu"), torch.float32)
     written: list[list[int]] = [[] for _ in range(config.num_samples)]
-    for piece in Sampler(subject.model, subject.tokenizer, config, runtime).sample(seed=SEED):
+    for piece in Sampler(subject.model, subject.tokenizer, config, runtime).sample(seed=_SEED):
         written[piece.index] += piece.ids
     return written
-
-
-def _decode(subject: Subject, ids: list[int]) -> str:
-    return "".join(subject.show(torch.tensor(ids)))

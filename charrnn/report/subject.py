@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,10 +53,10 @@ class Subject:
         """The names of the symbols."""
         return name_all(self.tokenizer)
 
-    def show(self, indices: Tensor) -> list[str]:
-        """The text of each of some indices (N,), for people; a character of several bytes stands at the last."""
+    def show(self, indices: Iterable[int]) -> list[str]:
+        """The text of each of N indices, for people; a character of several bytes is the text of the last."""
         show = Readable()
-        return [show(self.tokenizer.texts[i]) for i in indices.tolist()]
+        return [show(self.tokenizer.texts[i]) for i in indices]
 
 
 def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: str | None = None) -> Subject:
@@ -68,23 +69,24 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
     folder = path.absolute().parent
     records = read_records(RunFolder(folder).metrics)
     indices = _find_text(checkpoint, path, data_dir, corpus)
-    train, held_out = (torch.zeros(0), torch.zeros(0)) if indices is None else _split(indices, checkpoint)
+    train = held_out = torch.zeros(0)
+    if indices is not None:
+        config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
+        text = TrainingText.split(indices, config, border=checkpoint.tokenizer.eos_id)
+        train, held_out = text.train, text.val
     return Subject(
         name=folder.name if records and folder != Path(os.path.expanduser("~")) else path.stem,  # noqa: PTH111
         checkpoint=checkpoint,
         model=checkpoint.build_model().eval(),
         records=records,
-        train=train.long() if len(train) <= _MAX_TRAIN else torch.zeros(0, dtype=torch.int64),
+        train=(train if len(train) <= _MAX_TRAIN else train[:0]).long(),
         held_out=held_out[:_MAX_HELD_OUT].long(),
         has_text=indices is not None,
     )
 
 
 def _find_text(checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str | None) -> Tensor | None:
-    """Indices (N,) of the given text, or of the model's own text if it is found.
-
-    Raises: CharRNNError.
-    """
+    """Indices (N,) of the given text, or of the model's own text if it is found. Raises: CharRNNError."""
     if corpus is None:
         own = checkpoint.corpus.find(path, data_dir)
         return None if own is None else own.indices
@@ -95,13 +97,3 @@ def _find_text(checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str |
     if len(indices) < 2:
         raise CharRNNError(f"{corpus} has fewer than 2 of the model's symbols: name the text that it was trained on")
     return indices
-
-
-def _split(indices: Tensor, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
-    """Split indices into those that the run trained on and those that it held out.
-
-    Raises: CharRNNError for too few symbols.
-    """
-    config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
-    text = TrainingText.split(indices, config, border=checkpoint.tokenizer.eos_id)
-    return text.train, text.val

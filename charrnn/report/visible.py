@@ -1,11 +1,10 @@
 """Characters that would steer the display, shown by their numbers; names of symbols."""
 
 from charrnn.terminal import INVISIBLE
-from charrnn.text.tokenizers import Tokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR
+from charrnn.text.tokenizers import UNKNOWN_CHAR, Tokenizer
 
 _EOS = "∎"
-_BLANK = {"\n": "↵", "\t": "⇥", " ": "␣"}
+_BLANKS = str.maketrans("\n\t ", "↵⇥␣")
 
 
 def visible(text: str) -> str:
@@ -23,7 +22,7 @@ def name(symbol: str) -> str:
     >>> name("\\n"), name("to be")
     ('↵', 'to␣be')
     """
-    return visible("".join(_BLANK.get(char, char) for char in symbol))
+    return visible(symbol.translate(_BLANKS))
 
 
 def name_all(tokenizer: Tokenizer) -> list[str]:

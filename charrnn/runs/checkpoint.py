@@ -1,7 +1,6 @@
-"""Save and load checkpoints.
+"""Save and load checkpoints: weights, vocabulary and configs to sample from, the trainer's state to resume from.
 
-A checkpoint is one file that suffices to sample: weights, vocabulary, all configs. It also holds the trainer's state,
-so that training can go on where it stood. Where checkpoints lie is left to `folder.py`.
+Their paths are left to `folder.py`.
 """
 
 import contextlib
@@ -26,8 +25,7 @@ from charrnn.machine.runtime import PRECISIONS
 from charrnn.model.network import CharRNN, count_parameters
 from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
-from charrnn.text.tokenizers import TOKENIZERS, Tokenizer
-from charrnn.text.vocabulary import StoredVocabulary
+from charrnn.text.tokenizers import TOKENIZERS, StoredVocabulary, Tokenizer
 from charrnn.training.recovery import MAX_RECOVERIES
 from charrnn.training.snapshot import Course, History, Snapshot, select
 from charrnn.training.streams import Cursor
@@ -38,12 +36,12 @@ VERSIONS = {"charrnn": __version__, "torch": str(torch.__version__)}
 _VERSION = re.compile(r"[\w.+-]{1,100}")
 _TWISTER_BYTES, _TWISTER_NUMBERS = 5056, 624
 _MAX_VALUE = 1e15
-"""Of a weight: products of two of them, summed over the largest layer, stay finite in float32."""
+"""Max weight: products of two, summed over the largest layer, stay finite in float32."""
 
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """The corpus that a model was trained on, and how its text was prepared (prompts are normalised likewise)."""
+    """The corpus that a model was trained on, and the preparation of its text and of prompts."""
 
     path: str
     source_digest: str = field(metadata={"key": "text_digest"})
@@ -51,7 +49,7 @@ class CorpusIdentity:
 
     @classmethod
     def of(cls, corpus: Corpus) -> "CorpusIdentity":
-        """The identity of a corpus, for a checkpoint."""
+        """The identity of a corpus."""
         return cls(str(corpus.path.absolute()), corpus.source_digest, corpus.config)
 
     def fits(self, corpus: Corpus) -> bool:
@@ -75,7 +73,7 @@ class CorpusIdentity:
 
 @dataclass(kw_only=True)
 class Counters(Course, History):
-    """The numbers of a snapshot as they stand in a file, side by side."""
+    """The numbers of a snapshot in one JSON object."""
 
     cursor: Cursor
     gradient_scaler: Mapping[str, float]
@@ -84,7 +82,7 @@ class Counters(Course, History):
 
 @dataclass(frozen=True)
 class Header:
-    """The JSON header of a checkpoint: all of it but the tensors."""
+    """The JSON header of a checkpoint: everything but the tensors."""
 
     charrnn: str
     torch: str
@@ -104,7 +102,7 @@ class Header:
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path) -> "Header":
-        """The header from JSON that a stranger may have written. Raises: CharRNNError."""
+        """The header from untrusted JSON. Raises: CharRNNError."""
         header = parse(cls, _upgraded(values), str(path))
         if header.counters.recoveries > MAX_RECOVERIES:
             raise CharRNNError(f"{path} has {header.counters.recoveries} recoveries: at most {MAX_RECOVERIES} are made")
@@ -117,7 +115,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run. `records` is the length of its log, None where it is not known."""
+    """One moment of a run."""
 
     model_config: ModelConfig
     training_config: TrainingConfig
@@ -126,20 +124,18 @@ class Checkpoint:
     seed: int
     precision: str
     snapshot: Snapshot
-    records: int | None = None
+    records: int | None = None  # length of the run's log; None if unknown
     versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
-    """Of the programs that wrote it."""
-    written: float | None = None
-    """Time of the moment in seconds since 1970; None in files of older versions."""
+    written: float | None = None  # seconds since 1970; None in files of older versions
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights by the names that it has for them."""
+        """The model's weights by their names in the model."""
         return select("model.", self.snapshot.tensors)
 
     @property
     def num_chars_trained(self) -> int:
-        """Characters that the run has trained on, each as often as it was read; at most, of a tiny corpus."""
+        """Characters that the run has read in training; an upper limit for a tiny corpus."""
         config = self.training_config
         return self.snapshot.course.step * (config.batch_size or 0) * (config.seq_length or 0)
 
@@ -155,13 +151,13 @@ class Checkpoint:
         return replace(self, corpus=corpus, snapshot=replace(self.snapshot, tensors=tensors))
 
     def copy(self) -> "Checkpoint":
-        """The same moment, in memory of its own on the CPU: the run may go on."""
+        """A copy in separate memory on the CPU."""
         return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))
 
     def save(self, path: Path, backup: Path | None = None, guard: Guard = no_guard) -> None:
-        """Write the file, durably and in one step; the file that stood there becomes `backup`.
+        """Write the file durably and atomically; the old file becomes `backup`. For `guard` see `files/atomic.py`.
 
-        On `guard` see `files/atomic.py`. Raises: CharRNNError.
+        Raises: CharRNNError.
         """
         snapshot = self.snapshot
         counters = {**vars(snapshot.course), **vars(snapshot.history), "records": self.records}
@@ -203,7 +199,7 @@ class Checkpoint:
         return checkpoint
 
     def _check_weights(self, path: Path) -> None:
-        """Compare sizes with the config before memory is taken for a model of that size."""
+        """Compare sizes with the config before memory is taken for a model of that size. Raises: CharRNNError."""
         if self.model_config.vocab_size != self.tokenizer.size:
             raise CharRNNError(f"{path} has a model and a vocabulary of different sizes")
         if sum(tensor.numel() for tensor in self.weights.values()) != count_parameters(self.model_config):
@@ -219,13 +215,12 @@ class Checkpoint:
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
             low, high = map(float, tensor.aminmax())
+            largest = max(-low, high)
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise CharRNNError(f"{path} has values in {name} that are not finite: use another checkpoint")
-            if name.startswith("model.") and max(-low, high) > _MAX_VALUE:
-                largest = max(-low, high)
-                raise CharRNNError(
-                    f"{path} has a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}: use another checkpoint"
-                )
+            if name.startswith("model.") and largest > _MAX_VALUE:
+                problem = f"a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}"
+                raise CharRNNError(f"{path} has {problem}: use another checkpoint")
             if name.startswith("trainer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
                 raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which is never negative")
 
@@ -242,25 +237,22 @@ class Checkpoint:
 def time_of(path: Path) -> float:
     """The time of a checkpoint in seconds since 1970: its own record, else the file's. Raises: OSError."""
     with contextlib.suppress(CharRNNError):
-        written = container.read_header(path, KIND).get("written")  # Header.read would take ten times as long
+        written = container.read_header(path, KIND).get("written")  # Header.read takes ten times as long
         if isinstance(written, int | float) and 0 <= written < 2**33:  # a date that any system can print
             return written
     return path.stat().st_mtime
 
 
 def _is_sound_generator(state: Tensor) -> bool:
-    """False if numbers would be drawn from beyond the state of a Mersenne Twister, which PyTorch does not check."""
+    """False if numbers would be read past the state of a Mersenne Twister, which PyTorch does not check."""
     if state.dtype != torch.uint8 or state.shape != (_TWISTER_BYTES,):
-        return True  # which PyTorch does check
+        return True  # PyTorch checks type and size
     left, _, position = struct.unpack_from("=iiQ", state.numpy().data, 8)
     return left + position in (1, _TWISTER_NUMBERS + 1)  # freshly seeded, or drawn from
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
-    """The header of a checkpoint from before evaluations read a part, as if they read the whole.
-
-    A field that older files lack is added here.
-    """
+    """The header with the fields that older files lack: their evaluations read the whole validation text."""
     counters = header.get("counters")
     if not isinstance(counters, dict) or "part" in counters:
         return header

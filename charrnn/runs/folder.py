@@ -2,61 +2,37 @@
 
 import contextlib
 import difflib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from charrnn.errors import CharRNNError
 from charrnn.files import atomic, container
 from charrnn.files.lock import Lock, locked
-from charrnn.runs.checkpoint import Checkpoint, time_of
+from charrnn.runs.checkpoint import Checkpoint, Header, time_of
 
 _MAX_NAMES = 20  # in an error
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The paths of a run's checkpoints and metrics. With a `lock`, nothing is written once the lock is lost."""
 
-    path: Path
-    lock: Lock | None = field(default=None, compare=False)
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
+        self.path = path
+        self.best = path / f"best{container.SUFFIX}"  # of the lowest validation loss
+        self.last = path / f"last{container.SUFFIX}"
+        self.last_but_one = path / f"last-1{container.SUFFIX}"  # in case the last one is damaged
+        self.checkpoints = self.best, self.last, self.last_but_one  # in the order in which sampling prefers them
+        self.newest_first = self.last, self.last_but_one, self.best
+        self.metrics = path / "metrics.jsonl"  # one JSON record per line
+        self.guard = atomic.no_guard if lock is None else lock.check
 
     @contextlib.contextmanager
     def locked(self) -> Iterator["RunFolder"]:
-        """Hold the folder's lock; the folder is made if it is missing. Raises: CharRNNError, see `lock.locked`."""
+        """Hold the folder's lock; make the folder if it is missing. Raises: CharRNNError, see `lock.locked`."""
         with locked(self.path) as lock:
-            yield replace(self, lock=lock)
-
-    @property
-    def guard(self) -> atomic.Guard:
-        """The check of the lock, for functions that write to the folder."""
-        return atomic.no_guard if self.lock is None else self.lock.check
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the lowest validation loss."""
-        return self.path / f"best{container.SUFFIX}"
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / f"last{container.SUFFIX}"
-
-    @property
-    def last_but_one(self) -> Path:
-        """The checkpoint before the newest, in case the newest is damaged."""
-        return self.path / f"last-1{container.SUFFIX}"
-
-    @property
-    def metrics(self) -> Path:
-        """The log of the run, one JSON record per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> tuple[Path, Path, Path]:
-        """The paths of its checkpoints, those first that are preferred for sampling."""
-        return self.best, self.last, self.last_but_one
+            yield RunFolder(self.path, lock)
 
     def holds_run(self) -> bool:
         """True if there is any checkpoint."""
@@ -64,8 +40,8 @@ class RunFolder:
 
     @property
     def modified(self) -> float | None:
-        """The time of the newest checkpoint in seconds since 1970; None if there is none that can be looked at."""
-        for path in (self.last, self.last_but_one, self.best):
+        """The time of the newest checkpoint in seconds since 1970; None without a checkpoint."""
+        for path in self.newest_first:
             with contextlib.suppress(OSError):
                 return time_of(path)
         return None
@@ -73,8 +49,8 @@ class RunFolder:
     def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None = None) -> None:
         """Write a run's first checkpoint and its log, in place of any old run.
 
-        A sound checkpoint of one of the two runs exists at every instant, if the old run had one. The old log goes a
-        moment before. Raises: CharRNNError.
+        At every instant one of the two has a sound checkpoint, if the old run had one. The old log is replaced a
+        moment before the old checkpoint. Raises: CharRNNError.
         """
         first = atomic.temporary_beside(self.last)
         try:
@@ -95,7 +71,7 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Write the newest checkpoint and keep the previous one; at every instant one of the two is whole.
 
-        The best checkpoint is written once under two names, if the file system has hard links. Raises: CharRNNError.
+        If the file system has hard links, the best one is written once under two names. Raises: CharRNNError.
         """
         if best:
             checkpoint.save(self.best, guard=self.guard)
@@ -103,12 +79,9 @@ class RunFolder:
             checkpoint.save(self.last, self.last_but_one, self.guard)
 
     def load_last(self) -> tuple[Checkpoint, dict[Path, str]]:
-        """The newest sound checkpoint, and the reason for each unsound newer one.
-
-        Raises: CharRNNError if there is none.
-        """
+        """The newest sound checkpoint, and the error of each unsound newer one. Raises: CharRNNError without one."""
         unsound: dict[Path, str] = {}
-        for path in (self.last, self.last_but_one, self.best):
+        for path in self.newest_first:
             if path.exists():
                 try:
                     return Checkpoint.load(path), unsound
@@ -116,11 +89,19 @@ class RunFolder:
                     unsound[path] = str(error)
         raise CharRNNError(f"{self.path} holds no sound checkpoint: {next(iter(unsound.values()), '')}")
 
-    def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
-        """Rename checkpoints that failed verification, so that none is kept as a backup; replace earlier such ones.
+    def newest_header(self) -> Header:
+        """Header of the newest readable checkpoint. Raises: CharRNNError of the newest one if none is readable."""
+        problems = []
+        for path in self.newest_first:
+            try:
+                return Header.read(path)
+            except CharRNNError as error:
+                if path.exists():
+                    problems.append(error)
+        raise next(iter(problems), CharRNNError(f"{self.path} is gone"))
 
-        Returns: their new paths. Raises: CharRNNError.
-        """
+    def set_aside(self, unsound: Iterable[Path]) -> list[Path]:
+        """Rename unsound checkpoints, so that none becomes a backup; return their new paths. Raises: CharRNNError."""
         return [atomic.rename(path, _aside(path), self.guard) for path in unsound]
 
 
@@ -131,28 +112,25 @@ def _aside(path: Path) -> Path:
 def find_runs(checkpoint_dir: Path) -> list[RunFolder]:
     """The runs directly under a folder, newest first. A run's name is that of its folder."""
     folders = checkpoint_dir.iterdir() if checkpoint_dir.is_dir() else ()
-    times = {run: run.modified for run in map(RunFolder, folders)}
-    return sorted((run for run in times if times[run] is not None), key=lambda run: times[run] or 0, reverse=True)
+    times = {run: time for run in map(RunFolder, folders) if (time := run.modified) is not None}
+    return sorted(times, key=times.__getitem__, reverse=True)
 
 
 def find_checkpoint(argument: str | Path | None, checkpoint_dir: Path) -> Path:
-    """The checkpoint meant by a file, by a run's folder (its best, else its last), by a run's name, or by None.
+    """The checkpoint of a file, a run's folder (its best, else its last), a run's name, or None: the newest run.
 
-    Names are those of `checkpoint_dir`, where None means the newest run. A folder that holds a run, or a file of
-    charrnn's own, comes before a run of the same name. Raises: CharRNNError that lists the runs if there is none.
+    Names are folders in `checkpoint_dir`. A folder with a run, or a file of charrnn's own, takes precedence over a run
+    of the same name. Raises: CharRNNError that lists the runs.
     """
     path = None if argument is None else Path(argument)
-    if path is None:
-        folders = [run.path for run in find_runs(checkpoint_dir)[:1]]
-    elif container.is_stored(path):
+    if path is not None and container.is_stored(path):
         return path
-    else:
-        folders = [path, checkpoint_dir / path]
-    for candidate in (candidate for folder in folders for candidate in RunFolder(folder).checkpoints):
+    runs = find_runs(checkpoint_dir)[:1] if path is None else [RunFolder(path), RunFolder(checkpoint_dir / path)]
+    for candidate in itertools.chain.from_iterable(run.checkpoints for run in runs):
         if os.path.exists(candidate):  # noqa: PTH110 (False, too, where permission is denied)
             return candidate
     if path is not None and path.exists() and not path.is_dir():
-        return path  # its reader says why it is no checkpoint
+        return path  # its reader raises the reason
     raise CharRNNError(_missing(path, checkpoint_dir))
 
 

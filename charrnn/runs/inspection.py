@@ -1,23 +1,28 @@
-"""Facts about a corpus or a checkpoint, from a file whose digest is verified."""
+"""Facts about a corpus or a checkpoint whose digest is verified, and about runs from their headers alone."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from charrnn.config import ModelConfig
+from charrnn.errors import CharRNNError
 from charrnn.files import container
 from charrnn.files.schema import dump
 from charrnn.model.network import count_parameters
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.runs.folder import find_checkpoint
+from charrnn.runs.folder import find_checkpoint, find_runs
+from charrnn.terminal import Notify, silence
 from charrnn.text import corpus as corpora
 from charrnn.text.corpus import Corpus
 from charrnn.text.tokenizers import Tokenizer
 
-_MAX_SYMBOLS = 10  # that are named, of the most frequent and of the rarest
+_MAX_SYMBOLS = 10  # of the most frequent and of the rarest
 
 
 def inspect(path: str, checkpoint_dir: Path) -> dict[str, Any]:
-    """Facts about a prepared corpus or about a run's checkpoint, as JSON values. Raises: CharRNNError."""
+    """Facts about a prepared corpus or a run's checkpoint, as JSON values. Raises: CharRNNError."""
     if container.is_stored(Path(path)) and container.kind_of(Path(path)) == corpora.KIND:
         return _about_corpus(Corpus.open(Path(path)))
     return _about_checkpoint(find_checkpoint(path, checkpoint_dir))
@@ -42,7 +47,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
     num_train = (1 - config.val_fraction) * sum(checkpoint.tokenizer.counts)
     return {
         **_about_file(path, "checkpoint"),
-        "model": {**dump(checkpoint.model_config), "parameters": count_parameters(checkpoint.model_config)},
+        "model": _about_model(checkpoint.model_config),
         "history": {
             "steps": course.step,
             "epoch": round(cursor.epoch + min(cursor.chunk * symbols_per_step / num_train, 1), 2),
@@ -69,8 +74,12 @@ def _about_file(path: Path, kind: str) -> dict[str, Any]:
     return {"path": str(path), "kind": kind, "bytes": path.stat().st_size, "digest": "verified"}
 
 
+def _about_model(config: ModelConfig) -> dict[str, Any]:
+    return {**dump(config), "parameters": count_parameters(config)}
+
+
 def _about_text(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The size of the text that a vocabulary was counted on; symbols and documents where they say more."""
+    """The size of the text that a vocabulary was counted on."""
     return {
         "characters": tokenizer.num_chars,
         "symbols": None if tokenizer.config.unit == "char" else sum(tokenizer.counts),
@@ -87,3 +96,44 @@ def _about_vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
         "rarest": dict(symbols[: -_MAX_SYMBOLS - 1 : -1]),
         "folded_into_unknown": None if tokenizer.unk_id is None else tokenizer.counts[tokenizer.unk_id],
     }
+
+
+def list_runs(checkpoint_dir: Path, notify: Notify = silence) -> Iterator[dict[str, Any]]:
+    """Facts about the runs directly under a folder, newest first, as JSON values.
+
+    `modified` is in seconds since 1970. Warns of each run without a readable checkpoint.
+    """
+    for run in find_runs(checkpoint_dir):
+        try:
+            header = run.newest_header()
+        except CharRNNError as error:
+            notify(str(error), warning=True)
+            continue
+        counters, loss = header.counters, header.counters.best_val_loss
+        yield {
+            "name": run.path.name,
+            "run": str(run.path),
+            "corpus": Path(header.corpus.path).stem,
+            "unit": header.corpus.config.unit,
+            **_about_model(header.model_config),
+            "best_val_loss": loss,
+            "val_chars": counters.best_val_chars,
+            "bits_per_char": None if loss is None else loss / math.log(2),
+            "steps": counters.step,
+            "elapsed_s": round(counters.elapsed_s, 3),
+            "modified": run.modified or 0.0,
+            "bytes": _count_bytes(run.path),
+            "charrnn": header.charrnn,
+            "torch": header.torch,
+        }
+
+
+def _count_bytes(folder: Path) -> int:
+    """The size of all files; a file with two names counts once."""
+    sizes = {}
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())

@@ -2,7 +2,7 @@
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import Ranks, joined
 from charrnn.runs.checkpoint import KIND, VERSIONS, Checkpoint, CorpusIdentity, Header
 from charrnn.runs.folder import RunFolder, find_checkpoint
-from charrnn.runs.listing import read_newest_header
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
 from charrnn.runs.start import find_runtime, require_own, shape_options, start
@@ -25,11 +24,7 @@ from charrnn.text.corpus import Corpus
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `charrnn train`.
-
-    `given` are the options that were set explicitly, by name. `preparation` is for raw text of a new run; a resumed run
-    has its own.
-    """
+    """The arguments of `charrnn train`. `given` are the options set explicitly; `preparation` is for a new run."""
 
     folder: RunFolder
     text: TextArgument
@@ -55,8 +50,7 @@ def opened(request: Request, notify: Notify = silence) -> Iterator[Run]:
         if before is None:
             yield _start(request, held, ranks, notify)
             return
-        corpus = _open_corpus(lambda: request.text.open(before.config, vars(before.config)), ranks)
-        corpus.report(notify)
+        corpus = _open_corpus(request.text, before.config, vars(before.config), ranks, notify)
         if request.init_from is not None:
             notify(f"{folder.path} holds a run: {opt.init_from} is for new runs and is ignored")
         yield resume(held, corpus, request.given, request.device, ranks, notify=notify)
@@ -68,19 +62,17 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
     model, training, source = request.model, request.training, None
     if "embedding_size" not in given:
         model = replace(model, embedding_size=runtime.embedding_size)
-    if request.init_from is not None:
-        source = ranks.share(lambda: _load_source(request))
+    if (init_from := request.init_from) is not None:
+        source = ranks.share(lambda: _load_source(request, init_from))
         if "optimizer" not in given:
             training = replace(training, optimizer="adamw")  # 0.005 to 0.02 nats lower here than Muon
-    corpus = _open_corpus(lambda: request.text.open(request.preparation, given), ranks)
-    corpus.report(notify)
+    corpus = _open_corpus(request.text, request.preparation, given, ranks, notify)
     return start(folder, corpus, model, training, runtime, seed=request.seed, init_from=source, notify=notify)
 
 
-def _load_source(request: Request) -> Checkpoint:
+def _load_source(request: Request, init_from: str | Path) -> Checkpoint:
     """The checkpoint to take weights from. Raises: CharRNNError, also for options of another shape."""
-    assert request.init_from is not None, "it is asked for"
-    path = find_checkpoint(request.init_from, request.checkpoint_dir)
+    path = find_checkpoint(init_from, request.checkpoint_dir)
     source = Checkpoint.load(path)
     remedy = f"leave the option out, or start without {opt.init_from}"
     require_own(request.given, shape_options(source), f"the model in {path}", remedy)
@@ -88,28 +80,22 @@ def _load_source(request: Request) -> Checkpoint:
 
 
 def _find_run(request: Request) -> CorpusIdentity | None:
-    """The corpus of the run to resume; None for a new run.
-
-    Raises: CharRNNError if the folder holds a run that may not be replaced, or was trained on another text.
-    """
+    """The corpus of the run to resume; None for a new run. Raises: CharRNNError for a run that is neither."""
     folder, text = request.folder, request.text
     _require_text(text.argument, request.checkpoint_dir)
     remove_leftovers(folder.path)
     if request.overwrite or not folder.holds_run():
         return None
     try:
-        corpus = read_newest_header(folder).corpus
+        corpus = folder.newest_header().corpus
     except CharRNNError as error:
         raise CharRNNError(f"{error}; {opt.overwrite(True)} starts the run again") from error
     is_same_text = corpus.source_digest == text.digest
     another = f"{opt.run('DIR')} starts another, with {opt.init_from(folder.path)} from its weights"
     ways = f"{another}; {opt.overwrite(True)} replaces it"
     if not request.resume:
-        which = (
-            f"; {opt.resume(True)} continues it"
-            if is_same_text
-            else f" on another text or an older version, {corpus.path}"
-        )
+        other_text = f" on another text or an older version, {corpus.path}"
+        which = f"; {opt.resume(True)} continues it" if is_same_text else other_text
         raise CharRNNError(f"{folder.path} holds a run{which}; {ways}")
     if not is_same_text:
         raise CharRNNError(
@@ -122,7 +108,7 @@ def _find_run(request: Request) -> CorpusIdentity | None:
 
 
 def _require_text(text: str, checkpoint_dir: Path) -> None:
-    """Raises: CharRNNError where a run or a checkpoint stands in a text's place, with what was meant perhaps."""
+    """Raises: CharRNNError for a run or a checkpoint in place of a text, with the likely command."""
     path = Path(text)
     if container.is_stored(path):
         what, is_run = "a checkpoint, not a corpus", container.kind_of(path) == KIND
@@ -139,19 +125,22 @@ def _require_text(text: str, checkpoint_dir: Path) -> None:
         )
 
 
-def _open_corpus(open_or_prepare: Callable[[], Corpus], ranks: Ranks) -> Corpus:
+def _open_corpus(
+    text: TextArgument, config: PreparationConfig, required: Collection[str], ranks: Ranks, notify: Notify
+) -> Corpus:
     """The corpus, prepared once on each machine. Raises: CharRNNError where machines have different texts."""
     opened: list[Corpus] = []
 
     def open_first() -> str:
-        opened.append(open_or_prepare())
+        opened.append(text.open(config, required))
         return str(opened[0].path)
 
-    path = Path(ranks.share_on_machine("corpus", open_first))
+    path = Path(ranks.share_on_machine(open_first))
     corpus = opened[0] if opened else Corpus.open(path)
-    ranks.meet("corpus")
+    ranks.meet()
     if not ranks.share(lambda: CorpusIdentity.of(corpus)).fits(corpus):
         raise CharRNNError(f"{path} of process {ranks.rank} is another text than that of the first: copy that one")
     if ranks.share(lambda: VERSIONS) != VERSIONS:
         raise CharRNNError(f"process {ranks.rank} has other versions of charrnn or PyTorch than the first: {VERSIONS}")
+    corpus.report(notify)
     return corpus

@@ -1,9 +1,7 @@
-"""Describe a training before it begins: the model, the machine, the budget, and what else is worth a line."""
+"""Describe a training run before it starts: the model, the machine, the budget, and likely problems."""
 
 import math
-from collections.abc import Mapping
 
-from charrnn.config import Optimizer
 from charrnn.errors import opt
 from charrnn.machine import probes
 from charrnn.terminal import Notify, count_of, format_seconds
@@ -14,11 +12,10 @@ from charrnn.training.trainer import Trainer
 
 _MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
 _MIN_SYMBOLS = 500
-_OPTIMIZERS: Mapping[Optimizer, str] = {"muon": "Muon", "adamw": "AdamW"}
 
 
 def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) -> None:
-    """Tell three lines, and warn of what will not train well."""
+    """Print three lines, and warn of what will not train well."""
     model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
     config, layout, noun = trainer.config, trainer.layout, tokenizer.noun
     notify(
@@ -28,9 +25,10 @@ def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) 
         f"{count_of(tokenizer.size, 'symbol')}"
     )
     processes = f" in {runtime.ranks.size} processes" if runtime.ranks.size > 1 else ""
+    optimizer = {"muon": "Muon", "adamw": "AdamW"}[config.optimizer]
     notify(
         f"device: {runtime.device}{processes}, {runtime.precision}; "
-        f"{_OPTIMIZERS[config.optimizer]}, learning rate {trainer.learning_rate:.3g}, seed {seed}"
+        f"{optimizer}, learning rate {trainer.learning_rate:.3g}, seed {seed}"
     )
     if runtime.ranks.size == 1 and (num_idle := probes.count_idle(runtime.device)) > 1:
         notify(
@@ -60,9 +58,8 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     chars_per_step = trainer.bptt.text.count_chars(trainer.layout.symbols_per_step)
     rate = f"about {chars_per_step / seconds:,.0f} characters/s"
     if steps is None:
-        num_steps = round(epochs * trainer.layout.num_chunks)
-        minutes, steps_at_rate = count_of(config.minutes or 0.0, "minute"), f"{count_of(num_steps, 'step')} at {rate}"
-        return f"budget: {minutes}; {count_of(epochs, 'epoch')}, {steps_at_rate}"
+        minutes, num_steps = count_of(config.minutes or 0.0, "minute"), round(epochs * trainer.layout.num_chunks)
+        return f"budget: {minutes}; {count_of(epochs, 'epoch')}, {count_of(num_steps, 'step')} at {rate}"
     left = max(steps - trainer.course.step, 0)
     return (
         f"budget: {count_of(epochs, 'epoch')}, {count_of(steps, 'step')}; {left:,} to go, "
@@ -71,19 +68,15 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
 
 
 def _advise(trainer: Trainer, noun: str, epochs: float) -> str | None:
-    """A warning where a model is far too large for its text, or too small for the part of it that is read."""
+    """A warning about a model far too large for its text, or far too small for the part that is read."""
     model, length = trainer.bptt.model, len(trainer.bptt.text.train)
     if model.num_parameters > MAX_PARAMETERS_PER_CHAR * length:
-        fitting = _fitting_hidden_size(length)
-        is_narrower = fitting < model.config.hidden_size
-        way_out = f"try {opt.hidden_size(fitting)} or find more text" if is_narrower else "find more text"
+        # One LSTM layer with a few parameters per symbol of the text, at least 32 units.
+        smaller = max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * length / 4)) // 32 * 32)
+        is_narrower = smaller < model.config.hidden_size
+        way_out = f"try {opt.hidden_size(smaller)} or find more text" if is_narrower else "find more text"
         return f"{model.num_parameters:,} parameters are far too many for {count_of(length, noun)}: {way_out}"
     if model.num_parameters < _MIN_PARAMETERS_PER_CHAR * length * min(epochs, 1.0):
         way_out = f"try a larger {opt.hidden_size}, if there is time for it"
         return f"{model.num_parameters:,} parameters are far too few for {count_of(length, noun)}: {way_out}"
     return None
-
-
-def _fitting_hidden_size(num_symbols: int) -> int:
-    """The width of one LSTM layer with some parameters for each symbol of the text: at least 32 units."""
-    return max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * num_symbols / 4)) // 32 * 32)

@@ -4,9 +4,8 @@ import contextlib
 import functools
 import json
 import math
-import sys
 import time
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,100 +23,80 @@ _LINE_SECONDS = 30.0
 _MARGIN = "  | "
 
 
-class Reporter(ABC):
-    """A consumer of a run's events. What it keeps in the run's folder waits for `begin`."""
+class Reporter:
+    """A consumer of a run's events."""
 
-    def begin(self) -> None:  # noqa: B027 (most keep nothing there)
-        """Write to the folder from now on, with the run's first checkpoint. Raises: CharRNNError."""
+    def begin(self) -> None:
+        """Write to the run's folder from now on: its first checkpoint exists. Raises: CharRNNError."""
 
-    @abstractmethod
     def report(self, event: Event) -> None:
         """Report an event."""
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to clean up)
+    def close(self) -> None:
         """Clean up at the end of the run, for whatever reason it ends."""
 
 
-class ProgressBar(Reporter):
-    """A bar with the loss, characters per second and the time left; evaluations and samples scroll above it."""
+class Terminal(Reporter):
+    """A bar with evaluations and samples above it on a terminal, plain lines elsewhere; warnings only if `quiet`.
 
-    def __init__(self, stream: TextIO, fraction: float = 0.0) -> None:
-        self._bar = tqdm(
-            total=1.0,
-            initial=fraction,
-            file=stream,
-            dynamic_ncols=True,
-            smoothing=0.05,
-            mininterval=0,  # report() sets the pace
-            miniters=0,
-            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        )
-        self._shown = 0.0
+    A broken stream does not end the training.
+    """
+
+    def __init__(self, stream: TextIO, fraction: float = 0.0, *, quiet: bool = False) -> None:
+        self._stream, self._is_quiet, self._is_broken = stream, quiet, False
+        self._bar = _progress_bar(stream, fraction) if stream.isatty() and not quiet else None
+        self._shown = time.monotonic() if self._bar is None else 0.0
 
     def report(self, event: Event) -> None:
-        """Update the bar, at most a few times per second, since reading the loss waits for the device."""
+        """Show an event if it is due; a sample of white space alone is not shown."""
+        is_blank = isinstance(event, Sampled) and not event.text.strip()
+        if self._is_broken or is_blank or (self._is_quiet and not isinstance(event, Recovered)):
+            return
+        try:
+            self._show(event)
+        except OSError:
+            self._is_broken = not self._is_quiet  # warnings are few: each one is tried
+
+    def _show(self, event: Event) -> None:
+        seconds = time.monotonic() - self._shown
         match event:
-            case Progress() if time.monotonic() - self._shown > _BAR_SECONDS:
-                self._shown = time.monotonic()
-                self._bar.set_postfix_str(
-                    f"loss {float(event.train_loss):.3f}, {event.chars_per_second:,.0f} chars/s",
-                    refresh=False,
-                )
-                self._bar.update(event.fraction - self._bar.n)
-            case Finished(reason="budget"):
-                self._bar.update(1.0 - self._bar.n)
             case Evaluated() | Sampled() | Recovered():
-                self._bar.write(_describe(event, width_of(self._bar.fp)), file=self._bar.fp)
+                self._print(event)
+            case Progress() if self._bar is None and seconds > _LINE_SECONDS:
+                self._print(event)
+            case Progress() if self._bar is not None and seconds > _BAR_SECONDS:
+                self._shown = time.monotonic()
+                # To read the loss waits for the device.
+                postfix = f"loss {float(event.train_loss):.3f}, {event.chars_per_second:,.0f} chars/s"
+                self._bar.set_postfix_str(postfix, refresh=False)
+                self._bar.update(event.fraction - self._bar.n)
+            case Finished(reason="budget") if self._bar is not None:
+                self._bar.update(1.0 - self._bar.n)
 
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.close()
-
-
-class PlainLines(Reporter):
-    """A line per evaluation and sample, and now and then one between them, for logs and pipes."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._shown = time.monotonic()
-
-    def report(self, event: Event) -> None:
-        """Print the event if a line is due."""
-        now = time.monotonic()
-        if isinstance(event, (Evaluated, Sampled, Recovered)) or (
-            isinstance(event, Progress) and now - self._shown > _LINE_SECONDS
-        ):
-            self._shown = now
+    def _print(self, event: Event) -> None:
+        if self._bar is not None:
+            self._bar.write(_describe(event, width_of(self._stream)), file=self._stream)
+        else:
+            self._shown = time.monotonic()
             print(_describe(event), file=self._stream, flush=True)
 
-
-class Warnings(Reporter):
-    """Warnings only, for --quiet."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def report(self, event: Event) -> None:
-        """Print a recovery."""
-        if isinstance(event, Recovered):
-            with contextlib.suppress(OSError):
-                print(_describe(event), file=self._stream, flush=True)
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.close()
 
 
 class MetricsLog(Reporter):
-    """`metrics.jsonl`: one record per line, flushed at once.
+    """`metrics.jsonl`: one record per line, flushed at once; in memory until `begin`.
 
-    A resumed run drops the records after its checkpoint, so its log equals that of an uninterrupted run. A new run's
-    log stays in memory until `begin`, since there is no run before the first checkpoint.
+    A resumed run drops the records after its checkpoint, so its log equals that of an uninterrupted run.
     """
 
     def __init__(
         self, path: Path, keep: int | None = 0, guard: Guard = no_guard, chars_per_symbol: float = 1.0
     ) -> None:
-        """Keep `keep` records of an existing log, None for all. For `guard` see `write_atomically`.
-
-        A loss per character times `chars_per_symbol` is recorded as the loss per symbol.
-        """
+        """Keep `keep` records of an existing log, None for all. Raises: CharRNNError."""
         if path.is_dir():
             raise CharRNNError(
                 f"{path} is a folder, where a run's log must be: move it, or name another {opt.run('DIR')}"
@@ -127,23 +106,20 @@ class MetricsLog(Reporter):
         self._file: TextIO | None = None
         self.num_records = len(self._waiting)
         self.definition: dict[str, Any] = {}
-        """Everything that defines the run."""
 
     def define(self, definition: dict[str, Any]) -> None:
-        """Set what defines the run as the first record, before `begin`.
+        """Set the first record, before `begin`. A continued log keeps the origin of the weights and the command.
 
-        It replaces that of a log that is continued, except the origin of the weights and the command, which only a new
-        run knows. A log that was written before there was such a record stays without.
+        Logs of older versions have no such record, and get none.
         """
         first = json.loads(self._waiting[0]) if self._waiting else {"time": round(time.time(), 3)}
         if isinstance(before := first.get("definition"), dict):
             definition = definition | {name: before.get(name) for name in ("init_from", "command")}
         self.definition = definition
         line = json_line(first | {"definition": definition}, ascii_only=True) + "\n"  # UTF-8 may lack parts of a path
-        if not self._waiting:
-            self.num_records += 1
         if not self._waiting or "definition" in first:
             self._waiting[:1] = [line]
+        self.num_records = len(self._waiting)
 
     def begin(self) -> None:
         """Write the waiting records in place of any old log; write later ones at once. Raises: CharRNNError."""
@@ -156,17 +132,13 @@ class MetricsLog(Reporter):
 
     def report(self, event: Event) -> None:
         """Record evaluations, samples, and the training loss at regular steps."""
-        if not isinstance(event, Progress) or event.step % RECORD_EVERY == 0:
-            record = _as_record(event)
-            per_symbol = {
-                f"{name}_per_symbol": record[name] * self._chars_per_symbol
-                for name in ("train_loss", "val_loss")
-                if name in record
-            }
-            self._write(json_line(record | per_symbol) + "\n")
-            self.num_records += 1
-
-    def _write(self, line: str) -> None:
+        if not _is_recorded(event):
+            return
+        record = _as_record(event)
+        for name in record.keys() & {"train_loss", "val_loss"}:
+            record[f"{name}_per_symbol"] = record[name] * self._chars_per_symbol
+        line = json_line(record) + "\n"
+        self.num_records += 1
         if self._file is None:
             self._waiting.append(line)
             return
@@ -179,11 +151,8 @@ class MetricsLog(Reporter):
     def val_losses(self) -> list[float]:
         """The validation losses of the whole log, as far as it can be read."""
         with contextlib.suppress(CharRNNError):
-            return [
-                loss
-                for loss in (json.loads(line).get("val_loss") for line in _whole_records(self._path))
-                if isinstance(loss, int | float) and math.isfinite(loss)
-            ]
+            losses = [json.loads(line).get("val_loss") for line in _whole_records(self._path)]
+            return [loss for loss in losses if isinstance(loss, int | float) and math.isfinite(loss)]
         return []
 
     def close(self) -> None:
@@ -208,32 +177,29 @@ class TensorBoard(Reporter):
             raise CharRNNError(
                 f"{opt.tensorboard(True)} cannot write to {folder}: name another {opt.run('DIR')}, in UTF-8"
             ) from error
-        self._open = functools.partial(SummaryWriter, str(folder))
+        self._open: Callable[[], Any] = functools.partial(SummaryWriter, str(folder))
         self._writer: Any = None
         self._waiting: list[dict[str, Any]] = []
 
     def begin(self) -> None:
         """Write the waiting records, and later ones at once."""
         self._writer = self._open()
-        for record in self._waiting:
-            self._write(record)
-        self._waiting = []
+        self._write()
 
     def report(self, event: Event) -> None:
         """Add the numbers of a record as curves, a sample as text."""
-        if isinstance(event, Progress) and event.step % RECORD_EVERY:
-            return
-        if self._writer is None:
+        if _is_recorded(event):
             self._waiting.append(_as_record(event))
-        else:
-            self._write(_as_record(event))
+            self._write()
 
-    def _write(self, record: dict[str, Any]) -> None:
-        for name in ("train_loss", "val_loss", "bits_per_char", "learning_rate", "chars_per_second"):
-            if name in record:
-                self._writer.add_scalar(name, record[name], record["step"])
-        if "text" in record:
-            self._writer.add_text("sample", record["text"], record["step"])
+    def _write(self) -> None:
+        while self._writer is not None and self._waiting:
+            record = self._waiting.pop(0)
+            for name in ("train_loss", "val_loss", "bits_per_char", "learning_rate", "chars_per_second"):
+                if name in record:
+                    self._writer.add_scalar(name, record[name], record["step"])
+            if "text" in record:
+                self._writer.add_text("sample", record["text"], record["step"])
 
     def close(self) -> None:
         """Write pending records."""
@@ -241,27 +207,22 @@ class TensorBoard(Reporter):
             self._writer.close()
 
 
-class Terminal(Reporter):
-    """A bar on a terminal, plain lines elsewhere; a broken stream does not end the training."""
+def _progress_bar(stream: TextIO, fraction: float) -> "tqdm[Any]":
+    return tqdm(
+        total=1.0,
+        initial=fraction,
+        file=stream,
+        dynamic_ncols=True,
+        smoothing=0.05,
+        mininterval=0,  # Terminal sets the pace
+        miniters=0,
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    )
 
-    def __init__(self, stream: TextIO = sys.stderr, fraction: float = 0.0) -> None:
-        self._inner: Reporter | None = ProgressBar(stream, fraction) if stream.isatty() else PlainLines(stream)
 
-    def report(self, event: Event) -> None:
-        """Show an event, unless the stream is broken; a sample of white space alone is none."""
-        if isinstance(event, Sampled) and not event.text.strip():
-            return
-        try:
-            if self._inner is not None:
-                self._inner.report(event)
-        except OSError:
-            self._inner = None
-
-    def close(self) -> None:
-        """Close the bar or the lines."""
-        with contextlib.suppress(OSError):
-            if self._inner is not None:
-                self._inner.close()
+def _is_recorded(event: Event) -> bool:
+    """True for evaluations, samples and the like, and at regular steps for the training loss."""
+    return not isinstance(event, Progress) or event.step % RECORD_EVERY == 0
 
 
 def _as_record(event: Event) -> dict[str, Any]:

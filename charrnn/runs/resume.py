@@ -20,7 +20,7 @@ from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.trainer import Trainer
 
 _FREE_TO_CHANGE = {*BUDGETS, "eval_every", "patience", "checkpoint_every", "sample_every"}
-"""Options that a resumed run may be given new values of; all others are those it began with."""
+"""Options that may change when a run is resumed."""
 
 
 def resume(
@@ -32,9 +32,8 @@ def resume(
     *,
     notify: Notify = silence,
 ) -> Run:
-    """The run in a folder, at its newest sound checkpoint.
+    """The run in a folder, at its newest sound checkpoint. `given` are the options set explicitly.
 
-    `given` are the options that were set explicitly: a budget and the like may differ from the run's own.
     Raises: CharRNNError for another corpus or another model.
     """
     checkpoint, unsound = ranks.share(folder.load_last)
@@ -57,7 +56,7 @@ def resume(
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):
-        checkpoint.snapshot.course.patience_lost_at = None  # it was counted in the other unit
+        checkpoint.snapshot.course.patience_lost_at = None  # counted in the other unit
     diverge(ranks, checkpoint.seed)
     trainer.load(checkpoint.snapshot)
     if before != ranks.size:
@@ -88,10 +87,7 @@ def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder
 
 
 def _split_alike(corpus: Corpus, config: TrainingConfig, runtime: Runtime, num_ranks: int) -> TrainingText:
-    """The text in the streams that another number of processes read.
-
-    Raises: CharRNNError for a text too short for that.
-    """
+    """The text in the streams that `num_ranks` processes read. Raises: CharRNNError if it is too short for that."""
     layout = choose_layout(config, len(corpus.indices), runtime)
     text = split(corpus, layout, runtime.ranks).placed(runtime)
     if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, num_ranks):
@@ -104,12 +100,11 @@ def _split_alike(corpus: Corpus, config: TrainingConfig, runtime: Runtime, num_r
 
 def _changed(checkpoint: Checkpoint, given: Mapping[str, Any], folder: RunFolder) -> TrainingConfig:
     """The run's config with the new values of options that are free to change. Raises: CharRNNError."""
-    own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
-    fixed = {name: value for name, value in own.items() if name not in _FREE_TO_CHANGE}
-    require_own(
-        given, fixed, f"the run in {folder.path}", f"leave the option out, or start another run with {opt.run('DIR')}"
-    )
     changes = {name: value for name, value in given.items() if name in _FREE_TO_CHANGE}
+    fixed = {name: value for name, value in given.items() if name not in _FREE_TO_CHANGE}
+    own = {**vars(checkpoint.model_config), **vars(checkpoint.training_config), "seed": checkpoint.seed}
+    remedy = f"leave the option out, or start another run with {opt.run('DIR')}"
+    require_own(fixed, own, f"the run in {folder.path}", remedy)
     if not changes.keys().isdisjoint(BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
     return replace(checkpoint.training_config, **changes)

@@ -1,9 +1,10 @@
-"""Drive a training run: save, report and sample between two events. Made in `start.py` or `resume.py`."""
+"""Drive a training run from `start.py` or `resume.py`: save, report and sample between events."""
 
 import contextlib
 import math
+import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 
 from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError, opt
+from charrnn.files.schema import dump
 from charrnn.machine.distributed import ALONE
+from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import Runtime
-from charrnn.runs.checkpoint import Checkpoint, CorpusIdentity
-from charrnn.runs.definition import define
+from charrnn.model.network import count_parameters
+from charrnn.runs.checkpoint import VERSIONS, Checkpoint, CorpusIdentity
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.reporting import MetricsLog, Reporter
 from charrnn.runs.saving import Saver
@@ -37,24 +40,15 @@ class Run:
     corpus: Corpus
     trainer: Trainer
     seed: int
-    is_new: bool = True
-    """True as long as the folder holds no checkpoint of this run; it may hold another run, to be replaced."""
-    num_records: int | None = 0
-    """Records of the log up to the moment at which the run begins or goes on; None for all of it."""
+    is_new: bool = True  # until the folder holds a checkpoint of this run; it may hold another run, to be replaced
+    num_records: int | None = 0  # of an existing log to keep; None for all
     log: MetricsLog | None = None
-    reporters: Sequence[Reporter] = ()
-    """The recipients of the run's events as it is driven, the log among them."""
-    origin: dict[str, Any] | None = None
-    """The run that its first weights came from, if any; see `definition.origin_of`."""
-    command: Sequence[str] | None = None
-    """The command line that began it, if any."""
+    reporters: Sequence[Reporter] = ()  # set by `drive`, the log among them
+    origin: dict[str, Any] | None = None  # the run that the first weights came from
+    command: Sequence[str] | None = None  # the command line that started the run
 
     def __post_init__(self) -> None:
         self._saved_at = self.trainer.clock.elapsed_s
-
-    @property
-    def _chars_per_symbol(self) -> float:
-        return self.trainer.bptt.text.chars_per_symbol
 
     @property
     def runtime(self) -> Runtime:
@@ -63,12 +57,34 @@ class Run:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """Everything that defines the run, as JSON values."""
-        model_config, config = self.trainer.bptt.model.config, self.trainer.config
-        return define(self.corpus, model_config, config, self.seed, self.runtime, self.origin, self.command)
+        """Everything that defines the run, as JSON values: the first record of its log."""
+        runtime, corpus, model_config = self.runtime, self.corpus, self.trainer.bptt.model.config
+        return {
+            "command": None if self.command is None else list(self.command),
+            "versions": {**VERSIONS, "python": platform.python_version()},
+            "machine": {
+                "device": str(runtime.device),
+                "name": device_name(runtime.device),
+                "system": f"{platform.system()} {platform.machine()}",
+                "processes": runtime.ranks.size,
+                "threads": torch.get_num_threads(),
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+            },
+            "corpus": {
+                "path": str(corpus.path.absolute()),
+                "sources": list(corpus.sources),
+                "source_digest": corpus.source_digest,
+                "symbols": len(corpus.indices),
+            },
+            "preparation": dump(corpus.config),
+            "model": {**dump(model_config), "parameters": count_parameters(model_config)},
+            "training": {**dump(self.trainer.config), "precision": runtime.precision},
+            "init_from": self.origin,
+            "seed": self.seed,
+        }
 
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands, between two events. All processes have to call it."""
+        """The run between two events. All processes have to call it."""
         return Checkpoint(
             model_config=self.trainer.bptt.model.config,
             training_config=self.trainer.config,
@@ -81,23 +97,21 @@ class Run:
             written=round(time.time(), 3),
         )
 
-    def open_log(self) -> MetricsLog:
-        """The log, as far as this run has come; `drive` writes it, that of a new run with its first checkpoint."""
-        self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard, self._chars_per_symbol)
+    def open_log(self) -> None:
+        """The log up to this moment; `drive` writes it, for a new run with the first checkpoint."""
+        chars_per_symbol = self.trainer.bptt.text.chars_per_symbol
+        self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard, chars_per_symbol)
         self.log.define(self.definition)
-        if not self.is_new:
-            self.log.begin()
-        return self.log
 
     def drive(self, reporters: Sequence[Reporter]) -> Finished:
-        """Train to the end, telling the reporters and saving on the way.
+        """Train to the end; report events and save checkpoints.
 
-        Raises: CharRNNError if a checkpoint cannot be written, the loss stays absurd, or the corpus was changed; the
-        run is saved then.
+        Raises: CharRNNError if a checkpoint cannot be written, if the loss stays absurd, or if the corpus was changed,
+        after a save.
         """
-        if not self.is_new:
-            _begin(reporters)
         self.reporters = reporters if self.log is None else [self.log, *reporters]
+        if not self.is_new:
+            self._begin()
         with contextlib.closing(Saver(self.folder)) as saver:
             try:
                 return self._drive(saver)
@@ -122,15 +136,15 @@ class Run:
                 if unsaved and (is_newest or not self.runtime.ranks.share(self.folder.holds_run)):
                     self._save(saver, best=False)
                 saver.wait()
-                self.runtime.ranks.meet("the end")  # whoever ends before is taken for lost
-                self._tell(event)
+                self.runtime.ranks.meet()  # whoever ends before is taken for lost
+                self._report(event)
                 return event
-            self._tell(event)
+            self._report(event)
             unsaved = True
             # The checkpoint counts all records reported so far, so a resumed run repeats none.
             if self._sample_is_due(event) and self.runtime.ranks.is_first:
                 with self.trainer.clock.paused(self.runtime):
-                    self._tell(self._sample(event))
+                    self._report(self._sample(event))
             if self._save_is_due(event):
                 with self.trainer.clock.paused(self.runtime):
                     self._save(saver, best=isinstance(event, Evaluated))
@@ -138,22 +152,26 @@ class Run:
             self.trainer.saving_seconds = saver.seconds
         raise AssertionError("a run ends with Finished")
 
-    def _tell(self, event: Event) -> None:
+    def _begin(self) -> None:
+        for reporter in self.reporters:
+            reporter.begin()
+
+    def _report(self, event: Event) -> None:
         for reporter in self.reporters:
             reporter.report(event)
 
     def _save(self, saver: Saver, *, best: bool) -> None:
         self._saved_at = self.trainer.clock.elapsed_s
-        checkpoint, is_first_save, self.is_new = self.checkpoint(), self.is_new, False  # which all processes give to
-        ranks = self.runtime.ranks
-        if ranks.is_first and is_first_save:
-            saver.begin(checkpoint, best=best, begin_log=lambda: _begin(self.reporters))
+        checkpoint, ranks = self.checkpoint(), self.runtime.ranks
+        if ranks.is_first and self.is_new:
+            saver.begin(checkpoint, best=best, begin_log=self._begin)
         elif ranks.is_first:
             saver.save(checkpoint, best=best)
-        ranks.meet("a checkpoint")  # which a slow disk may hold up
+        self.is_new = False
+        ranks.meet()  # a slow disk may take long
 
     def _save_is_due(self, event: Event) -> bool:
-        """True at regular steps or times, for the best model so far, and before an evaluation takes memory."""
+        """True at regular steps or times, for the best model so far, and before the first evaluation takes memory."""
         if isinstance(event, Evaluated):
             return event.improved
         if self.is_new and self.trainer.evaluation_is_due:
@@ -179,8 +197,8 @@ class Run:
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
     def summary(self, finished: Finished) -> dict[str, Any]:
-        """The object that `--json` ends with."""
-        history = self.trainer.history
+        """The last object of `--json`."""
+        history, chars_per_symbol = self.trainer.history, self.trainer.bptt.text.chars_per_symbol
         best = history.best_val_loss if self.trainer.evaluations.are_validating else None
         return {
             "run": str(self.folder.path),
@@ -193,15 +211,10 @@ class Run:
             "best_val_loss": best,
             "val_chars": None if best is None else history.best_val_chars,
             "bits_per_char": None if best is None else best / math.log(2),
-            "best_val_loss_per_symbol": None if best is None else best * self._chars_per_symbol,
+            "best_val_loss_per_symbol": None if best is None else best * chars_per_symbol,
             "chars_per_second": round(finished.chars_per_second),
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
             "seed": self.seed,
             "definition": self.definition if self.log is None else self.log.definition,
         }
-
-
-def _begin(reporters: Iterable[Reporter]) -> None:
-    for reporter in reporters:
-        reporter.begin()

@@ -1,4 +1,4 @@
-"""Write checkpoints in the background: the training waits only for a copy in memory."""
+"""Write checkpoints in the background; training waits only for a copy in memory."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,10 @@ _CLOSE_TIMEOUT_S = 1.0
 
 
 class Saver:
-    """Write one checkpoint after another in a thread of its own.
-
-    `seconds` is the duration of the last write. The next call except `close` raises its error, if any.
-    """
+    """Write one checkpoint after another in a thread; the next call except `close` raises the error of a write."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self.seconds = 0.0
+        self.seconds = 0.0  # duration of the last write
         self._folder = folder
         self._written = Event()  # join() forgets a running thread if a signal interrupts it
         self._written.set()
@@ -25,9 +22,9 @@ class Saver:
         self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Copy a checkpoint and start to write it, once the previous one is written. Raises: CharRNNError.
+        """Wait for the previous checkpoint, copy this one and start to write it. Raises: CharRNNError.
 
-        Without memory for the copy or another thread, it is written while the training waits.
+        Without memory for the copy, or without another thread, training waits for the write.
         """
         self.wait()
         try:
@@ -39,8 +36,8 @@ class Saver:
         except (RuntimeError, MemoryError):
             self._write(checkpoint, best)
 
-    def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None] | None) -> None:
-        """Write a run's first checkpoint and start its log, while the training waits. Raises: CharRNNError."""
+    def begin(self, checkpoint: Checkpoint, *, best: bool, begin_log: Callable[[], None]) -> None:
+        """Write a run's first checkpoint and start its log, while training waits. Raises: CharRNNError."""
         begin = time.perf_counter()
         self._folder.begin(checkpoint, best=best, begin_log=begin_log)
         self.seconds = time.perf_counter() - begin

@@ -1,7 +1,4 @@
-"""Score texts under a trained model: the surprisal of each symbol, block by block or line by line.
-
-The losses are computed in `model/scoring.py`.
-"""
+"""Score texts under a trained model, block by block or line by line, with the losses of `model/scoring.py`."""
 
 import itertools
 import math
@@ -18,26 +15,21 @@ from charrnn.model.adaptation import Adaptation
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
 from charrnn.terminal import Advance, advance_nothing
-from charrnn.text.tokenizers import Tokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR
+from charrnn.text.tokenizers import UNKNOWN_CHAR, Tokenizer
 
-_SEGMENT = 2**22
-"""Symbols of a text that are read at once; a longer one is scored in bounded memory."""
-_POOL_LINES, _POOL_CHARS = 2**15, 2**21
-"""Lines that are sorted by length and read together."""
+_SEGMENT = 2**22  # max symbols of a text that are scored at once
+_POOL_LINES, _POOL_CHARS = 2**15, 2**21  # max lines and characters that are scored at once
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predicted symbols of a marked text (N,), their surprisals (N,) in bits, and the number of their characters."""
+    """Predicted symbols of a marked text (N,), their surprisals (N,) in bits, and their number of characters."""
 
     symbols: Sequence[str]
     surprisals: Tensor
     num_chars: float
-    adapted: Tensor | None = None
-    """The surprisals under a model that adapts to the text, if it was asked for."""
-    num_unknown: int = 0
-    """Symbols of a line outside the vocabulary."""
+    adapted: Tensor | None = None  # surprisals (N,) under a model that adapts to the text
+    num_unknown: int = 0  # symbols of a line outside the vocabulary
 
     @property
     def bits_per_char(self) -> float:
@@ -47,36 +39,36 @@ class Scored:
 
 @dataclass
 class Scorer:
-    """A model that scores texts. What its vocabulary lacks is counted in `num_unknown` and `unknown`.
+    """A model that scores texts, and counts symbols outside its vocabulary in `num_unknown` and `unknown`.
 
-    If the vocabulary has an unknown symbol, that is predicted in place of them; else they are left out.
+    They are scored as the unknown symbol, or left out if the vocabulary has none.
     """
 
     model: CharRNN
     tokenizer: Tokenizer
     runtime: Runtime
-    advance: Advance = advance_nothing
-    """Told the number of symbols that were scored since the last call."""
+    advance: Advance = advance_nothing  # called with the number of symbols scored since the last call
     num_unknown: int = 0
     unknown: set[str] = field(default_factory=set)
 
     def score(self, blocks: Iterable[str], window: int | None = None, *, adapt: bool = False) -> Iterator[Scored]:
-        """The surprisals of a text that comes in blocks, of all symbols but the first, which nothing predicts.
+        """The surprisals of a text in blocks, without its first symbol, which nothing predicts.
 
-        The state is carried through the text, or with `window` emptied every so many symbols. With `adapt` the text
-        is also read by a copy of the model that learns from it, see `model/adaptation.py`.
+        The state is carried through the text, or emptied every `window` symbols. With `adapt` a copy of the model that
+        learns from the text reads it too, see `model/adaptation.py`. Raises: OptionError.
         """
         adaptation = Adaptation(self.model, self.runtime) if adapt else None
         advance = advance_nothing if adapt else self.advance  # the copy takes most of the time
         size, overlap, first = _SEGMENT, SEQ_LENGTH, 1
         if window is not None:
+            if window not in WINDOWS:
+                raise OptionError(f"{opt.window} is {window}: it must be {WINDOWS}")
             size, overlap = max(1, _SEGMENT // window) * window, 1
         for symbols, indices in self._segments(blocks, size, overlap):
-            losses = (
-                text_losses(self.model, indices, self.runtime, advance)
-                if window is None
-                else window_losses(self.model, indices, window, self.runtime, advance)
-            )
+            if window is None:
+                losses = text_losses(self.model, indices, self.runtime, advance)
+            else:
+                losses = window_losses(self.model, indices, window, self.runtime, advance)
             adapted = None
             if adaptation is not None:
                 adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
@@ -85,14 +77,13 @@ class Scorer:
             first = overlap
 
     def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:
-        """Each line with its surprisals, from a state that has read a line end; its own line end is predicted too.
+        """Each line with its surprisals, read after a line end; its own line end is predicted too.
 
-        A model of documents reads each line as a document. If the vocabulary has no line end, the first symbol of a
-        line is not predicted. A symbol outside the vocabulary, or a line of which nothing is predicted, costs log2 V
-        bits: what a uniform distribution over V symbols would give.
+        A model of documents reads each line as a document. Without a line end in the vocabulary the first symbol of a
+        line is not predicted. A symbol outside the vocabulary, or a line without predictions, costs log2 V bits, as
+        under a uniform distribution.
         """
-        pool: list[str] = []
-        size = 0
+        pool, size = list[str](), 0
         for line in lines:
             pool.append(line)
             size += len(line)
@@ -122,7 +113,7 @@ class Scorer:
                 yield line, self._charge(together[each], indices[each], is_read[each], nats / math.log(2))
 
     def _charge(self, symbols: Sequence[str], indices: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
-        """Surprisals of a line (N,), with log2 V or more for symbols outside the vocabulary."""
+        """Surprisals of a line (N,), at least log2 V for symbols outside the vocabulary."""
         uniform, is_unknown = math.log2(self.tokenizer.size), indices == self.tokenizer.outside
         bits, places = torch.full(indices.shape, uniform), is_read.nonzero().flatten()
         bits[places[1:]] = surprisals
@@ -136,10 +127,7 @@ class Scorer:
         return Scored(kept, bits[is_scored], num_chars, num_unknown=int(is_unknown.sum()))
 
     def _count_chars(self, symbols: Sequence[str], indices: Tensor) -> float:
-        """Number of characters of symbols (N,) of these indices.
-
-        An unknown word has its own length, unless that is lost: a prepared text has U+FFFD in its place.
-        """
+        """Number of characters of symbols with ids (N,): an unknown word's own, the mean if it was stored as U+FFFD."""
         tokenizer, is_unknown = self.tokenizer, indices == self.tokenizer.outside
         num_chars = tokenizer.count_chars(indices[~is_unknown])
         if not tokenizer.has_words:
@@ -149,7 +137,7 @@ class Scorer:
         return num_chars + sum(lost if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in places)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
-        """The known symbols of a text and their indices, `size` at a time, each after the `overlap` last ones."""
+        """The known symbols of a text and their indices, `size` at a time, after the last `overlap` ones."""
         symbols, indices, is_first = self.tokenizer.split(""), torch.zeros(0, dtype=torch.int32), True
         for block in self.tokenizer.split_blocks(blocks):
             more, is_known = self._encode(block)
@@ -165,7 +153,7 @@ class Scorer:
             yield symbols, indices
 
     def _encode(self, symbols: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """The indices (N,) int32 of symbols, and if some are to be left out, those (N,) that are not."""
+        """The indices (N,) int32 of symbols, and a mask (N,) if some are to be left out."""
         indices = self.tokenizer.ids_of(symbols)
         is_known = indices != self.tokenizer.outside
         num_unknown = len(indices) - int(is_known.sum())
@@ -174,10 +162,3 @@ class Scorer:
         self.num_unknown += num_unknown
         self.unknown.update(self.tokenizer.missing(symbols))
         return indices, is_known if self.tokenizer.unk_id is None else None
-
-
-def check_window(window: int | None) -> int | None:
-    """A window within its limits. Raises: OptionError."""
-    if window is not None and window not in WINDOWS:
-        raise OptionError(f"{opt.window} is {window}: it must be {WINDOWS}")
-    return window

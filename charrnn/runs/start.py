@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from charrnn.config import BUDGETS, SIZES, ModelOptions, TrainingConfig
@@ -10,7 +11,6 @@ from charrnn.machine.distributed import Ranks
 from charrnn.machine.runtime import Runtime, draw_seed, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.runs.definition import origin_of
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
 from charrnn.runs.transfer import transfer
@@ -32,7 +32,7 @@ def start(
     init_from: Checkpoint | None = None,
     notify: Notify = silence,
 ) -> Run:
-    """A new run. Its shape is that of `init_from`, else the given one, else chosen. Raises: CharRNNError."""
+    """A new run with the shape of `init_from`, else the given one, else a chosen one. Raises: CharRNNError."""
     ranks = runtime.ranks
     seed = ranks.share(lambda: draw_seed() if seed is None else seed)
     seed_everything(seed)
@@ -61,26 +61,29 @@ def start(
     model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
     trainer = Trainer(model, config, text, runtime)
     diverge(ranks, seed)
-    return Run(folder, corpus, trainer, seed, origin=None if init_from is None else origin_of(init_from))
+    return Run(folder, corpus, trainer, seed, origin=None if init_from is None else _origin_of(init_from))
+
+
+def _origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The run that weights were taken from."""
+    return {
+        "corpus": Path(checkpoint.corpus.path).stem,
+        "source_digest": checkpoint.corpus.source_digest,
+        "steps": checkpoint.snapshot.course.step,
+        "seed": checkpoint.seed,
+    }
 
 
 def shape_options(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The options of a model's shape, without dropout: those in which weights that are transferred must agree."""
+    """The options of a model's shape, without dropout: the source and the target of weights agree in them."""
     config = checkpoint.model_config
     return {each.name: getattr(config, each.name) for each in fields(ModelOptions) if each.name != "dropout"}
 
 
 def split(corpus: Corpus, config: TrainingConfig, ranks: Ranks) -> TrainingText:
-    """The text that is trained on, and that which validates. Raises: CharRNNError."""
-    tokenizer = corpus.tokenizer
-    return TrainingText.split(
-        corpus.indices,
-        config,
-        corpus.check,
-        ranks.size,
-        border=tokenizer.eos_id,
-        count_chars=tokenizer.count_chars,
-    )
+    """The training and the validation text. Raises: CharRNNError."""
+    eos_id, count_chars = corpus.tokenizer.eos_id, corpus.tokenizer.count_chars
+    return TrainingText.split(corpus.indices, config, corpus.check, ranks.size, border=eos_id, count_chars=count_chars)
 
 
 def diverge(ranks: Ranks, seed: int) -> None:
@@ -90,11 +93,10 @@ def diverge(ranks: Ranks, seed: int) -> None:
 
 
 def require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, remedy: str) -> None:
-    """Check that no option was given another value than its owner's own. Raises: CharRNNError."""
+    """Raises: CharRNNError for an option that was given another value than its owner has."""
     for name, value in given.items():
         if name in own and value != own[name]:
-            # None of one-hot inputs is given as 0.
-            asked, found = (0 if each is None else each for each in (value, own[name]))
+            asked, found = (0 if each is None else each for each in (value, own[name]))  # None: one-hot inputs
             option = str(getattr(opt, name))
             if (size := given.get("size")) is not None and SIZES[size].get(name) == value:
                 option = f"{opt.size} is {size}, so that {option}"
@@ -102,7 +104,7 @@ def require_own(given: Mapping[str, Any], own: Mapping[str, Any], owner: str, re
 
 
 def find_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | None = None) -> Runtime:
-    """The machine in the precision that rank 0 can have: with `notify`, the best there is in place of another.
+    """The machine in the precision that rank 0 supports; with `notify`, the best precision in place of another.
 
     Raises: PrecisionError.
     """

@@ -15,11 +15,10 @@ from charrnn.text.tokenizers import Tokenizer
 def transfer(source: Checkpoint, model: CharRNN, tokenizer: Tokenizer) -> int:
     """Copy another run's weights into a model of the same shape, matching rows by symbol.
 
-    The rows of new symbols are drawn at random, with the mean and the spread of the source's rows, and their biases
-    follow from their frequencies. Returns: the number of matched symbols. Raises: CharRNNError for symbols of
-    another unit.
-    Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021); yet several new symbols
-    that all begin at the mean are hard to tell apart.
+    Rows of new symbols are drawn with the mean and the standard deviation of the source's rows; their biases follow
+    from their frequencies. Returns: the number of matched symbols. Raises: CharRNNError for symbols of another unit.
+    Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021), without the spread: it
+    keeps several new symbols distinct.
     """
     if tokenizer.noun != source.tokenizer.noun:
         raise CharRNNError(
@@ -56,7 +55,7 @@ def _draw_like(rows: Tensor, count: int) -> Tensor:
 
 
 def _log_frequencies(tokenizer: Tokenizer) -> Tensor:
-    """The logarithm of each symbol's share of the text: (V,); of one that never occurred as if it had once."""
+    """The log of each symbol's share of the text (V,); symbols that never occurred count once."""
     return torch.tensor(tokenizer.counts, dtype=torch.float32).clamp(min=1).log().log_softmax(0)
 
 

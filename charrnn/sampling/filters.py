@@ -17,7 +17,7 @@ from charrnn.text.tokenizers import Tokenizer
 Filter = Callable[[Tensor], Tensor]
 """Log-probabilities (B, V), up to a constant, in; the same tensor with those of excluded symbols at minus infinity out.
 
-A device may record them, so a filter asks for no number.
+A device may record them, so a filter must not read a number from it.
 """
 
 
@@ -63,14 +63,9 @@ def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
     return lambda log_p: log_p.add_(mask)
 
 
-def banned_texts(config: SamplingConfig, tokenizer: Tokenizer) -> list[str]:
-    """The banned characters, each as the marked text of its symbols."""
-    return list(map(tokenizer.mark, config.ban))
-
-
 def samplable_ids(config: SamplingConfig, tokenizer: Tokenizer) -> set[int]:
     """The ids of the symbols without a banned character; EOS if the separator is not a banned character itself."""
-    banned = [text for text in banned_texts(config, tokenizer) if len(text) == 1]
+    banned = [text for text in map(tokenizer.mark, config.ban) if len(text) == 1]
     allowed = {i for i, token in enumerate(tokenizer.tokens) if not any(char in token for char in banned)}
     return allowed - tokenizer.never_sampled
 
@@ -81,7 +76,7 @@ def writable_characters(config: SamplingConfig, tokenizer: Tokenizer) -> set[str
 
 
 def make_filters(config: SamplingConfig, tokenizer: Tokenizer, runtime: Runtime) -> list[Filter]:
-    """The filters that a config asks for, in the order in which they apply; the unknown symbol never passes.
+    """The filters of a config in the order in which they apply; the unknown symbol never passes.
 
     Raises: OptionError if every symbol is banned.
     """

@@ -8,7 +8,6 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,10 +46,6 @@ def choose(
     return torch.argmax(torch.add(logits, noise, alpha=0.0 if greedy else temperature), -1, out=out)
 
 
-_Launch: TypeAlias = tuple[dict[int, int], Callable[[], Tensor]]
-"""K steps that were launched: the keys of the streams by slot, and a function that waits for what they drew."""
-
-
 class Sampler:
     """Draw samples as a config says, for any number of prompts.
 
@@ -74,15 +69,12 @@ class Sampler:
         `corpus` is the text for `avoid_copying`, `known` are the hashes of the documents for `new`.
         Raises: OptionError if they are missing, no symbol can be sampled, or no sample could end.
         """
-        self._tokenizer = tokenizer
-        self._config = config
-        self._runtime = runtime
+        self._tokenizer, self._config, self._runtime = tokenizer, config, runtime
         self._constraints = Constraints(config, tokenizer, corpus, known)
         self._filters = make_filters(config, tokenizer, runtime)
         V = tokenizer.size
         B = min(config.num_samples, runtime.max_streams, max(_MAX_VALUES // (_STEPS_TO_AN_END * V), 1))
-        ends = (config.lines, config.documents)
-        ends_anywhere = config.num_samples > 1 and (config.stop or any(end is not None for end in ends))
+        ends_anywhere = config.num_samples > 1 and (config.stop or config.lines or config.documents)
         steps = min(_STEPS_TO_AN_END if ends_anywhere else runtime.max_steps(B), max(config.max_length, 1))
         K = max(min(steps, _MAX_VALUES // (B * V)), 1)
         self._stepper = Stepper(model, runtime, B)
@@ -118,37 +110,38 @@ class Sampler:
         return self._sample(self.read_prompt(prompt) if isinstance(prompt, str) else prompt, seed)
 
     def _sample(self, prompt: Prompt, seed: int) -> Iterator[Piece]:
-        if self._config.max_length == 0:
+        ahead, max_length = self._runtime.launches_ahead, self._config.max_length
+        if max_length == 0:
             yield from (Piece(i, finish_reason="length") for i in range(self._config.num_samples))
             return
-        self._prompts_begun += 1
-        number = self._prompts_begun
+        self._prompts_begun = number = self._prompts_begun + 1
         read = self._stepper.read(prompt.ids)
         self._constraints.written.clear()
         first = None if prompt.first is None else self._penalties(prompt.first)
         drafts = (Draft(index, seed, self._constraints, prompt) for index in range(self._config.num_samples))
         streams = self._begin(range(self._symbols.shape[1]), drafts, read)
-        launched: deque[_Launch] = deque()
+        launched: deque[tuple[dict[int, int], Callable[[], Tensor]]] = deque()
         given_up: list[Draft] = []
         while streams:
             if number != self._prompts_begun:
                 raise RuntimeError("this Sampler has begun another prompt: one at a time")
-            while len(launched) <= self._runtime.launches_ahead and any(map(Draft.wants_steps, streams.values())):
+            while len(launched) <= ahead and any(stream.num_launched < max_length for stream in streams.values()):
                 launched.append(self._threads.run(functools.partial(self._launch, streams, first)))
-            ended = []
-            for slot, ids, nats in self._look(launched.popleft(), streams):
-                stream = streams[slot]
-                key = stream.key
-                piece = stream.add(ids, nats)
+            keys, wait = launched.popleft()
+            drawn, surprisals = wait()
+            ids, nats, ended = drawn.int().tolist(), surprisals.tolist(), []
+            for slot, key in keys.items():
+                stream = streams.get(slot)
+                if stream is None or stream.key != key:  # it has ended or been taken back since
+                    continue
+                piece = stream.add(ids[slot], nats[slot])
                 if piece.ids or piece.finish_reason is not None:
                     yield piece
                 if stream.finish_reason is not None:
                     ended.append(slot)
                 elif stream.key != key:
                     self._stepper.place([slot], self._read_again(stream, read))
-            for slot in ended:
-                given_up += [streams[slot]] if streams[slot].problem is not None else []
-                del streams[slot]
+            given_up += [stream for stream in map(streams.pop, ended) if stream.problem is not None]
             streams |= self._begin(ended, drafts, read)
         if given_up:
             lowest = min(given_up, key=lambda draft: draft.index)
@@ -169,8 +162,11 @@ class Sampler:
         return begun
 
     @torch.inference_mode()
-    def _launch(self, streams: dict[int, Draft], first: Tensor | None) -> _Launch:
-        """Launch K steps of all streams; `first` is added to the logits of the first symbol after the prompt."""
+    def _launch(self, streams: dict[int, Draft], first: Tensor | None) -> tuple[dict[int, int], Callable[[], Tensor]]:
+        """Launch K steps of all streams; `first` is added to the logits of the first symbol after the prompt.
+
+        Returns: the keys of the streams by slot, and a function that waits for the symbols and surprisals drawn.
+        """
         K, B = self._symbols.shape
         keys, begin = [0] * B, [0] * B
         for added in filter(torch.is_tensor, (self._first, self._exclusion)):
@@ -202,14 +198,6 @@ class Sampler:
         log_p = self._logits.log_softmax(-1).gather(-1, self._symbols[:, :, None])[:, :, 0]
         # In one tensor (2, B, K), for one copy to the host; an id is exact as a float.
         self._drawn.copy_(torch.stack([self._symbols.float(), -log_p]).transpose(1, 2))
-
-    def _look(self, launch: _Launch, streams: dict[int, Draft]) -> list[tuple[int, list[int], list[float]]]:
-        """For each stream that has not ended or been taken back since: slot, ids, surprisals in nats."""
-        keys, wait = launch
-        drawn, surprisals = wait()
-        ids, nats = drawn.int().tolist(), surprisals.tolist()
-        slots = [slot for slot, key in keys.items() if slot in streams and streams[slot].key == key]
-        return [(slot, ids[slot], nats[slot]) for slot in slots]
 
     def _read_again(self, stream: Draft, prompt: Reading) -> Reading:
         """Read the symbols that a stream keeps, from a place before those that may be taken back next."""

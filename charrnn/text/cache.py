@@ -3,12 +3,13 @@
 Preparation itself is in `corpus.py`.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from charrnn.config import PreparationConfig
@@ -22,15 +23,18 @@ from charrnn.text.sources import COMPRESSIONS, Source, find_sources
 _KEY_CHARS = 8
 
 
+@dataclass
 class TextArgument:
-    """The text that `train` was given: a prepared file, or raw text."""
+    """The text that `train` was given: a prepared file, or raw text.
 
-    def __init__(
-        self, argument: str, data_dir: Path, *, recursive: bool = False, force: bool = False, bar: Bar = no_bar
-    ) -> None:
-        """`recursive` and `force` are those of `find_sources`; `bar` shows progress."""
-        self.argument = argument
-        self._data_dir, self._recursive, self._force, self._bar = data_dir, recursive, force, bar
+    `recursive` and `force` are those of `find_sources`; `bar` shows progress.
+    """
+
+    argument: str
+    data_dir: Path
+    recursive: bool = False
+    force: bool = False
+    bar: Bar = no_bar
 
     @functools.cached_property
     def _is_prepared(self) -> bool:
@@ -38,14 +42,14 @@ class TextArgument:
 
     @functools.cached_property
     def _sources(self) -> list[Source]:
-        return find_sources([self.argument], recursive=self._recursive, force=self._force)
+        return find_sources([self.argument], recursive=self.recursive, force=self.force)
 
     @functools.cached_property
     def digest(self) -> str:
         """Digest of the raw text. Raises: CharRNNError."""
         if self._is_prepared:
             return read_source_digest(Path(self.argument))
-        return sources.digest(self._sources, self._bar)
+        return sources.digest(self._sources, self.bar)
 
     def open(self, config: PreparationConfig, required: Collection[str]) -> Corpus:
         """Return the corpus of the text.
@@ -60,27 +64,25 @@ class TextArgument:
                 found = corpus.config.differences(config, required)
                 raise CharRNNError(f"{self.argument} was prepared with {found}, not {asked}: name the raw text")
             return corpus
-        plain = default_output(self.argument, self._data_dir)
-        try:
+        plain = default_output(self.argument, self.data_dir)
+        with contextlib.suppress(OutputExistsError):  # another process may write it in the meantime
             if not plain.exists():
-                return prepare(self._sources, config, plain, force=self._force, bar=self._bar)
-        except OutputExistsError:  # written by another process in the meantime
-            pass
-        if (known := self._reuse(plain, config, required)) is not None:
+                return prepare(self._sources, config, plain, force=self.force, bar=self.bar)
+        if known := self._reuse(plain, config, required):
             return known
         options = json.dumps(asdict(config), sort_keys=True)
         key = hashlib.sha256(f"{self.digest} {options}".encode()).hexdigest()[:_KEY_CHARS]
-        keyed = plain.with_name(f"{default_stem(self.argument)}-{key}{container.SUFFIX}")
-        if (known := self._reuse(keyed, config, asdict(config))) is not None:
+        keyed = plain.with_stem(f"{plain.stem}-{key}")
+        if known := self._reuse(keyed, config, asdict(config)):
             return known
-        corpus = prepare(self._sources, config, keyed, overwrite=True, force=self._force, bar=self._bar)
+        corpus = prepare(self._sources, config, keyed, overwrite=True, force=self.force, bar=self.bar)
         reason = f"{plain} was made from another text or with other options: prepared {keyed}"
         return replace(corpus, notes=(reason, *corpus.notes))
 
     def _reuse(self, path: Path, config: PreparationConfig, required: Collection[str]) -> Corpus | None:
         """Open a prepared file; None if it is damaged, or made from another text or with other options."""
         try:
-            if not path.exists() or read_source_digest(path) != self.digest:
+            if read_source_digest(path) != self.digest:
                 return None
             corpus = Corpus.open(path)
         except CharRNNError:

@@ -4,12 +4,12 @@ Project Gutenberg's boilerplate is left to `gutenberg.py`, symbols to `tokenizer
 """
 
 import codecs
-import functools
 import io
 import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError, opt
@@ -23,54 +23,50 @@ from charrnn.text.detection import (
     foreign_format,
     wide_encoding_for,
 )
-from charrnn.text.documents import mark_borders
+from charrnn.text.documents import mark_documents
 from charrnn.text.gutenberg import cut_boilerplate
 from charrnn.text.sources import Source, SourceDigest
 from charrnn.text.tokenizers import TOKENIZERS
-from charrnn.text.transliteration import transliterate, transliterate_and_count
+from charrnn.text.transliteration import transliterate
 from charrnn.text.words import EOS_MARK
 
-_MAX_HELD = 1 << 20
-"""Max characters without white space that wait for the next block."""
+_MAX_HELD = 1 << 20  # max characters without white space that wait for the next block
 _PARTS = re.compile(r".{1,4096}\S*", re.DOTALL)
 _BYTE_ORDER_MARK = "\ufeff"
 
 
+@dataclass
 class CleanText:
     """The sources as clean text: iterate over the blocks once, then read `digest` and `notes`.
 
-    The text is the same wherever the borders of blocks lie. They lie between characters that do not affect each other.
+    The text does not depend on where blocks end: they end between characters that do not affect each other.
 
     Attributes:
+        force: read what does not look like text.
+        advance: receives the number of bytes read.
         digest: of the raw bytes that were read, as `sources.digest` computes it.
         notes: one line per kind of change, such as a cut or a transliteration, and advice.
         warnings: the same for changes that are larger than expected.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        config: PreparationConfig,
-        *,
-        force: bool = False,
-        advance: Advance = advance_nothing,
-    ) -> None:
+    sources: Sequence[Source]
+    config: PreparationConfig
+    force: bool = False
+    advance: Advance = advance_nothing
+
+    def __post_init__(self) -> None:
+        _require_encoding(self.config.encoding)
+        _require_separator(self.config)
         self.digest = SourceDigest()
         self.notes: list[str] = []
         self.warnings: list[str] = []
-        _require_encoding(config.encoding)
-        _require_separator(config)
-        self._sources = sources
-        self._config = config
-        self._force = force
-        self._advance = advance
         self._num_transliterated = self._num_dropped = self._num_marks = 0
 
     def __iter__(self) -> Iterator[str]:
-        config = self._config
         blocks = self._join()
-        if config.separator is not None:
-            blocks = mark_borders(blocks, TOKENIZERS[config.unit].spelled(config.separator))
+        if self.config.separator is not None:
+            separator = TOKENIZERS[self.config.unit].spelled(self.config.separator)
+            blocks = mark_documents(blocks, separator)
         yield from blocks
         if self._num_marks:
             self.notes.append(f"dropped {count_of(self._num_marks, 'byte-order mark')} (U+FEFF) inside the text")
@@ -79,31 +75,34 @@ class CleanText:
             self.notes.append(f"transliterated {count_of(self._num_transliterated, 'character')} to ASCII{lost}")
 
     def _join(self) -> Iterator[str]:
-        """All sources, with a border between two if there are documents, else each on lines of its own."""
-        config = self._config
+        """All sources, with an EOS_MARK between two if there are documents, else each on its own lines."""
+        config = self.config
         joint = EOS_MARK if config.border_text is not None else "" if config.keeps_bytes else "\n"
         if config.documents:
             yield EOS_MARK
         last = joint
-        for source in self._sources:
-            self.digest.begin()
+        for source in self.sources:
             if last != joint:
                 yield joint
                 last = joint
             for block in self._clean(source):
                 last = block[-1]
                 yield block
-        if config.documents and last != joint:
+        if config.documents and last != EOS_MARK:
             yield EOS_MARK
 
     def _clean(self, source: Source) -> Iterator[str]:
-        config, form = self._config, self._config.normalize
+        def report_cut(message: str, *, warning: bool = False) -> None:
+            (self.warnings if warning else self.notes).append(f"cut {message} from {source.name}")
+
+        config, form = self.config, self.config.normalize
+        raw = self.digest.read(source, self.advance)
         if config.keeps_bytes:
-            yield from (block.decode("ascii", "surrogateescape") for block in self._read(source))
+            yield from (block.decode("ascii", "surrogateescape") for block in raw)
             return
-        blocks = self._without_marks(source, _decode(source, config, self._read(source), force=self._force))
+        blocks = self._without_marks(source, _decode(source, config, raw, force=self.force))
         if not config.keep_boilerplate:
-            blocks = cut_boilerplate(blocks, functools.partial(self._report_cut, source))
+            blocks = cut_boilerplate(blocks, report_cut)
         if form != "none" or config.lowercase:
             blocks = cut_at_spaces(blocks)
         for block in blocks:
@@ -111,51 +110,38 @@ class CleanText:
                 raise half_of_a_character(source.name, EOS_MARK, config)
             text = normal_form(block, form)
             if config.ascii:
-                text, num_changed, num_dropped = transliterate_and_count(text)
+                text, num_changed, num_dropped = transliterate(text)
                 self._num_transliterated += num_changed
                 self._num_dropped += num_dropped
-            if text := fold(text, form, ascii=False, lowercase=config.lowercase):
+            if config.lowercase:
+                text = normal_form(text.lower(), form)
+            if text:
                 yield text
 
     def _without_marks(self, source: Source, blocks: Iterator[str]) -> Iterator[str]:
         """The decoded blocks without byte-order marks, which are counted; notes advice for what is not plain text."""
         for i, block in enumerate(blocks):
-            if i == 0 and self._config.separator is None and (advice := advice_on_records(source.name, block)):
+            if i == 0 and self.config.separator is None and (advice := advice_on_records(source.name, block)):
                 self.notes.append(advice)
-            if num_marks := block.count(_BYTE_ORDER_MARK):
-                self._num_marks += num_marks
-                block = block.replace(_BYTE_ORDER_MARK, "")
-            yield block
-
-    def _report_cut(self, source: Source, cut: str, *, warning: bool = False) -> None:
-        (self.warnings if warning else self.notes).append(f"cut {cut} from {source.name}")
-
-    def _read(self, source: Source) -> Iterator[bytes]:
-        for block in source.blocks(self._advance):
-            self.digest.update(block)
-            yield block
+            self._num_marks += block.count(_BYTE_ORDER_MARK)
+            yield block.replace(_BYTE_ORDER_MARK, "")
 
 
 def normalise(text: str, config: PreparationConfig) -> str:
     """A prompt or a scored text as the corpus was prepared: line ends, normal form, transliterated, in lower case."""
-    form = config.normalize
     if not config.keeps_bytes:
         text = text.replace("\r\n", "\n").replace(_BYTE_ORDER_MARK, "")
-    return fold(normal_form(text, form), form, ascii=config.ascii, lowercase=config.lowercase)
-
-
-def fold(text: str, form: str, *, ascii: bool, lowercase: bool) -> str:  # noqa: A002 (the option's name)
-    """Transliterate and fold case of a text in a normal form, which it keeps."""
-    if ascii:
-        text = transliterate(text)
-    return normal_form(text.lower(), form) if lowercase else text
+    text = normal_form(text, config.normalize)
+    if config.ascii:
+        text = transliterate(text)[0]
+    return normal_form(text.lower(), config.normalize) if config.lowercase else text
 
 
 def normal_form(text: str, form: str) -> str:
     """A text in Unicode normal form NFC or NFKC.
 
-    Python copies a text only if it changes, so in parts a rare accent costs the time of its part alone. A part starts
-    with white space, which combines with nothing before it. (Putting marks in order takes the square of their number.)
+    Python copies a text only if it changes, and orders marks in quadratic time, so the text is normalised in parts.
+    A part starts with white space, which combines with nothing before it.
     """
     if form == "none" or text.isascii():
         return text
@@ -191,9 +177,7 @@ def _require_separator(config: PreparationConfig) -> None:
     """Raises: OptionError for a separator that no text contains once it is cleaned."""
     if config.separator is None or config.keeps_bytes:
         return
-    form = config.normalize
-    unified = config.separator.replace("\r\n", "\n").replace("\r", "\n").replace(_BYTE_ORDER_MARK, "")
-    found = fold(normal_form(unified, form), form, ascii=config.ascii, lowercase=config.lowercase)
+    found = normalise(config.separator.replace("\r\n", "\n").replace("\r", "\n"), config)
     if found != config.separator:
         remedy = f"give it as {found!a}" if found else "nothing is left of it, so choose another"
         raise OptionError(f"{opt.separator} is {config.separator!a}, but the text is cleaned first: {remedy}")
@@ -202,8 +186,7 @@ def _require_separator(config: PreparationConfig) -> None:
 def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], *, force: bool) -> Iterator[str]:
     """Decode a source block by block, honouring a byte-order mark and unifying line ends.
 
-    Raises: CharRNNError for what is not a text, unless `force` is given; or with the byte offset and the encodings
-    that can decode the source.
+    Raises: CharRNNError for a file that is not text, unless `force` is given, and for bytes that cannot be decoded.
     """
     head = b""
     while len(head) < HEAD_BYTES and (block := next(blocks, b"")):
@@ -219,29 +202,26 @@ def _decode(source: Source, config: PreparationConfig, blocks: Iterator[bytes], 
     is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     may_hold_nul = force or "\0" in (config.separator or "")
     offset = 0
-    for block in itertools.chain([head], blocks):
+    for block in itertools.chain([head], blocks, [b""]):
         if not (may_hold_nul or is_wide) and b"\0" in block:
             raise _not_text(source, offset + block.index(b"\0"), block)
         pending = decoder.getstate()[0]
         try:
-            text = decoder.decode(block)
+            text = decoder.decode(block, final=not block)
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
-            raise _undecodable(source, encoding, mark, offset - len(pending) + start, pending + block) from None
+            undecoded = block and pending + block
+            raise _undecodable(source, encoding, mark, offset - len(pending) + start, undecoded) from None
         if is_wide and not may_hold_nul and "\0" in text:
             raise CharRNNError(
                 f"{source.name} holds NUL characters as {encoding}: is it a text? {opt.force(True)} keeps them"
             )
         offset += len(block)
-        yield newlines.decode(text)
-    try:
-        yield newlines.decode(decoder.decode(b"", final=True), final=True)
-    except UnicodeError:
-        raise _undecodable(source, encoding, mark, offset - len(decoder.getstate()[0]), b"") from None
+        yield newlines.decode(text, final=not block)
 
 
 def half_of_a_character(name: str, half: str, config: PreparationConfig) -> CharRNNError:
-    """The error for a text in which a surrogate stands."""
+    """The error for a text with a surrogate."""
     return CharRNNError(
         f"{name} holds U+{ord(half):04X}, half of a character and none of itself, "
         f"as {config.encoding}: try another {opt.encoding}"
@@ -249,8 +229,7 @@ def half_of_a_character(name: str, half: str, config: PreparationConfig) -> Char
 
 
 def _not_text(source: Source, offset: int, block: bytes) -> CharRNNError:
-    encoding = wide_encoding_for(block)
-    records = opt.separator(r"'\0'")
+    encoding, records = wide_encoding_for(block), opt.separator(r"'\0'")
     remedy = f"{opt.encoding(encoding)} reads it" if encoding else f"is it a text? {records} reads such records"
     return CharRNNError(f"{source.name} holds NUL bytes, at byte {offset}: {remedy}; {opt.force(True)} keeps them")
 

@@ -3,8 +3,9 @@
 Letters in shapes: N characters.
 """
 
-import contextlib
 import mmap
+import re
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,17 +22,15 @@ from charrnn.files.schema import dump, parse
 from charrnn.terminal import Advance, Bar, Notify, count_of, format_share, no_bar
 from charrnn.text.cleaning import CleanText, half_of_a_character
 from charrnn.text.documents import shuffled
-from charrnn.text.numbering import MAX_KNOWN, NumberedText, numbered
-from charrnn.text.sources import Source, digest, find_sources, total_size
-from charrnn.text.tokenizers import TOKENIZERS, Tokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary
+from charrnn.text.numbering import MAX_KNOWN, NumberedText
+from charrnn.text.sources import Source, digest, find_sources
+from charrnn.text.tokenizers import TOKENIZERS, UNKNOWN_CHAR, StoredVocabulary, Tokenizer
 from charrnn.text.words import EOS_MARK
 
 KIND = "corpus"
-RARE = 10
+_RARE = 10
 _BLOCK = 2**22
-_COMMON_WORDS = 8000
-"""The classic size of a vocabulary of words."""
+_COMMON_WORDS = 8000  # the classic size of a vocabulary of words
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ class _Header:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as indices (N,), memory-mapped when opened, in the smallest dtype that holds the vocabulary.
+    """A text as ids (N,), memory-mapped if it is large, in the smallest dtype that holds the vocabulary.
 
     `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. `notes` has a line per change
     that preparing made, `warnings` a line per unexpectedly large one; they are not stored.
     """
 
     path: Path
-    indices: Tensor = field(compare=False)  # the digest tells as much
+    indices: Tensor = field(compare=False)  # implied by the digest
     tokenizer: Tokenizer
     config: PreparationConfig
     sources: tuple[str, ...]
@@ -69,17 +68,16 @@ class Corpus:
         header = parse(_Header, stored.header, str(path))
         if stored.tensors.keys() != {"indices"}:
             raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
-        corpus = cls(
-            path=path,
-            indices=stored.tensors["indices"],
-            tokenizer=TOKENIZERS[header.config.unit].restore(header.vocabulary, header.config),
-            config=header.config,
-            sources=header.sources,
-            source_digest=header.source_digest,
-            mapping=stored.mapping,
+        indices = stored.tensors["indices"]
+        tokenizer = TOKENIZERS[header.config.unit].restore(header.vocabulary, header.config)
+        if indices.dtype != tokenizer.dtype or indices.dim() != 1 or len(indices) < 2:
+            raise CharRNNError(f"{path} holds no indices of its vocabulary: prepare it again")
+        low, high = map(int, indices.aminmax())
+        if low < 0 or high >= tokenizer.size:
+            raise CharRNNError(f"{path} holds indices beyond its vocabulary of {tokenizer.size}: prepare it again")
+        return cls(
+            path, indices, tokenizer, header.config, header.sources, header.source_digest, mapping=stored.mapping
         )
-        corpus._check_indices()
-        return corpus
 
     def report(self, notify: Notify) -> None:
         """Report notes and warnings."""
@@ -98,14 +96,6 @@ class Corpus:
         for ids in self.indices.split(_BLOCK):
             self.check()
             yield "".join(self.tokenizer.decode_marked(ids))
-
-    def _check_indices(self) -> None:
-        indices, size = self.indices, self.tokenizer.size
-        if indices.dtype != self.tokenizer.dtype or indices.dim() != 1 or len(indices) < 2:
-            raise CharRNNError(f"{self.path} holds no indices of its vocabulary: prepare it again")
-        low, high = (int(bound) for bound in indices.aminmax())
-        if low < 0 or high >= size:
-            raise CharRNNError(f"{self.path} holds indices beyond its vocabulary of {size}: prepare it again")
 
 
 def prepare(
@@ -132,60 +122,40 @@ def prepare(
         if others := corpus.config.differences(config):
             raise OutputExistsError(f"{output} was made with other options ({others}): {_ways_out()}")
         return replace(corpus, notes=(f"{output} is up to date",))
-    with (
-        _numbered(sources, config, output, force=force, bar=bar) as (text, numbers),
-        bar("encoding", numbers.num_bytes) as advance,
-    ):
-        notes = _encode(text, numbers, sources, config, output, advance, overwrite=overwrite)
-    folders = [source.note for source in sources if source.note]
+    try:
+        with making_folder(output.parent), tempfile.TemporaryFile(dir=output.parent) as stream:
+            with bar("reading", sum(source.size for source in sources)) as advance:
+                text = CleanText(sources, config, force=force, advance=advance)
+                numbers = NumberedText(text, TOKENIZERS[config.unit], stream)
+            with bar("encoding", numbers.num_bytes) as advance:
+                notes = _encode(text, numbers, output, advance, overwrite=overwrite)
+    except OSError as error:
+        raise CharRNNError(f"{output} cannot be written: {error.strerror}; nothing was changed") from error
     corpus = Corpus.open(output)
     if (corpus.source_digest, corpus.config) != (text.digest.hexdigest(), config):
         raise OutputExistsError(f"{output} was replaced by another process while it was prepared: {_ways_out()}")
+    folders = [source.note for source in sources if source.note]
     return replace(corpus, notes=(*folders, *notes), warnings=tuple(text.warnings))
 
 
-@contextlib.contextmanager
-def _numbered(
-    sources: Sequence[Source], config: PreparationConfig, output: Path, *, force: bool, bar: Bar
-) -> Iterator[tuple[CleanText, NumberedText]]:
-    """Read the sources to their end, and keep their text as numbers beside the output. Raises: CharRNNError."""
-    try:
-        with making_folder(output.parent), contextlib.ExitStack() as stack:
-            with bar("reading", total_size(sources)) as advance:
-                text = CleanText(sources, config, force=force, advance=advance)
-                numbers = stack.enter_context(numbered(text, TOKENIZERS[config.unit], output.parent))
-            yield text, numbers
-    except OSError as error:
-        raise CharRNNError(f"{output} cannot be written: {error.strerror}; nothing was changed") from error
-
-
-def _encode(
-    text: CleanText,
-    numbers: NumberedText,
-    sources: Sequence[Source],
-    config: PreparationConfig,
-    output: Path,
-    advance: Advance,
-    *,
-    overwrite: bool,
-) -> list[str]:
-    """Encode a text that was read into the file; returns a line per change of preparing. Raises: CharRNNError."""
-    _require_learnable(numbers, " + ".join(source.name for source in sources), config)
-    tokenizer = TOKENIZERS[config.unit].build(
-        numbers.totals, config, num_forgotten=numbers.num_forgotten, forgotten_chars=numbers.forgotten_chars
-    )
-    notes, length = text.notes, sum(tokenizer.counts)
+def _encode(text: CleanText, numbers: NumberedText, output: Path, advance: Advance, *, overwrite: bool) -> list[str]:
+    """Write a text that was read as a corpus; returns a line per change of preparing. Raises: CharRNNError, OSError."""
+    config, notes = text.config, text.notes
+    _require_learnable(text, numbers)
+    forgotten = numbers.num_forgotten, numbers.forgotten_chars
+    tokenizer = TOKENIZERS[config.unit].build(numbers.totals, config, forgotten)
+    length = sum(tokenizer.counts)
     if numbers.num_forgotten:
-        count = f"{numbers.num_forgotten:,}"
-        text.warnings.append(f"{count} words are unknown: they follow the first {MAX_KNOWN:,} distinct ones")
+        unknown = f"{numbers.num_forgotten:,} words are unknown"
+        text.warnings.append(f"{unknown}: they follow the first {MAX_KNOWN:,} distinct ones")
+    indices = numbers.encode(tokenizer, advance)
     if tokenizer.eos_id is not None:
         is_whole = tokenizer.num_documents == 1 and config.separator is not None
-        (text.warnings if is_whole else notes).append(_describe_documents(tokenizer, config))
-    origins = tuple(dict.fromkeys(source.origin for source in sources))
+        (text.warnings if is_whole else notes).append(_describe_documents(tokenizer))
+        if not config.keep_order:
+            indices = shuffled(indices, tokenizer.eos_id, length, config.shuffle_seed, output.parent)
+    origins = tuple(dict.fromkeys(source.origin for source in text.sources))
     header = dump(_Header(tokenizer.stored(), config, origins, text.digest.hexdigest()))
-    indices = numbers.encode(tokenizer, advance)
-    if tokenizer.eos_id is not None and not config.keep_order:
-        indices = shuffled(indices, tokenizer.eos_id, length, config.shuffle_seed, output.parent)
     container.write_blocks(output, KIND, header, "indices", tokenizer.dtype, length, indices, exclusive=not overwrite)
     return [*notes, *_describe_rare(tokenizer), *_describe_short_lines(tokenizer)]
 
@@ -201,31 +171,33 @@ def _require_free(output: Path, sources: Sequence[Source]) -> None:
             raise CharRNNError(f"{source.name} is a file of charrnn's own, not a text: name the text it was made from")
 
 
-def _require_learnable(numbers: NumberedText, name: str, config: PreparationConfig) -> None:
-    """Raises: CharRNNError for a text that holds too few symbols, too many distinct words, or halves of characters."""
+def _require_learnable(text: CleanText, numbers: NumberedText) -> None:
+    """Raises: CharRNNError for a text with too few symbols, too many distinct words, or halves of characters."""
+    config, name = text.config, " + ".join(source.name for source in text.sources)
     if numbers.num_forgotten and config.max_vocab is None and config.min_count == 1:
         raise CharRNNError(
             f"{name} has too many distinct words: {opt.max_vocab(_COMMON_WORDS)} keeps the frequent ones"
         )
     one, totals = TOKENIZERS[config.unit].noun, numbers.totals + Counter({UNKNOWN_CHAR: numbers.num_forgotten})
-    text = {symbol: n for symbol, n in totals.items() if symbol != EOS_MARK or config.border_text is None}
-    if (length := sum(text.values())) < 2:
+    if config.border_text is not None:
+        del totals[EOS_MARK]
+    if (length := totals.total()) < 2:
         found = f"one {one} long" if length else "empty"
         raise CharRNNError(f"{name} is {found}: a corpus needs at least 2 {one}s")
-    if len(text) < 2:
+    if len(totals) < 2:
         raise CharRNNError(f"{name} repeats one {one}: a corpus needs at least 2 distinct ones")
-    surrogates = [char for symbol in text for char in symbol if "\ud800" <= char <= "\udfff"]
-    if surrogates and not config.keeps_bytes:
-        raise half_of_a_character(name, surrogates[0], config)
+    if not config.keeps_bytes and (surrogate := re.search("[\ud800-\udfff]", "".join(totals))):
+        raise half_of_a_character(name, surrogate[0], config)
 
 
-def _describe_documents(tokenizer: Tokenizer, config: PreparationConfig) -> str:
-    if tokenizer.num_documents == 1:
-        return "1 document: " + (
-            f"{opt.documents(True)} makes each file one" if config.documents else "no separator is in the text"
-        )
+def _describe_documents(tokenizer: Tokenizer) -> str:
+    config, num_documents = tokenizer.config, tokenizer.num_documents
+    if num_documents == 1 and config.documents:
+        return f"1 document: {opt.documents(True)} makes each file one"
+    if num_documents == 1:
+        return "1 document: no separator is in the text"
     order = "in their order" if config.keep_order else f"shuffled ({opt.keep_order(True)} leaves them as they are)"
-    return f"{count_of(tokenizer.num_documents, 'document')}, {order}"
+    return f"{count_of(num_documents, 'document')}, {order}"
 
 
 def _describe_rare(tokenizer: Tokenizer) -> list[str]:
@@ -235,28 +207,26 @@ def _describe_rare(tokenizer: Tokenizer) -> list[str]:
         num_folded = tokenizer.counts[tokenizer.unk_id]
         folded, share = count_of(num_folded, tokenizer.noun), format_share(num_folded, total)
         return [f"folded {folded} ({share}), rare ones, into one unknown symbol that is never sampled"]
-    rare = {symbol: n for symbol, n in zip(tokenizer.symbols, tokenizer.counts, strict=False) if n < RARE}
+    rare = {symbol: n for symbol, n in zip(tokenizer.symbols, tokenizer.counts, strict=False) if n < _RARE}
     if tokenizer.config.keeps_bytes or len(rare) * 5 < tokenizer.size or len(rare) < 20:
         return []
-    share = format_share(sum(rare.values()), total)
+    if tokenizer.has_words and tokenizer.size <= _COMMON_WORDS:
+        return []
+    few, share = f"{len(rare):,} of {tokenizer.size:,}", format_share(sum(rare.values()), total)
     if tokenizer.has_words:
-        if tokenizer.size <= _COMMON_WORDS:
-            return []
-        return [
-            f"{len(rare):,} of {tokenizer.size:,} words occur fewer than {RARE} times, {share} of all: "
-            f"{opt.max_vocab(_COMMON_WORDS)} would fold rare ones into one, and train faster"
-        ]
-    advice = f"{opt.min_count(RARE)} would fold them into one"
+        advice = f"{opt.max_vocab(_COMMON_WORDS)} would fold rare ones into one, and train faster"
+        return [f"{few} words occur fewer than {_RARE} times, {share} of all: {advice}"]
+    advice = f"{opt.min_count(_RARE)} would fold them into one"
     if _is_mostly_latin(tokenizer) and not "".join(rare).isascii():
         advice += f", {opt.ascii(True)} would transliterate them"
-    return [f"{len(rare):,} of {tokenizer.size:,} symbols occur fewer than {RARE} times, {share} of the text: {advice}"]
+    return [f"{few} symbols occur fewer than {_RARE} times, {share} of the text: {advice}"]
 
 
 def _describe_short_lines(tokenizer: Tokenizer) -> list[str]:
     """Advice for many short lines with little punctuation, such as names."""
-    counts = list(zip(tokenizer.symbols, tokenizer.counts, strict=False))
-    num_lines = sum(n * symbol.count("\n") for symbol, n in counts)
-    num_marks = sum(n for symbol, n in counts if unicodedata.category(symbol[-1]) == "Po")
+    counts = dict(zip(tokenizer.symbols, tokenizer.counts, strict=False))
+    num_lines = sum(n * symbol.count("\n") for symbol, n in counts.items())
+    num_marks = sum(n for symbol, n in counts.items() if unicodedata.category(symbol[-1]) == "Po")
     is_list = num_lines >= 200 and tokenizer.num_chars <= 20 * num_lines and 2 * num_marks < num_lines
     if tokenizer.eos_id is not None or tokenizer.config.keeps_bytes or not is_list:
         return []
@@ -265,9 +235,9 @@ def _describe_short_lines(tokenizer: Tokenizer) -> list[str]:
 
 def _is_mostly_latin(tokenizer: Tokenizer) -> bool:
     """True if more than half of a text's letters are Latin ones."""
-    letters = [(symbol, n) for symbol, n in zip(tokenizer.symbols, tokenizer.counts, strict=False) if symbol.isalpha()]
-    latin = sum(n for symbol, n in letters if unicodedata.name(symbol, "").startswith("LATIN"))
-    return 2 * latin > sum(n for _, n in letters)
+    letters = {symbol: n for symbol, n in zip(tokenizer.symbols, tokenizer.counts, strict=False) if symbol.isalpha()}
+    latin = sum(n for symbol, n in letters.items() if unicodedata.name(symbol, "").startswith("LATIN"))
+    return 2 * latin > sum(letters.values())
 
 
 def read_source_digest(path: Path) -> str:
@@ -281,11 +251,10 @@ def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
         yield from CleanText(find_sources([argument]), config)
         return
     corpus = Corpus.open(Path(argument))
-    for name in ("unit", "border_text"):
-        own, other = getattr(config, name), getattr(corpus.config, name)
-        if own != other:
-            what = {"unit": opt.unit, "border_text": "the border between documents"}[name]
-            theirs, ours = ("none" if each is None else repr(each) for each in (other, own))
+    for name, what in (("unit", opt.unit), ("border_text", "the border between documents")):
+        theirs, ours = getattr(corpus.config, name), getattr(config, name)
+        if theirs != ours:
+            theirs, ours = ("none" if each is None else repr(each) for each in (theirs, ours))
             raise CharRNNError(f"{argument} has {theirs} for {what}, where the model has {ours}: give the raw text")
     yield from corpus.marked_blocks()
 

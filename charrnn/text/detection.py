@@ -39,12 +39,12 @@ _TO_TEXTS = {".jsonl": _FROM_JSON, ".ndjson": _FROM_JSON, ".csv": _FROM_CSV, ".t
 
 
 def encoding_of_mark(head: bytes) -> str | None:
-    """The encoding that a byte-order mark stands for, which is dropped in decoding."""
+    """The encoding that drops a text's byte-order mark; None without one."""
     return next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
 
 
 def foreign_format(head: bytes) -> str | None:
-    """A format that is no plain text, and the way to get some; None if the first bytes begin none of these.
+    """A format that is not plain text, and how to convert it; None for other first bytes.
 
     >>> foreign_format(b"%PDF-1.7")
     'a PDF: extract its text first, say by pdftotext'
@@ -54,15 +54,15 @@ def foreign_format(head: bytes) -> str | None:
 
 
 def encodings_for(block: bytes) -> list[str]:
-    """The encodings that would read a block that is no UTF-8, say."""
+    """The encodings that can decode a block."""
     return [encoding for encoding in _ENCODINGS if _decode(block, encoding) is not None]
 
 
 def wide_encoding_for(block: bytes) -> str | None:
-    """The UTF-16 or UTF-32 without a mark that explains a block's NUL bytes; None if none does.
+    """The UTF-16 or UTF-32 without a mark that explains a block's NUL bytes, if any.
 
-    In the wrong one of them a text is rich in ideographs, poor in ASCII, or none at all. UTF-16 has NUL bytes in the
-    upper halves of characters only, at bytes of the same parity. Few NUL bytes in printable text separate records.
+    In the wrong one of them a text is rich in ideographs, poor in ASCII, or cannot be decoded. UTF-16 has NUL bytes at
+    bytes of the same parity only. Few NUL bytes in printable text separate records.
     """
     records = _decode(block.replace(b"\0", b"\n"), "utf-8") or "\0"
     if 5 * block.count(0) < 2 * len(block) and re.sub(r"[\t\n\r\f]", "", records).isprintable():
@@ -105,7 +105,7 @@ def advice_on_records(name: str, begin: str) -> str | None:
 
 
 def _decode(block: bytes, encoding: str) -> str | None:
-    """The whole characters at a block's beginning; None where it is not in this encoding."""
+    """The whole characters of a block; None if it is not in this encoding."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(block)
     except UnicodeError:

@@ -1,83 +1,74 @@
-"""Documents: a border after each, none of them empty, and a shuffle in bounded memory."""
+"""Documents: an EOS after each, none of them empty, and a shuffle in bounded memory."""
 
+import contextlib
 import itertools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn.text.tokenizers import separator_pattern
+from charrnn.text.tokenizers import Array, separator_pattern
 from charrnn.text.words import EOS_MARK
 
-_BUCKET = 2**24
-"""Indices that are shuffled at a time, on average."""
-_MAX_BUCKETS = 200
-"""Files that may be open at a time: some systems allow 256."""
-_BLOCK = 2**20
-"""Indices of a block."""
-_GROUP = 2**16
-"""Documents whose places are computed at a time."""
+_BUCKET = 2**24  # ids that are shuffled at a time, on average
+_MAX_BUCKETS = 200  # files that may be open at a time: some systems allow 256
+_BLOCK = 2**20  # ids of a block
+_GROUP = 2**16  # documents whose places are computed at a time
 _MAX_BLANKS = 2**12
 """Max spaces and tabs of a line that counts as empty: more are not held in memory until the line ends."""
 _BLANK_LINE = re.compile(f"\n[ \t]{{1,{_MAX_BLANKS}}}(?=\n)")
 
 
-def mark_borders(blocks: Iterable[str], separator: str) -> Iterator[str]:
+def mark_documents(blocks: Iterable[str], separator: str) -> Iterator[str]:
     r"""Put an EOS_MARK before the first document and one after each, in place of the separator.
 
     There may be one between two documents already. A separator of line feeds is any run of at least as many, of
-    which lines may hold spaces and tabs. Empty documents are left out, and so are line feeds next to a border where the
-    separator has one there.
+    which lines may hold spaces and tabs. Empty documents are left out, and so are line feeds next to an EOS_MARK where
+    the separator has one there.
 
-    >>> "".join(mark_borders(["Anna\nBe", "rt\n", "\nCarl\n"], "\n")).split(EOS_MARK)
+    >>> "".join(mark_documents(["Anna\nBe", "rt\n", "\nCarl\n"], "\n")).split(EOS_MARK)
     ['', 'Anna', 'Bert', 'Carl', '']
     """
-    newlines = len(separator) if not separator.strip("\n") else 0
+    newlines = 0 if separator.strip("\n") else len(separator)
     before, after = ("\n*", "\n*") if newlines else ("\n?" if separator.endswith("\n") else "", "")
     alone = re.compile(separator_pattern(separator, blanks=""))
-    with_borders = re.compile(f"{before}{EOS_MARK}{after}|{alone.pattern}")
+    with_marks = re.compile(f"{before}{EOS_MARK}{after}|{alone.pattern}")
     several = re.compile(EOS_MARK * 2 + "+")
     num_held = max(len(separator) - 1, 1)  # of the end of a block, which may begin a separator
     rest, is_after_eos = "", True
     yield EOS_MARK
     for block in _clear_blank_lines(blocks) if newlines > 1 else blocks:
         text = rest + block
-        if newlines:
-            body = text.rstrip("\n")
-            rest = "\n" * min(newlines, len(text) - len(body))
-            text = body.lstrip("\n") if is_after_eos else body
+        if newlines and is_after_eos:
+            text = text.lstrip("\n")
         if EOS_MARK in text:
-            text = with_borders.sub(EOS_MARK, text)
+            text = with_marks.sub(EOS_MARK, text)
         else:  # the same, several times as fast
             text = alone.sub(EOS_MARK, text) if newlines > 1 else text.replace(separator, EOS_MARK)
         if EOS_MARK * 2 in text:
             text = several.sub(EOS_MARK, text)
-        if not newlines:
-            end = max(len(text) - num_held, text.rfind(EOS_MARK) + 1)
-            text, rest = text[:end], text[end:]
+        end = max(len(text) - num_held, text.rfind(EOS_MARK) + 1)
+        text, rest = text[:end], text[end:]
         if is_after_eos:
             text = text.removeprefix(EOS_MARK)
         if text:
             yield text
             is_after_eos = text.endswith(EOS_MARK)
-    rest = re.sub(f"{before}$", "", rest) if not newlines else ""
+    rest = rest.rstrip("\n") if newlines else rest.removesuffix("\n" if before else "")
     if rest or not is_after_eos:
         yield rest + EOS_MARK
 
 
 def _clear_blank_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text without spaces and tabs in lines that hold nothing else, and with line feeds around borders."""
+    """The same text without spaces and tabs in lines that hold nothing else, each EOS_MARK on its own line."""
     held = ""  # of the end of a block, which may begin such a line
     for block in itertools.chain("\n", blocks, "\n"):
-        text = held + block
-        if EOS_MARK in block:
-            text = text.replace(EOS_MARK, f"\n{EOS_MARK}\n")
-        text = _BLANK_LINE.sub("\n", text)
+        text = _BLANK_LINE.sub("\n", held + block.replace(EOS_MARK, f"\n{EOS_MARK}\n"))
         end = len(text.rstrip(" \t")) - 1
         if text[end : end + 1] != "\n" or len(text) - end > _MAX_BLANKS + 1:
             end = len(text)
@@ -99,49 +90,43 @@ def split_lines(blocks: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
-def shuffled(blocks: Iterable[Tensor], border: int, length: int, seed: int, folder: Path) -> Iterator[Tensor]:
-    """The documents of a corpus in random order, between borders as before; indices (N,) in blocks, N in all.
+def shuffled(blocks: Iterable[Tensor], eos_id: int, length: int, seed: int, folder: Path) -> Iterator[Tensor]:
+    """The documents of a corpus of `length` ids in random order, each with its EOS; ids (N,) in blocks.
 
     They are dealt at random to files in `folder` that are small enough to be shuffled in memory, one after another.
     """
     generator = np.random.default_rng(seed)
     num_buckets = min(-(-length // _BUCKET), _MAX_BUCKETS)
-    buckets = [tempfile.TemporaryFile(dir=folder) for _ in range(num_buckets)]
-    try:
-        dtype = _deal(blocks, border, generator, buckets)
-        yield torch.tensor([border], dtype=dtype)
+    with contextlib.ExitStack() as stack:
+        buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(num_buckets)]
+        dtype = _deal(blocks, eos_id, generator, buckets)
+        yield torch.tensor([eos_id], dtype=dtype)
         for bucket in buckets:
-            yield from _shuffle(bucket, border, dtype, generator)
-            bucket.close()
-    finally:
-        for bucket in buckets:
+            yield from _shuffle(bucket, eos_id, dtype, generator)
             bucket.close()
 
 
 def _deal(
-    blocks: Iterable[Tensor], border: int, generator: np.random.Generator, buckets: Sequence[BinaryIO]
+    blocks: Iterable[Tensor], eos_id: int, generator: np.random.Generator, buckets: Sequence[BinaryIO]
 ) -> torch.dtype:
-    """Append each document to a random bucket. Returns: the indices' dtype."""
+    """Append each document to a random bucket. Returns: the ids' dtype."""
     bucket = 0  # of the document that the last block ended within
-    is_first = True
-    dtype = torch.uint8
-    for block in blocks:
-        indices, dtype = block.numpy()[is_first:], block.dtype  # the first index is the border before all
-        is_first &= not len(block)
-        ends = np.flatnonzero(indices == border) + 1
+    for i, block in enumerate(blocks):
+        ids = block.numpy()[i == 0 :]  # the first id is the EOS before all documents
+        ends = np.flatnonzero(ids == eos_id) + 1
         drawn = generator.integers(len(buckets), size=len(ends))
         of_parts = np.concatenate([[bucket], drawn])
-        lengths = np.diff(ends, prepend=0, append=len(indices))
+        lengths = np.diff(ends, prepend=0, append=len(ids))
         bucket = int(of_parts[-1])
         order = np.argsort(of_parts, kind="stable")  # so that a part of a document follows the one before it
-        dealt = indices[_places((np.cumsum(lengths) - lengths)[order], lengths[order])]
+        dealt = ids[_places((np.cumsum(lengths) - lengths)[order], lengths[order])]
         sizes = np.bincount(of_parts, lengths, len(buckets)).astype(np.int64)
         for each, end, size in zip(buckets, np.cumsum(sizes), sizes, strict=True):
             each.write(dealt[end - size : end].tobytes())
-    return dtype
+    return block.dtype
 
 
-def _places(begins: "np.ndarray[Any, Any]", lengths: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+def _places(begins: Array, lengths: Array) -> Array:
     """The places of parts of these lengths that begin there, one part after another.
 
     >>> _places(np.array([7, 2]), np.array([2, 3])).tolist()
@@ -150,33 +135,31 @@ def _places(begins: "np.ndarray[Any, Any]", lengths: "np.ndarray[Any, Any]") -> 
     return np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
 
 
-def _shuffle(bucket: BinaryIO, border: int, dtype: torch.dtype, generator: np.random.Generator) -> Iterator[Tensor]:
-    """The documents of a bucket, each with the border behind it, in random order."""
+def _shuffle(bucket: BinaryIO, eos_id: int, dtype: torch.dtype, generator: np.random.Generator) -> Iterator[Tensor]:
+    """The documents of a bucket, each with its EOS, in random order."""
     bucket.flush()
     size = bucket.tell()
     if not size:
         return
-    indices = np.memmap(bucket, torch.empty(0, dtype=dtype).numpy().dtype, "r")
-    places = np.int32 if len(indices) < 2**31 else np.int64
-    parts = (slice(begin, begin + _BLOCK) for begin in range(0, len(indices), _BLOCK))
-    ends = [(np.flatnonzero(indices[part] == border) + 1 + part.start).astype(places) for part in parts]
-    borders = np.concatenate([np.zeros(1, places), *ends])
-    order = np.arange(len(borders) - 1, dtype=places)
+    ids = np.memmap(bucket, torch.empty(0, dtype=dtype).numpy().dtype, "r")
+    places = np.int32 if len(ids) < 2**31 else np.int64
+    parts = (slice(begin, begin + _BLOCK) for begin in range(0, len(ids), _BLOCK))
+    ends = [(np.flatnonzero(ids[part] == eos_id) + 1 + part.start).astype(places) for part in parts]
+    bounds = np.concatenate([np.zeros(1, places), *ends])
+    order = np.arange(len(bounds) - 1, dtype=places)
     generator.shuffle(order)
     for first in range(0, len(order), _GROUP):
         group = order[first : first + _GROUP]
-        yield from _take(indices, borders[group].astype(np.int64), borders[group + 1].astype(np.int64))
+        yield from _take(ids, bounds[group].astype(np.int64), bounds[group + 1].astype(np.int64))
 
 
-def _take(
-    indices: "np.ndarray[Any, Any]", begins: "np.ndarray[Any, Any]", ends: "np.ndarray[Any, Any]"
-) -> Iterator[Tensor]:
-    """The parts of a bucket's indices from these places to those, joined to blocks."""
+def _take(ids: Array, begins: Array, ends: Array) -> Iterator[Tensor]:
+    """The parts of a bucket's ids from these places to those, joined to blocks."""
     lengths = ends - begins
     blocks = np.cumsum(lengths) // _BLOCK
     for begin, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(lengths)]):
         if end - begin == 1:  # perhaps a document larger than memory
-            document = indices[begins[begin] : ends[begin]]
+            document = ids[begins[begin] : ends[begin]]
             yield from (torch.from_numpy(document[i : i + _BLOCK].copy()) for i in range(0, len(document), _BLOCK))
             continue
-        yield torch.from_numpy(indices[_places(begins[begin:end], lengths[begin:end])])
+        yield torch.from_numpy(ids[_places(begins[begin:end], lengths[begin:end])])

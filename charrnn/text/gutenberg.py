@@ -33,12 +33,9 @@ _LICENCE_BEGIN = re.compile(
 )
 _HEADER_FIELD = re.compile(r"^(?:Title|Author|Release Date|Posting Date|Language):|Etext|eBook", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{,1000}")
-_HEADER_CHARS = 16_000
-"""Max length of a header: those with the small print of the 1990s have up to 15,000 characters."""
-_LICENCE_CHARS = 24_000
-"""Max length of a licence: those of 2004 to 2025 have 18,400 to 20,400 characters."""
-_PARAGRAPH_CHARS = 1_000
-"""Max length of a marker, and of white space before it."""
+_HEADER_CHARS = 16_000  # max length of a header: those with the small print of the 1990s have up to 15,000 characters
+_LICENCE_CHARS = 24_000  # max length of a licence: those of 2004 to 2025 have 18,400 to 20,400 characters
+_PARAGRAPH_CHARS = 1_000  # max length of a marker, and of white space before it
 _LOOKAHEAD = _LICENCE_CHARS + 4 * _PARAGRAPH_CHARS
 
 

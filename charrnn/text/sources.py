@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
@@ -36,9 +36,8 @@ COMPRESSIONS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 _REMEDY = "name a text file, a folder of them, or - for stdin"
 _TEXT_NAME = re.compile(r"\.txt(\.gz|\.bz2|\.xz)?$", re.IGNORECASE)
 _HIDDEN = re.compile(r"(?:[^/]*/)*?\.[^/]*")  # up to the first part of a path that begins with a dot
-_SAMPLE_BYTES = 2**13  # of a file's begin, in which NUL bytes are looked for
-_MAX_NAMES = 5
-"""Max skipped files of a folder, or suffixes, that are named."""
+_SAMPLE_BYTES = 2**13  # first bytes of a file that are searched for NUL bytes
+_MAX_NAMES = 5  # max skipped files of a folder, or suffixes, that are named
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,12 @@ class Source:
         """
         try:
             with contextlib.ExitStack() as stack:
-                stored = stream = self._open(stack)
+                if self.path is not None:
+                    stored: IO[bytes] = stack.enter_context(open_regular(self.path))
+                else:
+                    stored = io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content
+                    stored.seek(0)
+                stream = stored
                 if self.path is not None and self.path.suffix.lower() in COMPRESSIONS:
                     stream = stack.enter_context(COMPRESSIONS[self.path.suffix.lower()](stored))
                 position = 0
@@ -82,14 +86,6 @@ class Source:
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise CharRNNError(f"{self.name} cannot be read: {reason}") from error
-
-    def _open(self, stack: contextlib.ExitStack) -> IO[bytes]:
-        if self.path is not None:
-            return stack.enter_context(open_regular(self.path))
-        if isinstance(self.content, bytes):
-            return io.BytesIO(self.content)
-        self.content.seek(0)
-        return self.content
 
 
 def find_sources(arguments: Sequence[str], *, recursive: bool = False, force: bool = False) -> list[Source]:
@@ -128,10 +124,7 @@ def _describe_missing(argument: str) -> str:
 
 
 def find_tales() -> Path:
-    """The tales that come with charrnn: in the package, or in `data/` of the repository that it lies in.
-
-    Raises: CharRNNError.
-    """
+    """The tales that come with charrnn, in the package or in `data/` of the repository. Raises: CharRNNError."""
     package = Path(__file__).parents[1]
     for path in (package / "tales.txt", package.parent / "data" / "tales.txt"):
         if path.is_file():
@@ -153,16 +146,16 @@ def _find_in_folder(folder: Path, *, recursive: bool, force: bool) -> list[Sourc
         else:
             texts.append(Source(str(path), path, origin=str(folder.resolve())))
     skipped = [*foreign, *dict.fromkeys(sorted(others + hidden))]
-    listed = ", ".join(skipped[:_MAX_NAMES]) + (", ..." if len(skipped) > _MAX_NAMES else "")
-    if not texts and foreign:
+    listed = ", ".join(skipped[:_MAX_NAMES]) + ", ..." * (len(skipped) > _MAX_NAMES)
+    if texts:
+        note = f"{folder}: {count_of(len(texts), 'file')} read"
+        note += f", skipped {len(skipped):,}: {listed}" if skipped else ""
+        return [replace(texts[0], note=note), *texts[1:]]
+    if foreign:
         what = f"{folder} has {count_of(len(foreign), '*.txt file')}, but none seems to be text"
         raise CharRNNError(f"{what}; {opt.force(True)} reads them all the same: {listed}")
-    if not texts:
-        more = "" if recursive else f", or look into its folders with {opt.recursive(True)}"
-        raise CharRNNError(f"{folder} is a folder without *.txt files: {_describe_others(folder, others)}{more}")
-    note = f"{folder}: {count_of(len(texts), 'file')} read"
-    note += f", skipped {len(skipped):,}: {listed}" if skipped else ""
-    return [replace(texts[0], note=note), *texts[1:]]
+    more = "" if recursive else f", or look into its folders with {opt.recursive(True)}"
+    raise CharRNNError(f"{folder} is a folder without *.txt files: {_describe_others(folder, others)}{more}")
 
 
 def _describe_others(folder: Path, names: Sequence[str]) -> str:
@@ -213,19 +206,19 @@ def _spool(stream: IO[bytes], name: str) -> IO[bytes]:
 class SourceDigest:
     """SHA-256 of one source's decompressed bytes; for several, SHA-256 of their digests, then their number.
 
-    Thanks to the number, no single text can have the digest of several sources.
+    The number makes sure that no single text has the digest of several sources.
     """
 
     def __init__(self) -> None:
         self._each: list[hashlib._Hash] = []
 
-    def begin(self) -> None:
-        """Start the next source."""
-        self._each.append(hashlib.sha256())
-
-    def update(self, block: bytes) -> None:
-        """Add a block of the current source."""
-        self._each[-1].update(block)
+    def read(self, source: Source, advance: Advance) -> Iterator[bytes]:
+        """The blocks of the next source."""
+        sha = hashlib.sha256()
+        self._each.append(sha)
+        for block in source.blocks(advance):
+            sha.update(block)
+            yield block
 
     def hexdigest(self) -> str:
         """The digest of all blocks so far, in hexadecimal."""
@@ -238,14 +231,8 @@ class SourceDigest:
 def digest(sources: Sequence[Source], bar: Bar = no_bar) -> str:
     """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError."""
     found = SourceDigest()
-    with bar("reading", total_size(sources)) as advance:
+    with bar("reading", sum(source.size for source in sources)) as advance:
         for source in sources:
-            found.begin()
-            for block in source.blocks(advance):
-                found.update(block)
+            for _ in found.read(source, advance):
+                pass
     return found.hexdigest()
-
-
-def total_size(sources: Iterable[Source]) -> int:
-    """Bytes on the disk of several sources."""
-    return sum(source.size for source in sources)

@@ -11,20 +11,21 @@ import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig, Unit
-from charrnn.errors import CharRNNError, UnknownSymbolsError
+from charrnn.errors import CharRNNError, UnknownSymbolsError, opt
 from charrnn.terminal import list_characters
-from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary, Vocabulary
 from charrnn.text.words import EOS_MARK, respaced, split_word_blocks, split_words
 
+UNKNOWN_CHAR = "\N{REPLACEMENT CHARACTER}"
+_BLOCK = 2**20
 _LOOK_ALIKES = (
     "'\u2019\u2018\u02bc`\u00b4",
     '"\u201c\u201d\u201e\u00ab\u00bb',
@@ -32,7 +33,8 @@ _LOOK_ALIKES = (
     " \u00a0",
 )
 _BYTES = tuple(bytes([value]).decode("ascii", "surrogateescape") for value in range(2**8))
-_CHARACTERS_OF_BYTES = {ord(byte): value for value, byte in enumerate(_BYTES)}
+_STORED_BYTES = "".join(map(chr, range(2**8)))
+_CHARACTERS_OF_BYTES = str.maketrans("".join(_BYTES), _STORED_BYTES)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,15 +48,25 @@ def code_points(text: str) -> Array:
 
 
 def separator_pattern(separator: str, blanks: str = "[ \t]*") -> str:
-    """A regular expression for a separator: if it is of line feeds, for any run of at least as many.
+    """A regular expression for a separator; for one of line feeds, any run of at least as many.
 
-    Empty lines may hold `blanks`. Without them the expression begins with the separator as it is, which is found
-    several times as fast as a class or a repetition.
+    Empty lines may hold `blanks`. Without `blanks` the expression begins with a literal, which is found several times
+    as fast as a repetition.
     """
     if separator.strip("\n"):
         return re.escape(separator)
     blanks = blanks if len(separator) > 1 else ""
     return f"{blanks.join(separator)}(?:{blanks}\n)*"
+
+
+@dataclass(frozen=True)
+class StoredVocabulary:
+    """A vocabulary in a file's header: its single characters, or its words."""
+
+    symbols: str
+    counts: tuple[int, ...]
+    words: tuple[str, ...] = field(default=(), metadata={"absent": []})
+    unknown_chars: int = field(default=0, metadata={"absent": 0})
 
 
 @dataclass(frozen=True)
@@ -73,17 +85,148 @@ class Prompt:
     missing: Sequence[str] = ()
 
 
-class Tokenizer(Vocabulary, ABC):
-    """A vocabulary that encodes and decodes texts."""
+@dataclass(frozen=True)
+class Tokenizer(ABC):
+    """The symbols of a corpus in the order of their ids, with the number of occurrences of each.
+
+    If rare symbols were folded, the next id is that of the unknown symbol, to which all other symbols are encoded. In
+    a corpus of documents the last id is EOS. `counts` includes both. `unknown_chars` is the number of characters of
+    all folded words.
+    """
+
+    symbols: tuple[str, ...]
+    counts: tuple[int, ...]
+    config: PreparationConfig = field(default=PreparationConfig(), compare=False)
+    unknown_chars: int = 0
+
+    noun: ClassVar[str]
+    """The name of a symbol in messages."""
+    has_words: ClassVar[bool] = False
+    """True if symbols have several characters and are ordered by frequency."""
+
+    def __post_init__(self) -> None:
+        self._require_symbols()
+        num_unknown = len(self.counts) - len(self.symbols) - (self.config.border_text is not None)
+        if num_unknown not in (0, 1) or min(self.counts) < 0:
+            raise CharRNNError("a vocabulary needs one count for each symbol")
+
+    def _require_symbols(self) -> None:
+        """Raises: CharRNNError for symbols that are not distinct, of another kind, or not Unicode."""
+        lengths = set(map(len, self.symbols))
+        are_sized = 0 not in lengths if self.has_words else lengths == {1}
+        if not lengths or len(set(self.symbols)) < len(self.symbols) or not are_sized:
+            kind = "words" if self.has_words else "single characters"
+            raise CharRNNError(f"a vocabulary's symbols must be distinct {kind}, at least one")
+        if any("\ud800" <= char <= "\udfff" for char in "".join(self.symbols)):
+            raise CharRNNError("a vocabulary's symbols must be characters, and surrogates are none")
+
+    @property
+    def size(self) -> int:
+        """V, with the unknown symbol and EOS if they exist."""
+        return len(self.counts)
+
+    @property
+    def unk_id(self) -> int | None:
+        """The id of the unknown symbol."""
+        return len(self.symbols) if self.size - len(self.symbols) > (self.eos_id is not None) else None
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id of the end of a document."""
+        return None if self.config.border_text is None else self.size - 1
+
+    @property
+    def outside(self) -> int:
+        """The id of symbols that the vocabulary lacks: the unknown symbol's, or V, which no model has."""
+        return self.size if self.unk_id is None else self.unk_id
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest dtype that holds every id."""
+        return torch.uint8 if self.size <= 2**8 else torch.int16 if self.size <= 2**15 else torch.int32
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The symbol of each id in a marked text: U+FFFD for the unknown symbol, EOS_MARK for EOS."""
+        specials = [UNKNOWN_CHAR] * (self.unk_id is not None) + [EOS_MARK] * (self.eos_id is not None)
+        return (*self.symbols, *specials)
+
+    @property
+    def never_sampled(self) -> set[int]:
+        """The unknown symbol."""
+        return set() if self.unk_id is None else {self.unk_id}
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """The number of characters of text that each id stands for: (V,) float64."""
+        lengths: list[float] = self._lengths()
+        if self.unk_id is not None:  # the mean length of folded words
+            lengths.append(self.unknown_chars / max(self.counts[self.unk_id], 1) or 1.0)
+        if self.config.border_chars is not None:
+            lengths.append(self.config.border_chars)
+        return torch.tensor(lengths, dtype=torch.float64)
+
+    def _lengths(self) -> list[float]:
+        return [*map(len, self.symbols)]
+
+    @property
+    def num_documents(self) -> int:
+        """The number of documents of the corpus; 0 for a corpus without EOS."""
+        return 0 if self.eos_id is None else self.counts[self.eos_id] - 1
+
+    @property
+    def num_chars(self) -> int:
+        """The number of characters of the whole corpus, without the EOS at its start."""
+        total = float(self.lengths @ torch.tensor(self.counts, dtype=torch.float64))
+        return round(total) - (self.config.border_chars or 0)
+
+    @property
+    def chars_per_symbol(self) -> float:
+        """The mean number of characters of a symbol of the corpus, at least 1."""
+        return max(1.0, self.num_chars / max(sum(self.counts), 1))
+
+    def count_chars(self, ids: Tensor) -> float:
+        """The number of characters of text that ids (N,) stand for."""
+        if bool((self.lengths == 1).all()):
+            return float(len(ids))
+        return sum(float(self.lengths[block.long()].sum()) for block in ids.split(_BLOCK))
+
+    @classmethod
+    def build(cls, totals: Mapping[str, int], config: PreparationConfig, forgotten: tuple[int, int] = (0, 0)) -> Self:
+        """Keep the symbols seen `min_count` times, at most `max_vocab` with the unknown symbol.
+
+        `totals` are the occurrences of each. Words `forgotten` (see `NumberedText`) become the unknown symbol too.
+        Raises: CharRNNError if nothing is left.
+        """
+        num_forgotten, forgotten_chars = forgotten
+        rare = dict(totals)
+        eos = [] if config.border_text is None else [rare.pop(EOS_MARK, 0)]
+        kept = sorted((symbol for symbol, n in rare.items() if n >= config.min_count), key=lambda s: (-rare[s], s))
+        has_unknown = len(kept) < len(rare) or num_forgotten > 0
+        if config.max_vocab is not None and len(kept) + has_unknown > config.max_vocab:
+            kept = kept[: config.max_vocab - 1]
+        if not kept:
+            raise CharRNNError(f"no symbol occurs {config.min_count} times: lower {opt.min_count}")
+        if not cls.has_words:
+            kept.sort()
+        counts = [rare.pop(symbol) for symbol in kept]
+        folded = sum(rare.values()) + num_forgotten
+        folded_chars = sum(n * len(symbol) for symbol, n in rare.items()) + forgotten_chars
+        return cls(tuple(kept), (*counts, *[folded] * (folded > 0), *eos), config, folded_chars * cls.has_words)
+
+    def stored(self) -> StoredVocabulary:
+        """The symbols and counts as a file's header keeps them."""
+        return StoredVocabulary("".join(self.symbols), self.counts)
+
+    @classmethod
+    def restore(cls, stored: StoredVocabulary, config: PreparationConfig) -> Self:
+        """The tokenizer of a file's header. Raises: CharRNNError if that is not sound."""
+        return cls(tuple(stored.symbols), stored.counts, config)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """The text of each id: U+FFFD for the unknown symbol, the separator for EOS."""
         return tuple(map(self.unmark, self.tokens))
-
-    @property
-    def _separator(self) -> str:
-        return self.spelled(self.config.border_text or "")
 
     @staticmethod
     def spelled(text: str) -> str:
@@ -93,7 +236,9 @@ class Tokenizer(Vocabulary, ABC):
     def mark(self, text: str) -> str:
         """A marked text: as `spelled`, with an EOS_MARK in place of each separator. Raises: CharRNNError."""
         text = self.spelled(text)
-        return text if self.config.separator is None else re.sub(separator_pattern(self._separator), EOS_MARK, text)
+        if self.config.separator is None:
+            return text
+        return re.sub(separator_pattern(self.spelled(self.config.separator)), EOS_MARK, text)
 
     def unmark(self, marked: str) -> str:
         """The text of a marked one."""
@@ -104,7 +249,7 @@ class Tokenizer(Vocabulary, ABC):
 
         Where it begins with an end of the separator, or ends with a beginning of it, there may be an EOS_MARK.
         """
-        marked, separator = self.mark(text), "" if self.eos_id is None else self._separator
+        marked, separator = self.mark(text), self.spelled(self.config.border_text or "")
         parts = range(1, len(separator))
         begins = {0, *(n for n in parts if marked.startswith(separator[-n:]))}
         ends = {0, *(n for n in parts if marked.endswith(separator[:n]))}
@@ -131,8 +276,8 @@ class Tokenizer(Vocabulary, ABC):
 
     @cached_property
     def _ids(self) -> Mapping[str, int]:
-        known = {symbol: i for i, symbol in enumerate(self.symbols)}
-        return known if self.eos_id is None else {**known, EOS_MARK: self.eos_id}
+        ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        return ids if self.eos_id is None else {**ids, EOS_MARK: self.eos_id}
 
     @abstractmethod
     def ids_of(self, symbols: Sequence[str]) -> Tensor:
@@ -164,18 +309,15 @@ class Tokenizer(Vocabulary, ABC):
         """Raises: CharRNNError that lists the symbols without an id of their own."""
         if missing := self.missing(symbols):
             outside = f"{self.noun}s outside the vocabulary of {self.size} symbols: {list_characters(missing)}"
-            look_alikes = [f"{ours!r} for {theirs!r}" for theirs in missing for ours in self._look_alikes(theirs)]
-            hint = f" (the model has {', '.join(look_alikes)})" if look_alikes else ""
+            groups = [(theirs, group) for theirs in missing for group in _LOOK_ALIKES if theirs in group]
+            known = [f"{ours!r} for {theirs!r}" for theirs, group in groups for ours in group if ours in self._ids]
+            hint = f" (the model has {', '.join(known)})" if known else ""
             raise UnknownSymbolsError(outside + hint, missing)
-
-    def _look_alikes(self, char: str) -> list[str]:
-        """Quotes, dashes or spaces of the vocabulary that look like this one."""
-        return [each for group in _LOOK_ALIKES if char in group for each in group if each in self._ids]
 
     def start(self, ids: Tensor) -> Tensor:
         """The ids (N,) that are read before a sample: EOS, if there are documents, and those of the prompt.
 
-        Without both a line feed, or the most frequent symbol of a text without lines.
+        If there are neither: a line feed, or the most frequent symbol of a text without lines.
         """
         if self.eos_id is not None:
             return ids if len(ids) and ids[0] == self.eos_id else torch.cat([torch.tensor([self.eos_id]), ids])
@@ -242,9 +384,8 @@ class CharTokenizer(Tokenizer):
         return torch.index_select(self._table, 0, points.clamp(max=len(self._table) - 1))
 
     def decode_marked(self, ids: Tensor) -> str:
-        points = np.ones(len(ids) + 1, np.uint32)  # the last one is no NUL, which NumPy would cut off
-        points[:-1] = self._points[ids.cpu().numpy()]
-        return str(points.view(f"<U{len(points)}")[0])[:-1]
+        points = self._points[ids.cpu().numpy()].astype("<u4")
+        return str(points.tobytes(), "utf-32-le", "surrogatepass")
 
 
 class ByteTokenizer(CharTokenizer):
@@ -252,7 +393,7 @@ class ByteTokenizer(CharTokenizer):
 
     noun = "byte"
 
-    def _require_symbols(self, kind: str = "", max_length: float = 1) -> None:
+    def _require_symbols(self) -> None:
         if self.symbols != _BYTES:
             raise CharRNNError("a vocabulary of bytes must hold all 256 in their order")
 
@@ -261,12 +402,12 @@ class ByteTokenizer(CharTokenizer):
         """The bytes that the corpus lacks."""
         return {i for i, n in enumerate(self.counts) if n == 0}
 
-    def _lengths(self) -> Iterable[float]:
+    def _lengths(self) -> list[float]:
         """A continuation byte of UTF-8 adds no character, unless the corpus is not UTF-8."""
         following = sum(self.counts[0x80:0xC0])
         asked = sum(self.counts[0xC2:0xE0]) + 2 * sum(self.counts[0xE0:0xF0]) + 3 * sum(self.counts[0xF0:0xF5])
         is_utf8 = following == asked and not any((*self.counts[0xC0:0xC2], *self.counts[0xF5:0x100]))
-        return (float(not (is_utf8 and 0x80 <= value < 0xC0)) for value in range(2**8))
+        return [float(not (is_utf8 and 0x80 <= value < 0xC0)) for value in range(2**8)]
 
     @staticmethod
     def spelled(text: str) -> str:
@@ -280,19 +421,16 @@ class ByteTokenizer(CharTokenizer):
         return self.unmark(symbol.translate(_CHARACTERS_OF_BYTES))
 
     @classmethod
-    def build(
-        cls, totals: Mapping[str, int], config: PreparationConfig, *, num_forgotten: int = 0, forgotten_chars: int = 0
-    ) -> Self:
+    def build(cls, totals: Mapping[str, int], config: PreparationConfig, forgotten: tuple[int, int] = (0, 0)) -> Self:
         eos = [] if config.border_text is None else [totals.get(EOS_MARK, 0)]
         return cls(_BYTES, (*(totals.get(byte, 0) for byte in _BYTES), *eos), config)
 
     def stored(self) -> StoredVocabulary:
-        return StoredVocabulary("".join(map(chr, range(2**8))), self.counts)
+        return StoredVocabulary(_STORED_BYTES, self.counts)
 
     @classmethod
     def restore(cls, stored: StoredVocabulary, config: PreparationConfig) -> Self:
-        symbols = (_BYTES[ord(char)] if ord(char) < 2**8 else char for char in stored.symbols)
-        return cls(tuple(symbols), stored.counts, config)
+        return cls(_BYTES if stored.symbols == _STORED_BYTES else (), stored.counts, config)
 
 
 class WordTokenizer(Tokenizer):
@@ -300,9 +438,6 @@ class WordTokenizer(Tokenizer):
 
     noun = "word"
     has_words = True
-
-    def _require_symbols(self, kind: str = "words", max_length: float = np.inf) -> None:
-        super()._require_symbols(kind, max_length)
 
     def split(self, marked: str) -> Sequence[str]:
         return split_words(marked)

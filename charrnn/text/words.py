@@ -69,12 +69,8 @@ def _pattern(*, is_ascii: bool) -> "re.Pattern[str]":
 
 def _letters() -> str:
     """The letters of scripts with spaces, and signs that are numbers without being digits, as ranges of a class."""
-    unspaced = re.compile(f"[{_UNSPACED}]")
-    return _ranges(point for point in range(0x20000) if _is_letter(chr(point)) and not unspaced.match(chr(point)))
-
-
-def _is_letter(char: str) -> bool:
-    return char.isalnum() and not char.isdecimal()
+    characters = re.sub(f"[{_UNSPACED}]", "", "".join(map(chr, range(0x20000))))
+    return _ranges(ord(char) for char in characters if char.isalnum() and not char.isdecimal())
 
 
 def _marks() -> str:

@@ -1,16 +1,16 @@
 """Truncated backpropagation through time (BPTT): update after update along contiguous streams of a text.
 
 B streams are read side by side. Each step reads the next chunk of T symbols x of every stream, predicts from each the
-next one, y, and updates the weights. The state behind a chunk begins the next one, so the network remembers text that
+next one, y, and updates the weights. The state after a chunk starts the next one, so the network remembers text that
 it read long ago. But it is detached: gradients reach back through the T symbols of one chunk (`--seq-length`), or each
 step would cost more than the one before. A larger T learns longer relations, in fewer and dearer updates.
 
     values     ────▶ a b c d ──state──▶ e f g h ──state──▶ i j k l      x of one stream, T = 4
     gradients        ◀───────  detach   ◀───────  detach   ◀───────
 
-At each step 5 % of the streams, and at each epoch all, begin anew with an empty state, as sampling does.
-Of several processes (`machine/distributed.py`) each has a part of the streams, and the mean of all gradients.
-When to stop, the learning rate and evaluations are left to `trainer.py`, the layout of streams to `streams.py`.
+At each step 5 % of the streams, and at each epoch all, start again from an empty state, as sampling does.
+Each of several processes (`machine/distributed.py`) has a part of the streams, and the mean of all gradients.
+`trainer.py` decides on the end, the learning rate and evaluations, `streams.py` on the layout of streams.
 
 Letters in shapes: T time steps, B parallel streams of this process, V vocabulary size.
 """
@@ -50,8 +50,7 @@ class TruncatedBPTT:
         self._grad_clip = config.grad_clip
         self._optimizers = make_optimizers(model, config, runtime)
         self._scaler = runtime.gradient_scaler()
-        self._generator = torch.Generator().manual_seed(torch.initial_seed())
-        """Of what concerns all streams: the same in all processes."""
+        self._generator = torch.Generator().manual_seed(torch.initial_seed())  # the same in all processes
         self.cursor = Cursor(0, 0, draw_offset(self.layout, self._generator))
         # These stay where they are, so that a device can record and replay the step.
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
@@ -59,11 +58,10 @@ class TruncatedBPTT:
         self._state = model.initial_state(B)
         self._update = runtime.capture(self._update_weights, self.reset)
         self._pace = runtime.pace()
-        self.seconds_per_step: float | None = None
-        """As `timing.py` has measured it."""
+        self.seconds_per_step: float | None = None  # measured by `timing.py`
 
     def reset(self) -> None:
-        """Drop the gradients, and what else an update leaves behind that was broken off."""
+        """Drop the gradients, and what else an interrupted update leaves."""
         self.model.zero_grad()
         state, self._scaler = self.scaler_state(), self.runtime.gradient_scaler()
         self._scaler.load_state_dict(state)
@@ -88,7 +86,7 @@ class TruncatedBPTT:
         self.mean_loss = self.mean_loss.lerp(self.loss, weight)
         epoch, self.cursor = self.cursor.epoch, advance(self.layout, self.cursor, self._generator)
         if self.cursor.epoch > epoch:
-            clear(self._state)  # the streams begin anew, at other places of the text
+            clear(self._state)  # the streams start again, at other places of the text
         self._pace()
 
     def _update_weights(self) -> None:
@@ -115,7 +113,7 @@ class TruncatedBPTT:
         self.loss.copy_(loss)
 
     def _draw_keep(self) -> Tensor:
-        """True for each stream of this process that does not begin anew."""
+        """False for each stream of this process that starts again from an empty state."""
         return (torch.rand(self.layout.batch_size, generator=self._generator) >= _RESET_PROBABILITY)[self._streams]
 
     def scaler_state(self) -> dict[str, float]:
@@ -123,10 +121,7 @@ class TruncatedBPTT:
         return dict(self._scaler.state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that the next step depends on, of all processes, which have to call it together.
-
-        They are those in use: copy them before it is taken.
-        """
+        """The tensors that the next step depends on, not copied; all processes have to call it together."""
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         tensors |= {"trainer.train_loss": self.mean_loss, "trainer.offsets": self._generator.get_state()}
         tensors |= {f"trainer.random.{name}": state for name, state in random_state(self.runtime).items()}
@@ -136,10 +131,7 @@ class TruncatedBPTT:
         return tensors | {name: gather(tensor, dim=1) for name, tensor in self._carried_state().items()}
 
     def load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
-        """Go back to where `tensors`, `cursor` and `gradient_scaler` were taken.
-
-        Raises: CharRNNError where they do not fit this model and text.
-        """
+        """Restore what `tensors`, `cursor` and `scaler_state` returned. Raises: CharRNNError if it does not fit."""
         try:
             self._load(tensors, cursor, gradient_scaler)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -163,6 +155,6 @@ class TruncatedBPTT:
         set_random_state(self.runtime, select("trainer.random.", tensors))
 
     def _carried_state(self) -> dict[str, Tensor]:
-        """The tensors of the state by name, "trainer.state.<layer>.<number of the tensor>"."""
+        """The tensors of the state by name: "trainer.state.<layer>.<number of the tensor>"."""
         layers = enumerate(self._state)
         return {f"trainer.state.{i}.{j}": tensor for i, layer in layers for j, tensor in enumerate(layer)}

@@ -40,9 +40,9 @@ class Budget:
 
     def total(self, reserve_s: float) -> float:
         """Steps, or seconds without the reserve."""
-        return (
-            self.steps if self.steps is not None else max(self.seconds - reserve_s, (1 - _MAX_RESERVE) * self.seconds)
-        )
+        if self.steps is not None:
+            return self.steps
+        return max(self.seconds - reserve_s, (1 - _MAX_RESERVE) * self.seconds)
 
     def expected_steps(self, seconds_per_step: float) -> float:
         """Steps that the whole budget allows."""
@@ -56,25 +56,22 @@ class Budget:
         """The share that is spent, from 0 to 1."""
         return min(1.0, self.spent(now) / self.total(now.reserve_s))
 
-    def end(self, now: Moment) -> float:
-        """The fraction at which the run ends: early where patience was lost, yet late enough to cool down."""
-        return min(1.0, (1 + _COOL_DOWN) * self._cool_down_from(now))
-
     def is_over(self, now: Moment) -> bool:
         """True if the budget is spent, or the patience and the cool-down that follows it."""
-        return self.fraction(now) >= self.end(now)
+        return self.fraction(now) >= self._cool_down(now)[1]
 
     def learning_rate(self, peak: float, warmup_steps: int, now: Moment) -> float:
         """A linear rise over the first steps (of a short run: its first tenth), times a cosine to zero at its end.
 
         Where patience was lost, a straight line leads to zero earlier.
         """
-        fraction, end, cool_from = self.fraction(now), self.end(now), self._cool_down_from(now)
+        fraction, (begin, end) = self.fraction(now), self._cool_down(now)
         warmup = min(1.0, max((now.step + 1) / (warmup_steps + 1), 10 * fraction))
-        cool_down = 1.0 if cool_from >= end else min(1.0, (end - fraction) / (end - cool_from))
+        cool_down = 1.0 if begin >= end else min(1.0, (end - fraction) / (end - begin))
         return peak * warmup * cool_down * 0.5 * (1 + math.cos(math.pi * fraction))
 
-    def _cool_down_from(self, now: Moment) -> float:
-        """The fraction at which patience was lost, or 1."""
+    def _cool_down(self, now: Moment) -> tuple[float, float]:
+        """The fractions at which patience was lost, or 1, and at which the run ends."""
         lost_at = now.patience_lost_at
-        return 1.0 if lost_at is None else min(1.0, lost_at / self.total(now.reserve_s))
+        begin = 1.0 if lost_at is None else min(1.0, lost_at / self.total(now.reserve_s))
+        return begin, min(1.0, (1 + _COOL_DOWN) * begin)

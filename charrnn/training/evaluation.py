@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from charrnn.config import MAX_EVALUATIONS, TrainingConfig
 from charrnn.model.scoring import Part, Score, evaluate
@@ -12,21 +12,15 @@ from charrnn.training.budget import Budget, Moment
 from charrnn.training.snapshot import Course, History
 from charrnn.training.timing import Clock, seconds_per_step
 
-EVALUATION_SHARE = 0.04
-"""Max share of a run for all evaluations but the final one."""
-FINAL_SHARE = 0.05
-"""Max share of a run for the final one."""
-EVALUATION_COST = 0.25
-"""Cost of evaluating a symbol, in symbols of training."""
+EVALUATION_SHARE = 0.04  # max share of a run for all evaluations but the final one
+FINAL_SHARE = 0.05  # max share of a run for the final one
+EVALUATION_COST = 0.25  # cost of evaluating a symbol, in symbols of training
 _MIN_EVALUATIONS = 4  # that are spaced over a budget
 
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation: the loss of the part that each one reads, which decides, and the score to report.
-
-    Both are in nats per character, whatever a symbol is.
-    """
+    """The loss on the part that each evaluation reads, which decides, and the score to report; nats per character."""
 
     part_loss: float
     score: Score
@@ -43,9 +37,7 @@ class Evaluations:
     def __init__(self, bptt: TruncatedBPTT, config: TrainingConfig, budget: Budget) -> None:
         self._bptt, self._text, self._config, self._budget = bptt, bptt.text, config, budget
         self._symbols_per_step = bptt.layout.symbols_per_step
-        self._final_part = Part()
-        self._seconds_per_symbol = 0.0
-        self._follow_up_seconds = 0.0
+        self._seconds_per_symbol, self._follow_up_seconds = 0.0, 0.0
 
     @property
     def are_validating(self) -> bool:
@@ -59,25 +51,19 @@ class Evaluations:
 
     @property
     def num_chars(self) -> int:
-        """Characters that these stand for, in the mean."""
+        """Mean number of characters of these."""
         return self._text.count_chars(self.num_predictions)
-
-    def count_chars(self, score: Score) -> int:
-        """The characters that the predictions of a score stand for, in the mean."""
-        return self._text.count_chars(score.num_predictions)
 
     def begin(self, history: History) -> None:
         """Choose the part that each evaluation reads, unless the run has one, and reserve time for the final one."""
-        seconds_per_symbol = 0.0
         if self._budget.steps is None and self.are_validating:
-            seconds_per_symbol = EVALUATION_COST * seconds_per_step(self._bptt) / self._symbols_per_step
+            self._seconds_per_symbol = EVALUATION_COST * seconds_per_step(self._bptt) / self._symbols_per_step
         if history.part is None:
-            history.part = self._afford(EVALUATION_SHARE / _MIN_EVALUATIONS, seconds_per_symbol)
-            history.evaluation_seconds = self._num_symbols(history.part) * seconds_per_symbol
-            self._reserve(history, seconds_per_symbol)
+            history.part = self._afford(EVALUATION_SHARE / _MIN_EVALUATIONS)
+            history.evaluation_seconds = self._num_symbols(history.part) * self._seconds_per_symbol
+            self._reserve(history)
         else:
             history.part = history.part.bounded(self._bptt.model.config.vocab_size)
-            self._final_part = self._afford(FINAL_SHARE, seconds_per_symbol)
 
     def are_due(self, course: Course, history: History, now: Moment) -> bool:
         """True if the next event is an evaluation."""
@@ -95,15 +81,15 @@ class Evaluations:
         self, history: History, clock: Clock, should_stop: Callable[[], bool], is_over: Callable[[], bool]
     ) -> Result | None:
         """Evaluate the model as it is. Returns: None where `should_stop` cut it short. Raises: CorpusChangedError."""
-        begin = time.perf_counter()
+        final_part, begin = self._afford(FINAL_SHARE), time.perf_counter()
         score = self._read(history.part, should_stop)
         seconds = self._bptt.runtime.ranks.share(lambda: time.perf_counter() - begin)
         self._seconds_per_symbol = seconds / max(self._num_symbols(history.part), 1)
         part_loss, best = score.loss, history.best_part_loss
         improved = math.isfinite(part_loss) and (best is None or part_loss < best)
-        if improved and self._final_part != history.part and is_over():
+        if improved and final_part != history.part and is_over():
             end = self._budget.seconds - self._follow_up_seconds
-            more = self._read(self._final_part, should_stop, lambda: clock.elapsed_s > end)
+            more = self._read(final_part, should_stop, lambda: clock.elapsed_s > end)
             if more.num_predictions > score.num_predictions:  # there was time for it
                 score = more
         is_whole = score.num_predictions == self.num_predictions
@@ -112,8 +98,8 @@ class Evaluations:
     def record(self, result: Result, course: Course, history: History, now: Moment) -> None:
         """Remember the best loss, and count evaluations without progress."""
         if result.improved:
-            history.best_part_loss = result.part_loss
-            history.best_val_loss, history.best_val_chars = result.score.loss, self.count_chars(result.score)
+            history.best_part_loss, history.best_val_loss = result.part_loss, result.score.loss
+            history.best_val_chars = self._text.count_chars(result.score.num_predictions)
         if course.patience_lost_at is None:
             course.stale_evaluations = 0 if result.improved else course.stale_evaluations + 1
             if self.have_lost_patience(course):
@@ -123,10 +109,8 @@ class Evaluations:
     def record_duration(self, seconds: float, follow_up_seconds: float, history: History, *, is_final: bool) -> None:
         """Plan with the measured duration; `follow_up_seconds` of it went to the sample and the checkpoint."""
         history.evaluation_seconds, self._follow_up_seconds = seconds, follow_up_seconds
-        reserve_s = history.final_evaluation_seconds
-        self._reserve(history, self._seconds_per_symbol)
-        if is_final:  # a budget that was spent stays spent
-            history.final_evaluation_seconds = max(history.final_evaluation_seconds, reserve_s)
+        # After the final evaluation the reserve does not fall: a budget that was spent stays spent.
+        self._reserve(history, at_least=history.final_evaluation_seconds if is_final else 0.0)
 
     def have_lost_patience(self, course: Course) -> bool:
         """True after as many evaluations without progress as the patience allows."""
@@ -141,22 +125,23 @@ class Evaluations:
             total, cost = self._budget.total(history.final_evaluation_seconds), history.evaluation_seconds
         return max(_MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * total / max(cost, 1e-9))))
 
-    def _afford(self, share: float, seconds_per_symbol: float) -> Part:
-        """The largest part of the validation text that can be read in a share of the run."""
+    def _afford(self, share: float) -> Part:
+        """The largest part of the validation text that is read in this share of the run."""
         if self._budget.steps is not None:
             max_symbols = share * self._budget.steps * self._symbols_per_step / EVALUATION_COST
         else:
-            max_symbols = share * self._budget.seconds / max(seconds_per_symbol, 1e-12)
+            max_symbols = share * self._budget.seconds / max(self._seconds_per_symbol, 1e-12)
         return Part.fit(len(self._text.val), self._bptt.model.config.vocab_size, max_symbols)
 
     def _num_symbols(self, part: Part | None) -> int:
         return 0 if part is None else part.count(len(self._text.val))
 
-    def _reserve(self, history: History, seconds_per_symbol: float) -> None:
+    def _reserve(self, history: History, at_least: float = 0.0) -> None:
         """Reserve for the final evaluation the duration of any other, and of the text that it reads beyond those."""
-        self._final_part = self._afford(FINAL_SHARE, seconds_per_symbol)
-        more = 0 if self._final_part == history.part else self._num_symbols(self._final_part)
-        history.final_evaluation_seconds = history.evaluation_seconds + more * seconds_per_symbol
+        final_part = self._afford(FINAL_SHARE)
+        more = 0 if final_part == history.part else self._num_symbols(final_part)
+        seconds = history.evaluation_seconds + more * self._seconds_per_symbol
+        history.final_evaluation_seconds = max(seconds, at_least)
 
     def _read(
         self, part: Part | None, should_stop: Callable[[], bool], is_time_up: Callable[[], bool] = lambda: False
@@ -174,4 +159,4 @@ class Evaluations:
                 should_stop=should_stop,
                 is_time_up=is_time_up,
             )
-        return Score(self._text.per_char(score.loss), score.num_predictions)
+        return replace(score, loss=self._text.per_char(score.loss))

@@ -1,14 +1,14 @@
 """Values for options that were not set: epochs, the model's width, dropout, learning rate.
 
-The shape of a chunk follows from the machine, see `Runtime.training_layout`. The measurements are in
-`tests/benchmarks/README.md`.
+The shape of a chunk depends on the machine, see `Runtime.training_layout`. `tests/benchmarks/README.md` has the
+measurements.
 """
 
 import bisect
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 from charrnn.config import Cell, ModelConfig, ModelOptions, Optimizer, TrainingConfig
 from charrnn.errors import CharRNNError, OptionError, opt
@@ -20,10 +20,9 @@ from charrnn.training.budget import Budget
 from charrnn.training.streams import Layout, TrainingText
 from charrnn.training.timing import seconds_per_step
 
-MAX_PARAMETERS_PER_CHAR = 20
-"""Of a text; a model with more learns it by heart."""
+MAX_PARAMETERS_PER_CHAR = 20  # of a text; a model with more overfits
 SHAPES = ((1, 64), (1, 128), (1, 256), (1, 384), (1, 512), (1, 768), (1, 1024), (2, 1024))
-"""Numbers of layers and of units per layer that are chosen from, in the order of their parameters."""
+"""Candidates for the numbers of layers and of units per layer, sorted by their parameters."""
 
 _CHARS_TO_TRAIN_WELL, _MAX_EPOCHS = 10_000_000, 15
 _MIN_UPDATES, _CHARS_PER_CPU_STEP = 5_000, 2_048
@@ -64,29 +63,22 @@ def choose_shape(
     runtime: Runtime,
     num_chars_before: int = 0,
 ) -> ModelConfig:
-    """A model's shape, its layers and dropout chosen where they are not set.
+    """A model's shape, with layers and dropout chosen where they are not set; `num_chars_before` as `default_dropout`.
 
-    On `num_chars_before` see `default_dropout`. Raises: CharRNNError for lack of memory.
+    Raises: CharRNNError for lack of memory.
     """
-
-    @functools.cache
-    def expect_epochs(model: ModelConfig) -> float:
-        return expected_epochs(model, config, text, runtime)
-
-    def shape(num_layers: int, hidden_size: int) -> ModelConfig:
-        sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "vocab_size": vocab_size}
-        return ModelConfig(**{**vars(options), **sizes})
+    num_chars = len(text.train)
+    expect_epochs = cache(partial(expected_epochs, config=config, text=text, runtime=runtime))
 
     def suits(model: ModelConfig) -> bool:
-        return lacking_memory(model, text.layout, runtime) is None and suits_budget(
-            model, num_chars, lambda: expect_epochs(model) * num_chars
-        )
+        fits = lacking_memory(model, text.layout, runtime) is None
+        return fits and suits_budget(model, num_chars, lambda: expect_epochs(model) * num_chars)
 
-    num_chars = len(text.train)
+    shape = partial(ModelConfig, **{**vars(options), "vocab_size": vocab_size})
     if options.hidden_size is not None:
-        model = shape(options.num_layers, options.hidden_size)
+        model = shape()
     else:
-        model = largest([shape(*sizes) for sizes in SHAPES], suits)
+        model = largest([shape(num_layers=L, hidden_size=H) for L, H in SHAPES], suits)
     require_memory(model, text.layout, runtime)
     if model.dropout is not None:
         return model
@@ -98,10 +90,7 @@ def choose_shape(
 def choose_learning_rate(
     model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime, *, is_warm: bool = False
 ) -> float:
-    """The peak of the learning rate, chosen where it is open: lower for weights that come from another run.
-
-    One that is chosen has three digits, and is told in full.
-    """
+    """The peak of the learning rate; if not set, it is chosen with three digits, lower for weights of another run."""
     if config.learning_rate is not None:
         return config.learning_rate
     learning_rate = default_learning_rate(model, config.optimizer, text.layout.symbols_per_step)
@@ -112,7 +101,7 @@ def choose_learning_rate(
 
 
 def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> float:
-    """Passes over the text that the budget allows, on this machine if it is one of time."""
+    """Passes over the text that the budget allows; a trial on this machine measures those of a budget of time."""
     if config.epochs is not None:
         return config.epochs
     budget = Budget.of(config, text.layout.num_chunks)
@@ -123,10 +112,7 @@ def expected_epochs(model: ModelConfig, config: TrainingConfig, text: TrainingTe
 
 
 def default_epochs(num_chars: int, steps_per_epoch: int) -> int:
-    """As many epochs as a model of medium size needs to be well trained on a corpus of this size.
-
-    Large steps, as on a GPU, do not make the updates of the weights too few.
-    """
+    """Epochs that a medium model needs on a corpus of this size, with a minimum of updates for large steps."""
     epochs = min(_MAX_EPOCHS, max(3, math.ceil(_CHARS_TO_TRAIN_WELL / num_chars)))
     return max(epochs, math.ceil(min(_MIN_UPDATES, _MAX_EPOCHS * num_chars / _CHARS_PER_CPU_STEP) / steps_per_epoch))
 
@@ -134,15 +120,15 @@ def default_epochs(num_chars: int, steps_per_epoch: int) -> int:
 def default_dropout(
     num_parameters: int, num_chars: int, epochs: float, num_chars_before: int = 0, pace: float = 1
 ) -> float:
-    """More dropout the more often a text is read, and the more parameters could learn it by heart.
+    """More dropout the more often a text is read, and the more parameters could overfit it.
 
-    A straight line in the logarithm of both, through the best values found for three budgets; yet no more than a model
-    can bear that reads few characters for each of its parameters, and has still to learn. `num_chars_before` counts
-    those that its weights have learned from before, of another text; `pace` is the optimizer's, 1 for AdamW.
+    A straight line in the logarithm of both, through the best values found for three budgets; limited for a model that
+    reads few characters for each of its parameters. `num_chars_before` counts characters of another text that its
+    weights were trained on before; `pace` is the optimizer's, 1 for AdamW.
     """
-    by_heart = max(epochs * num_parameters / num_chars, 1e-9)
+    overfitting = max(epochs * num_parameters / num_chars, 1e-9)
     learned = max(pace * (num_chars_before + epochs * num_chars) / num_parameters, 1e-9)
-    dropout = 0.11 * min(math.log2(by_heart) - 1.8, math.log2(learned) - 0.7)
+    dropout = 0.11 * min(math.log2(overfitting) - 1.8, math.log2(learned) - 0.7)
     return round(min(0.5, max(0.0, dropout)), 2)
 
 
@@ -175,17 +161,14 @@ def default_learning_rate(model: ModelConfig, optimizer: Optimizer, chars_per_st
 
     Source: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022), for the root.
     """
-    peak = (
-        _MUON_PEAKS[model.cell] if optimizer == "muon" else _PEAKS[model.cell] * min(1.0, 512 / model.hidden_size) ** 2
-    )
-    return peak * min(1.0, math.sqrt(chars_per_step / 1024))
+    peaks, share = (_MUON_PEAKS, 1.0) if optimizer == "muon" else (_PEAKS, min(1.0, 512 / model.hidden_size) ** 2)
+    return peaks[model.cell] * share * min(1.0, math.sqrt(chars_per_step / 1024))
 
 
 def warm_share(num_parameters: int, num_chars: int, epochs: float) -> float:
-    """Share of the default learning rate for weights that come from another run, and have something to lose.
+    """Share of the default learning rate for weights of another run: at most a half, less the sooner they overfit.
 
-    A half, and less the sooner these parameters learn the new text by heart: a curve near the best values found for
-    two texts and two budgets each.
+    A curve near the best values found for two texts and two budgets each.
     """
     return 0.5 / (1 + epochs * num_parameters / num_chars / 25)
 
@@ -199,14 +182,13 @@ def require_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> None
 
 
 def lacking_memory(model: ModelConfig, layout: Layout, runtime: Runtime) -> str | None:
-    """A sentence about the memory that training needs and does not find, or None."""
+    """A sentence about the memory that training needs and the device lacks, or None."""
     # Weights, gradients and two moments; the two snapshots to go back to, and the one being saved, without the
     # gradients; two outputs of each layer, and the logits of a step, or in float32 those of an evaluation, three times.
     copies = 4 + 3 * (2 + runtime.shares_host_memory)
     outputs = 2 * model.num_layers * model.hidden_size * runtime.dtype.itemsize + 4 * model.vocab_size
     ranks = runtime.ranks
-    if ranks.size > 1:
-        copies += 1  # the message
+    copies += ranks.size > 1  # the message
     activations = max(layout.symbols_per_step // ranks.size * outputs, 12 * max_logits(model.vocab_size))
     needed, free = 4 * copies * count_parameters(model) + activations, runtime.free_memory()
     if runtime.shares_host_memory:

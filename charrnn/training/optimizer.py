@@ -18,10 +18,9 @@ from charrnn.model.network import CharRNN, layer_weights
 from charrnn.training.snapshot import require_like
 
 _MOMENTUM = 0.9
+# Symbols between two of Muon's updates on a CPU, where orthogonalisation costs half as much as a small step.
 _SYMBOLS_PER_UPDATE, _MAX_PERIOD = 2048, 4
-"""Symbols between two of Muon's updates on a CPU, where orthogonalisation costs half as much as a small step."""
-_ADAMW_SHARE = 0.5
-"""Learning rate of AdamW beside Muon, relative to Muon's, for layers of up to 512 units."""
+_ADAMW_SHARE = 0.5  # learning rate of AdamW beside Muon, relative to Muon's, for layers of up to 512 units
 _POLYNOMIALS = ((8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448))
 """Coefficients of X, X X^T X and (X X^T)^2 X in each iteration. Source: Amsel et al., "The Polar Express" (2025)."""
 

@@ -1,4 +1,4 @@
-"""The state of a training between two steps: a part that a recovery takes back, and a part that it never does."""
+"""The state of a training run between two steps: a part that a recovery resets, and a part that it keeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,50 +12,37 @@ from charrnn.training.streams import Cursor
 
 @dataclass(kw_only=True)
 class Course:
-    """Progress of the training. A recovery takes it back to an earlier moment.
+    """Progress, which a recovery resets to an earlier moment.
 
     Older checkpoints lack a new field, see `_upgraded` in `checkpoint.py`. Values are immutable: copies are shallow.
     """
 
-    lowest_loss: float
-    """The least running mean of the training loss that was looked at, or at first the loss of guessing."""
+    lowest_loss: float  # least running mean of the training loss at a check; at first the loss of guessing
     step: int = 0
     evaluated_step: int = 0
-    evaluated_fraction: float = 0.0
-    """Of the budget, at the last evaluation."""
-    stale_evaluations: int = 0
-    """Evaluations without progress since the last one with it."""
-    patience_lost_at: float | None = None
-    """Steps or seconds, as the budget counts them."""
+    evaluated_fraction: float = 0.0  # of the budget, at the last evaluation
+    stale_evaluations: int = 0  # evaluations without progress since the last one with it
+    patience_lost_at: float | None = None  # in steps or seconds, as the budget counts
 
 
 @dataclass(kw_only=True)
 class History:
-    """Facts about the run that no recovery takes back. For new fields see `Course`."""
+    """Facts about the run that no recovery resets. For new fields see `Course`."""
 
-    elapsed_s: float = 0.0
-    """Wall-clock seconds since the first step."""
-    paused_seconds: float = 0.0
-    """Those of them in which nothing was trained."""
-    evaluation_seconds: float = 0.0
-    """Duration of one evaluation, with the sample and the checkpoint that follow it."""
-    final_evaluation_seconds: float = field(default=0.0, metadata={"key": "closing_seconds"})
-    """Expected duration of the final one."""
-    part: Part | None = None
-    """The part of the validation text that each evaluation reads; None before the first step."""
+    elapsed_s: float = 0.0  # wall-clock time since the first step
+    paused_seconds: float = 0.0  # part of it without training
+    evaluation_seconds: float = 0.0  # duration of one evaluation, with the sample and the checkpoint that follow it
+    final_evaluation_seconds: float = field(default=0.0, metadata={"key": "closing_seconds"})  # expected duration
+    part: Part | None = None  # of the validation text, read by each evaluation; None before the first step
     best_part_loss: float | None = None
     best_val_loss: float | None = None
-    best_val_chars: int | None = None
-    """Number of predictions that `best_val_loss` is the mean of."""
+    best_val_chars: int | None = None  # number of characters that `best_val_loss` is measured on
     recoveries: int = 0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the further course of a training depends on, weights included.
-
-    Names of tensors begin with "model." for weights and with "trainer." for all else.
-    """
+    """Everything that the next steps depend on; names of tensors start with "model." for weights, else "trainer."."""
 
     tensors: Mapping[str, Tensor]
     cursor: Cursor
@@ -65,14 +52,12 @@ class Snapshot:
 
     @property
     def num_ranks(self) -> int:
-        """The number of processes that took it, each with a generator of its own."""
+        """The number of processes that took it, each with its own generator."""
         return sum(name.startswith("trainer.random.cpu") for name in self.tensors)
 
     def copy(self, device: torch.device | None = None) -> "Snapshot":
-        """The same moment in memory of its own, on another device if one is named."""
-        tensors = {
-            name: tensor.detach().to(device or tensor.device, copy=True) for name, tensor in self.tensors.items()
-        }
+        """A copy, on another device if one is given."""
+        tensors = {name: each.detach().to(device or each.device, copy=True) for name, each in self.tensors.items()}
         return replace(self, tensors=tensors, course=replace(self.course), history=replace(self.history))
 
 

@@ -37,8 +37,7 @@ class Cursor:
 class Layout:
     """N symbols cut into B streams of `num_chunks` chunks of T symbols, with some symbols to spare.
 
-    Each epoch shifts all streams by a random offset up to `slack`, so that the borders of the chunks move
-    and every symbol gets its turn.
+    Each epoch shifts all streams by a random offset up to `slack`, so that chunks start at other symbols.
     """
 
     batch_size: int
@@ -48,7 +47,7 @@ class Layout:
 
     @classmethod
     def fit(cls, num_symbols: int, batch_size: int, seq_length: int, num_ranks: int = 1) -> "Layout":
-        """The layout of N symbols, with fewer and shorter streams where there are too few for those asked.
+        """The layout of N symbols, with fewer and shorter streams if there are too few for those requested.
 
         Each of several processes has as many streams. Raises: CharRNNError for too few symbols.
         """
@@ -67,7 +66,7 @@ class Layout:
         return self.batch_size * self.seq_length
 
     def require(self, cursor: Cursor) -> None:
-        """Check that a cursor lies within the streams. Raises: ValueError."""
+        """Check that a cursor is within the streams. Raises: ValueError."""
         if cursor.chunk >= self.num_chunks or cursor.offset > self.slack:
             raise ValueError(f"chunk {cursor.chunk} at offset {cursor.offset} is beyond the streams")
 
@@ -76,8 +75,8 @@ class Layout:
 class TrainingText:
     """Training indices (N,), validation indices, and the streams of the former.
 
-    `check` raises CorpusChangedError where the indices lie in a file that another program has made shorter. A symbol
-    stands for `chars_per_symbol` characters in the mean, of the validation text if there is any.
+    `check` raises CorpusChangedError if another program has truncated the file of the indices. `chars_per_symbol` is
+    the mean number of characters of a symbol of the validation text, or else of the training text.
     """
 
     train: Tensor
@@ -99,10 +98,8 @@ class TrainingText:
     ) -> "TrainingText":
         """Hold out the last part for validation, and lay the rest out in the config's streams and chunks.
 
-        If there is a `border` between documents, the cut is at one, which both parts have. `count_chars` counts the
-        characters that indices stand for. A text whose last part would be shorter than two symbols is not split: there
-        is nothing to predict.
-        Raises: CharRNNError for too few symbols.
+        If there is a `border` between documents, the cut is at one, which both parts have. A text whose last part
+        would be shorter than two symbols is not split. Raises: CharRNNError for too few symbols.
         """
         num_train = int((1 - config.val_fraction) * len(indices))
         first_val = num_train
@@ -110,24 +107,23 @@ class TrainingText:
             first_val, num_train = cut, cut + 1
         if num_train < 2 or len(indices) - first_val < 2:
             first_val = num_train = len(indices)
-        B, T = config.batch_size, config.seq_length
-        if B is None or T is None:
-            raise ValueError("streams and chunks are open: `heuristics.choose_layout` chooses them")
-        layout = Layout.fit(num_train, B, T, num_ranks)
+        if config.batch_size is None or config.seq_length is None:
+            raise ValueError("batch_size and seq_length are not set: `heuristics.choose_layout` chooses them")
+        layout = Layout.fit(num_train, config.batch_size, config.seq_length, num_ranks)
         train, val = indices[:num_train], indices[first_val:]
         predicted = val[1:] if len(val) else train[1:]
         return cls(train, val, layout, check, max(count_chars(predicted), 1.0) / len(predicted))
 
     def placed(self, runtime: Runtime) -> "TrainingText":
-        """The same text on a device, in a copy that is nobody else's, if it takes less than half of the free memory."""
-        size, free = self.train.nbytes + self.val.nbytes, runtime.free_memory()
-        if free is not None and 2 * size > free:
+        """The same text on a device, if it takes at most half of the free memory."""
+        free = runtime.free_memory()
+        if free is not None and 2 * (self.train.nbytes + self.val.nbytes) > free:
             return self
         train, val = runtime.place(self.train), runtime.place(self.val)
         return replace(self, train=train, val=val, check=self.check if train is self.train else _trust)
 
     def count_chars(self, num_symbols: int) -> int:
-        """The characters that `num_symbols` symbols stand for, in the mean."""
+        """The mean number of characters of `num_symbols` symbols."""
         return round(num_symbols * self.chars_per_symbol)
 
     def per_char(self, loss: _Loss) -> _Loss:
@@ -136,28 +132,24 @@ class TrainingText:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Check the indices' file around the enclosed reads. Raises: CorpusChangedError where it was changed."""
+        """Check the file of the indices around the enclosed reads. Raises: CorpusChangedError."""
         self.check()
         try:
             yield
         except IndexError as error:
-            raise CorpusChangedError(
-                "the corpus was overwritten while it was read: prepare the same text again"
-            ) from error
+            changed = "the corpus was overwritten while it was read: prepare the same text again"
+            raise CorpusChangedError(changed) from error
 
 
 def _nearest_border(indices: Tensor, place: int, border: int) -> int:
-    """The border nearest to a place but for the first and the last index; 0 if there is none.
-
-    Blocks are looked through from the place on, in both directions.
-    """
+    """The border nearest to a place, without the first and the last index; 0 if there is none."""
     last = len(indices) - 1
     for distance in range(0, len(indices), _BLOCK):
         low, high = max(place - distance - _BLOCK, 1), max(place - distance, 1)
         before = torch.nonzero(indices[low:high] == border)
         begin = min(place + distance, last)
-        behind = torch.nonzero(indices[begin : min(begin + _BLOCK, last)] == border)
-        found = [low + int(each) for each in before[-1:]] + [begin + int(each) for each in behind[:1]]
+        after = torch.nonzero(indices[begin : min(begin + _BLOCK, last)] == border)
+        found = [low + int(each) for each in before[-1:]] + [begin + int(each) for each in after[:1]]
         if found:
             return min(found, key=lambda each: abs(each - place))
     return 0
@@ -180,7 +172,7 @@ def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> Tensor:
 
 
 def advance(layout: Layout, cursor: Cursor, generator: torch.Generator) -> Cursor:
-    """The cursor of the next chunk; at the end of an epoch, of the next epoch with an offset of its own."""
+    """The cursor of the next chunk; after the last one of an epoch, the start of the next at a new offset."""
     if cursor.chunk + 1 < layout.num_chunks:
         return Cursor(cursor.epoch, cursor.chunk + 1, cursor.offset)
     return Cursor(cursor.epoch + 1, 0, draw_offset(layout, generator))

@@ -11,14 +11,13 @@ from charrnn.training.bptt import TruncatedBPTT
 
 
 class Clock:
-    """Wall-clock seconds of a run, those of its earlier parts included; `paused_s` are those without training.
+    """Wall-clock seconds of a run with its earlier parts; `paused_s` are those without training.
 
-    Where several processes train together, it shows what they agreed on last.
+    In several processes it shows what they agreed on last.
     """
 
     def __init__(self, elapsed_s: float = 0.0, paused_s: float = 0.0) -> None:
-        self.paused_s = paused_s
-        self._before = elapsed_s
+        self.paused_s, self._before = paused_s, elapsed_s
         self._started: float | None = None
         self._agreed: float | None = None
 

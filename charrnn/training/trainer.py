@@ -18,14 +18,14 @@ from charrnn.training.budget import Budget, Moment
 from charrnn.training.evaluation import Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
 from charrnn.training.heuristics import default_learning_rate
-from charrnn.training.recovery import Recovery, lowered
+from charrnn.training.recovery import ABSURD_LOSS, Recovery, lowered
 from charrnn.training.snapshot import Course, History, Snapshot
 from charrnn.training.streams import TrainingText
 from charrnn.training.timing import Clock
 
 
 class Trainer:
-    """The training of a model on a text, from its budget's begin to its end; `snapshot` holds its whole state."""
+    """Training of a model on a text, from the start of a budget to its end; `snapshot` is the whole state."""
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.config, self.layout = config, text.layout
@@ -37,9 +37,9 @@ class Trainer:
         self.evaluations = Evaluations(self.bptt, config, self.budget)
         self.course, self.history = Course(lowest_loss=math.log(model.config.vocab_size)), History()
         self.clock = Clock()
-        self.saving_seconds = 0.0  # of the last save, which went on beside the training; set by the caller
+        self.saving_seconds = 0.0  # of the last save, which ran beside the training; set by the caller
         self.stop_requested = False  # of this process
-        self.is_behind = False  # once a stop met an exploded loss, and went back to the trusted snapshot
+        self.is_behind = False  # True after a stop at an exploded loss, which restored the trusted snapshot
         self.recovery = Recovery(self.bptt, config, self.learning_rate)
 
     def run(self) -> Iterator[Event]:
@@ -49,7 +49,7 @@ class Trainer:
         """
         self.evaluations.begin(self.history)
         self.clock.start()
-        self.recovery.keep(self._copy)
+        self.recovery.begin(self._copy())
         self.bptt.model.train()
         while not self._agree_on_stop():
             if self.evaluation_is_due:
@@ -62,7 +62,7 @@ class Trainer:
                 yield progress if is_sane else self._recover(self.bptt.text.per_char(self.recovery.loss))
         is_stopped = self._agree_on_stop()
         if is_stopped and not self.recovery.is_sane(self.course):
-            # A run that goes on from there takes the steps in between again, and ends as if it had not been stopped.
+            # A run that resumes there repeats the steps in between, and ends as if it had not been stopped.
             self._go_to(self.recovery.trusted)
             self.is_behind = True
         reason = "stopped" if is_stopped else "budget" if self.fraction == 1 else "patience"
@@ -78,10 +78,7 @@ class Trainer:
         return self.clock.agree(self.bptt.runtime.ranks, stop=self.stop_requested)
 
     def snapshot(self) -> Snapshot:
-        """The training as it stands between two events, of all processes, which have to call it together.
-
-        Its tensors are in use: copy them before the next step.
-        """
+        """The state between two events; copy its tensors before the next step. All processes have to call it."""
         history = replace(self.history, elapsed_s=self.clock.elapsed_s, paused_seconds=self.clock.paused_s)
         return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.course, history)
 
@@ -99,9 +96,8 @@ class Trainer:
         learning_rate = self.budget.learning_rate(peak, self.config.warmup_steps, self.now)
         self.bptt.step(learning_rate)
         self.course.step += 1
-        where = self._where()
+        where, loss = self._where(), self.bptt.text.per_char(self.bptt.mean_loss)
         rate = self.clock.rate(where["chars"])
-        loss = self.bptt.text.per_char(self.bptt.mean_loss)
         return Progress(**where, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
@@ -111,12 +107,12 @@ class Trainer:
             result = self.evaluations.measure(self.history, self.clock, self._agree_on_stop, self._is_over)
         if result is None:
             return
-        if self.recovery.is_absurd(result.part_loss):
+        if not result.part_loss < ABSURD_LOSS:
             yield self._recover(result.part_loss)
             return
         self.evaluations.record(result, self.course, self.history, self.now)
         reported = time.perf_counter()
-        loss, val_chars = result.score.loss, self.evaluations.count_chars(result.score) or None
+        loss, val_chars = result.score.loss, self.bptt.text.count_chars(result.score.num_predictions) or None
         part_loss = None if result.part_loss == loss else result.part_loss
         where = self._where() | {"is_whole": result.is_whole, "improved": result.improved}
         yield Evaluated(**where, loss=loss, val_chars=val_chars, part_loss=part_loss)
@@ -126,10 +122,7 @@ class Trainer:
         self.course.evaluated_fraction = self.fraction  # of a budget that now reserves another part
 
     def _recover(self, loss: float) -> Recovered:
-        """Go back from this loss per character to the trusted snapshot, and on with a lower learning rate.
-
-        Raises: CharRNNError.
-        """
+        """Go back from this loss per character to the trusted snapshot. Raises: CharRNNError."""
         self._go_to(self.recovery.go_back(loss, self.course, self.history))
         return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
 
@@ -156,7 +149,7 @@ class Trainer:
 
     @property
     def evaluation_is_due(self) -> bool:
-        """True if the next event will be an evaluation, unless a stop is asked for."""
+        """True if the next event will be an evaluation, unless a stop is requested."""
         return self.evaluations.are_due(self.course, self.history, self.now)
 
     def _where(self) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from playwright.sync_api import sync_playwright
 
 from charrnn.machine.runtime import Runtime
 from charrnn.model.scoring import Part, evaluate
-from charrnn.report.export import export, rounded
+from charrnn.report.export import export
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.text.corpus import Corpus
 from tests.benchmarks.foundation import show
+from tests.report.conftest import rounded
 
 RUNS, LENGTH = 3, 2000
 

@@ -234,7 +234,7 @@ def test_lack_of_memory_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, m
                 raise RuntimeError("the clean-up failed")  # noqa: B904 (so that the first one is only its context)
             raise
 
-    monkeypatch.setattr("charrnn.text.corpus.prepare", fail)
+    monkeypatch.setattr("charrnn.text.cache.default_output", fail)
     done = CliRunner().invoke(app, ["prepare", __file__])
     assert done.exit_code == 1
     assert done.output == "error: out of memory: lower --batch-size, --seq-length, --hidden-size or --num-samples\n"

@@ -175,8 +175,10 @@ def test_interrupted_training_says_so_even_where_nobody_reads_its_json(folder: P
 
 def test_signal_that_is_to_be_ignored_is_ignored(folder: Path) -> None:
     """As nohup asks for."""
-    code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from charrnn.cli import app\n"
-    code += "app.prepare.find_sources = lambda text, **options: os.kill(os.getpid(), signal.SIGHUP)\n"
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from charrnn.cli import app, prepare\n"
+    )
+    code += "prepare.find_sources = lambda text, **options: os.kill(os.getpid(), signal.SIGHUP)\n"
     code += "sys.argv = ['charrnn', 'prepare', 'x']; app.main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode != 129

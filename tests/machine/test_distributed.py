@@ -30,9 +30,9 @@ def test_process_that_is_alone_communicates_with_nobody(monkeypatch: pytest.Monk
         assert ranks.average([], loss) is loss
         assert ranks.gather(tensor, dim=0) is tensor
         assert ranks.share(lambda: "value") == "value"
-        assert ranks.share_on_machine("name", lambda: "value") == "value"
+        assert ranks.share_on_machine(lambda: "value") == "value"
         assert ranks.agree(3.0, stop=True) == (3.0, True)
-        ranks.meet("name")
+        ranks.meet()
         assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
 
 

@@ -14,7 +14,7 @@ from charrnn.cli import help as command_help
 from charrnn.cli.app import app
 from charrnn.errors import CharRNNError
 from charrnn.machine import neighbours
-from charrnn.machine.neighbours import idle_team, sharing_cores
+from charrnn.machine.neighbours import sharing_cores
 
 needs_schedstat = pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists(), reason="the kernel does not count how long a thread waits for a core"
@@ -127,6 +127,6 @@ def test_waiting_for_a_core_is_counted() -> None:
 
 def test_an_idle_team_ends_with_its_context() -> None:
     before = threading.active_count()
-    with idle_team():
+    with neighbours._background(neighbours._idle_team):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before

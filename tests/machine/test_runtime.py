@@ -119,11 +119,7 @@ def test_tensor_is_sent_to_a_gpu_through_pinned_memory_of_its_own_size(monkeypat
             sent.append((self.as_subclass(torch.Tensor), non_blocking))
             return sent[-1][0]
 
-    def empty(shape: torch.Size, *, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
-        assert pin_memory
-        return torch.zeros(shape, dtype=dtype).as_subclass(Pinned)
-
-    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.as_subclass(Pinned))
     text = torch.arange(100, dtype=torch.uint8)
     chunk = text.as_strided((2, 3), (50, 1)).t()
     assert torch.equal(CUDARuntime(torch.device("cuda"), torch.float16).send(chunk), chunk)
@@ -173,9 +169,9 @@ def test_gpu_that_waits_for_a_lost_process_is_not_waited_for_without_end(monkeyp
 
 
 def test_prompts_are_read_in_exact_float32_on_a_gpu() -> None:
-    layers, gpu = torch.backends.cudnn.rnn, CUDARuntime(torch.device("cuda"), torch.float32)
+    layers = torch.backends.cudnn.rnn
     before = layers.fp32_precision  # type: ignore[attr-defined]
-    with contextlib.suppress(ZeroDivisionError), exact_float32(gpu):
+    with contextlib.suppress(ZeroDivisionError), exact_float32():
         assert layers.fp32_precision == "ieee"  # type: ignore[attr-defined]
         raise ZeroDivisionError
     assert layers.fp32_precision == before != "ieee"  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ def test_evaluation_is_the_mean_loss_with_carried_state() -> None:
         logits, _ = model(text[:-1, None])
     exact = float(F.cross_entropy(logits[:, 0], text[1:]))
     assert evaluate(model, text, CPU, Part(1)).loss == pytest.approx(exact, abs=1e-6)
-    measured = evaluate(model, text, CPU, Part(4), seq_length=32)
+    measured = evaluate(model, text, CPU, Part(4))
     assert measured.loss == pytest.approx(exact, abs=1e-4)
     assert measured.num_predictions == 499
     model.train()

@@ -1,11 +1,16 @@
 """Pages in a real browser: the system's Chromium, driven by Playwright."""
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from charrnn.model.network import CharRNN
+from charrnn.report.export import round_rows
 
 
 class Opened:
@@ -47,6 +52,17 @@ def assert_policy_holds(opened: Opened) -> None:
     assert opened.page.evaluate("() => window.hacked") is None
     for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
         assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+
+
+@torch.no_grad()
+def rounded(model: CharRNN) -> CharRNN:
+    """The model with the weights that its page has; biases stay as they are."""
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            integers, scales = round_rows(parameter)
+            parameter.copy_(integers * scales[:, None])
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from charrnn.config import Cell, ModelConfig, NormalForm, PreparationConfig, Tra
 from charrnn.errors import CharRNNError, OutputExistsError
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import evaluate
-from charrnn.report.export import export, render, round_rows, rounded
+from charrnn.report.export import export, render, round_rows
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
@@ -26,7 +26,7 @@ from charrnn.text.corpus import Corpus, prepare
 from charrnn.text.sources import find_sources
 from charrnn.text.tokenizers import TOKENIZERS, CharTokenizer, Tokenizer
 from charrnn.text.words import split_words
-from tests.report.conftest import Open, Opened, assert_policy_holds
+from tests.report.conftest import Open, Opened, assert_policy_holds, rounded
 from tests.support import CPU, TINY, Command, with_weights
 
 HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"

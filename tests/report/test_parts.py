@@ -11,12 +11,11 @@ import torch
 from charrnn.config import Cell, ModelConfig
 from charrnn.model.network import CharRNN
 from charrnn.model.scoring import text_losses
-from charrnn.report.calibration import calibrate
 from charrnn.report.embeddings import draw_map, project, push_apart
 from charrnn.report.features import FEATURES
 from charrnn.report.neurons import correlate, match
-from charrnn.report.passage import Predictions, find_typical, find_worst
-from charrnn.report.reading import Reading, read
+from charrnn.report.passage import Prediction, find_typical, find_worst, make_sheet
+from charrnn.report.reading import Reading, calibrate, read
 from charrnn.report.records import curve, read_records, samples
 from charrnn.report.visible import name_all
 from charrnn.runs.run import Run
@@ -121,7 +120,7 @@ def test_calibration_of_a_known_case() -> None:
     probabilities = torch.full((100, 1), 0.75)
     made = Reading(["a"] * 100, truth, torch.zeros(100), likeliest, probabilities, torch.zeros(100, 1))
     found = calibrate(made)
-    assert (found.confidences, found.accuracies, found.counts) == ([0.75], [0.6], [100])
+    assert found.bins == [(0.75, 0.6, 100)]
     assert found.error == pytest.approx(0.15)
     assert found.accuracy == pytest.approx(0.6)
 
@@ -158,10 +157,10 @@ def test_symbols_of_several_characters_have_a_place() -> None:
     made = reading(["To be", " ", "\n", "or not"] * 100, [1.0] * 400)
     begin, end = find_typical(made)
     assert sum(len(text) for text in made.texts[begin:end]) == pytest.approx(720, rel=0.05)
-    predictions = Predictions()
-    sheet = predictions.add(made, ["to␣be"], 0, 2)
-    assert [token.text for token in sheet.tokens] == ["To be", " "]
-    assert predictions.rows[1] == ["␣", 1.0, [["to␣be", 100.0]], 0]
+    predictions: list[Prediction] = []
+    sheet = make_sheet(made, ["to␣be"], 0, 2, predictions)
+    assert sheet.tokens == [(0, 1, "To be"), (1, 1, " ")]
+    assert predictions[1] == ["␣", 1.0, [["to␣be", 100.0]], 0]
 
 
 def test_projection_keeps_the_plane_of_the_points() -> None:
@@ -189,7 +188,7 @@ def test_map_has_the_symbols_of_any_model(trained_run: Run) -> None:
     checkpoint = trained_run.checkpoint()
     found = draw_map(checkpoint.build_model(), checkpoint.tokenizer, name_all(checkpoint.tokenizer))
     assert found is not None
-    assert {place.text for place in found.places} >= {"a", "↵", "␣"}
+    assert {text for text, _, _, _ in found.places} >= {"a", "↵", "␣"}
     one_hot = CharRNN(ModelConfig(vocab_size=checkpoint.tokenizer.size, hidden_size=4, embedding_size=None))
     assert draw_map(one_hot, checkpoint.tokenizer, name_all(checkpoint.tokenizer)) is not None
     assert draw_map(one_hot, CharTokenizer(("a", "b"), (1, 1)), ["a", "b"]) is None
@@ -221,4 +220,4 @@ def test_long_runs_are_thinned() -> None:
     assert len(found.values) == 400
     assert (found.values[0], found.values[-1]) == (0.0, 19_998.0)
     assert len(samples(records)) == 12
-    assert len(samples(records)[0].text) == 600
+    assert len(samples(records)[0]["text"]) == 600

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from charrnn.runs.folder import RunFolder, find_checkpoint, find_runs
-from charrnn.runs.listing import list_runs
+from charrnn.runs.inspection import list_runs
 from charrnn.runs.run import Run
 from tests.support import Told
 
@@ -24,8 +24,8 @@ def runs(trained_run: Run, tmp_path: Path) -> Path:
 
 def test_time_of_a_run_is_that_of_its_training_after_a_copy(runs: Path) -> None:
     shutil.copytree(runs / "old", runs / "copy")
-    assert next(list_runs(runs)).path.name == "new"
-    assert {run.path.name: run.modified for run in list_runs(runs)} == {"new": 2e9, "old": 1e9, "copy": 1e9}
+    assert next(list_runs(runs))["name"] == "new"
+    assert {run["name"]: run["modified"] for run in list_runs(runs)} == {"new": 2e9, "old": 1e9, "copy": 1e9}
     assert find_checkpoint(None, runs) == runs / "new" / "best.safetensors"
 
 
@@ -33,7 +33,7 @@ def test_time_of_a_run_of_an_older_version_is_that_of_its_file(trained_run: Run,
     run = RunFolder(tmp_path / "run")
     run.save(replace(trained_run.checkpoint(), written=None), best=False)
     os.utime(run.last, (5, 5))
-    assert next(list_runs(tmp_path)).modified == 5
+    assert next(list_runs(tmp_path))["modified"] == 5
     damaged = RunFolder(tmp_path / "damaged")
     damaged.path.mkdir()
     damaged.last.write_text("damaged")
@@ -43,8 +43,8 @@ def test_time_of_a_run_of_an_older_version_is_that_of_its_file(trained_run: Run,
 
 def test_runs_are_listed_newest_first_with_their_facts(runs: Path, trained_run: Run) -> None:
     listed = list(list_runs(runs))
-    assert [run.path.name for run in listed] == ["new", "old"]
-    facts = listed[1].to_json()
+    assert [run["name"] for run in listed] == ["new", "old"]
+    facts = listed[1]
     assert (facts["corpus"], facts["unit"], facts["steps"], facts["hidden_size"]) == ("tiny", "char", 400, 32)
     assert facts["best_val_loss"] == trained_run.trainer.history.best_val_loss
     assert facts["parameters"] == trained_run.trainer.bptt.model.num_parameters
@@ -55,7 +55,7 @@ def test_file_with_two_names_is_counted_once(trained_run: Run, tmp_path: Path) -
     run.path.mkdir()
     shutil.copy(trained_run.folder.last, run.last)
     os.link(run.last, run.best)
-    assert next(list_runs(tmp_path)).num_bytes == run.last.stat().st_size
+    assert next(list_runs(tmp_path))["bytes"] == run.last.stat().st_size
 
 
 def test_damaged_and_foreign_files_leave_the_other_runs_listed(runs: Path) -> None:
@@ -69,8 +69,8 @@ def test_damaged_and_foreign_files_leave_the_other_runs_listed(runs: Path) -> No
     foreign.path.mkdir()
     foreign.last.write_bytes(b"\xff" * 100)
     told = Told()
-    assert {run.path.name for run in list_runs(runs, told)} == {"new", "old", "damaged"}
+    assert {run["name"] for run in list_runs(runs, told)} == {"new", "old", "damaged"}
     assert len(told) == 2
     assert any("foreign/last.safetensors is not a charrnn file" in line for line in told)
     foreign.best.write_bytes((runs / "old" / "best.safetensors").read_bytes())
-    assert {run.path.name for run in list_runs(runs)} == {"new", "old", "damaged", "foreign"}
+    assert {run["name"] for run in list_runs(runs)} == {"new", "old", "damaged", "foreign"}

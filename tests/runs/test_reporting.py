@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from charrnn.errors import CharRNNError
-from charrnn.runs.reporting import RECORD_EVERY, MetricsLog, PlainLines, ProgressBar, TensorBoard, Terminal, Warnings
+from charrnn.runs.reporting import RECORD_EVERY, MetricsLog, TensorBoard, Terminal
 from charrnn.training.events import Evaluated, Finished, Progress, Recovered, Sampled
 
 
@@ -24,6 +24,11 @@ def evaluated(step: int = 7, val_chars: int | None = 99) -> Evaluated:
 
 RECOVERED = Recovered(100, 0.7, 3200, 1.5, 0.5, loss=float("nan"), learning_rate=4e-3)
 SAMPLED = Sampled(7, 0.7, 224, 1.5, 0.5, "Once\nupon")
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def open_log(path: Path, keep: int | None = 0) -> MetricsLog:
@@ -63,12 +68,17 @@ def test_recovery_is_told_everywhere_and_in_valid_json(tmp_path: Path) -> None:
     log.report(RECOVERED)
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert (record["step"], record["recovered_from_loss"], record["learning_rate"]) == (100, None, 4e-3)
-    for reporter in (PlainLines, Warnings):
+    for quiet in (False, True):
         stream = io.StringIO()
-        reporter(stream).report(RECOVERED)
+        Terminal(stream, quiet=quiet).report(RECOVERED)
         assert stream.getvalue().startswith("warning: the loss was nan: back to step 100")
-    stream = io.StringIO()
-    Warnings(stream).report(evaluated())
+
+
+def test_quiet_terminal_shows_warnings_only() -> None:
+    quiet = Terminal(stream := Screen(), quiet=True)
+    for event in (progress(1), evaluated(), SAMPLED, Finished(10, 1.0, 320, 2.0, 1.0, "budget", 1000.0)):
+        quiet.report(event)
+    quiet.close()
     assert stream.getvalue() == ""
 
 
@@ -118,7 +128,7 @@ def test_folder_in_the_place_of_a_log_is_told_before_anything_is_written(tmp_pat
 
 def test_plain_lines_tell_evaluations_and_samples() -> None:
     stream = io.StringIO()
-    lines = PlainLines(stream)
+    lines = Terminal(stream)
     for event in (progress(1), evaluated(), SAMPLED, evaluated(val_chars=None)):
         lines.report(event)
     text = stream.getvalue()
@@ -130,7 +140,7 @@ def test_plain_lines_tell_evaluations_and_samples() -> None:
 
 def test_best_loss_is_told_of_the_text_that_all_evaluations_read() -> None:
     more = dataclasses.replace(evaluated(8), loss=1.45, part_loss=1.38, val_chars=500, is_whole=False)
-    PlainLines(stream := io.StringIO()).report(more)
+    Terminal(stream := io.StringIO()).report(more)
     assert "validation loss 1.4500 on 500 characters, " in stream.getvalue()
     assert "(best so far: 1.3800 on the part that each evaluation reads)" in stream.getvalue()
 
@@ -153,8 +163,8 @@ def test_broken_terminal_does_not_end_the_training() -> None:
 
 def test_samples_are_wrapped_at_the_terminals_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charrnn.runs.reporting.width_of", lambda stream: 24)
-    stream = io.StringIO()
-    bar = ProgressBar(stream)
+    stream = Screen()
+    bar = Terminal(stream)
     bar.report(dataclasses.replace(SAMPLED, text="the king and the queen of the castle\n\n" + 30 * "x"))
     bar.close()
     shown = [line for line in stream.getvalue().replace("\r", "\n").splitlines() if line.startswith("  |")]
@@ -171,8 +181,8 @@ def test_sample_of_white_space_alone_is_not_shown() -> None:
 
 
 def test_bar_shows_loss_rate_and_end() -> None:
-    stream = io.StringIO()
-    bar = ProgressBar(stream)
+    stream = Screen()
+    bar = Terminal(stream)
     bar.report(progress(1))
     bar.report(evaluated())
     bar.report(Finished(10, 1.0, 320, 2.0, 1.0, "budget", 1000.0))

@@ -13,8 +13,7 @@ from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.inspection import inspect
-from charrnn.runs.listing import list_runs
+from charrnn.runs.inspection import inspect, list_runs
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
 from charrnn.runs.start import start
@@ -143,4 +142,4 @@ def test_damage_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
 def test_runs_tell_their_units(tmp_path: Path, options: dict[str, Any]) -> None:
     trained(tmp_path / "runs" / "mine", corpus_of(tmp_path, **options))
     (listed,) = list_runs(tmp_path / "runs")
-    assert listed.to_json()["unit"] == options.get("unit", "char")
+    assert listed["unit"] == options.get("unit", "char")

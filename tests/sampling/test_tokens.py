@@ -12,8 +12,7 @@ from torch import Tensor
 from charrnn.api import LanguageModel
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.text.tokenizers import WordTokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR
+from charrnn.text.tokenizers import UNKNOWN_CHAR, WordTokenizer
 from tests.support import CPU, untrained
 
 TEXT = "the knight knows the knot.\nthe king's knave knew nothing.\n\n'tis a well-known tale of the kingdom.\n" * 9

@@ -16,7 +16,7 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.text import documents
 from charrnn.text.corpus import Corpus, prepare
-from charrnn.text.documents import mark_borders, shuffled, split_lines
+from charrnn.text.documents import mark_documents, shuffled, split_lines
 from charrnn.text.sources import find_sources
 from charrnn.text.words import EOS_MARK
 from tests.support import marked_text
@@ -42,8 +42,8 @@ def test_documents_do_not_depend_on_where_blocks_end(text: str, separator: str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_MAX_BLANKS", 9)
         patch.setattr(documents, "_BLANK_LINE", re.compile(documents._BLANK_LINE.pattern.replace("4096", "9")))
-        marked = "".join(mark_borders(blocks, separator))
-        assert marked == "".join(mark_borders([text], separator))
+        marked = "".join(mark_documents(blocks, separator))
+        assert marked == "".join(mark_documents([text], separator))
     expected = split(text, separator)
     if separator.endswith("\n") and separator.strip("\n") and expected and not text.endswith(separator):
         expected[-1] = expected[-1].removesuffix("\n")
@@ -77,7 +77,7 @@ def test_an_eos_mark_after_a_line_end_makes_no_line(size: int) -> None:
 
 
 def test_endless_blanks_are_not_held_in_memory() -> None:
-    parts = mark_borders(["a\n", *[" " * 100] * 1000, "\nb"], "\n\n")
+    parts = mark_documents(["a\n", *[" " * 100] * 1000, "\nb"], "\n\n")
     held = 0
     for part in parts:
         held = max(held, len(part))

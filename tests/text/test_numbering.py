@@ -1,8 +1,11 @@
 """Texts as numbers, before their vocabulary is known."""
 
+import contextlib
 import itertools
 import random
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,8 @@ from hypothesis import strategies as st
 
 from charrnn.config import PreparationConfig, Unit
 from charrnn.text import numbering
-from charrnn.text.numbering import NumberedText, numbered
-from charrnn.text.tokenizers import TOKENIZERS, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR
+from charrnn.text.numbering import NumberedText
+from charrnn.text.tokenizers import TOKENIZERS, UNKNOWN_CHAR, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from charrnn.text.words import EOS_MARK, split_words
 
 MANY = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(map(chr, range(0x20000, 0x20000 + 20_000)))
@@ -25,10 +27,16 @@ def blocks_of(text: str, size: int) -> list[str]:
     return [text[begin : begin + size] for begin in range(0, len(text), size)]
 
 
+@contextlib.contextmanager
+def numbered(blocks: list[str], kind: type[Tokenizer], folder: Path) -> Iterator[NumberedText]:
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        yield NumberedText(blocks, kind, stream)
+
+
 def with_forgotten(numbers: NumberedText, **options: Any) -> Tokenizer:
     """The tokenizer of a text of words, of which some were forgotten."""
-    forgotten = {"num_forgotten": numbers.num_forgotten, "forgotten_chars": numbers.forgotten_chars}
-    return WordTokenizer.build(numbers.totals, PreparationConfig(unit="word", **options), **forgotten)
+    forgotten = numbers.num_forgotten, numbers.forgotten_chars
+    return WordTokenizer.build(numbers.totals, PreparationConfig(unit="word", **options), forgotten)
 
 
 def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> None:
@@ -57,14 +65,11 @@ def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> No
     st.text(min_size=1) | st.text("ab \n漢😀" + EOS_MARK, min_size=1),
     st.integers(1, 9),
     st.sampled_from(("char", "word")),
-    st.sampled_from((2**15, 3)),
+    st.sampled_from((2**16, 3)),
 )
-def test_numbered_text_is_encoded_as_the_text_is(
-    tmp_path: Path, text: str, size: int, unit: Unit, at_once: int
-) -> None:
+def test_numbered_text_is_encoded_as_the_text_is(tmp_path: Path, text: str, size: int, unit: Unit, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numbering, "_AT_ONCE", at_once)
-        patch.setattr(numbering, "_BLOCK", 2 * at_once)
+        patch.setattr(numbering, "_BLOCK", block)
         check(blocks_of(text, size), unit, tmp_path)
 
 

@@ -9,8 +9,14 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError
 from charrnn.files.schema import parse
 from charrnn.terminal import Readable, readable
-from charrnn.text.tokenizers import TOKENIZERS, ByteTokenizer, CharTokenizer, WordTokenizer
-from charrnn.text.vocabulary import UNKNOWN_CHAR, StoredVocabulary
+from charrnn.text.tokenizers import (
+    TOKENIZERS,
+    UNKNOWN_CHAR,
+    ByteTokenizer,
+    CharTokenizer,
+    StoredVocabulary,
+    WordTokenizer,
+)
 from charrnn.text.words import EOS_MARK, split_words
 from tests.support import tokenizer_of
 from tests.text.test_words import WORDLIKE
@@ -157,7 +163,7 @@ def test_unknown_words_of_a_prompt_are_read_only_if_some_were_folded() -> None:
 
 def test_forgotten_words_are_unknown_ones() -> None:
     config = PreparationConfig(unit="word", min_count=2)
-    tokenizer = WordTokenizer.build({" four": 20, " a": 1}, config, num_forgotten=10, forgotten_chars=40)
+    tokenizer = WordTokenizer.build({" four": 20, " a": 1}, config, forgotten=(10, 40))
     assert (tokenizer.unk_id, tokenizer.counts, tokenizer.unknown_chars) == (1, (20, 11), 40 + 2)
 
 
