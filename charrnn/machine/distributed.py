@@ -85,10 +85,6 @@ class Ranks:
         seconds, stops = self.sum([seconds if self.is_first else 0.0, float(stop)])
         return seconds, stops > 0
 
-    def any(self, flag: bool) -> bool:
-        """True if the flag is set in any process."""
-        return self.sum([float(flag)])[0] > 0
-
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes."""
         if self.size == 1:

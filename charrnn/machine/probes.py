@@ -1,9 +1,7 @@
 """Capabilities of this machine, found by trying. No trial draws a random number."""
 
 import contextlib
-import ctypes
 import functools
-import os
 import platform
 import re
 import subprocess
@@ -33,20 +31,9 @@ def failure(device: torch.device, dtype: torch.dtype = torch.float32, *, trains:
             _lstm_step(2, 8, 8, device, trains=trains)()
     except Exception as error:  # a build without CUDA raises an AssertionError
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        return reason if device.type != "cuda" else f"{reason} ({_cuda_versions()})"
+        built_for = f" (this PyTorch is built for CUDA {torch.version.cuda})" if device.type == "cuda" else ""
+        return reason + built_for
     return None
-
-
-def _cuda_versions() -> str:
-    if torch.version.cuda is None:
-        return "this PyTorch is built without CUDA"
-    version = ctypes.c_int()
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
-    except OSError:
-        return f"there is no driver; this PyTorch is built for CUDA {torch.version.cuda}"
-    supported = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return f"the driver supports CUDA {supported}, this PyTorch is built for {torch.version.cuda}"
 
 
 def has_fbgemm() -> bool:

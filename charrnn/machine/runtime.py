@@ -84,15 +84,10 @@ class Runtime:
         """The scaler that keeps float16 gradients from vanishing; a pass-through in other precisions."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-    def capture(
-        self, step: Callable[[], None], reset: Callable[[], None] = lambda: None, num_calls: float = float("inf")
-    ) -> Callable[[], None]:
-        """Record a step that works in place, if the device can and the expected `num_calls` make it worthwhile.
-
-        `reset` undoes what a step leaves that failed halfway.
-        """
+    def capture(self, step: Callable[[], None], num_calls: float = float("inf")) -> Callable[[], None]:
+        """Record a step that works in place, if the device can and the expected `num_calls` make it worthwhile."""
         is_worthwhile = self.captures and num_calls > _MIN_RECORDED_CALLS
-        return CapturedStep(step, self.device, reset, self.ranks.any) if is_worthwhile else step
+        return CapturedStep(step, self.device) if is_worthwhile else step
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device of rank 0; None if unknown. All processes have to call it."""

@@ -56,7 +56,7 @@ class TruncatedBPTT:
         self._chunk = torch.zeros(T + 1, B, dtype=torch.int64, device=runtime.device)
         self._keep = torch.ones(B, dtype=torch.bool, device=runtime.device)
         self._state = model.initial_state(B)
-        self._update = runtime.capture(self._update_weights, self.reset)
+        self._update = runtime.capture(self._update_weights)
         self._pace = runtime.pace()
         self.seconds_per_step: float | None = None  # measured by `timing.py`
 
@@ -136,7 +136,7 @@ class TruncatedBPTT:
             self._load(tensors, cursor, gradient_scaler)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CharRNNError(f"the checkpoint does not fit this training: {error}") from error
-        self._update = self.runtime.capture(self._update_weights, self.reset)  # a recorded step knows the old tensors
+        self._update = self.runtime.capture(self._update_weights)  # a recorded step knows the old tensors
 
     def _load(self, tensors: Mapping[str, Tensor], cursor: Cursor, gradient_scaler: Mapping[str, float]) -> None:
         self.layout.require(cursor)

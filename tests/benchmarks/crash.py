@@ -98,9 +98,9 @@ def second(draw: random.Random, number: signal.Signals) -> float | None:
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
-    """The log without what depends on the clock and on where a sample was drawn."""
+    """The log without what depends on the clock and on the folder."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = {"elapsed_s", "chars_per_second", "time"}
+    timed = {"elapsed_s", "chars_per_second", "time", "definition"}  # which has the command, and so the folder
     return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
 

@@ -9,7 +9,7 @@ Each part is a process with a time limit, which prints JSON lines; tables follow
 
 1. Versions; for each cell, precision and size of the vocabulary: was the training step recorded?
 2. Recorded and eager steps: their losses, times and kernels; characters/s beside the bare loop.
-3. A recording that fails, in training and in sampling; Ctrl-C; SIGTERM and an exact resume.
+3. Ctrl-C; SIGTERM and an exact resume.
 4. The tests that need a GPU.
 5. What plain `charrnn train` ends with, on 1 MB and 30 MB; three shapes, two learning rates, both optimizers.
 6. Sampling with 1, 64 and 1,024 streams beside the usual loop; seconds to the first character.
@@ -36,21 +36,19 @@ from unittest import mock
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from charrnn.config import Cell, ModelConfig, Optimizer, SamplingConfig, TrainingConfig
-from charrnn.machine import runtime as runtime_module
+from charrnn.config import Cell, ModelConfig, Optimizer, TrainingConfig
 from charrnn.machine.capture import CapturedStep
 from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import PRECISIONS, Runtime, can_compute, open_runtime
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.sampling.generate import Sampler
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.streams import Layout, TrainingText
 from tests.benchmarks.foundation import CHARRNN, ROOT
 from tests.benchmarks.machine import ROUNDS, bare_sampling, bare_training, measure_rates
-from tests.benchmarks.sampling import TOKENIZER, rate_of
+from tests.benchmarks.sampling import rate_of
 
 V = 65
 
@@ -229,52 +227,8 @@ def steps(bench: Bench) -> None:
             report(what="kernels", name=name[:70], share=spent / sum(times.values()))
 
 
-class WaitingBPTT(TruncatedBPTT):
-    """A training whose step reads a number from the device, which no recording allows."""
-
-    def _update_weights(self) -> None:
-        super()._update_weights()
-        float(self.loss)
-
-
-class WaitingSampler(Sampler):
-    """A sampler of which the same is true."""
-
-    def _take_steps(self) -> None:
-        super()._take_steps()
-        float(self._drawn.sum())
-
-
 def failures(bench: Bench) -> None:
     """Part 3."""
-    runtime = open_runtime(bench.device, "float32")
-    with attempt("failed recording"), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with eager():
-            expected = losses(bench.bptt(bench.config(), runtime), 20)
-        with mock.patch(f"{__name__}.TruncatedBPTT", WaitingBPTT):
-            training = bench.bptt(bench.config(), runtime)
-            found = losses(training, 20)
-        apart = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-        report(
-            what="failed recording", of="training", apart=apart, warnings=[str(each.message)[:80] for each in caught]
-        )
-    with attempt("failed recording"), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        training = bench.bptt(bench.config(), runtime)  # it is recorded, then a sampler fails, then it continues
-        losses(training, 10)
-        config = SamplingConfig(length=2000, num_samples=3)
-        with mock.patch.object(runtime_module, "_MIN_RECORDED_CALLS", 0):
-            sampler = WaitingSampler(training.model, TOKENIZER, config, runtime)
-        num_chars = sum(len(piece.text) for piece in sampler.sample(seed=0))
-        report(
-            what="failed recording",
-            of="sampling",
-            num_chars=num_chars,
-            after=losses(training, 10)[-1],
-            still_recorded=is_recorded(training._update),
-            warnings=[str(each.message)[:80] for each in caught],
-        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = bench.corpus(folder, min(bench.scale.text_sizes))

@@ -169,12 +169,7 @@ def bare_training(config: ModelConfig, layout: Layout, runtime: Runtime, *, reco
         for buffer, tensor in zip(state, after if is_lstm else [after], strict=True):
             buffer.copy_(tensor.detach())
 
-    def reset() -> None:
-        nonlocal scaler
-        optimizer.zero_grad()
-        scaler = runtime.gradient_scaler()
-
-    take_step = runtime.capture(step, reset) if records else step
+    take_step = runtime.capture(step) if records else step
 
     def steps() -> float:
         for _ in range(5):
