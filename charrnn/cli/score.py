@@ -48,6 +48,9 @@ def score(
 ) -> None:
     """Measure how well a model predicts a text, in bits per character.
 
+    A text of more than 50,000 characters is read in parallel streams, each after the 64 characters before it;
+    --per-char and --window 1048576 read it in one.
+
     Examples:
       charrnn score tales chapter.txt
       charrnn score tales --per-line lines.txt | sort -n    the likeliest line first
@@ -77,7 +80,7 @@ def score(
         if per_line:
             _print_lines(scorer.score_lines(split_lines(blocks)), tokenizer, json=json)
         else:
-            parts = scorer.score(blocks, window, adapt=adapt)
+            parts = scorer.score(blocks, window, adapt=adapt, exact=per_char)
             figures = _figures(_printing_chars(parts, tokenizer, json=json) if per_char else parts)
             if not figures:
                 name = "stdin" if text == "-" else text
@@ -120,11 +123,12 @@ def _is_text(argument: str) -> bool:
 
 def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
     """Mean surprisals of all parts; empty if nothing was scored."""
-    bits = num_chars = num_symbols = 0.0
+    bits = num_chars = num_bytes = num_symbols = 0.0
     adapted = None
     for part in parts:
         bits += float(part.surprisals.double().sum())
         num_chars += part.num_chars
+        num_bytes += part.num_bytes
         num_symbols += len(part.surprisals)
         if part.adapted is not None:
             adapted = (adapted or 0.0) + float(part.adapted.double().sum())
@@ -136,6 +140,9 @@ def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
         "chars": round(num_chars),
         "bits_per_symbol": bits / num_symbols,
         "symbols": round(num_symbols),
+        "perplexity": 2 ** (bits / num_symbols),
+        "bytes": round(num_bytes),
+        "bits_per_byte": bits / max(num_bytes, 1),
     }
     return figures if adapted is None else figures | {"adapted_bits_per_char": adapted / num_chars}
 

@@ -175,6 +175,22 @@ def text_losses(model: CharRNN, indices: Tensor, runtime: Runtime, advance: Adva
 
 
 @torch.no_grad()
+def stream_losses(
+    model: CharRNN, indices: Tensor, runtime: Runtime, state: State | None = None, advance: Advance = advance_nothing
+) -> tuple[Tensor, State | None]:
+    """The same losses (N - 1,) in one stream from a state, and the state after it.
+
+    All chunks have one shape, so that a loss does not depend on the text after it. On `advance` see `text_losses`.
+    """
+    if (num_losses := len(indices) - 1) < 1:
+        return torch.zeros(0), state
+    text = F.pad(indices.long(), (0, -num_losses % SEQ_LENGTH), value=IGNORE)[:, None]
+    with evaluating(model):
+        losses, state = _batch_losses(model, text, runtime, state, advance)
+    return losses.flatten()[:num_losses], state
+
+
+@torch.no_grad()
 def sequence_losses(
     model: CharRNN, sequences: Sequence[Tensor], runtime: Runtime, advance: Advance = advance_nothing
 ) -> list[Tensor]:
@@ -189,7 +205,7 @@ def sequence_losses(
             B = _num_sequences(len(sequences[longest_first[0]]), model.config.vocab_size)
             batch, longest_first = longest_first[:B], longest_first[B:]
             text = pad_sequence([sequences[i].long() for i in batch], padding_value=IGNORE)  # (N, B)
-            each = _batch_losses(model, text, runtime).T.contiguous()  # (B, N - 1)
+            each = _batch_losses(model, text, runtime)[0].T.contiguous()  # (B, N - 1)
             for i, row in zip(batch, each, strict=True):
                 losses[i] = row[: len(sequences[i]) - 1]
             advance(sum(len(losses[i]) for i in batch))
@@ -215,7 +231,7 @@ def window_losses(
     losses = []
     with evaluating(model):
         for batch in windows.split(_num_sequences(window + 1, model.config.vocab_size)):
-            losses.append(_batch_losses(model, batch.T.contiguous(), runtime).T.flatten())
+            losses.append(_batch_losses(model, batch.T.contiguous(), runtime)[0].T.flatten())
             advance(len(losses[-1]))
     return torch.cat(losses)[:num_losses]
 
@@ -226,12 +242,15 @@ def _num_sequences(length: int, vocab_size: int) -> int:
     return max(1, min(2 * SEQ_LENGTH * max_streams(vocab_size) // T, _MAX_PADDED // length))
 
 
-def _batch_losses(model: CharRNN, text: Tensor, runtime: Runtime) -> Tensor:
-    """The losses (N - 1, B) of sequences (N, B) that are padded with IGNORE, in chunks with carried state."""
+def _batch_losses(
+    model: CharRNN, text: Tensor, runtime: Runtime, state: State | None = None, advance: Advance = advance_nothing
+) -> tuple[Tensor, State | None]:
+    """The losses (N - 1, B) of sequences (N, B) that are padded with IGNORE, in chunks with carried state, and that."""
     T = max(1, min(SEQ_LENGTH, _MAX_LOGITS // (text.shape[1] * model.config.vocab_size)))
-    losses, state = [], None
+    losses = []
     for begin in range(0, len(text) - 1, T):
         chunk = text[begin : begin + T + 1]
         chunk_loss, state = chunk_losses(model, chunk[:-1].clamp(min=0), chunk[1:], state, runtime)
         losses.append(chunk_loss.cpu())
-    return torch.cat(losses)
+        advance(int((chunk[1:] != IGNORE).sum()))
+    return torch.cat(losses), state

@@ -44,6 +44,8 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
     course, history = checkpoint.snapshot.course, checkpoint.snapshot.history
     loss, cursor, config = history.best_val_loss, checkpoint.snapshot.cursor, checkpoint.training_config
     symbols_per_step = (config.batch_size or 0) * (config.seq_length or 0)
+    tokenizer = checkpoint.tokenizer  # counts the whole corpus, whose bytes and symbols per character are used here
+    bytes_per_char = tokenizer.num_bytes / max(tokenizer.num_chars, 1)
     num_train = (1 - config.val_fraction) * sum(checkpoint.tokenizer.counts)
     return {
         **_about_file(path, "checkpoint"),
@@ -54,6 +56,8 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
             "elapsed_s": round(history.elapsed_s, 3),
             "best_val_loss": loss,
             "bits_per_char": None if loss is None else loss / math.log(2),
+            "bits_per_byte": None if loss is None else loss / math.log(2) / bytes_per_char,
+            "perplexity": None if loss is None else math.exp(loss * tokenizer.chars_per_symbol),
             "val_chars": history.best_val_chars,
             "recoveries": history.recoveries,
             "can_be_resumed": checkpoint.can_be_resumed,
@@ -82,6 +86,7 @@ def _about_text(tokenizer: Tokenizer) -> dict[str, Any]:
     """The size of the text that a vocabulary was counted on."""
     return {
         "characters": tokenizer.num_chars,
+        "text_bytes": tokenizer.num_bytes,
         "symbols": None if tokenizer.config.unit == "char" else sum(tokenizer.counts),
         "documents": None if tokenizer.eos_id is None else tokenizer.num_documents,
     }

@@ -200,6 +200,9 @@ class Run:
         """The last object of `--json`."""
         history, chars_per_symbol = self.trainer.history, self.trainer.bptt.text.chars_per_symbol
         best = history.best_val_loss if self.trainer.evaluations.are_validating else None
+        predicted, tokenizer = self.trainer.bptt.text.val[1:], self.corpus.tokenizer
+        num_bytes = tokenizer.count_bytes(predicted)
+        bits = None if best is None else best / math.log(2)
         return {
             "run": str(self.folder.path),
             "checkpoint": str(self.folder.best if self.folder.best.exists() else self.folder.last),
@@ -210,7 +213,10 @@ class Run:
             "elapsed_s": round(self.trainer.clock.elapsed_s, 3),
             "best_val_loss": best,
             "val_chars": None if best is None else history.best_val_chars,
-            "bits_per_char": None if best is None else best / math.log(2),
+            "bits_per_char": bits,
+            "val_bytes": None if bits is None else num_bytes,
+            "bits_per_byte": None if bits is None else bits * tokenizer.count_chars(predicted) / max(num_bytes, 1),
+            "perplexity": None if best is None else math.exp(best * chars_per_symbol),
             "best_val_loss_per_symbol": None if best is None else best * chars_per_symbol,
             "chars_per_second": round(finished.chars_per_second),
             "device": str(self.runtime.device),

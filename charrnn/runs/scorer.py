@@ -12,12 +12,13 @@ from charrnn.config import WINDOWS
 from charrnn.errors import OptionError, opt
 from charrnn.machine.runtime import Runtime
 from charrnn.model.adaptation import Adaptation
-from charrnn.model.network import CharRNN
-from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, text_losses, window_losses
+from charrnn.model.network import CharRNN, State
+from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, stream_losses, text_losses, window_losses
 from charrnn.terminal import Advance, advance_nothing
 from charrnn.text.tokenizers import UNKNOWN_CHAR, Tokenizer
 
 _SEGMENT = 2**22  # max symbols of a text that are scored at once
+_MAX_EXACT = 50_000  # max symbols of a text that is read in one stream
 _POOL_LINES, _POOL_CHARS = 2**15, 2**21  # max lines and characters that are scored at once
 
 
@@ -28,6 +29,7 @@ class Scored:
     symbols: Sequence[str]
     surprisals: Tensor
     num_chars: float
+    num_bytes: int = 0  # of their text in UTF-8
     adapted: Tensor | None = None  # surprisals (N,) under a model that adapts to the text
     num_unknown: int = 0  # symbols of a line outside the vocabulary
 
@@ -51,21 +53,28 @@ class Scorer:
     num_unknown: int = 0
     unknown: set[str] = field(default_factory=set)
 
-    def score(self, blocks: Iterable[str], window: int | None = None, *, adapt: bool = False) -> Iterator[Scored]:
+    def score(
+        self, blocks: Iterable[str], window: int | None = None, *, adapt: bool = False, exact: bool = False
+    ) -> Iterator[Scored]:
         """The surprisals of a text in blocks, without its first symbol, which nothing predicts.
 
-        The state is carried through the text, or emptied every `window` symbols. With `adapt` a copy of the model that
-        learns from the text reads it too, see `model/adaptation.py`. Raises: OptionError.
+        The state is carried through the text, or emptied every `window` symbols. A text of more than 50,000 symbols is
+        read in parallel streams, unless it has to be `exact`: in one stream a surprisal depends on the text before it
+        alone. With `adapt` a copy of the model that learns from the text reads it too, see `model/adaptation.py`.
+        Raises: OptionError.
         """
         adaptation = Adaptation(self.model, self.runtime) if adapt else None
         advance = advance_nothing if adapt else self.advance  # the copy takes most of the time
-        size, overlap, first = _SEGMENT, SEQ_LENGTH, 1
+        size, overlap, first = _SEGMENT, 1 if exact else SEQ_LENGTH, 1
+        state: State | None = None
         if window is not None:
             if window not in WINDOWS:
                 raise OptionError(f"{opt.window} is {window}: it must be {WINDOWS}")
             size, overlap = max(1, _SEGMENT // window) * window, 1
         for symbols, indices in self._segments(blocks, size, overlap):
-            if window is None:
+            if window is None and (exact or len(symbols) <= _MAX_EXACT):
+                losses, state = stream_losses(self.model, indices, self.runtime, state, advance)
+            elif window is None:
                 losses = text_losses(self.model, indices, self.runtime, advance)
             else:
                 losses = window_losses(self.model, indices, window, self.runtime, advance)
@@ -73,7 +82,8 @@ class Scorer:
             if adaptation is not None:
                 adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
             num_chars = self._count_chars(symbols[first:], indices[first:])
-            yield Scored(symbols[first:], losses[first - 1 :] / math.log(2), num_chars, adapted)
+            num_bytes = self.tokenizer.count_bytes(indices[first:])
+            yield Scored(symbols[first:], losses[first - 1 :] / math.log(2), num_chars, num_bytes, adapted)
             first = overlap
 
     def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:

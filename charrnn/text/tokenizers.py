@@ -181,6 +181,12 @@ class Tokenizer(ABC):
         return round(total) - (self.config.border_chars or 0)
 
     @property
+    def num_bytes(self) -> int:
+        """The number of bytes of UTF-8 of the whole corpus, without the EOS at its start."""
+        total = float(self._byte_lengths @ torch.tensor(self.counts, dtype=torch.float64))
+        return round(total) - len((self.config.separator or "").encode())
+
+    @property
     def chars_per_symbol(self) -> float:
         """The mean number of characters of a symbol of the corpus, at least 1."""
         return max(1.0, self.num_chars / max(sum(self.counts), 1))
@@ -190,6 +196,21 @@ class Tokenizer(ABC):
         if bool((self.lengths == 1).all()):
             return float(len(ids))
         return sum(float(self.lengths[block.long()].sum()) for block in ids.split(_BLOCK))
+
+    @cached_property
+    def _byte_lengths(self) -> Tensor:
+        """The number of bytes of UTF-8 that each id stands for: (V,) float64; of the unknown symbol its characters."""
+        lengths = self.lengths.clone()
+        for i, symbol in enumerate(self.symbols):
+            lengths[i] = len(symbol.encode("utf-8", "surrogateescape"))
+        if self.eos_id is not None:
+            lengths[self.eos_id] = len((self.config.separator or "").encode())
+        return lengths
+
+    def count_bytes(self, ids: Tensor) -> int:
+        """The number of bytes of UTF-8 of the text that ids (N,) stand for."""
+        counts = sum(torch.bincount(block.long(), minlength=self.size) for block in ids.split(_BLOCK))
+        return round(float(self._byte_lengths @ torch.as_tensor(counts, dtype=torch.float64)))
 
     @classmethod
     def build(cls, totals: Mapping[str, int], config: PreparationConfig, forgotten: tuple[int, int] = (0, 0)) -> Self:
@@ -419,6 +440,21 @@ class ByteTokenizer(CharTokenizer):
 
     def name(self, symbol: str) -> str:
         return self.unmark(symbol.translate(_CHARACTERS_OF_BYTES))
+
+    @cached_property
+    def _byte_lengths(self) -> Tensor:
+        """The number of bytes of UTF-8 that each id stands for: (V,) float64; of the unknown symbol its characters."""
+        lengths = self.lengths.clone()
+        for i, symbol in enumerate(self.symbols):
+            lengths[i] = len(symbol.encode("utf-8", "surrogateescape"))
+        if self.eos_id is not None:
+            lengths[self.eos_id] = len((self.config.separator or "").encode())
+        return lengths
+
+    def count_bytes(self, ids: Tensor) -> int:
+        """The number of bytes of UTF-8 of the text that ids (N,) stand for."""
+        counts = sum(torch.bincount(block.long(), minlength=self.size) for block in ids.split(_BLOCK))
+        return round(float(self._byte_lengths @ torch.as_tensor(counts, dtype=torch.float64)))
 
     @classmethod
     def build(cls, totals: Mapping[str, int], config: PreparationConfig, forgotten: tuple[int, int] = (0, 0)) -> Self:

@@ -62,9 +62,8 @@ def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Co
     (two_runs / "text.txt").write_text(text)
     arguments = ("--device", "cpu", "--precision", "float32", "--json")
     told = json.loads(charrnn("score", "good", "text.txt", *arguments).stdout)
-    assert set(told) == set(
-        "bits_per_char loss chars bits_per_symbol symbols unknown window checkpoint text device precision".split()
-    )
+    figures = "bits_per_char loss chars bits_per_symbol symbols perplexity bytes bits_per_byte unknown"
+    assert set(told) == {*figures.split(), "window", "checkpoint", "text", "device", "precision"}
     assert (told["chars"], told["checkpoint"]) == (199, "checkpoints/good/best.safetensors")
     for words in (("good",), ("good", "-"), ("text.txt",), ("-",), ()):
         done = charrnn("score", *words, *arguments, input=text)

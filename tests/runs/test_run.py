@@ -509,7 +509,7 @@ def test_summary_is_json_with_the_promised_fields(run: Run) -> None:
     summary = json.loads(json.dumps(run.summary(run.drive([]))))
     assert list(summary) == [
         *("run", "checkpoint", "reason", "steps", "epochs", "chars", "elapsed_s", "best_val_loss", "val_chars"),
-        *("bits_per_char", "best_val_loss_per_symbol", "chars_per_second"),
+        *("bits_per_char", "val_bytes", "bits_per_byte", "perplexity", "best_val_loss_per_symbol", "chars_per_second"),
         *("device", "precision", "seed", "definition"),
     ]
 

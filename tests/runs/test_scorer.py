@@ -9,6 +9,7 @@ import torch
 import charrnn
 from charrnn import LanguageModel
 from charrnn.config import PreparationConfig
+from charrnn.machine.threads import num_threads
 from charrnn.runs import scorer as scoring
 from charrnn.runs.run import Run
 from charrnn.text.tokenizers import CharTokenizer, WordTokenizer
@@ -37,6 +38,32 @@ def test_long_text_is_scored_in_segments_as_if_in_one(model: LanguageModel, monk
     assert len(parts) > 5
     assert "".join("".join(part.symbols) for part in parts) == TEXT[1:] == whole.text
     assert float(torch.cat([part.surprisals for part in parts]).mean()) == pytest.approx(whole.bits_per_char, abs=5e-3)
+
+
+def test_surprisals_do_not_depend_on_what_follows(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (TEXT * 3)[:1500]
+    for size in (10, 64, 65, 700):
+        assert model.score(text[:size]).surprisals == model.score(text).surprisals[: size - 1]
+    monkeypatch.setattr(scoring, "_SEGMENT", 128)
+    exact = [bits for part in model.scorer().score([text], exact=True) for bits in part.surprisals.tolist()]
+    assert exact == pytest.approx(model.score(text).surprisals, abs=1e-5)
+
+
+def test_long_texts_are_read_in_streams_unless_exact(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = model.score(TEXT).surprisals
+    monkeypatch.setattr(scoring, "_MAX_EXACT", 100)
+    assert model.score(TEXT).surprisals != expected
+    assert model.score(TEXT).surprisals == pytest.approx(expected, abs=0.3)
+    exact = [bits for part in model.scorer().score([TEXT], exact=True) for bits in part.surprisals.tolist()]
+    assert exact == expected == pytest.approx(model.score(TEXT, window=2**20).surprisals, abs=1e-5)
+
+
+def test_surprisals_are_the_same_with_one_thread_and_two(model: LanguageModel) -> None:
+    found = []
+    for count in (1, 2):
+        with num_threads(count):
+            found.append(model.score(TEXT).surprisals)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 @pytest.mark.parametrize("adapt", [False, True])

@@ -258,3 +258,18 @@ def test_eos_and_the_unknown_symbol_have_an_id_each() -> None:
     assert "".join(tokenizer.decode_marked(torch.tensor([0, 1, 2]))) == f"a{UNKNOWN_CHAR}{EOS_MARK}"
     assert tokenizer.decode([0, 1, 2]) == f"a{UNKNOWN_CHAR}\n"
     assert torch.equal(tokenizer.encode("ax\n"), torch.tensor([0, 1, 2], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "options"),
+    [
+        ("né 漢\n", "né 漢\n", {}),
+        ("né", "n\udcc3\udca9", {"unit": "byte"}),
+        ("né à la gare\n", "né à la gare\n", {"unit": "word"}),
+        ("né--à", f"né{EOS_MARK}à", {"separator": "--"}),
+        ("né\n", f"né{EOS_MARK}\n", {"documents": True}),
+    ],
+)
+def test_bytes_are_those_of_the_text_in_utf8(text: str, marked: str, options: dict[str, object]) -> None:
+    tokenizer = tokenizer_of(marked, **options)
+    assert tokenizer.count_bytes(tokenizer.encode(text)) == len(text.encode())
