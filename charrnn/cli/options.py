@@ -86,6 +86,10 @@ SamplingPrecision = Annotated[
 ]
 Seed = Annotated[int | None, declare(_SEED, metavar="N", panel=COMMON, parse=int, limits=count(0))]
 Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--recursive", panel=PREPARATION)]
+Validate = Annotated[
+    str | None,
+    declare("The text for validation: a file, a folder or -.", metavar="FILE", panel=PREPARATION),
+]
 Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
 Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
 Overwrite = Annotated[bool, declare("Replace an existing output.", "--overwrite")]

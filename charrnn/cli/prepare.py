@@ -31,6 +31,7 @@ def prepare(
         declare("Default: DATA_DIR/<name of the first text>.safetensors.", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
+    validate: options.Validate = None,
     recursive: options.Recursive = False,
     force: options.Force = False,
     overwrite: options.Overwrite = False,
@@ -48,6 +49,7 @@ def prepare(
     if output == Path("-"):
         raise OptionError("prepare writes a file, not stdout: name one with -o FILE")
     sources = find_sources(text, recursive=recursive, force=force)
+    validation = [] if validate is None else find_sources([validate], recursive=recursive, force=force)
     from charrnn.text import corpus as corpora
     from charrnn.text.cache import default_output
 
@@ -55,7 +57,7 @@ def prepare(
 
     output = output or default_output(text[0], data_dir)
     bar = no_bar if quiet else byte_bar(sys.stderr)
-    corpus = corpora.prepare(sources, config, output, overwrite=overwrite, force=force, bar=bar)
+    corpus = corpora.prepare(sources, config, output, validation=validation, overwrite=overwrite, force=force, bar=bar)
     notify = options.notifier(quiet=quiet)
     corpus.report(notify)
     size, length, num_chars = corpus.tokenizer.size, len(corpus.indices), corpus.tokenizer.num_chars

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from charrnn.runs.reporting import Reporter
     from charrnn.runs.run import Run
 
-_PATHS = ("--run", "-o", "--data-dir", "--checkpoint-dir")
+_PATHS = ("--run", "-o", "--data-dir", "--checkpoint-dir", "--validate")
 _SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
@@ -73,6 +73,7 @@ def train(
         declare("Start from the weights of another run: its name, folder or checkpoint.", metavar="RUN", panel=RUN),
     ] = None,
     preparation: PreparationConfig,
+    validate: options.Validate = None,
     recursive: options.Recursive = False,
     force: options.Force = False,
     config: TrainingConfig,
@@ -129,7 +130,7 @@ def train(
     if run is not None and "data_dir" not in asked:
         data_dir = _data_dir_of(run)
     bar = byte_bar(sys.stderr) if speaks() and not quiet else no_bar
-    text = TextArgument(corpus, data_dir, recursive=recursive, force=force, bar=bar)
+    text = TextArgument(corpus, data_dir, validate, recursive=recursive, force=force, bar=bar)
     reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard and speaks() else []
     request = Request(
         folder=folder,
@@ -184,7 +185,7 @@ def _absolute(arguments: list[str], ctx: typer.Context, text: str | None, checkp
     for before, argument in itertools.pairwise(["", *arguments]):
         name, sign, value = argument.partition("=") if "=" in argument else ("", "", argument)
         option = name or (before if before in taking else "")
-        if option in _PATHS or (not option and argument == text):
+        if (option in _PATHS and value != "-") or (not option and argument == text):
             value = str(Path(value).absolute())
         elif option == "--init-from" and value:
             with contextlib.suppress(CharRNNError):  # not needed to resume

@@ -68,11 +68,12 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
     checkpoint = Checkpoint.load(path)
     folder = path.absolute().parent
     records = read_records(RunFolder(folder).metrics)
-    indices = _find_text(checkpoint, path, data_dir, corpus)
+    indices, validation_start = _find_text(checkpoint, path, data_dir, corpus)
     train = held_out = torch.zeros(0)
     if indices is not None:
         config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
-        text = TrainingText.split(indices, config, border=checkpoint.tokenizer.eos_id)
+        eos_id = checkpoint.tokenizer.eos_id
+        text = TrainingText.split(indices, config, border=eos_id, validation_start=validation_start)
         train, held_out = text.train, text.val
     return Subject(
         name=folder.name if records and folder != Path(os.path.expanduser("~")) else path.stem,  # noqa: PTH111
@@ -85,15 +86,20 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
     )
 
 
-def _find_text(checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str | None) -> Tensor | None:
-    """Indices (N,) of the given text, or of the model's own text if it is found. Raises: CharRNNError."""
+def _find_text(
+    checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str | None
+) -> tuple[Tensor | None, int | None]:
+    """Ids (N,) of the given text, or of the model's own text if it is found, and where validation starts.
+
+    Raises: CharRNNError.
+    """
     if corpus is None:
         own = checkpoint.corpus.find(path, data_dir)
-        return None if own is None else own.indices
+        return (None, None) if own is None else (own.indices, own.validation_start)
     tokenizer = checkpoint.tokenizer
     indices = tokenizer.ids_of(tokenizer.split("".join(read_blocks(corpus, checkpoint.corpus.config))))
     if tokenizer.unk_id is None:
         indices = indices[indices < tokenizer.size]
     if len(indices) < 2:
         raise CharRNNError(f"{corpus} has fewer than 2 of the model's symbols: name the text that it was trained on")
-    return indices
+    return indices, None

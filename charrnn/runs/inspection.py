@@ -32,6 +32,7 @@ def _about_corpus(corpus: Corpus) -> dict[str, Any]:
     return {
         **_about_file(corpus.path, corpora.KIND),
         **_about_text(corpus.tokenizer),
+        "validation_start": corpus.validation_start,
         "vocabulary": _about_vocabulary(corpus.tokenizer),
         "preparation": dump(corpus.config),
         "sources": list(corpus.sources),

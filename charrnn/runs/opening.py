@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from charrnn.config import ModelOptions, PreparationConfig, TrainingConfig
-from charrnn.errors import CharRNNError, opt
+from charrnn.errors import CharRNNError, OptionError, opt
 from charrnn.files import container
 from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import Ranks, joined
@@ -67,6 +67,10 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
         if "optimizer" not in given:
             training = replace(training, optimizer="adamw")  # 0.005 to 0.02 nats lower here than Muon
     corpus = _open_corpus(request.text, request.preparation, given, ranks, notify)
+    if corpus.validation_start is not None:
+        if "val_fraction" in given:
+            raise OptionError(f"{corpus.path} has its own validation text: leave {opt.val_fraction} out")
+        training = replace(training, val_fraction=1 - corpus.validation_start / len(corpus.indices))
     return start(folder, corpus, model, training, runtime, seed=request.seed, init_from=source, notify=notify)
 
 

@@ -82,8 +82,15 @@ def shape_options(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def split(corpus: Corpus, config: TrainingConfig, ranks: Ranks) -> TrainingText:
     """The training and the validation text. Raises: CharRNNError."""
-    eos_id, count_chars = corpus.tokenizer.eos_id, corpus.tokenizer.count_chars
-    return TrainingText.split(corpus.indices, config, corpus.check, ranks.size, border=eos_id, count_chars=count_chars)
+    return TrainingText.split(
+        corpus.indices,
+        config,
+        corpus.check,
+        ranks.size,
+        border=corpus.tokenizer.eos_id,
+        validation_start=corpus.validation_start,
+        count_chars=corpus.tokenizer.count_chars,
+    )
 
 
 def diverge(ranks: Ranks, seed: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from charrnn.config import PreparationConfig
-from charrnn.errors import CharRNNError, OutputExistsError
+from charrnn.errors import CharRNNError, OptionError, OutputExistsError, opt
 from charrnn.files import container
 from charrnn.terminal import Bar, no_bar
 from charrnn.text import sources
@@ -27,11 +27,12 @@ _KEY_CHARS = 8
 class TextArgument:
     """The text that `train` was given: a prepared file, or raw text.
 
-    `recursive` and `force` are those of `find_sources`; `bar` shows progress.
+    `validate` names the text for validation. `recursive` and `force` are those of `find_sources`; `bar` shows progress.
     """
 
     argument: str
     data_dir: Path
+    validate: str | None = None
     recursive: bool = False
     force: bool = False
     bar: Bar = no_bar
@@ -45,11 +46,17 @@ class TextArgument:
         return find_sources([self.argument], recursive=self.recursive, force=self.force)
 
     @functools.cached_property
+    def _validation(self) -> list[Source]:
+        if self.validate is None:
+            return []
+        return find_sources([self.validate], recursive=self.recursive, force=self.force)
+
+    @functools.cached_property
     def digest(self) -> str:
         """Digest of the raw text. Raises: CharRNNError."""
         if self._is_prepared:
             return read_source_digest(Path(self.argument))
-        return sources.digest(self._sources, self.bar)
+        return sources.digest(self._sources, self.bar, self._validation)
 
     def open(self, config: PreparationConfig, required: Collection[str]) -> Corpus:
         """Return the corpus of the text.
@@ -59,6 +66,8 @@ class TextArgument:
         `<name>-<key>.safetensors` beside it, keyed by text and options. Raises: CharRNNError.
         """
         if self._is_prepared:
+            if self.validate is not None:
+                raise OptionError(f"{self.argument} is prepared: {opt.validate} needs the raw text")
             corpus = Corpus.open(Path(self.argument))
             if asked := config.differences(corpus.config, required):
                 found = corpus.config.differences(config, required)
@@ -67,7 +76,9 @@ class TextArgument:
         plain = default_output(self.argument, self.data_dir)
         with contextlib.suppress(OutputExistsError):  # another process may write it in the meantime
             if not plain.exists():
-                return prepare(self._sources, config, plain, force=self.force, bar=self.bar)
+                return prepare(
+                    self._sources, config, plain, validation=self._validation, force=self.force, bar=self.bar
+                )
         if known := self._reuse(plain, config, required):
             return known
         options = json.dumps(asdict(config), sort_keys=True)
@@ -75,9 +86,13 @@ class TextArgument:
         keyed = plain.with_stem(f"{plain.stem}-{key}")
         if known := self._reuse(keyed, config, asdict(config)):
             return known
-        corpus = prepare(self._sources, config, keyed, overwrite=True, force=self.force, bar=self.bar)
+        corpus = self._prepare(config, keyed, overwrite=True)
         reason = f"{plain} was made from another text or with other options: prepared {keyed}"
         return replace(corpus, notes=(reason, *corpus.notes))
+
+    def _prepare(self, config: PreparationConfig, output: Path, *, overwrite: bool = False) -> Corpus:
+        texts = self._sources, config, output
+        return prepare(*texts, validation=self._validation, overwrite=overwrite, force=self.force, bar=self.bar)
 
     def _reuse(self, path: Path, config: PreparationConfig, required: Collection[str]) -> Corpus | None:
         """Open a prepared file; None if it is damaged, or made from another text or with other options."""

@@ -3,6 +3,7 @@
 Letters in shapes: N characters.
 """
 
+import itertools
 import mmap
 import re
 import tempfile
@@ -41,14 +42,16 @@ class _Header:
     config: PreparationConfig
     sources: tuple[str, ...]
     source_digest: str = field(metadata={"key": "text_digest"})
+    validation_start: int | None = field(default=None, metadata={"absent": None, "is_optional": True})
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A text as ids (N,), memory-mapped if it is large, in the smallest dtype that holds the vocabulary.
 
-    `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. `notes` has a line per change
-    that preparing made, `warnings` a line per unexpectedly large one; they are not stored.
+    `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. A text for validation of
+    its own starts at the id `validation_start`, with the EOS before it if there are documents. `notes` has a
+    line per change that preparing made, `warnings` a line per unexpectedly large one; they are not stored.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class Corpus:
     config: PreparationConfig
     sources: tuple[str, ...]
     source_digest: str
+    validation_start: int | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     mapping: mmap.mmap | None = field(default=None, compare=False)
@@ -75,9 +79,10 @@ class Corpus:
         low, high = map(int, indices.aminmax())
         if low < 0 or high >= tokenizer.size:
             raise CharRNNError(f"{path} holds indices beyond its vocabulary of {tokenizer.size}: prepare it again")
-        return cls(
-            path, indices, tokenizer, header.config, header.sources, header.source_digest, mapping=stored.mapping
-        )
+        if (start := header.validation_start) is not None and not 1 <= start <= len(indices) - 2:
+            raise CharRNNError(f"{path} has its validation text at an impossible place: prepare it again")
+        facts = header.config, header.sources, header.source_digest, start
+        return cls(path, indices, tokenizer, *facts, mapping=stored.mapping)
 
     def report(self, notify: Notify) -> None:
         """Report notes and warnings."""
@@ -103,44 +108,56 @@ def prepare(
     config: PreparationConfig,
     output: Path,
     *,
+    validation: Sequence[Source] = (),
     overwrite: bool = False,
     force: bool = False,
     bar: Bar = no_bar,
 ) -> Corpus:
     """Turn raw text into a corpus file; one that was made from the same text with the same options is kept.
 
+    `validation` is the text for validation, if it is not to be a part of the other one; both count for the vocabulary.
     The text is read once, in memory that does not grow with it; a temporary file of one to four times the size of the
     corpus is in the output's folder meanwhile. `force` reads what does not look like text, `bar` shows progress.
     Raises: CharRNNError for text that cannot be read or is too short; OutputExistsError if another file is at the
     output, or another process replaced it.
     """
-    _require_free(output, sources)
+    _require_free(output, [*sources, *validation])
     if output.exists() and not overwrite:
         corpus = Corpus.open(output)
-        if corpus.source_digest != digest(sources, bar):
+        if corpus.source_digest != digest(sources, bar, validation):
             raise OutputExistsError(f"{output} was made from another text: {_ways_out()}")
         if others := corpus.config.differences(config):
             raise OutputExistsError(f"{output} was made with other options ({others}): {_ways_out()}")
         return replace(corpus, notes=(f"{output} is up to date",))
     try:
         with making_folder(output.parent), tempfile.TemporaryFile(dir=output.parent) as stream:
-            with bar("reading", sum(source.size for source in sources)) as advance:
-                text = CleanText(sources, config, force=force, advance=advance)
-                numbers = NumberedText(text, TOKENIZERS[config.unit], stream)
+            with bar("reading", sum(source.size for source in [*sources, *validation])) as advance:
+                texts = [CleanText(each, config, force, advance) for each in (sources, validation) if each]
+                num_marks = 0 if config.border_text is None else 1  # the training text ends with that before validation
+                parts = [itertools.islice(text, num_marks * i, None) for i, text in enumerate(texts)]
+                numbers = NumberedText(parts, TOKENIZERS[config.unit], stream)
             with bar("encoding", numbers.num_bytes) as advance:
-                notes = _encode(text, numbers, output, advance, overwrite=overwrite)
+                notes = _encode(texts, numbers, output, advance, overwrite=overwrite)
     except OSError as error:
         raise CharRNNError(f"{output} cannot be written: {error.strerror}; nothing was changed") from error
     corpus = Corpus.open(output)
-    if (corpus.source_digest, corpus.config) != (text.digest.hexdigest(), config):
+    if (corpus.source_digest, corpus.config) != (_digest(texts), config):
         raise OutputExistsError(f"{output} was replaced by another process while it was prepared: {_ways_out()}")
     folders = [source.note for source in sources if source.note]
-    return replace(corpus, notes=(*folders, *notes), warnings=tuple(text.warnings))
+    warnings = tuple(itertools.chain.from_iterable(text.warnings for text in texts))
+    return replace(corpus, notes=(*folders, *notes), warnings=warnings)
 
 
-def _encode(text: CleanText, numbers: NumberedText, output: Path, advance: Advance, *, overwrite: bool) -> list[str]:
-    """Write a text that was read as a corpus; returns a line per change of preparing. Raises: CharRNNError, OSError."""
-    config, notes = text.config, text.notes
+def _digest(texts: Sequence[CleanText]) -> str:
+    return "+".join(text.digest.hexdigest() for text in texts)
+
+
+def _encode(
+    texts: Sequence[CleanText], numbers: NumberedText, output: Path, advance: Advance, *, overwrite: bool
+) -> list[str]:
+    """Write texts that were read as a corpus; returns a line per change of preparing. Raises: CharRNNError, OSError."""
+    text, config = texts[0], texts[0].config
+    notes = list(itertools.chain.from_iterable(each.notes for each in texts))
     _require_learnable(text, numbers)
     forgotten = numbers.num_forgotten, numbers.forgotten_chars
     tokenizer = TOKENIZERS[config.unit].build(numbers.totals, config, forgotten)
@@ -148,14 +165,23 @@ def _encode(text: CleanText, numbers: NumberedText, output: Path, advance: Advan
     if numbers.num_forgotten:
         unknown = f"{numbers.num_forgotten:,} words are unknown"
         text.warnings.append(f"{unknown}: they follow the first {MAX_KNOWN:,} distinct ones")
-    indices = numbers.encode(tokenizer, advance)
+    parts, start = numbers.encode(tokenizer, advance), None
+    if texts[1:]:
+        start = numbers.lengths[0] - (tokenizer.eos_id is not None)
+        name = " + ".join(source.name for source in texts[1].sources)
+        if start < 1 or length - start < 2:
+            raise CharRNNError(
+                f"{name} has too few {tokenizer.noun}s: validation needs at least 2, and so does training"
+            )
+        notes.append(f"validation: {length - start:,} {tokenizer.noun}s from {name}")
     if tokenizer.eos_id is not None:
         is_whole = tokenizer.num_documents == 1 and config.separator is not None
         (text.warnings if is_whole else notes).append(_describe_documents(tokenizer))
         if not config.keep_order:
-            indices = shuffled(indices, tokenizer.eos_id, length, config.shuffle_seed, output.parent)
-    origins = tuple(dict.fromkeys(source.origin for source in text.sources))
-    header = dump(_Header(tokenizer.stored(), config, origins, text.digest.hexdigest()))
+            parts[0] = shuffled(parts[0], tokenizer.eos_id, numbers.lengths[0], config.shuffle_seed, output.parent)
+    origins = tuple(dict.fromkeys(source.origin for each in texts for source in each.sources))
+    header = dump(_Header(tokenizer.stored(), config, origins, _digest(texts), start))
+    indices = itertools.chain.from_iterable(parts)
     container.write_blocks(output, KIND, header, "indices", tokenizer.dtype, length, indices, exclusive=not overwrite)
     return [*notes, *_describe_rare(tokenizer), *_describe_short_lines(tokenizer)]
 

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -32,20 +32,21 @@ class NumberedText:
     `forgotten_chars` characters, follow the first `MAX_KNOWN` distinct ones; `totals` lacks them.
     """
 
-    def __init__(self, blocks: Iterable[str], kind: type[Tokenizer], stream: BinaryIO) -> None:
+    def __init__(self, parts: Sequence[Iterable[str]], kind: type[Tokenizer], stream: BinaryIO) -> None:
+        """`parts` are texts in blocks, such as those for training and for validation."""
         self._stream = stream
-        self._runs: list[tuple[np.dtype[Any], int]] = []  # successive numbers of one dtype
+        self._parts: list[list[tuple[np.dtype[Any], int]]] = []  # for each, successive numbers of one dtype
         self.forgotten_chars = 0
         known = _Known({EOS_MARK: 0, _FORGOTTEN: 1})
         counts = np.zeros(MAX_KNOWN if kind.has_words else sys.maxunicode + 1, np.int64)
-        for block in split_word_blocks(blocks) if kind.has_words else blocks:
-            for begin in range(0, len(block), _BLOCK):
-                part = block[begin : begin + _BLOCK]
-                if isinstance(part, str):
-                    numbers = code_points(part)
+        for blocks in parts:
+            self._parts.append([])
+            for symbols in self._split(blocks, kind):
+                if isinstance(symbols, str):
+                    numbers = code_points(symbols)
                 else:
-                    numbers = np.fromiter(map(known.__getitem__, part), np.int32, len(part))
-                    self.forgotten_chars += sum(len(part[i]) for i in np.flatnonzero(numbers == 1).tolist())
+                    numbers = np.fromiter(map(known.__getitem__, symbols), np.int32, len(symbols))
+                    self.forgotten_chars += sum(len(symbols[i]) for i in np.flatnonzero(numbers == 1).tolist())
                 found = np.bincount(numbers)
                 counts[: len(found)] += found
                 self._append(numbers)
@@ -56,31 +57,45 @@ class NumberedText:
         self.totals = Counter(dict(zip(self._symbols, counts[self._numbers].tolist(), strict=True)))
         self.num_forgotten = self.totals.pop(_FORGOTTEN, 0)
 
+    @staticmethod
+    def _split(blocks: Iterable[str], kind: type[Tokenizer]) -> Iterator[str | list[str]]:
+        for block in split_word_blocks(blocks) if kind.has_words else blocks:
+            yield from (block[begin : begin + _BLOCK] for begin in range(0, len(block), _BLOCK))
+
     def _append(self, numbers: Array) -> None:
         self._stream.write(numbers.data)
-        length = len(numbers)
-        if self._runs and self._runs[-1][0] == numbers.dtype:
-            length += self._runs.pop()[1]
-        self._runs.append((numbers.dtype, length))
+        runs, length = self._parts[-1], len(numbers)
+        if runs and runs[-1][0] == numbers.dtype:
+            length += runs.pop()[1]
+        runs.append((numbers.dtype, length))
 
-    def encode(self, tokenizer: Tokenizer, advance: Advance = advance_nothing) -> Iterator[Tensor]:
-        """The ids of the text in a vocabulary of its symbols, in blocks (N,) in the vocabulary's dtype.
+    @property
+    def lengths(self) -> list[int]:
+        """The number of symbols of each part."""
+        return [sum(length for _, length in runs) for runs in self._parts]
 
-        Read it once: the file is truncated at the end, so that it is not flushed to disk. `advance` receives the
-        bytes read. Raises: OSError.
+    def encode(self, tokenizer: Tokenizer, advance: Advance = advance_nothing) -> list[Iterator[Tensor]]:
+        """The ids of each part in a vocabulary of its symbols, in blocks (N,) in the vocabulary's dtype.
+
+        Read each once, in order: the file is truncated at the end, so that it is not flushed to disk. `advance`
+        receives the bytes read. Raises: OSError.
         """
         ids = tokenizer.ids_of(self._symbols).to(tokenizer.dtype).numpy()
         table = np.zeros(self._numbers[-1] + 1, ids.dtype)  # the ids by number
         table[self._numbers] = ids
         self._stream.seek(0)
-        for dtype, length in self._runs:
+        return [self._encode(runs, table, advance) for runs in self._parts]
+
+    def _encode(self, runs: list[tuple["np.dtype[Any]", int]], table: Array, advance: Advance) -> Iterator[Tensor]:
+        for dtype, length in runs:
             for begin in range(0, length, _BLOCK):
                 data = bytearray(min(_BLOCK, length - begin) * dtype.itemsize)
                 if self._stream.readinto(data) < len(data):  # type: ignore[attr-defined]
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 advance(len(data))
                 yield torch.from_numpy(_look_up(table, data, dtype))
-        self._stream.truncate(0)
+        if runs is self._parts[-1]:
+            self._stream.truncate(0)
 
 
 def _look_up(table: Array, data: bytearray, dtype: "np.dtype[Any]") -> Array:

@@ -228,8 +228,10 @@ class SourceDigest:
         return f"{hashlib.sha256(joined).hexdigest()}-{len(self._each)}"
 
 
-def digest(sources: Sequence[Source], bar: Bar = no_bar) -> str:
-    """The `SourceDigest` of the sources in order, in hexadecimal. Raises: CharRNNError."""
+def digest(sources: Sequence[Source], bar: Bar = no_bar, validation: Sequence[Source] = ()) -> str:
+    """The `SourceDigest` of the sources in order, in hexadecimal, and of those for validation. Raises: CharRNNError."""
+    if validation:
+        return f"{digest(sources, bar)}+{digest(validation, bar)}"
     found = SourceDigest()
     with bar("reading", sum(source.size for source in sources)) as advance:
         for source in sources:

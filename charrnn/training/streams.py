@@ -94,16 +94,20 @@ class TrainingText:
         num_ranks: int = 1,
         *,
         border: int | None = None,
+        validation_start: int | None = None,
         count_chars: Callable[[Tensor], float] = len,
     ) -> "TrainingText":
         """Hold out the last part for validation, and lay the rest out in the config's streams and chunks.
 
+        The part starts at `validation_start`, or is a fraction of the text.
         If there is a `border` between documents, the cut is at one, which both parts have. A text whose last part
         would be shorter than two symbols is not split. Raises: CharRNNError for too few symbols.
         """
         num_train = int((1 - config.val_fraction) * len(indices))
         first_val = num_train
-        if border is not None and num_train < len(indices) and (cut := _nearest_border(indices, num_train, border)):
+        if validation_start is not None:
+            first_val, num_train = validation_start, validation_start + (border is not None)
+        elif border is not None and num_train < len(indices) and (cut := _nearest_border(indices, num_train, border)):
             first_val, num_train = cut, cut + 1
         if num_train < 2 or len(indices) - first_val < 2:
             first_val = num_train = len(indices)

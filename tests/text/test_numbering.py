@@ -30,7 +30,7 @@ def blocks_of(text: str, size: int) -> list[str]:
 @contextlib.contextmanager
 def numbered(blocks: list[str], kind: type[Tokenizer], folder: Path) -> Iterator[NumberedText]:
     with tempfile.TemporaryFile(dir=folder) as stream:
-        yield NumberedText(blocks, kind, stream)
+        yield NumberedText([blocks], kind, stream)
 
 
 def with_forgotten(numbers: NumberedText, **options: Any) -> Tokenizer:
@@ -51,7 +51,7 @@ def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> No
         assert numbers.totals == totals
         assert (numbers.num_forgotten, numbers.forgotten_chars) == (0, 0)
         tokenizer = TOKENIZERS[unit].build(totals, config)
-        indices = torch.cat([torch.empty(0, dtype=tokenizer.dtype), *numbers.encode(tokenizer)])
+        indices = torch.cat([torch.empty(0, dtype=tokenizer.dtype), *numbers.encode(tokenizer)[0]])
     if tokenizer.unk_id is None:
         expected = tokenizer.encode(text)
     else:
@@ -80,7 +80,7 @@ def test_numbered_bytes_are_encoded_as_the_bytes_are(tmp_path: Path, data: bytes
     if has_eos:
         with numbered(blocks_of(EOS_MARK + text + EOS_MARK, size), ByteTokenizer, tmp_path) as numbers:
             tokenizer = ByteTokenizer.build(numbers.totals, PreparationConfig(unit="byte", documents=True))
-            assert torch.cat(list(numbers.encode(tokenizer))).tolist() == [256, *data, 256]
+            assert torch.cat(list(numbers.encode(tokenizer)[0])).tolist() == [256, *data, 256]
     else:
         check(blocks_of(text, size), "byte", tmp_path)
 
@@ -112,7 +112,7 @@ def test_words_after_as_many_as_memory_should_hold_become_unknown(
         assert numbers.totals == Counter({" at": 31, " last": 31} | dict.fromkeys(rare[:16], 1))
         assert (numbers.num_forgotten, numbers.forgotten_chars) == (9, 27)
         tokenizer = with_forgotten(numbers)
-        symbols = tokenizer.decode_marked(torch.cat(list(numbers.encode(tokenizer))))
+        symbols = tokenizer.decode_marked(torch.cat(list(numbers.encode(tokenizer)[0])))
     assert list(symbols) == [*words[:18], *[UNKNOWN_CHAR] * 9, *words[27:]]
     assert (sum(tokenizer.counts), tokenizer.num_chars) == (len(words), len("".join(words)))
 
@@ -120,9 +120,9 @@ def test_words_after_as_many_as_memory_should_hold_become_unknown(
 def test_numbers_that_are_gone_are_an_error(tmp_path: Path) -> None:
     with numbered(["Once upon a time"], CharTokenizer, tmp_path) as numbers:
         tokenizer = CharTokenizer.build(numbers.totals, PreparationConfig())
-        list(numbers.encode(tokenizer))
+        list(numbers.encode(tokenizer)[0])
         with pytest.raises(OSError, match="Input/output error"):
-            list(numbers.encode(tokenizer))
+            list(numbers.encode(tokenizer)[0])
 
 
 def test_eos_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,5 +131,5 @@ def test_eos_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text += " ".join(map("".join, itertools.permutations("abcde"))) + EOS_MARK
     with numbered([text], WordTokenizer, tmp_path) as numbers:
         tokenizer = with_forgotten(numbers, separator="\n")
-        indices = torch.cat(list(numbers.encode(tokenizer)))
+        indices = torch.cat(list(numbers.encode(tokenizer)[0]))
     assert indices.tolist().count(tokenizer.eos_id) == text.count(EOS_MARK) == tokenizer.counts[-1]
