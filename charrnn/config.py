@@ -100,13 +100,16 @@ def option(
     limits: Interval | Choice | None = None,
     *,
     absent: Any = ...,
+    is_optional: bool = False,
     **more: Any,
 ) -> Any:
     """A dataclass field for an option; `more` are fields of `Option`.
 
-    `absent` is the value in files that were written before there was the option.
+    `absent` is the value in files that were written before there was the option; if it `is_optional`, newer files
+    leave it out too.
     """
-    metadata = {} if absent is ... else {"absent": absent}
+    metadata: dict[str, Any] = {} if absent is ... else {"absent": absent}
+    metadata |= {"is_optional": True} if is_optional else {}
     return field(default=default, metadata={"option": Option(help, panel, limits, **more), **metadata})
 
 
@@ -164,6 +167,9 @@ class PreparationConfig(Config):
         None, "The text between documents, such as \\n.", PREPARATION, absent=None, parse=unescape
     )
     documents: bool = option(False, "Each file is a document.", PREPARATION, absent=False)
+    drop_duplicates: bool = option(
+        False, "Keep the first of equal documents only.", PREPARATION, absent=False, is_optional=True
+    )
     keep_order: bool = option(False, "Do not shuffle the documents.", PREPARATION, absent=False)
     shuffle_seed: int = option(0, "The documents' order follows from it.", PREPARATION, count(0), absent=0)
 
@@ -178,8 +184,10 @@ class PreparationConfig(Config):
         if self.separator is not None and self.documents:
             remedy = "a document is a part of a file, or all"
             raise OptionError(f"{opt.separator} and {opt.documents} exclude each other: {remedy}")
-        if self.keep_order and self.border_text is None:
-            raise OptionError(f"{opt.keep_order(True)} is for documents: give {opt.separator} or {opt.documents(True)}")
+        for name in ("keep_order", "drop_duplicates"):
+            if getattr(self, name) and self.border_text is None:
+                option = getattr(opt, name)(True)
+                raise OptionError(f"{option} is for documents: give {opt.separator} or {opt.documents(True)}")
         if self.keeps_bytes:
             for name in ("encoding", "ascii", "lowercase", "min_count", "max_vocab"):
                 if getattr(self, name) != getattr(PreparationConfig, name):

@@ -15,6 +15,7 @@ from pathlib import Path
 from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError, OutputExistsError, opt
 from charrnn.files import container
+from charrnn.files.schema import dump
 from charrnn.terminal import Bar, no_bar
 from charrnn.text import sources
 from charrnn.text.corpus import Corpus, prepare, read_source_digest
@@ -81,7 +82,7 @@ class TextArgument:
                 )
         if known := self._reuse(plain, config, required):
             return known
-        options = json.dumps(asdict(config), sort_keys=True)
+        options = json.dumps(dump(config), sort_keys=True)
         key = hashlib.sha256(f"{self.digest} {options}".encode()).hexdigest()[:_KEY_CHARS]
         keyed = plain.with_stem(f"{plain.stem}-{key}")
         if known := self._reuse(keyed, config, asdict(config)):

@@ -9,7 +9,7 @@ import re
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from charrnn.files.atomic import making_folder
 from charrnn.files.schema import dump, parse
 from charrnn.terminal import Advance, Bar, Notify, count_of, format_share, no_bar
 from charrnn.text.cleaning import CleanText, half_of_a_character
-from charrnn.text.documents import shuffled
+from charrnn.text.documents import Duplicates, shuffled
 from charrnn.text.numbering import MAX_KNOWN, NumberedText
 from charrnn.text.sources import Source, digest, find_sources
 from charrnn.text.tokenizers import TOKENIZERS, UNKNOWN_CHAR, StoredVocabulary, Tokenizer
@@ -134,10 +134,12 @@ def prepare(
             with bar("reading", sum(source.size for source in [*sources, *validation])) as advance:
                 texts = [CleanText(each, config, force, advance) for each in (sources, validation) if each]
                 num_marks = 0 if config.border_text is None else 1  # the training text ends with that before validation
-                parts = [itertools.islice(text, num_marks * i, None) for i, text in enumerate(texts)]
+                duplicates = Duplicates(drops=config.drop_duplicates)
+                watched: Iterable[Iterable[str]] = texts if config.border_text is None else map(duplicates.watch, texts)
+                parts = [itertools.islice(text, num_marks * i, None) for i, text in enumerate(watched)]
                 numbers = NumberedText(parts, TOKENIZERS[config.unit], stream)
             with bar("encoding", numbers.num_bytes) as advance:
-                notes = _encode(texts, numbers, output, advance, overwrite=overwrite)
+                notes = _encode(texts, numbers, output, advance, duplicates, overwrite=overwrite)
     except OSError as error:
         raise CharRNNError(f"{output} cannot be written: {error.strerror}; nothing was changed") from error
     corpus = Corpus.open(output)
@@ -153,7 +155,13 @@ def _digest(texts: Sequence[CleanText]) -> str:
 
 
 def _encode(
-    texts: Sequence[CleanText], numbers: NumberedText, output: Path, advance: Advance, *, overwrite: bool
+    texts: Sequence[CleanText],
+    numbers: NumberedText,
+    output: Path,
+    advance: Advance,
+    duplicates: Duplicates,
+    *,
+    overwrite: bool,
 ) -> list[str]:
     """Write texts that were read as a corpus; returns a line per change of preparing. Raises: CharRNNError, OSError."""
     text, config = texts[0], texts[0].config
@@ -177,6 +185,7 @@ def _encode(
     if tokenizer.eos_id is not None:
         is_whole = tokenizer.num_documents == 1 and config.separator is not None
         (text.warnings if is_whole else notes).append(_describe_documents(tokenizer))
+        notes += _describe_duplicates(duplicates, config)
         if not config.keep_order:
             parts[0] = shuffled(parts[0], tokenizer.eos_id, numbers.lengths[0], config.shuffle_seed, output.parent)
     origins = tuple(dict.fromkeys(source.origin for each in texts for source in each.sources))
@@ -224,6 +233,15 @@ def _describe_documents(tokenizer: Tokenizer) -> str:
         return "1 document: no separator is in the text"
     order = "in their order" if config.keep_order else f"shuffled ({opt.keep_order(True)} leaves them as they are)"
     return f"{count_of(num_documents, 'document')}, {order}"
+
+
+def _describe_duplicates(duplicates: Duplicates, config: PreparationConfig) -> list[str]:
+    if config.drop_duplicates:
+        return [f"dropped {count_of(sum(duplicates.counts), 'duplicate document')}"]
+    remedy = f"{opt.drop_duplicates(True)} keeps the first of each"
+    places = ("", " in the validation text, of itself or of the training text")
+    counts = zip(duplicates.counts, places, strict=False)
+    return [f"{count_of(count, 'duplicate document')}{place}: {remedy}" for count, place in counts if count]
 
 
 def _describe_rare(tokenizer: Tokenizer) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from charrnn.text.words import EOS_MARK
 _BUCKET = 2**24  # ids that are shuffled at a time, on average
 _MAX_BUCKETS = 200  # files that may be open at a time: some systems allow 256
 _BLOCK = 2**20  # ids of a block
+_MAX_COMPARED = 2**20  # characters of a document that is compared with others
 _GROUP = 2**16  # documents whose places are computed at a time
 _MAX_BLANKS = 2**12
 """Max spaces and tabs of a line that counts as empty: more are not held in memory until the line ends."""
@@ -62,6 +64,47 @@ def mark_documents(blocks: Iterable[str], separator: str) -> Iterator[str]:
     rest = rest.rstrip("\n") if newlines else rest.removesuffix("\n" if before else "")
     if rest or not is_after_eos:
         yield rest + EOS_MARK
+
+
+class Duplicates:
+    """Documents that are equal to an earlier one, found by a 64-bit hash of each, and left out if it `drops` them.
+
+    Documents of more than 2**20 characters are not compared, since they are not held in memory.
+    """
+
+    def __init__(self, *, drops: bool) -> None:
+        self._drops = drops
+        self._seen = set[int]()  # only if they are dropped, since it takes 8 times the memory of an array
+        self._hashes: list[array[int]] = []  # of each text
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of duplicates in each text, of documents of the same text and of those before."""
+        joined = np.concatenate([np.zeros(0, np.int64), *self._hashes])
+        ends = itertools.accumulate(map(len, self._hashes), initial=0)
+        sizes = [len(np.unique(joined[:end])) for end in ends]
+        return [len(each) - (b - a) for each, (a, b) in zip(self._hashes, itertools.pairwise(sizes), strict=True)]
+
+    def watch(self, blocks: Iterable[str]) -> Iterator[str]:
+        """The same marked text. Several texts are compared with each other too."""
+        self._hashes.append(array("q"))
+        rest, is_long = "", False  # the beginning of a long document was yielded already
+        for block in blocks:
+            *documents, rest = (rest + block).split(EOS_MARK)
+            skipped = 1 if documents and (is_long or not documents[0]) else 0  # empty: before the first EOS
+            is_long = (is_long and not documents) or len(rest) > _MAX_COMPARED
+            self._hashes[-1].extend(map(hash, documents[skipped:]))
+            if self._drops:
+                kept = documents[:skipped] + [each for each in documents[skipped:] if self._is_new(hash(each))]
+                block = "".join(f"{each}{EOS_MARK}" for each in kept) + (rest if is_long else "")
+            if is_long:
+                rest = ""
+            yield block
+
+    def _is_new(self, key: int) -> bool:
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
 
 
 def _clear_blank_lines(blocks: Iterable[str]) -> Iterator[str]:

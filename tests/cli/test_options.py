@@ -26,6 +26,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "unit": "char",
         "separator": None,
         "documents": False,
+        "drop_duplicates": False,
         "keep_order": False,
         "shuffle_seed": 0,
     },
@@ -135,10 +136,10 @@ GIVEN: list[tuple[type, str, dict[str, Any]]] = [
     (
         PreparationConfig,
         "--encoding cp1252 --normalize nfkc --ascii --lowercase --min-count 2 --max-vocab 9 --keep-boilerplate"
-        " --unit word --separator \\n\\\\ --keep-order --shuffle-seed 3",
+        " --unit word --separator \\n\\\\ --drop-duplicates --keep-order --shuffle-seed 3",
         {"encoding": "cp1252", "normalize": "nfkc", "ascii": True, "lowercase": True}
         | {"min_count": 2, "max_vocab": 9, "keep_boilerplate": True, "unit": "word", "separator": "\n\\"}
-        | {"documents": False, "keep_order": True, "shuffle_seed": 3},
+        | {"documents": False, "drop_duplicates": True, "keep_order": True, "shuffle_seed": 3},
     ),
     (
         PreparationConfig,

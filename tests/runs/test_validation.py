@@ -84,3 +84,17 @@ def test_another_validation_file_is_another_corpus(tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match="was made from another text"):
         corpus_of(tmp_path, TEXT, HELD_OUT + "more")
     assert corpus_of(tmp_path, TEXT, HELD_OUT).notes == (f"{first.path} is up to date",)
+
+
+def test_dropped_duplicates_leave_the_loss_of_a_list_without_them(tmp_path: Path, charrnn: Command) -> None:
+    names = "".join(f"{first}{last}\n" for first in ("An", "Be", "Ca", "Do") for last in ("na", "rt", "rl", "th", "le"))
+    (tmp_path / "once.txt").write_text(names)
+    (tmp_path / "often.txt").write_text(names * 5)
+    small = ["--separator", r"\n", "--hidden-size", "16", "--steps", "20", "--seed", "1", "--device", "cpu", "--json"]
+    once = json.loads(charrnn("train", "once.txt", *small).stdout)
+    done = charrnn("train", "often.txt", "--drop-duplicates", *small)
+    assert "dropped 80 duplicate documents" in done.stderr
+    assert json.loads(done.stdout)["best_val_loss"] == once["best_val_loss"]
+    (tmp_path / "twice.txt").write_text(names * 2)
+    done = charrnn("prepare", "twice.txt", "--separator", r"\n")
+    assert "20 duplicate documents: --drop-duplicates keeps the first of each" in done.stderr

@@ -16,7 +16,7 @@ from charrnn.config import PreparationConfig
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.text import documents
 from charrnn.text.corpus import Corpus, prepare
-from charrnn.text.documents import mark_documents, shuffled, split_lines
+from charrnn.text.documents import Duplicates, mark_documents, shuffled, split_lines
 from charrnn.text.sources import find_sources
 from charrnn.text.words import EOS_MARK
 from tests.support import marked_text
@@ -227,3 +227,24 @@ def test_a_large_corpus_is_shuffled_in_few_files(tmp_path: Path, monkeypatch: py
     text = torch.tensor([1, *[0, 1] * 500], dtype=torch.uint8)
     assert torch.equal(torch.cat(list(shuffled([text], 1, len(text), 0, tmp_path))), text)
     assert len(opened) == documents._MAX_BUCKETS
+
+
+@given(st.lists(st.sampled_from(["Anna", "Bert", "C", "longer than eight"]), max_size=12), st.integers(1, 9))
+def test_duplicates_are_counted_or_dropped_wherever_blocks_end(names: list[str], size: int) -> None:
+    text = "".join(f"{document}{EOS_MARK}" for document in ["", *names])
+    blocks = [text[i : i + size] for i in range(0, len(text), size)]
+    for drops in (False, True):
+        duplicates = Duplicates(drops=drops)
+        left = "".join(duplicates.watch(blocks)).split(EOS_MARK)[1:-1]
+        assert left == (list(dict.fromkeys(names)) if drops else names)
+        again = "".join(duplicates.watch(blocks)).split(EOS_MARK)[1:-1]
+        assert again == ([] if drops else names)
+        assert duplicates.counts == [len(names) - len(set(names)), len(names)]
+
+
+def test_long_documents_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_MAX_COMPARED", 5)
+    duplicates = Duplicates(drops=True)
+    text = EOS_MARK.join(["", "too long", "short", "too long", "short", ""])
+    left = "".join(duplicates.watch(text[i : i + 3] for i in range(0, len(text), 3)))
+    assert left == EOS_MARK.join(["", "too long", "short", "too long", ""])
