@@ -166,6 +166,14 @@ class LanguageModel:
             texts[piece.index] += piece.text
         return list(map(readable, texts))
 
+    @with_sampling_options
+    def conversation(
+        self, *, seed: int | None = None, corpus: str | None = None, **options: Unpack[SamplingOptions]
+    ) -> "Conversation":
+        """Turns of reading and writing that share one state. Raises: CharRNNError as `sample` does."""
+        seed = secrets.randbits(31) if seed is None else seed
+        return Conversation(self, self._make_sampler(1, corpus, options), seed)
+
     def next(self, text: str = "") -> dict[str, float]:
         """The probability of each symbol to follow a text, the most likely first, at temperature 1 without filters.
 
@@ -291,6 +299,10 @@ class LanguageModel:
     def _pieces(
         self, num_samples: int, prompt: str, seed: int | None, corpus: str | None, options: SamplingOptions
     ) -> Iterator[Piece]:
+        seed = secrets.randbits(31) if seed is None else seed
+        return self._make_sampler(num_samples, corpus, options).sample(self.normalise(prompt), seed=seed)
+
+    def _make_sampler(self, num_samples: int, corpus: str | None, options: SamplingOptions) -> Sampler:
         given = {name: value for name, value in options.items() if value is not None}
         config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
         index = known = None
@@ -298,8 +310,20 @@ class LanguageModel:
             index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
         if config.new:
             known = self._documents[corpus] = self._documents.get(corpus) or self.known_documents(corpus)
-        seed = secrets.randbits(31) if seed is None else seed
-        return self.sampler(config, index, known).sample(self.normalise(prompt), seed=seed)
+        return self.sampler(config, index, known)
+
+
+class Conversation:
+    """A model that reads and writes in turns, and keeps its state between them."""
+
+    def __init__(self, model: LanguageModel, sampler: Sampler, seed: int) -> None:
+        self._model, self._sampler, self._seed = model, sampler, seed
+
+    def reply(self, text: str = "") -> str:
+        """Read a text and continue it. Raises: CharRNNError for a text outside the vocabulary."""
+        pieces = self._sampler.sample(self._model.normalise(text), seed=self._seed, keeps_state=True)
+        self._seed += 1
+        return readable("".join(piece.text for piece in pieces))
 
 
 def load(

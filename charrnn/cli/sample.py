@@ -56,6 +56,9 @@ def sample(
     interactive: Annotated[
         bool, declare("Read a prompt a line from stdin, and continue each.", "--interactive", "-i")
     ] = False,
+    keep_state: Annotated[
+        bool, declare("With --interactive: each line continues the conversation so far.", "--keep-state")
+    ] = False,
     config: SamplingConfig,
     temperature: Annotated[
         str,
@@ -94,6 +97,8 @@ def sample(
         raise OptionError("stdin can be read once: name a file for --corpus")
     if corpus is not None and config.avoid_copying is None and not config.new and not json:
         raise OptionError("--corpus is for --avoid-copying, --new and --json: give one of them")
+    if keep_state and not (interactive and config.num_samples == 1 and "," not in temperature):
+        raise OptionError("--keep-state is for --interactive, with one sample at one temperature")
     if interactive and (prompt is not None or prompt_file is not None):
         raise OptionError("--interactive reads its prompts from stdin: leave --prompt and --prompt-file out")
     output = options.require_output(output, overwrite=overwrite)
@@ -130,6 +135,7 @@ def sample(
         is_seed_announced=seed is not None,
         skips_unknown=skip_unknown,
         echoes=not no_echo,
+        keeps_state=keep_state,
         is_counted=config.num_samples > 1 and not (quiet or interactive) and shows_count(output),
     )
     texts = session.continue_all(map(model.normalise, prompts), goes_on=interactive)
@@ -153,6 +159,7 @@ class _Session:
     is_seed_announced: bool
     skips_unknown: bool
     echoes: bool
+    keeps_state: bool
     is_counted: bool
     has_failed: bool = False
     given_up: list[CharRNNError] = field(default_factory=list)
@@ -186,7 +193,7 @@ class _Session:
                 if self.skips_unknown:
                     how = "left out of the prompt, since the model does not know them"
                 self.notify(f"{how}: {list_characters(prompt.missing)}")
-            pieces = sampler.sample(prompt, seed=seed)
+            pieces = sampler.sample(prompt, seed=seed, keeps_state=self.keeps_state)
             notes = [] if self.is_seed_announced else [f"seed {self.seed}"]
             if len(self.configs) > 1:
                 notes.append(f"temperature {config.temperature:g}")

@@ -31,8 +31,10 @@ def failure(device: torch.device, dtype: torch.dtype = torch.float32, *, trains:
             _lstm_step(2, 8, 8, device, trains=trains)()
     except Exception as error:  # a build without CUDA raises an AssertionError
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        built_for = f" (this PyTorch is built for CUDA {torch.version.cuda})" if device.type == "cuda" else ""
-        return reason + built_for
+        if device.type != "cuda":
+            return reason
+        cuda = torch.version.cuda
+        return f"{reason} (this PyTorch is built {f'for CUDA {cuda}' if cuda else 'without CUDA'})"
     return None
 
 

@@ -95,33 +95,37 @@ class Sampler:
         self._advance = runtime.capture(self._take_steps, num_calls=num_launches)
         self._threads = Threads(is_fixed=runtime.dtype != torch.int8)  # floating-point sums may depend on it
         self._prompts_begun = 0
+        self._kept: Reading | None = None
 
     def read_prompt(self, prompt: str, *, skip_unknown: bool = False) -> Prompt:
         """A prompt for `sample`. Raises: CharRNNError for symbols that the model lacks, unless they are skipped."""
         excluded = set(range(self._tokenizer.size)) - self._constraints.samplable
-        return self._tokenizer.encode_prompt(prompt, excluded, skip_unknown=skip_unknown)
+        return self._tokenizer.encode_prompt(prompt, excluded, skip_unknown=skip_unknown, starts=self._kept is None)
 
-    def sample(self, prompt: str | Prompt = "", *, seed: int) -> Iterator[Piece]:
+    def sample(self, prompt: str | Prompt = "", *, seed: int, keeps_state: bool = False) -> Iterator[Piece]:
         """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
 
+        With `keeps_state` the next prompt continues the single sample of this one.
         Raises: CharRNNError, before the first piece for a prompt outside the vocabulary, after the last one for
         samples that were given up because they were taken back over and over.
         """
-        return self._sample(self.read_prompt(prompt) if isinstance(prompt, str) else prompt, seed)
+        return self._sample(self.read_prompt(prompt) if isinstance(prompt, str) else prompt, seed, keeps_state)
 
-    def _sample(self, prompt: Prompt, seed: int) -> Iterator[Piece]:
+    def _sample(self, prompt: Prompt, seed: int, keeps_state: bool) -> Iterator[Piece]:
         ahead, max_length = self._runtime.launches_ahead, self._config.max_length
         if max_length == 0:
+            self._kept = self._read(prompt.ids, self._kept) if keeps_state else None
             yield from (Piece(i, finish_reason="length") for i in range(self._config.num_samples))
             return
         self._prompts_begun = number = self._prompts_begun + 1
-        read = self._stepper.read(prompt.ids)
+        read = self._read(prompt.ids, self._kept)
         self._constraints.written.clear()
         first = None if prompt.first is None else self._penalties(prompt.first)
         drafts = (Draft(index, seed, self._constraints, prompt) for index in range(self._config.num_samples))
         streams = self._begin(range(self._symbols.shape[1]), drafts, read)
         launched: deque[tuple[dict[int, int], Callable[[], Tensor]]] = deque()
         given_up: list[Draft] = []
+        written: list[int] = []
         while streams:
             if number != self._prompts_begun:
                 raise RuntimeError("this Sampler has begun another prompt: one at a time")
@@ -136,6 +140,7 @@ class Sampler:
                     continue
                 piece = stream.add(ids[slot], nats[slot])
                 if piece.ids or piece.finish_reason is not None:
+                    written += piece.ids if keeps_state else ()
                     yield piece
                 if stream.finish_reason is not None:
                     ended.append(slot)
@@ -143,10 +148,15 @@ class Sampler:
                     self._stepper.place([slot], self._read_again(stream, read))
             given_up += [stream for stream in map(streams.pop, ended) if stream.problem is not None]
             streams |= self._begin(ended, drafts, read)
+        if keeps_state:
+            self._kept = self._read(torch.tensor(written, dtype=torch.int64), read)
         if given_up:
             lowest = min(given_up, key=lambda draft: draft.index)
             others = f" (and {count_of(len(given_up) - 1, 'other')})" if given_up[1:] else ""
             raise CharRNNError(f"sample {lowest.index}{others} gave up at {lowest.problem}")
+
+    def _read(self, ids: Tensor, before: Reading | None) -> Reading:
+        return before if before is not None and not len(ids) else self._stepper.read(ids, before)
 
     def _penalties(self, ids: Collection[int]) -> Tensor:
         """What is added to the logits (V,) so that one of these ids is drawn."""

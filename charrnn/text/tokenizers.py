@@ -348,8 +348,10 @@ class Tokenizer(ABC):
         newline = self._ids.get("\n")
         return torch.tensor([newline if newline is not None and counts[newline] else counts.index(max(counts))])
 
-    def encode_prompt(self, prompt: str, excluded: Collection[int] = (), *, skip_unknown: bool = False) -> Prompt:
-        """A prompt for samples without the `excluded` ids.
+    def encode_prompt(
+        self, prompt: str, excluded: Collection[int] = (), *, skip_unknown: bool = False, starts: bool = True
+    ) -> Prompt:
+        """A prompt for samples without the `excluded` ids; without `starts` it continues a text.
 
         Raises: CharRNNError for symbols that the vocabulary lacks; `skip_unknown` leaves them out instead. Words are
         read as the unknown symbol, if there is one.
@@ -362,11 +364,12 @@ class Tokenizer(ABC):
         missing = self.missing(symbols)
         if missing and skip_unknown:
             kept = "".join(part for part, symbol in zip(read, symbols, strict=True) if symbol not in missing)
-            return replace(self.encode_prompt(self.unmark(kept + end), excluded), missing=missing)
+            return replace(self.encode_prompt(self.unmark(kept + end), excluded, starts=starts), missing=missing)
         if not (self.has_words and self.unk_id is not None):
             self.require(symbols)
         begun = marked[marked.rfind(EOS_MARK) + 1 :]
-        return Prompt(self.unmark(marked), self.start(self.ids_of(symbols)), begun, prefix, first, missing)
+        ids = self.ids_of(symbols)
+        return Prompt(self.unmark(marked), self.start(ids) if starts else ids, begun, prefix, first, missing)
 
     def _begun_word(self, symbols: Sequence[str], excluded: Collection[int]) -> tuple[int, str, list[int] | None]:
         """The number of symbols at the end that begin a longer one, their text, and the ids that begin with it."""
