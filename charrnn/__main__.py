@@ -1,8 +1,8 @@
 """The installed command, which is also `python -m charrnn`."""
 
-from charrnn.cli.signals import end_on_signals
+from charrnn.cli.signals import end_process_on_signals
 
-end_on_signals()  # first of all: what follows takes a while to import
+end_process_on_signals()  # first of all: what follows takes a while to import
 
 from charrnn.cli.app import main  # noqa: E402
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from charrnn.cli import options
 from charrnn.cli.options import declare
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 
 
 def export(
@@ -27,7 +27,7 @@ def export(
     from charrnn.report.export import export as write_page
     from charrnn.runs.checkpoint import Checkpoint
 
-    exit_on_signals()
+    raise_exit_on_signals()
     page = options.require_output(output, overwrite=overwrite or is_own_page(output))
     found = Checkpoint.load(options.choose_checkpoint(checkpoint, checkpoint_dir))
     size = write_page(found, page, TITLE if title is None else title, overwrite=overwrite)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from charrnn.cli.options import CHECKPOINT_DIR, CheckpointDir, Json, declare, print_message
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.terminal import align, escape, format_bytes, print_json
 
@@ -44,7 +44,7 @@ def inspect(
     from charrnn.runs.checkpoint import Checkpoint
     from charrnn.runs.folder import find_checkpoint
 
-    exit_on_signals()
+    raise_exit_on_signals()
 
     if slim is not None:
         path = find_checkpoint(paths[0], checkpoint_dir)

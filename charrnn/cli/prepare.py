@@ -9,7 +9,7 @@ import typer
 
 from charrnn.cli import options
 from charrnn.cli.options import declare
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 from charrnn.config import REPORTS, PreparationConfig
 from charrnn.errors import OptionError
 from charrnn.terminal import byte_bar, no_bar
@@ -53,7 +53,7 @@ def prepare(
     from charrnn.text import corpus as corpora
     from charrnn.text.cache import default_output
 
-    exit_on_signals()
+    raise_exit_on_signals()
 
     output = output or default_output(text[0], data_dir)
     bar = no_bar if quiet else byte_bar(sys.stderr)

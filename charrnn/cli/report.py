@@ -7,7 +7,7 @@ import typer
 
 from charrnn.cli import options
 from charrnn.cli.options import declare
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 
 Runs = Annotated[
     list[str] | None,
@@ -40,7 +40,7 @@ def report(
     from charrnn.report.page import require_extra, write_report
     from charrnn.report.subject import open_subject
 
-    exit_on_signals()
+    raise_exit_on_signals()
     require_extra()
     page = options.require_output(output, overwrite=overwrite or is_own_page(output))
     paths = [Path(run) for run in runs] if runs else [options.choose_checkpoint(None, checkpoint_dir)]

@@ -14,7 +14,7 @@ import typer
 
 from charrnn.cli import options
 from charrnn.cli.options import declare
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 from charrnn.cli.writing import Batch, Form, View, as_json, as_text, counted, shows_count, view_on_stdout, write
 from charrnn.config import COMMON, FILTERS, SamplingConfig, options_of
 from charrnn.errors import CharRNNError, OptionError, UnknownSymbolsError
@@ -108,7 +108,7 @@ def sample(
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import seed_everything
 
-    exit_on_signals()
+    raise_exit_on_signals()
 
     notify = options.notifier(quiet=quiet)
     path = options.choose_checkpoint(checkpoint, checkpoint_dir, notify)

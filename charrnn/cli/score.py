@@ -12,7 +12,7 @@ import typer
 
 from charrnn.cli import options
 from charrnn.cli.options import declare
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 from charrnn.cli.writing import print_text
 from charrnn.config import WINDOWS
 from charrnn.errors import CharRNNError, OptionError
@@ -66,7 +66,7 @@ def score(
     from charrnn.text.corpus import read_blocks
     from charrnn.text.documents import split_lines
 
-    exit_on_signals()
+    raise_exit_on_signals()
 
     path = options.choose_checkpoint(checkpoint, checkpoint_dir)
     model = LanguageModel(Checkpoint.load(path), path, open_runtime(device, precision, trains=adapt))

@@ -1,6 +1,7 @@
 """End a command on Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, with clean-up and exit code 128 + the signal's number.
 
-Until torch is imported they end it at once: an exception during the import may be lost or crash the process.
+Three handlers follow each other: until torch is imported a signal ends the process at once, because an exception during
+the import may be lost or crash it; then it raises SystemExit; while a model is trained it requests a stop.
 """
 
 import contextlib
@@ -20,12 +21,12 @@ def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any
     return {number: signal.signal(number, handler) for number in handled}
 
 
-def end_on_signals() -> None:
+def end_process_on_signals() -> None:
     """Make signals end the process at once, without clean-up."""
     _handle(lambda number, frame: os._exit(128 + number))
 
 
-def exit_on_signals() -> None:
+def raise_exit_on_signals() -> None:
     """Make signals raise SystemExit, so that all clean-up runs. Call it once torch is imported."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -35,7 +36,7 @@ def exit_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
+def request_stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
     """Call `stop` on the first signal and append it to the list; a second signal exits at once.
 
     Not in one of several processes: torchrun passes on signals that they may have got already, and kills in the end.
@@ -45,7 +46,7 @@ def stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if is_alone():
-            exit_on_signals()
+            raise_exit_on_signals()
         stop()
 
     before = _handle(handle)

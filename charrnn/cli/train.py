@@ -14,7 +14,7 @@ import typer
 from charrnn.cli import options
 from charrnn.cli.help import value_options
 from charrnn.cli.options import declare
-from charrnn.cli.signals import exit_on_signals, stop_on_signals
+from charrnn.cli.signals import raise_exit_on_signals, request_stop_on_signals
 from charrnn.config import (
     COMMON,
     MODEL,
@@ -120,7 +120,7 @@ def train(
     from charrnn.runs.reporting import TensorBoard, Terminal
     from charrnn.text.cache import TextArgument, default_stem
 
-    exit_on_signals()
+    raise_exit_on_signals()
 
     if corpus is None:
         corpus = _default_text(run if resume else None, notify)
@@ -197,7 +197,7 @@ def _absolute(arguments: list[str], ctx: typer.Context, text: str | None, checkp
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:
     """Drive a run to its end or to a signal, and report the result."""
     try:
-        with stop_on_signals(run.trainer.request_stop) as signals:
+        with request_stop_on_signals(run.trainer.request_stop) as signals:
             finished = run.drive(reporters)
     finally:
         for reporter in (run.log, *reporters):

@@ -142,7 +142,7 @@ class Draft:
 
         Returns: the part that can no longer be taken back. A sample that is taken back over and over is given up.
         """
-        constraints, pending, tokens = self._constraints, self._pending, self._constraints.tokenizer.tokens
+        constraints, pending, tokens = self._constraints, self._pending, self._constraints.tokenizer.marked_texts
         texts = [tokens[i] for i in ids]
         if self.length == self.begin and texts:
             texts[0] = texts[0].removeprefix(self._prompt.prefix)
@@ -237,7 +237,11 @@ class Draft:
 
         If no other is left, the symbol before is taken back and excluded. Returns: False if there is none.
         """
-        samplable, pending, tokens = self._constraints.samplable, self._pending, self._constraints.tokenizer.tokens
+        samplable, pending, tokens = (
+            self._constraints.samplable,
+            self._pending,
+            self._constraints.tokenizer.marked_texts,
+        )
         pending.keep(pending.count(end - 1))
         text = pending.text
         excluded = {i for i in samplable if self._find_run(text + tokens[i])} | self.excluded.get(self.length, set())

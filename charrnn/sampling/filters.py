@@ -66,13 +66,13 @@ def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
 def samplable_ids(config: SamplingConfig, tokenizer: Tokenizer) -> set[int]:
     """The ids of the symbols without a banned character; EOS if the separator is not a banned character itself."""
     banned = [text for text in map(tokenizer.mark, config.ban) if len(text) == 1]
-    allowed = {i for i, token in enumerate(tokenizer.tokens) if not any(char in token for char in banned)}
+    allowed = {i for i, token in enumerate(tokenizer.marked_texts) if not any(char in token for char in banned)}
     return allowed - tokenizer.never_sampled
 
 
 def writable_characters(config: SamplingConfig, tokenizer: Tokenizer) -> set[str]:
     """The characters of the symbols that can be sampled, in a marked text."""
-    return set("".join(tokenizer.tokens[i] for i in samplable_ids(config, tokenizer)))
+    return set("".join(tokenizer.marked_texts[i] for i in samplable_ids(config, tokenizer)))
 
 
 def make_filters(config: SamplingConfig, tokenizer: Tokenizer, runtime: Runtime) -> list[Filter]:

@@ -121,33 +121,33 @@ class Sampler:
         read = self._read(prompt.ids, self._kept)
         self._constraints.written.clear()
         first = None if prompt.first is None else self._penalties(prompt.first)
-        drafts = (Draft(index, seed, self._constraints, prompt) for index in range(self._config.num_samples))
-        streams = self._begin(range(self._symbols.shape[1]), drafts, read)
+        waiting = (Draft(index, seed, self._constraints, prompt) for index in range(self._config.num_samples))
+        drafts = self._begin(range(self._symbols.shape[1]), waiting, read)
         launched: deque[tuple[dict[int, int], Callable[[], Tensor]]] = deque()
         given_up: list[Draft] = []
         written: list[int] = []
-        while streams:
+        while drafts:
             if number != self._prompts_begun:
                 raise RuntimeError("this Sampler has begun another prompt: one at a time")
-            while len(launched) <= ahead and any(stream.num_launched < max_length for stream in streams.values()):
-                launched.append(self._threads.run(functools.partial(self._launch, streams, first)))
+            while len(launched) <= ahead and any(draft.num_launched < max_length for draft in drafts.values()):
+                launched.append(self._threads.run(functools.partial(self._launch, drafts, first)))
             keys, wait = launched.popleft()
             drawn, surprisals = wait()
             ids, nats, ended = drawn.int().tolist(), surprisals.tolist(), []
             for slot, key in keys.items():
-                stream = streams.get(slot)
-                if stream is None or stream.key != key:  # it has ended or been taken back since
+                draft = drafts.get(slot)
+                if draft is None or draft.key != key:  # it has ended or been taken back since
                     continue
-                piece = stream.add(ids[slot], nats[slot])
+                piece = draft.add(ids[slot], nats[slot])
                 if piece.ids or piece.finish_reason is not None:
                     written += piece.ids if keeps_state else ()
                     yield piece
-                if stream.finish_reason is not None:
+                if draft.finish_reason is not None:
                     ended.append(slot)
-                elif stream.key != key:
-                    self._stepper.place([slot], self._read_again(stream, read))
-            given_up += [stream for stream in map(streams.pop, ended) if stream.problem is not None]
-            streams |= self._begin(ended, drafts, read)
+                elif draft.key != key:
+                    self._stepper.place([slot], self._read_again(draft, read))
+            given_up += [draft for draft in map(drafts.pop, ended) if draft.problem is not None]
+            drafts |= self._begin(ended, waiting, read)
         if keeps_state:
             self._kept = self._read(torch.tensor(written, dtype=torch.int64), read)
         if given_up:
@@ -164,34 +164,34 @@ class Sampler:
         penalties[list(ids)] = 0.0
         return self._runtime.place(penalties)
 
-    def _begin(self, slots: Iterable[int], drafts: Iterator[Draft], prompt: Reading) -> dict[int, Draft]:
+    def _begin(self, slots: Iterable[int], waiting: Iterator[Draft], prompt: Reading) -> dict[int, Draft]:
         """The next samples, as far as there are any, each in one of these slots and after the prompt."""
-        begun = dict(zip(slots, drafts, strict=False))
+        begun = dict(zip(slots, waiting, strict=False))
         if begun:
             self._stepper.place(list(begun), prompt)
         return begun
 
     @torch.inference_mode()
-    def _launch(self, streams: dict[int, Draft], first: Tensor | None) -> tuple[dict[int, int], Callable[[], Tensor]]:
+    def _launch(self, drafts: dict[int, Draft], first: Tensor | None) -> tuple[dict[int, int], Callable[[], Tensor]]:
         """Launch K steps of all streams; `first` is added to the logits of the first symbol after the prompt.
 
-        Returns: the keys of the streams by slot, and a function that waits for the symbols and surprisals drawn.
+        Returns: the keys of the drafts by slot, and a function that waits for the symbols and surprisals drawn.
         """
         K, B = self._symbols.shape
         keys, begin = [0] * B, [0] * B
         for added in filter(torch.is_tensor, (self._first, self._exclusion)):
             added.zero_()
-        for slot, stream in streams.items():
-            keys[slot] = stream.key
-            if self._first is not None and first is not None and stream.num_launched == stream.begin:
+        for slot, draft in drafts.items():
+            keys[slot] = draft.key
+            if self._first is not None and first is not None and draft.num_launched == draft.begin:
                 self._first[slot] = first
-            if self._exclusion is not None and (excluded := stream.excluded.get(stream.num_launched)):
+            if self._exclusion is not None and (excluded := draft.excluded.get(draft.num_launched)):
                 self._exclusion[slot, list(excluded)] = -math.inf
-            begin[slot] = stream.num_launched
-            stream.num_launched += K
+            begin[slot] = draft.num_launched
+            draft.num_launched += K
         self._keys_and_begin.copy_(self._runtime.send(torch.tensor([keys, begin])))
         self._advance()
-        return {slot: keys[slot] for slot in streams}, self._runtime.fetch(self._drawn)
+        return {slot: keys[slot] for slot in drafts}, self._runtime.fetch(self._drawn)
 
     def _take_steps(self) -> None:
         """K steps of all streams, without a transfer to the host: ids and surprisals in nats."""
@@ -209,13 +209,13 @@ class Sampler:
         # In one tensor (2, B, K), for one copy to the host; an id is exact as a float.
         self._drawn.copy_(torch.stack([self._symbols.float(), -log_p]).transpose(1, 2))
 
-    def _read_again(self, stream: Draft, prompt: Reading) -> Reading:
-        """Read the symbols that a stream keeps, from a place before those that may be taken back next."""
-        ids, (length, before) = stream.ids, stream.read or (0, prompt)
+    def _read_again(self, draft: Draft, prompt: Reading) -> Reading:
+        """Read the symbols that a draft keeps, from a place before those that may be taken back next."""
+        ids, (length, before) = draft.ids, draft.read or (0, prompt)
         if length > len(ids):
             length, before = 0, prompt
         place = max(len(ids) - self._constraints.num_held, length)
         if place > length:
             before = self._stepper.read(torch.tensor(ids[length:place]), before)
-        stream.read = (place, before)
+        draft.read = (place, before)
         return self._stepper.read(torch.tensor(ids[place:]), before) if place < len(ids) else before

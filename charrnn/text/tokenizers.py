@@ -146,7 +146,7 @@ class Tokenizer(ABC):
         return torch.uint8 if self.size <= 2**8 else torch.int16 if self.size <= 2**15 else torch.int32
 
     @cached_property
-    def tokens(self) -> tuple[str, ...]:
+    def marked_texts(self) -> tuple[str, ...]:
         """The symbol of each id in a marked text: U+FFFD for the unknown symbol, EOS_MARK for EOS."""
         specials = [UNKNOWN_CHAR] * (self.unk_id is not None) + [EOS_MARK] * (self.eos_id is not None)
         return (*self.symbols, *specials)
@@ -247,7 +247,7 @@ class Tokenizer(ABC):
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """The text of each id: U+FFFD for the unknown symbol, the separator for EOS."""
-        return tuple(map(self.unmark, self.tokens))
+        return tuple(map(self.unmark, self.marked_texts))
 
     @staticmethod
     def spelled(text: str) -> str:
@@ -401,7 +401,7 @@ class CharTokenizer(Tokenizer):
     @cached_property
     def _points(self) -> Array:
         """The code point of each id, and that of V."""
-        return code_points("".join(self.tokens) + UNKNOWN_CHAR)
+        return code_points("".join(self.marked_texts) + UNKNOWN_CHAR)
 
     def ids_of(self, symbols: Sequence[str]) -> Tensor:
         points = torch.from_numpy(code_points("".join(symbols)).astype(np.int32))
@@ -489,7 +489,7 @@ class WordTokenizer(Tokenizer):
         return torch.from_numpy(np.fromiter(ids, np.int32, len(symbols)))
 
     def decode_marked(self, ids: Tensor) -> list[str]:
-        tokens = (*self.tokens, UNKNOWN_CHAR)
+        tokens = (*self.marked_texts, UNKNOWN_CHAR)
         return [tokens[i] for i in ids.tolist()]
 
     def beginning_with(self, text: str) -> list[int]:

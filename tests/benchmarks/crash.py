@@ -44,7 +44,7 @@ import torch
 import torch._dynamo  # what the first optimizer imports, here once and for all
 
 import charrnn.runs.opening  # noqa: F401 (what the command imports)
-from charrnn.cli.signals import exit_on_signals
+from charrnn.cli.signals import raise_exit_on_signals
 from charrnn.errors import CharRNNError
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
@@ -223,7 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     longest_life = _LONGEST_LIFE * (3 if arguments.damage else 1)
     draw, number = random.Random(arguments.seed), signal.Signals[f"SIG{arguments.signal}"]
-    exit_on_signals()
+    raise_exit_on_signals()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)

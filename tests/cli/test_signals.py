@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from charrnn.cli.signals import stop_on_signals
+from charrnn.cli.signals import request_stop_on_signals
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.run import Run
@@ -188,7 +188,7 @@ def test_signal_that_is_to_be_ignored_is_ignored(folder: Path) -> None:
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     asked: list[int] = []
-    with stop_on_signals(lambda: asked.append(1)) as received:
+    with request_stop_on_signals(lambda: asked.append(1)) as received:
         os.kill(os.getpid(), signal.SIGTERM)
     assert received == [signal.SIGTERM]
     assert asked == [1]
