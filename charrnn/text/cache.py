@@ -77,9 +77,7 @@ class TextArgument:
         plain = default_output(self.argument, self.data_dir)
         with contextlib.suppress(OutputExistsError):  # another process may write it in the meantime
             if not plain.exists():
-                return prepare(
-                    self._sources, config, plain, validation=self._validation, force=self.force, bar=self.bar
-                )
+                return self._prepare(config, plain)
         if known := self._reuse(plain, config, required):
             return known
         options = json.dumps(dump(config), sort_keys=True)
