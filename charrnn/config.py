@@ -351,7 +351,7 @@ class SamplingConfig(Config):
 
     num_samples: int = option(1, "Independent samples, computed together.", None, count())
     length: int | None = option(
-        None, "Symbols to sample, per line or document; default: 1000.", ENDS, count(0), flag="-n"
+        None, "Symbols to sample in all; default: 1000 per line or document.", ENDS, count(0), flag="-n"
     )
     lines: int | None = option(None, "End after N whole lines.", ENDS, count())
     documents: int | None = option(None, "N whole documents; each begins with the prompt.", ENDS, count())

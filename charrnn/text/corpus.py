@@ -178,9 +178,9 @@ def _encode(
         start = numbers.lengths[0] - (tokenizer.eos_id is not None)
         name = " + ".join(source.name for source in texts[1].sources)
         if start < 1 or length - start < 2:
-            raise CharRNNError(
-                f"{name} has too few {tokenizer.noun}s: validation needs at least 2, and so does training"
-            )
+            left = " left without duplicates" if config.drop_duplicates else ""
+            few = f"{name} has too few {tokenizer.noun}s{left}"
+            raise CharRNNError(f"{few}: validation needs at least 2, and so does training")
         notes.append(f"validation: {length - start:,} {tokenizer.noun}s from {name}")
     if tokenizer.eos_id is not None:
         is_whole = tokenizer.num_documents == 1 and config.separator is not None
@@ -236,12 +236,12 @@ def _describe_documents(tokenizer: Tokenizer) -> str:
 
 
 def _describe_duplicates(duplicates: Duplicates, config: PreparationConfig) -> list[str]:
-    if config.drop_duplicates:
-        return [f"dropped {count_of(sum(duplicates.counts), 'duplicate document')}"]
-    remedy = f"{opt.drop_duplicates(True)} keeps the first of each"
+    remedy = ", which may be in both parts and make the validation loss too low: "
+    remedy += f"{opt.drop_duplicates(True)} keeps the first of each"
+    dropped, remedy = ("dropped ", "") if config.drop_duplicates else ("", remedy)
     places = ("", " in the validation text, of itself or of the training text")
     counts = zip(duplicates.counts, places, strict=False)
-    return [f"{count_of(count, 'duplicate document')}{place}: {remedy}" for count, place in counts if count]
+    return [f"{dropped}{count_of(count, 'duplicate document')}{place}{remedy}" for count, place in counts if count]
 
 
 def _describe_rare(tokenizer: Tokenizer) -> list[str]:

@@ -97,4 +97,5 @@ def test_dropped_duplicates_leave_the_loss_of_a_list_without_them(tmp_path: Path
     assert json.loads(done.stdout)["best_val_loss"] == once["best_val_loss"]
     (tmp_path / "twice.txt").write_text(names * 2)
     done = charrnn("prepare", "twice.txt", "--separator", r"\n")
-    assert "20 duplicate documents: --drop-duplicates keeps the first of each" in done.stderr
+    assert "20 duplicate documents, which may be in both parts" in done.stderr
+    assert "--drop-duplicates keeps the first of each" in done.stderr
