@@ -78,7 +78,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Option:
-    """How the command line declares a field.
+    """The declaration of a field for the command line.
 
     `parse` reads a value, by default the field's type does; `none` represents None.
     """

@@ -95,22 +95,6 @@ def write(
     write_atomically(path, parts(), backup, guard, digest, exclusive=exclusive)
 
 
-def write_blocks(
-    path: Path,
-    kind: str,
-    header: Mapping[str, Any],
-    name: str,
-    dtype: torch.dtype,
-    length: int,
-    blocks: Iterable[Tensor],
-    *,
-    exclusive: bool = False,
-) -> None:
-    """Write a file of a single tensor (N,), which comes in blocks of together `length` numbers; else as `write`."""
-    shape_only = torch.empty(length, dtype=dtype, device="meta")
-    write(path, kind, header, {name: shape_only}, blocks=blocks, exclusive=exclusive)
-
-
 def _safetensors_head(text: str, arrays: Mapping[str, Tensor]) -> bytes:
     """The bytes before the data: the JSON's length in 8 bytes, then the JSON, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {_KEY: text}}

@@ -43,10 +43,9 @@ def parse(kind: type[Parsed], values: object, where: str = "the file", at: str =
 def dump(record: Any) -> Any:
     """The JSON values that `parse` reads, without optional fields that have their "absent" value."""
     if is_dataclass(record):
-        values = {field: getattr(record, field.name) for field in fields(record)}
-        optional = {field for field in values if "is_optional" in field.metadata}
-        kept = [field for field in values if field not in optional or values[field] != field.metadata["absent"]]
-        return {_key(field): dump(values[field]) for field in kept}
+        values = [(field, getattr(record, field.name)) for field in fields(record)]
+        left_out = [f for f, value in values if "is_optional" in f.metadata and value == f.metadata["absent"]]
+        return {_key(field): dump(value) for field, value in values if field not in left_out}
     if isinstance(record, Mapping):
         return {key: dump(value) for key, value in record.items()}
     return [dump(value) for value in record] if isinstance(record, (tuple, list)) else record

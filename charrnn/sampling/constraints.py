@@ -237,11 +237,8 @@ class Draft:
 
         If no other is left, the symbol before is taken back and excluded. Returns: False if there is none.
         """
-        samplable, pending, tokens = (
-            self._constraints.samplable,
-            self._pending,
-            self._constraints.tokenizer.marked_texts,
-        )
+        samplable, pending = self._constraints.samplable, self._pending
+        tokens = self._constraints.tokenizer.marked_texts
         pending.keep(pending.count(end - 1))
         text = pending.text
         excluded = {i for i in samplable if self._find_run(text + tokens[i])} | self.excluded.get(self.length, set())

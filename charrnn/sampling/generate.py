@@ -151,15 +151,13 @@ class Sampler:
         if keeps_state:
             self._kept = self._read(torch.tensor(written, dtype=torch.int64), read)
         if given_up:
-            lowest = min(given_up, key=lambda draft: draft.index)
-            others = f" (and {count_of(len(given_up) - 1, 'other')})" if given_up[1:] else ""
-            raise CharRNNError(f"sample {lowest.index}{others} gave up at {lowest.problem}")
+            raise _gave_up(given_up)
 
     def _read(self, ids: Tensor, before: Reading | None) -> Reading:
         return before if before is not None and not len(ids) else self._stepper.read(ids, before)
 
     def _penalties(self, ids: Collection[int]) -> Tensor:
-        """What is added to the logits (V,) so that one of these ids is drawn."""
+        """Penalties (V,) for logits: 0 for these ids, minus infinity for all others."""
         penalties = torch.full((self._tokenizer.size,), -math.inf)
         penalties[list(ids)] = 0.0
         return self._runtime.place(penalties)
@@ -219,3 +217,10 @@ class Sampler:
             before = self._stepper.read(torch.tensor(ids[length:place]), before)
         draft.read = (place, before)
         return self._stepper.read(torch.tensor(ids[place:]), before) if place < len(ids) else before
+
+
+def _gave_up(drafts: list[Draft]) -> CharRNNError:
+    """The error about samples that were given up."""
+    lowest = min(drafts, key=lambda draft: draft.index)
+    others = f" (and {count_of(len(drafts) - 1, 'other')})" if drafts[1:] else ""
+    return CharRNNError(f"sample {lowest.index}{others} gave up at {lowest.problem}")

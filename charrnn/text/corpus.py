@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from charrnn.config import PreparationConfig
@@ -191,7 +192,8 @@ def _encode(
     origins = tuple(dict.fromkeys(source.origin for each in texts for source in each.sources))
     header = dump(_Header(tokenizer.stored(), config, origins, _digest(texts), start))
     indices = itertools.chain.from_iterable(parts)
-    container.write_blocks(output, KIND, header, "indices", tokenizer.dtype, length, indices, exclusive=not overwrite)
+    tensors = {"indices": torch.empty(length, dtype=tokenizer.dtype, device="meta")}
+    container.write(output, KIND, header, tensors, blocks=indices, exclusive=not overwrite)
     return [*notes, *_describe_rare(tokenizer), *_describe_short_lines(tokenizer)]
 
 

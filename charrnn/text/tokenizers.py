@@ -444,21 +444,6 @@ class ByteTokenizer(CharTokenizer):
     def name(self, symbol: str) -> str:
         return self.unmark(symbol.translate(_CHARACTERS_OF_BYTES))
 
-    @cached_property
-    def _byte_lengths(self) -> Tensor:
-        """The number of bytes of UTF-8 that each id stands for: (V,) float64; of the unknown symbol its characters."""
-        lengths = self.lengths.clone()
-        for i, symbol in enumerate(self.symbols):
-            lengths[i] = len(symbol.encode("utf-8", "surrogateescape"))
-        if self.eos_id is not None:
-            lengths[self.eos_id] = len((self.config.separator or "").encode())
-        return lengths
-
-    def count_bytes(self, ids: Tensor) -> int:
-        """The number of bytes of UTF-8 of the text that ids (N,) stand for."""
-        counts = sum(torch.bincount(block.long(), minlength=self.size) for block in ids.split(_BLOCK))
-        return round(float(self._byte_lengths @ torch.as_tensor(counts, dtype=torch.float64)))
-
     @classmethod
     def build(cls, totals: Mapping[str, int], config: PreparationConfig, forgotten: tuple[int, int] = (0, 0)) -> Self:
         eos = [] if config.border_text is None else [totals.get(EOS_MARK, 0)]

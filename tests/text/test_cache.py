@@ -127,13 +127,13 @@ Steal = Callable[..., None]
 @pytest.fixture
 def steal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steal:
     """Let another process write its own corpus to the same path, before or after this one does."""
-    write = container.write_blocks
+    write = container.write
 
     def arrange(content: str, *, before: bool, **options: Any) -> None:
         rival = text_in(tmp_path / "rival", content)
 
         def write_both(path: Path, *arguments: Any, **more: Any) -> None:
-            monkeypatch.setattr(container, "write_blocks", write)
+            monkeypatch.setattr(container, "write", write)
             sources, config = find_sources([str(rival)]), PreparationConfig(**options)
             if before:
                 prepare(sources, config, path, overwrite=True)
@@ -141,7 +141,7 @@ def steal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steal:
             if not before:
                 prepare(sources, config, path, overwrite=True)
 
-        monkeypatch.setattr(container, "write_blocks", write_both)
+        monkeypatch.setattr(container, "write", write_both)
 
     return arrange
 
