@@ -1,25 +1,37 @@
 """charrnn turns any text into a model that writes like it.
 
-The command line is the interface, see `charrnn --help`; `charrnn.load` is for Python. Importing this package imports
-no torch.
+The command line is the main interface, see `charrnn --help`; `charrnn.train` and `charrnn.load` are for Python.
+Importing this package imports no torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from charrnn.version import __version__
 
 if TYPE_CHECKING:
-    from charrnn.api import CharRNNError, LanguageModel, TextScore, TextStates, load
+    from charrnn.api import CharRNNError, LanguageModel, Surprisals, TextScore, TextStates, load
+    from charrnn.learning import Corpus, prepare, train
 
-__all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "__version__", "load"]
+_LEARNING = ("Corpus", "prepare", "train")
+__all__ = [
+    "CharRNNError",
+    "Corpus",
+    "LanguageModel",
+    "Surprisals",
+    "TextScore",
+    "TextStates",
+    "__version__",
+    "load",
+    "prepare",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from charrnn import api
-
-    return getattr(api, name)
+    return getattr(import_module("charrnn.learning" if name in _LEARNING else "charrnn.api"), name)
 
 
 def __dir__() -> list[str]:

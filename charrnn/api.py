@@ -1,27 +1,29 @@
-"""The Python API: a trained model that writes. The package offers `load` itself.
+"""The Python API: a trained model that writes. Training one is in `learning.py`; the package exports both.
 
 >>> model = charrnn.load("checkpoints/tales")  # doctest: +SKIP
 >>> print(model.sample("Once upon a time", length=200, temperature=0.5))  # doctest: +SKIP
 """
 
+import html
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import CharRNNError, OptionError, opt
-from charrnn.keywords import SamplingOptions, with_sampling_options
+from charrnn.keywords import SamplingOptions, config_of, with_options
 from charrnn.machine.runtime import SAMPLING_PRECISIONS, Runtime, open_runtime
 from charrnn.model.network import CharRNN, State, evaluating
 from charrnn.model.stepper import fastest_runtime
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.runs.folder import find_checkpoint
+from charrnn.runs.folder import RunFolder, find_checkpoint
+from charrnn.runs.reporting import read_records
 from charrnn.runs.scorer import Scorer
 from charrnn.sampling.constraints import Piece
 from charrnn.sampling.copies import CopyIndex
@@ -33,9 +35,13 @@ from charrnn.text.corpus import read_blocks
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.text.words import EOS_MARK
 
-__all__ = ["CharRNNError", "LanguageModel", "TextScore", "TextStates", "load"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CharRNNError", "LanguageModel", "Surprisals", "TextScore", "TextStates", "load"]
 
 _CHUNK = 2**12  # symbols that are read at once
+_MAX_BITS = 8  # of a symbol in the darkest colour
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,18 @@ class TextStates:
     c: Tensor | None
 
 
+class Surprisals(list[tuple[str, float]]):
+    """Pairs of a symbol and its surprisal in bits; in a notebook a text, darker where the model is more surprised."""
+
+    def _repr_html_(self) -> str:
+        spans = (
+            f'<span style="background: rgb(230 90 30 / {min(bits / _MAX_BITS, 1):.2f})" title="{bits:.1f} bits">'
+            f"{html.escape(symbol)}</span>"
+            for symbol, bits in self
+        )
+        return f'<div style="white-space: pre-wrap; font-family: monospace">{"".join(spans)}</div>'
+
+
 class LanguageModel:
     """A trained model on a device: samples, predictions, scores and states; `module` is the network itself."""
 
@@ -91,7 +109,7 @@ class LanguageModel:
             runtime = fastest_runtime(runtime, checkpoint.model_config)
         return cls(checkpoint, path, runtime, data_dir)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> list[str]:
         config, history = self.checkpoint.model_config, self.checkpoint.snapshot.history
         facts = [
             f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
@@ -101,7 +119,13 @@ class LanguageModel:
         ]
         if history.best_val_chars is not None:
             facts.append(f"best validation loss {history.best_val_loss:.4f}")
-        return f"<LanguageModel {self.path}: {', '.join(facts)}; {self.runtime.precision} on {self.runtime.device}>"
+        return [*facts, f"{self.runtime.precision} on {self.runtime.device}"]
+
+    def __repr__(self) -> str:
+        return f"<LanguageModel {self.path}: {', '.join(self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        return f"<b>LanguageModel</b><ul>{''.join(f'<li>{html.escape(fact)}</li>' for fact in self._facts())}</ul>"
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -119,7 +143,32 @@ class LanguageModel:
         """
         return self._model
 
-    @with_sampling_options
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Losses, samples and speeds by step, the records of the run's `metrics.jsonl`; empty without that file."""
+        return [record for record in read_records(RunFolder(self.path.parent).metrics) if "step" in record]
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the training and the validation loss over the characters read. Raises: CharRNNError."""
+        try:
+            from matplotlib import pyplot
+        except ImportError:
+            raise CharRNNError("plot() needs matplotlib: pip install matplotlib") from None
+        axes = pyplot.figure().add_subplot() if axes is None else axes
+        for name, label, marker in (("train_loss", "training", ""), ("val_loss", "validation", "o")):
+            points = [(record["chars"], record[name]) for record in self.history if name in record]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker=marker)
+        axes.set(xlabel="characters read", ylabel="loss in nats per character")
+        if axes.lines:
+            axes.legend()
+        return axes
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file that `load` reads, without the state to resume training. Raises: CharRNNError."""
+        self.checkpoint.slim().save(Path(path))
+
+    @with_options(SamplingOptions, SamplingConfig)
     def sample(
         self,
         prompt: str = "",
@@ -136,7 +185,7 @@ class LanguageModel:
         """
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
-    @with_sampling_options
+    @with_options(SamplingOptions, SamplingConfig)
     def stream(
         self,
         prompt: str = "",
@@ -150,7 +199,7 @@ class LanguageModel:
         pieces = self._pieces(1, prompt, seed, corpus, options)
         return (show(piece.text, final=piece.finish_reason is not None) for piece in pieces)
 
-    @with_sampling_options
+    @with_options(SamplingOptions, SamplingConfig)
     def sample_many(
         self,
         num_samples: int,
@@ -166,7 +215,7 @@ class LanguageModel:
             texts[piece.index] += piece.text
         return list(map(readable, texts))
 
-    @with_sampling_options
+    @with_options(SamplingOptions, SamplingConfig)
     def conversation(
         self, *, seed: int | None = None, corpus: str | None = None, **options: Unpack[SamplingOptions]
     ) -> "Conversation":
@@ -263,6 +312,11 @@ class LanguageModel:
             adapted_bits_per_char=adapted / num_chars if adapt else None,
         )
 
+    def surprisal(self, text: str) -> Surprisals:
+        """The surprisal in bits of each symbol of a text but the first. Raises: CharRNNError as `score` does."""
+        score = self.score(text)
+        return Surprisals(zip(score.symbols, score.surprisals, strict=True))
+
     def scorer(self, advance: Callable[[int], object] = lambda num_symbols: None) -> Scorer:
         """A scorer of texts of any length, in this model's precision, or in float32 if that is int8."""
         is_int8 = self.runtime.dtype == torch.int8
@@ -303,8 +357,7 @@ class LanguageModel:
         return self._make_sampler(num_samples, corpus, options).sample(self.normalise(prompt), seed=seed)
 
     def _make_sampler(self, num_samples: int, corpus: str | None, options: SamplingOptions) -> Sampler:
-        given = {name: value for name, value in options.items() if value is not None}
-        config = SamplingConfig(num_samples=num_samples, **given)  # type: ignore[arg-type]
+        config = config_of(SamplingConfig, options, num_samples=num_samples)
         index = known = None
         if config.avoid_copying is not None:
             index = self._indices[corpus] = self._indices.get(corpus) or self.index_corpus(corpus)
@@ -340,6 +393,15 @@ def load(
     environment's CHARRNN_CHECKPOINT_DIR and CHARRNN_DATA_DIR, else to checkpoints and data.
     Raises: CharRNNError if there is no checkpoint, or the device or precision is not available.
     """
-    checkpoints = Path(checkpoint_dir or os.environ.get("CHARRNN_CHECKPOINT_DIR") or "checkpoints")
-    data = Path(data_dir or os.environ.get("CHARRNN_DATA_DIR") or "data")
-    return LanguageModel.open(find_checkpoint(path, checkpoints), device=device, precision=precision, data_dir=data)
+    path = find_checkpoint(path, checkpoint_folder(checkpoint_dir))
+    return LanguageModel.open(path, device=device, precision=precision, data_dir=data_folder(data_dir))
+
+
+def checkpoint_folder(path: str | Path | None) -> Path:
+    """The folder of runs: by default that of the environment, else `checkpoints`."""
+    return Path(path or os.environ.get("CHARRNN_CHECKPOINT_DIR") or "checkpoints")
+
+
+def data_folder(path: str | Path | None) -> Path:
+    """The folder of prepared corpora: by default that of the environment, else `data`."""
+    return Path(path or os.environ.get("CHARRNN_DATA_DIR") or "data")

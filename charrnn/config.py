@@ -297,7 +297,7 @@ class TrainingConfig(Config):
     )
     optimizer: Optimizer = option(
         "muon",
-        "Optimizer; default: muon, with --init-from adamw.",
+        "Optimizer; default: muon, for trained weights adamw.",
         OPTIMISATION,
         Choice(get_args(Optimizer)),
         absent="adamw",
@@ -312,7 +312,7 @@ class TrainingConfig(Config):
         None, "Symbols that gradients reach back through; default: 32, on a GPU 64.", OPTIMISATION, count()
     )
     learning_rate: float | None = option(
-        None, "Peak learning rate; default: chosen, lower with --init-from.", OPTIMISATION, positive(1e3)
+        None, "Peak learning rate; default: chosen, lower for trained weights.", OPTIMISATION, positive(1e3)
     )
     weight_decay: float = option(0.05, "Weight decay, on matrices only.", OPTIMISATION, Interval(0, 1000))
     grad_clip: float = option(1.0, "Clip the gradient norm to X.", OPTIMISATION, positive(1e9))

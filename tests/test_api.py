@@ -252,7 +252,8 @@ def test_representations_are_telling_and_short(model: LanguageModel) -> None:
     steps, loss = model.checkpoint.snapshot.course.step, model.checkpoint.snapshot.history.best_val_loss
     shape = f"1 x 32 LSTM, {model.module.num_parameters:,} parameters, {model.tokenizer.size} symbols"
     learned = f"trained for {steps} steps, best validation loss {loss:.4f}"
-    assert repr(model) == f"<LanguageModel {model.path}: {shape}, {learned}; {model.runtime.precision} on cpu>"
+    assert repr(model) == f"<LanguageModel {model.path}: {shape}, {learned}, {model.runtime.precision} on cpu>"
+    assert f"<li>{model.tokenizer.size} symbols</li>" in model._repr_html_()
     assert len(repr(model.score(TEXT))) < 200
 
 

@@ -23,7 +23,8 @@ ALLOWED = {
     "report": {"report", "runs", "training", "sampling", "model", "text", *MACHINE},
     "keywords": BASE,
     "api": {"keywords", "runs", "sampling", "model", "text", *MACHINE},
-    "__init__": {"api", *BASE},
+    "learning": {"api", "keywords", "runs", "text", *MACHINE},
+    "__init__": {"api", "learning", *BASE},
     "cli": {"cli", "api", "report", "runs", "training", "sampling", "model", "text", *MACHINE},
     "__main__": {"cli"},
 }

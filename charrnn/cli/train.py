@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ from charrnn.config import (
     apply_size,
 )
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import BLOCKS, Notify, blocks, byte_bar, can_print, count_of, no_bar, silence, speaks
+from charrnn.terminal import Notify, byte_bar, no_bar, silence, speaks
 from charrnn.text.sources import find_tales
 
 if TYPE_CHECKING:
@@ -196,46 +196,20 @@ def _absolute(arguments: list[str], ctx: typer.Context, text: str | None, checkp
 
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:
     """Drive a run to its end or to a signal, and report the result."""
+    from charrnn.runs.preflight import describe_result
+
     try:
         with request_stop_on_signals(run.trainer.request_stop) as signals:
             finished = run.drive(reporters)
     finally:
-        for reporter in (run.log, *reporters):
-            if reporter is not None:
-                reporter.close()
+        run.close(reporters)
     summary = run.summary(finished)
-    notify(_closing_lines(summary, run, with_curve=not json))
+    notify(describe_result(run, summary, with_curve=not json))
+    if summary["steps"]:
+        notify(f"now run: charrnn sample {shlex.quote(summary['run'])} --temperature {RECOMMENDED_TEMPERATURE}")
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
     finally:  # Ctrl-C may have ended the reader too
         if signals:
             raise typer.Exit(128 + signals[0])
-
-
-def _closing_lines(summary: dict[str, Any], run: "Run", *, with_curve: bool) -> str:
-    how = {
-        "budget": "done",
-        "patience": f"stopped early: no improvement in {count_of(run.trainer.config.patience or 0, 'evaluation')}",
-        "stopped": "stopped and saved; --resume goes on",
-    }[summary["reason"]]
-    if not summary["steps"]:
-        return f"{how}, before the first step: there is nothing to sample yet; --resume with a larger budget goes on"
-    num_chars = run.trainer.evaluations.num_chars
-    line = f"{how}: {count_of(summary['steps'], 'step')}, {summary['chars_per_second']:,} characters/s in training"
-    losses = run.log.val_losses() if with_curve and run.log is not None else []
-    if len(losses) > 1:
-        curve = blocks(losses, ascii_only=not can_print(BLOCKS, sys.stderr))
-        line += f"\nvalidation loss {curve} from {losses[0]:.4f} to {losses[-1]:.4f}"
-    if summary["best_val_loss"] is not None:
-        line += (
-            f"\nbest validation loss {summary['best_val_loss']:.4f} nats per character, "
-            f"{summary['bits_per_char']:.3f} bits per character"
-        )
-        if summary["val_chars"] not in (num_chars, None):
-            line += f", on {summary['val_chars']:,} of {num_chars:,} characters"
-    elif num_chars == 0:
-        line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
-    else:
-        line += "\nit was not evaluated yet"
-    return f"{line}\nnow run: charrnn sample {shlex.quote(summary['run'])} --temperature {RECOMMENDED_TEMPERATURE}"

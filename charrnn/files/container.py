@@ -39,6 +39,7 @@ _DTYPES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.uint8: "U8",
+    torch.int8: "I8",
 }
 _IN_MEMORY = 2**28
 """Max bytes of tensors that are read into memory; larger files are memory-mapped."""

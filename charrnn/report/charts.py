@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from charrnn.report.reading import Calibration
-from charrnn.report.records import Curve, Records, curve
+from charrnn.report.records import Curve, curve
+from charrnn.runs.reporting import Records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,17 +3,13 @@
 It is not trusted: values of another type are dropped.
 """
 
-import contextlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from charrnn.files.atomic import open_regular
+from charrnn.runs.reporting import Records
 
-Records = list[dict[str, Any]]
 Item = TypeVar("Item")
-_MAX_BYTES, _MAX_VALUE = 2**27, 1e15
+_MAX_VALUE = 1e15
 _MAX_POINTS, _MAX_SAMPLES, _MAX_CHARS = 400, 12, 600
 
 
@@ -23,17 +19,6 @@ class Curve:
 
     chars: list[float]
     values: list[float]
-
-
-def read_records(path: Path) -> Records:
-    """The records of a log, none if it is not there or cannot be read."""
-    records: Records = []
-    with contextlib.suppress(OSError), open_regular(path) as stream:
-        for line in stream.read(_MAX_BYTES).decode("utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(record := json.loads(line), dict):
-                    records.append(record)
-    return records
 
 
 def number(record: dict[str, Any], name: str) -> float | None:

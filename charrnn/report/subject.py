@@ -11,10 +11,10 @@ from torch import Tensor
 
 from charrnn.errors import CharRNNError
 from charrnn.model.network import CharRNN
-from charrnn.report.records import Records, read_records
 from charrnn.report.visible import name_all
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder, find_checkpoint
+from charrnn.runs.reporting import Records, read_records
 from charrnn.terminal import Readable
 from charrnn.text.corpus import read_blocks
 from charrnn.text.tokenizers import Tokenizer

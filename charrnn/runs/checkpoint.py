@@ -23,6 +23,7 @@ from charrnn.files.atomic import Guard, no_guard
 from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import PRECISIONS
 from charrnn.model.network import CharRNN, count_parameters
+from charrnn.model.rounding import restored, rounded
 from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
 from charrnn.text.tokenizers import TOKENIZERS, StoredVocabulary, Tokenizer
@@ -94,6 +95,7 @@ class Header:
     precision: str
     counters: Counters
     written: float | None = field(default=None, metadata={"absent": None})
+    card: Mapping[str, str] | None = field(default=None, metadata={"absent": None, "is_optional": True})
 
     @classmethod
     def read(cls, path: Path) -> "Header":
@@ -127,6 +129,7 @@ class Checkpoint:
     records: int | None = None  # length of the run's log; None if unknown
     versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
     written: float | None = None  # seconds since 1970; None in files of older versions
+    card: Mapping[str, str] | None = None  # facts about a published model, for people
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -150,6 +153,11 @@ class Checkpoint:
         corpus = replace(self.corpus, path=PureWindowsPath(self.corpus.path).name)
         return replace(self, corpus=corpus, snapshot=replace(self.snapshot, tensors=tensors))
 
+    def rounded(self) -> "Checkpoint":
+        """The slim checkpoint with its matrices as 8-bit integers (`model/rounding.py`), to be saved: a quarter."""
+        slim = self.slim()
+        return replace(slim, snapshot=replace(slim.snapshot, tensors=rounded(slim.snapshot.tensors)))
+
     def copy(self) -> "Checkpoint":
         """A copy in separate memory on the CPU."""
         return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))
@@ -171,6 +179,7 @@ class Checkpoint:
             precision=self.precision,
             counters=Counters(**counters, cursor=snapshot.cursor, gradient_scaler=snapshot.gradient_scaler),
             written=self.written,
+            card=self.card,
         )
         container.write(path, KIND, dump(header), snapshot.tensors, backup, guard)
 
@@ -179,6 +188,10 @@ class Checkpoint:
         """Read and verify a file. Raises: CharRNNError if it is not a sound checkpoint."""
         stored = container.read(path, KIND)
         header = Header.parse(stored.header, path)
+        try:
+            tensors = restored(stored.tensors)
+        except ValueError as error:
+            raise CharRNNError(f"{path} has {error}") from None
         counters = header.counters
         course = Course(**{each.name: getattr(counters, each.name) for each in fields(Course)})
         history = History(**{each.name: getattr(counters, each.name) for each in fields(History)})
@@ -189,10 +202,11 @@ class Checkpoint:
             corpus=header.corpus,
             seed=header.seed,
             precision=header.precision,
-            snapshot=Snapshot(stored.tensors, counters.cursor, counters.gradient_scaler, course, history),
+            snapshot=Snapshot(tensors, counters.cursor, counters.gradient_scaler, course, history),
             records=counters.records,
             versions={"charrnn": header.charrnn, "torch": header.torch},
             written=header.written,
+            card=header.card,
         )
         checkpoint._check_weights(path)
         checkpoint._check_values(path)

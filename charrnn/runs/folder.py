@@ -12,6 +12,9 @@ from charrnn.files import atomic, container
 from charrnn.files.lock import Lock, locked
 from charrnn.runs.checkpoint import Checkpoint, Header, time_of
 
+ENGLISH = "english"
+PRETRAINED = Path(__file__).parents[1] / f"{ENGLISH}{container.SUFFIX}"
+"""Name and file of the model that comes with charrnn."""
 _MAX_NAMES = 20  # in an error
 
 
@@ -119,7 +122,7 @@ def find_runs(checkpoint_dir: Path) -> list[RunFolder]:
 def find_checkpoint(argument: str | Path | None, checkpoint_dir: Path) -> Path:
     """The checkpoint of a file, a run's folder (its best, else its last), a run's name, or None: the newest run.
 
-    Names are folders in `checkpoint_dir`. A folder with a run, or a file of charrnn's own, takes precedence over a run
+    `english` is the model that comes with charrnn, unless a run has that name. Names are folders in `checkpoint_dir`. A folder with a run, or a file of charrnn's own, takes precedence over a run
     of the same name. Raises: CharRNNError that lists the runs.
     """
     path = None if argument is None else Path(argument)
@@ -131,6 +134,8 @@ def find_checkpoint(argument: str | Path | None, checkpoint_dir: Path) -> Path:
             return candidate
     if path is not None and path.exists() and not path.is_dir():
         return path  # its reader raises the reason
+    if str(argument) == ENGLISH and PRETRAINED.is_file():
+        return PRETRAINED
     raise CharRNNError(_missing(path, checkpoint_dir))
 
 

@@ -50,6 +50,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
     num_train = (1 - config.val_fraction) * sum(checkpoint.tokenizer.counts)
     return {
         **_about_file(path, "checkpoint"),
+        **({} if checkpoint.card is None else {"card": dict(checkpoint.card)}),
         "model": _about_model(checkpoint.model_config),
         "history": {
             "steps": course.step,

@@ -14,6 +14,7 @@ from charrnn.files.atomic import remove_leftovers
 from charrnn.machine.distributed import Ranks, joined
 from charrnn.runs.checkpoint import KIND, VERSIONS, Checkpoint, CorpusIdentity, Header
 from charrnn.runs.folder import RunFolder, find_checkpoint
+from charrnn.runs.preflight import recommend_english
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
 from charrnn.runs.start import find_runtime, require_own, shape_options, start
@@ -71,6 +72,8 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
         if "val_fraction" in given:
             raise OptionError(f"{corpus.path} has its own validation text: leave {opt.val_fraction} out")
         training = replace(training, val_fraction=1 - corpus.validation_start / len(corpus.indices))
+    if source is None and ranks.is_first:
+        recommend_english(corpus, notify)
     return start(folder, corpus, model, training, runtime, seed=request.seed, init_from=source, notify=notify)
 
 
@@ -86,7 +89,8 @@ def _load_source(request: Request, init_from: str | Path) -> Checkpoint:
 def _find_run(request: Request) -> CorpusIdentity | None:
     """The corpus of the run to resume; None for a new run. Raises: CharRNNError for a run that is neither."""
     folder, text = request.folder, request.text
-    _require_text(text.argument, request.checkpoint_dir)
+    for path in text.paths:
+        _require_text(path, request.checkpoint_dir)
     remove_leftovers(folder.path)
     if request.overwrite or not folder.holds_run():
         return None

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +19,8 @@ from charrnn.training.events import Evaluated, Event, Finished, Progress, Recove
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
+Records = list[dict[str, Any]]
+_MAX_BYTES = 2**27  # of a log
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 _MARGIN = "  | "
@@ -42,9 +45,13 @@ class Terminal(Reporter):
     A broken stream does not end the training.
     """
 
-    def __init__(self, stream: TextIO, fraction: float = 0.0, *, quiet: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO, fraction: float = 0.0, *, quiet: bool = False, is_notebook: bool = False
+    ) -> None:
         self._stream, self._is_quiet, self._is_broken = stream, quiet, False
-        self._bar = _progress_bar(stream, fraction) if stream.isatty() and not quiet else None
+        # Without ipywidgets a notebook would have each state of the bar as a line.
+        has_bar = not quiet and (stream.isatty() or (is_notebook and find_spec("ipywidgets") is not None))
+        self._bar = _progress_bar(stream, fraction) if has_bar else None
         self._shown = time.monotonic() if self._bar is None else 0.0
 
     def report(self, event: Event) -> None:
@@ -162,6 +169,18 @@ class MetricsLog(Reporter):
                 self._file.close()
 
 
+class Callback(Reporter):
+    """Calls a function with each record, as it is in `metrics.jsonl`."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], object]) -> None:
+        self._function = function
+
+    def report(self, event: Event) -> None:
+        """Call the function, with the training loss at regular steps."""
+        if _is_recorded(event):
+            self._function(_as_record(event))
+
+
 class TensorBoard(Reporter):
     """Curves and samples for TensorBoard, in the run's folder."""
 
@@ -207,7 +226,20 @@ class TensorBoard(Reporter):
             self._writer.close()
 
 
+def read_records(path: Path) -> Records:
+    """The records of a log that may be damaged; none if it does not exist or cannot be read."""
+    records: Records = []
+    with contextlib.suppress(OSError), open_regular(path) as stream:
+        for line in stream.read(_MAX_BYTES).decode("utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(record := json.loads(line), dict):
+                    records.append(record)
+    return records
+
+
 def _progress_bar(stream: TextIO, fraction: float) -> "tqdm[Any]":
+    from tqdm.auto import tqdm  # its import prints a warning in a notebook without ipywidgets
+
     return tqdm(
         total=1.0,
         initial=fraction,

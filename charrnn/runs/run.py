@@ -196,6 +196,11 @@ class Run:
         text = readable("".join(piece.text for piece in pieces))
         return Sampled(**{each.name: getattr(event, each.name) for each in fields(Event)}, text=text)
 
+    def close(self, reporters: Sequence[Reporter]) -> None:
+        """Close the log and other reporters."""
+        for reporter in (*reporters, *([] if self.log is None else [self.log])):
+            reporter.close()
+
     def summary(self, finished: Finished) -> dict[str, Any]:
         """The last object of `--json`."""
         history, chars_per_symbol = self.trainer.history, self.trainer.bptt.text.chars_per_symbol

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,23 +28,36 @@ _KEY_CHARS = 8
 class TextArgument:
     """The text that `train` was given: a prepared file, or raw text.
 
-    `validate` names the text for validation. `recursive` and `force` are those of `find_sources`; `bar` shows progress.
+    `more` are paths to join to that of `argument`; with `content` there is no path, and `argument` is the name of a
+    text in memory. `validate` names the text for validation. `recursive` and `force` are those of `find_sources`; `bar`
+    shows progress.
     """
 
     argument: str
     data_dir: Path
     validate: str | None = None
+    more: Sequence[str] = ()
+    content: bytes | None = None
     recursive: bool = False
     force: bool = False
     bar: Bar = no_bar
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the text; none for a text in memory."""
+        return [] if self.content is not None else [self.argument, *self.more]
+
     @functools.cached_property
     def _is_prepared(self) -> bool:
+        if self.paths != [self.argument]:
+            return False
         return self.argument.endswith(container.SUFFIX) or container.is_stored(Path(self.argument))
 
     @functools.cached_property
     def _sources(self) -> list[Source]:
-        return find_sources([self.argument], recursive=self.recursive, force=self.force)
+        if self.content is not None:
+            return [Source(self.argument, None, self.content, origin=self.argument)]
+        return find_sources(self.paths, recursive=self.recursive, force=self.force)
 
     @functools.cached_property
     def _validation(self) -> list[Source]:
@@ -77,7 +90,7 @@ class TextArgument:
         plain = default_output(self.argument, self.data_dir)
         with contextlib.suppress(OutputExistsError):  # another process may write it in the meantime
             if not plain.exists():
-                return self._prepare(config, plain)
+                return self.prepare(config, plain)
         if known := self._reuse(plain, config, required):
             return known
         options = json.dumps(dump(config), sort_keys=True)
@@ -85,11 +98,12 @@ class TextArgument:
         keyed = plain.with_stem(f"{plain.stem}-{key}")
         if known := self._reuse(keyed, config, asdict(config)):
             return known
-        corpus = self._prepare(config, keyed, overwrite=True)
+        corpus = self.prepare(config, keyed, overwrite=True)
         reason = f"{plain} was made from another text or with other options: prepared {keyed}"
         return replace(corpus, notes=(reason, *corpus.notes))
 
-    def _prepare(self, config: PreparationConfig, output: Path, *, overwrite: bool = False) -> Corpus:
+    def prepare(self, config: PreparationConfig, output: Path, *, overwrite: bool = False) -> Corpus:
+        """Prepare raw text in a file, see `corpus.prepare`. Raises: CharRNNError."""
         texts = self._sources, config, output
         return prepare(*texts, validation=self._validation, overwrite=overwrite, force=self.force, bar=self.bar)
 

@@ -16,8 +16,9 @@ from charrnn.report.features import FEATURES
 from charrnn.report.neurons import correlate, match
 from charrnn.report.passage import Prediction, find_typical, find_worst, make_sheet
 from charrnn.report.reading import Reading, calibrate, read
-from charrnn.report.records import curve, read_records, samples
+from charrnn.report.records import curve, samples
 from charrnn.report.visible import name_all
+from charrnn.runs.reporting import read_records
 from charrnn.runs.run import Run
 from charrnn.text.tokenizers import CharTokenizer
 from tests.support import CPU

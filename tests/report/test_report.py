@@ -15,9 +15,9 @@ import torch
 from charrnn.config import PreparationConfig, TrainingConfig
 from charrnn.errors import CharRNNError
 from charrnn.report.page import render, require_extra, write_report
-from charrnn.report.records import Records
 from charrnn.report.subject import Subject, open_subject
 from charrnn.runs.folder import RunFolder
+from charrnn.runs.reporting import Records
 from charrnn.runs.run import Run
 from charrnn.runs.start import start
 from charrnn.terminal import readable
