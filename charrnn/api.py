@@ -115,7 +115,7 @@ class LanguageModel:
             f"{config.num_layers} x {config.hidden_size} {config.cell.upper()}",
             f"{self._model.num_parameters:,} parameters",
             f"{self.tokenizer.size:,} symbols",
-            f"trained for {self.checkpoint.snapshot.course.step:,} steps",
+            f"trained for {self.checkpoint.snapshot.progress.step:,} steps",
         ]
         if history.best_val_chars is not None:
             facts.append(f"best validation loss {history.best_val_loss:.4f}")
@@ -229,9 +229,9 @@ class LanguageModel:
         The unknown symbol, if the vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the
         character of its number. Raises: CharRNNError for a text outside the vocabulary.
         """
-        indices = self.tokenizer.start(self._encode(text))
+        ids = self.tokenizer.start(self._encode(text))
         with evaluating(self._model), torch.no_grad():
-            for outputs, _ in self._read(indices, _CHUNK):
+            for outputs, _ in self._read(ids, _CHUNK):
                 last = outputs[-1, 0]
             p = self._model.head(last).softmax(-1).cpu()
         probabilities: dict[str, float] = {}
@@ -246,12 +246,12 @@ class LanguageModel:
         A model of documents reads EOS first. A word that is known only with a space before it, or only without, is
         read so, as in prompts. Raises: CharRNNError for a text outside the vocabulary.
         """
-        indices = self._encode(text)
+        ids = self._encode(text)
         if self.tokenizer.eos_id is not None:
-            indices = self.tokenizer.start(indices)
-        symbols = tuple(map(self._text_of, indices.tolist()))
+            ids = self.tokenizer.start(ids)
+        symbols = tuple(map(self._text_of, ids.tolist()))
         with evaluating(self._model), torch.no_grad():
-            states = [self._model.initial_state(1), *(state for _, state in self._read(indices, 1))]
+            states = [self._model.initial_state(1), *(state for _, state in self._read(ids, 1))]
         h_and_c = [torch.cat([torch.stack(layer) for layer in state], dim=1) for state in states]  # (1 or 2, L, 1, H)
         h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
         return TextStates(symbols, h, c[0] if c else None)
@@ -260,17 +260,17 @@ class LanguageModel:
         return "" if index == self.tokenizer.eos_id else self.tokenizer.name(self.tokenizer.texts[index])
 
     def _encode(self, text: str) -> Tensor:
-        """The indices (N,) of a text, whose words are read as in prompts. Raises: CharRNNError."""
+        """The ids (N,) of a text, whose words are read as in prompts. Raises: CharRNNError."""
         tokenizer = self.tokenizer
         symbols = tokenizer.known_forms(tokenizer.split(tokenizer.mark(self.normalise(text))))
         if tokenizer.unk_id is None:
             tokenizer.require(symbols)
         return tokenizer.ids_of(symbols)
 
-    def _read(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
+    def _read(self, ids: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
         """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state after them."""
         state = None
-        for chunk in indices.long().to(self.runtime.device).split(size) if len(indices) else ():
+        for chunk in ids.long().to(self.runtime.device).split(size) if len(ids) else ():
             outputs, state = self._model.stack(self._model.encode(chunk[:, None]), state)
             yield outputs, state
 

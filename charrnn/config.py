@@ -16,16 +16,16 @@ Size = Literal["small", "medium", "large"]
 NormalForm = Literal["nfc", "nfkc", "none"]
 Unit = Literal["char", "byte", "word"]
 
-RUN, PREPARATION, BUDGET, MODEL, OPTIMISATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
-    "The run",
-    "How raw text is read",
-    "The budget: one of the three",
-    "The model",
-    "The optimisation",
+RUN, PREPARATION, BUDGET, MODEL, OPTIMIZATION, EVALUATION, REPORTS, ENDS, FILTERS, COMMON = PANELS = (
+    "Run",
+    "Preparation",
+    "Budget: one of the three",
+    "Model",
+    "Optimization",
     "Evaluation and checkpoints",
-    "Reports",
-    "Where to end",
-    "Which symbols",
+    "Output",
+    "Length",
+    "Sampling filters",
     "Common",
 )
 """The parts of a command's help, in their order."""
@@ -151,27 +151,31 @@ class Config:
 class PreparationConfig(Config):
     """Options for turning raw text into a corpus."""
 
-    encoding: str = option("utf-8", "The texts' encoding; a byte-order mark is honoured.", PREPARATION, metavar="NAME")
+    encoding: str = option(
+        "utf-8", "Encoding of the texts; a byte-order mark takes precedence", PREPARATION, metavar="NAME"
+    )
     normalize: NormalForm = option(
-        "nfc", "The Unicode normal form, in prompts too.", PREPARATION, Choice(get_args(NormalForm)), absent="none"
+        "nfc", "Unicode normal form of texts and prompts", PREPARATION, Choice(get_args(NormalForm)), absent="none"
     )
-    ascii: bool = option(False, "Transliterate to ASCII, in prompts too.", PREPARATION)
-    lowercase: bool = option(False, "Fold case, in prompts too.", PREPARATION)
-    min_count: int = option(1, "Rarer symbols become one unknown symbol, which is never sampled.", PREPARATION, count())
+    ascii: bool = option(False, "Transliterate texts and prompts to ASCII", PREPARATION)
+    lowercase: bool = option(False, "Convert texts and prompts to lower case", PREPARATION)
+    min_count: int = option(1, "Map symbols seen fewer than N times to <unk>", PREPARATION, count())
     max_vocab: int | None = option(
-        None, "Keep the most frequent symbols only, N with the unknown one.", PREPARATION, count(2)
+        None, "Max vocabulary size; rarer symbols are mapped to <unk>", PREPARATION, count(2)
     )
-    keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence.", PREPARATION)
-    unit: Unit = option("char", "The meaning of an index.", PREPARATION, Choice(get_args(Unit)), absent="char")
+    keep_boilerplate: bool = option(False, "Keep Project Gutenberg's header and licence", PREPARATION)
+    unit: Unit = option(
+        "char", "Symbols of the model: characters, bytes or words", PREPARATION, Choice(get_args(Unit)), absent="char"
+    )
     separator: str | None = option(
-        None, "The text between documents, such as \\n.", PREPARATION, absent=None, parse=unescape
+        None, "Text between two documents, such as \\n", PREPARATION, absent=None, parse=unescape
     )
-    documents: bool = option(False, "Each file is a document.", PREPARATION, absent=False)
+    documents: bool = option(False, "Treat each file as a document", PREPARATION, absent=False)
     drop_duplicates: bool = option(
-        False, "Keep the first of equal documents only.", PREPARATION, absent=False, is_optional=True
+        False, "Keep only the first of equal documents", PREPARATION, absent=False, is_optional=True
     )
-    keep_order: bool = option(False, "Do not shuffle the documents.", PREPARATION, absent=False)
-    shuffle_seed: int = option(0, "The documents' order follows from it.", PREPARATION, count(0), absent=0)
+    keep_order: bool = option(False, "Do not shuffle the documents", PREPARATION, absent=False)
+    shuffle_seed: int = option(0, "Random seed for shuffling the documents", PREPARATION, count(0), absent=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,7 +189,7 @@ class PreparationConfig(Config):
             remedy = "a document is a part of a file, or all"
             raise OptionError(f"{opt.separator} and {opt.documents} exclude each other: {remedy}")
         for name in ("keep_order", "drop_duplicates"):
-            if getattr(self, name) and self.border_text is None:
+            if getattr(self, name) and self.separator_text is None:
                 option = getattr(opt, name)(True)
                 raise OptionError(f"{option} is for documents: give {opt.separator} or {opt.documents(True)}")
         if self.keeps_bytes:
@@ -210,13 +214,13 @@ class PreparationConfig(Config):
         return self.unit == "byte"
 
     @property
-    def border_text(self) -> str | None:
-        """The text that stands for the border between two documents; None if there are no documents."""
+    def separator_text(self) -> str | None:
+        """The text between two documents; None without documents."""
         return "\n" if self.documents else self.separator
 
     @property
-    def border_chars(self) -> int | None:
-        """The characters of text that a border takes the place of: none between files."""
+    def separator_chars(self) -> int | None:
+        """Characters of the text between two documents: 0 between files, None without documents."""
         return len(self.separator) if self.separator is not None else 0 if self.documents else None
 
 
@@ -227,17 +231,13 @@ class ModelOptions(Config):
     `embedding_size=None` means one-hot inputs. Unset, the width and the dropout are chosen as a run is started.
     """
 
-    cell: Cell = option("lstm", "The kind of layers.", MODEL, Choice(get_args(Cell)))
-    hidden_size: int | None = option(
-        None, f"Units of a layer; default: chosen, or {_HIDDEN_SIZE} beside other options of the shape.", MODEL, _WIDTHS
-    )
-    num_layers: int = option(1, "Stacked layers.", MODEL, count(1, 64))
-    embedding_size: int | None = option(
-        64, "Size of a symbol's vector, 128 on a GPU; 0: one-hot.", MODEL, _WIDTHS, none=0
-    )
+    cell: Cell = option("lstm", "Kind of recurrent layers", MODEL, Choice(get_args(Cell)))
+    hidden_size: int | None = option(None, "Units per layer; default: chosen from text and budget", MODEL, _WIDTHS)
+    num_layers: int = option(1, "Number of recurrent layers", MODEL, count(1, 64))
+    embedding_size: int | None = option(64, "Embedding size, 128 on a GPU; 0: one-hot inputs", MODEL, _WIDTHS, none=0)
     dropout: float | None = option(
         None,
-        "Share of outputs dropped in training; default: chosen from the budget.",
+        "Dropout probability; default: chosen from the budget",
         MODEL,
         Interval(0, 1, open_high=True),
     )
@@ -248,7 +248,7 @@ class ModelConfig(ModelOptions):
     """The shape of a model with nothing left open; `dropout=None` drops nothing."""
 
     vocab_size: int
-    hidden_size: int = option(_HIDDEN_SIZE, "Units of a layer.", MODEL, _WIDTHS)
+    hidden_size: int = option(_HIDDEN_SIZE, "Units per layer", MODEL, _WIDTHS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -285,11 +285,11 @@ class TrainingConfig(Config):
     from the shapes of the model and of a chunk, and those of a chunk from the device and its precision.
     """
 
-    epochs: float | None = option(None, "Passes over the text; default: chosen from its size.", BUDGET, positive(1e6))
-    steps: int | None = option(None, "Updates of the weights.", BUDGET, count())
+    epochs: float | None = option(None, "Passes over the text; default: chosen from its size", BUDGET, positive(1e6))
+    steps: int | None = option(None, "Training steps", BUDGET, count())
     minutes: float | None = option(
         None,
-        "Wall-clock time, evaluations included: minutes, or 90s, 10m, 1h30m.",
+        "Training time in minutes, or as 90s, 10m, 1h30m",
         BUDGET,
         positive(1e7),
         metavar="TIME",
@@ -297,35 +297,33 @@ class TrainingConfig(Config):
     )
     optimizer: Optimizer = option(
         "muon",
-        "Optimizer; default: muon, for trained weights adamw.",
-        OPTIMISATION,
+        "Optimizer; default: muon, adamw for pretrained weights",
+        OPTIMIZATION,
         Choice(get_args(Optimizer)),
         absent="adamw",
     )
     batch_size: int | None = option(
         None,
-        "Parallel streams of text; default: 32, with AdamW in float32 on a CPU 16, on a GPU up to 128.",
-        OPTIMISATION,
+        "Parallel streams of text; default: chosen for the device",
+        OPTIMIZATION,
         count(),
     )
-    seq_length: int | None = option(
-        None, "Symbols that gradients reach back through; default: 32, on a GPU 64.", OPTIMISATION, count()
-    )
+    seq_length: int | None = option(None, "Time steps of BPTT; default: 32, 64 on a GPU", OPTIMIZATION, count())
     learning_rate: float | None = option(
-        None, "Peak learning rate; default: chosen, lower for trained weights.", OPTIMISATION, positive(1e3)
+        None, "Peak learning rate; default: chosen for model and batch", OPTIMIZATION, positive(1e3)
     )
-    weight_decay: float = option(0.05, "Weight decay, on matrices only.", OPTIMISATION, Interval(0, 1000))
-    grad_clip: float = option(1.0, "Clip the gradient norm to X.", OPTIMISATION, positive(1e9))
-    warmup_steps: int = option(100, "Steps in which the learning rate rises.", OPTIMISATION, count(0))
-    val_fraction: float = option(0.1, "The last part of the text, which validates.", EVALUATION, Interval(0, 0.9))
+    weight_decay: float = option(0.05, "Weight decay of matrices", OPTIMIZATION, Interval(0, 1000))
+    grad_clip: float = option(1.0, "Clip the gradient norm to X", OPTIMIZATION, positive(1e9))
+    warmup_steps: int = option(100, "Steps of learning rate warm-up", OPTIMIZATION, count(0))
+    val_fraction: float = option(0.1, "Fraction of the text held out for validation", EVALUATION, Interval(0, 0.9))
     eval_every: int | None = option(
-        None, f"Steps between evaluations; default: at most {MAX_EVALUATIONS} in a run.", EVALUATION, count()
+        None, f"Steps between evaluations; default: up to {MAX_EVALUATIONS} in a run", EVALUATION, count()
     )
-    patience: int | None = option(None, "Stop after N evaluations without progress.", EVALUATION, count())
+    patience: int | None = option(None, "Stop after N evaluations without improvement", EVALUATION, count())
     checkpoint_every: int | None = option(
-        None, "Steps between checkpoints; default: one per minute.", EVALUATION, count()
+        None, "Steps between checkpoints; default: one per minute", EVALUATION, count()
     )
-    sample_every: int | None = option(None, "Steps between samples; default: one at each evaluation.", REPORTS, count())
+    sample_every: int | None = option(None, "Steps between samples; default: one per evaluation", REPORTS, count())
 
     def __post_init__(self) -> None:
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
@@ -349,36 +347,32 @@ class SamplingConfig(Config):
     text or several.
     """
 
-    num_samples: int = option(1, "Independent samples, computed together.", None, count())
-    length: int | None = option(
-        None, "Symbols to sample in all; default: 1000 per line or document.", ENDS, count(0), flag="-n"
-    )
-    lines: int | None = option(None, "End after N whole lines.", ENDS, count())
-    documents: int | None = option(None, "N whole documents; each begins with the prompt.", ENDS, count())
+    num_samples: int = option(1, "Number of independent samples", None, count())
+    length: int | None = option(None, "Max symbols; default: 1000, per line or document", ENDS, count(0), flag="-n")
+    lines: int | None = option(None, "Stop after N whole lines", ENDS, count())
+    documents: int | None = option(None, "Stop after N whole documents, each starting with the prompt", ENDS, count())
     stop: tuple[str, ...] = option(
-        (), "End after this text, such as \\n; repeatable.", ENDS, repeatable=True, parse=unescape
+        (), "Stop after this text, such as \\n; repeatable", ENDS, repeatable=True, parse=unescape
     )
-    temperature: float = option(
-        1.0, "Below 1 plays safe, above 1 dares; 0 takes the most likely symbol.", FILTERS, Interval(0, 1000), flag="-t"
+    temperature: float = option(1.0, "Sampling temperature; 0 is greedy", FILTERS, Interval(0, 1000), flag="-t")
+    top_k: int | None = option(None, "Sample from the N most likely symbols", FILTERS, count())
+    top_p: float | None = option(
+        None, "Sample from the most likely symbols of total probability X", FILTERS, positive(1)
     )
-    top_k: int | None = option(None, "Only the N most likely symbols.", FILTERS, count())
-    top_p: float | None = option(None, "Only the most likely symbols that reach X in sum.", FILTERS, positive(1))
     min_p: float | None = option(
-        None, "Only symbols at least X times as likely as the likeliest.", FILTERS, positive(1)
+        None, "Min probability, relative to that of the likeliest symbol", FILTERS, positive(1)
     )
     ban: str = option(
         "",
-        "Never these characters, such as \\n; repeatable.",
+        "Characters never to sample, such as \\n; repeatable",
         FILTERS,
         metavar="CHARS",
         repeatable=True,
         parse=unescape,
     )
-    avoid_copying: int | None = option(
-        None, "Draw again what copies N successive characters of the corpus.", FILTERS, count()
-    )
-    unique: bool = option(False, "No document twice; samples then depend on each other.", FILTERS)
-    new: bool = option(False, "No document that stands whole in the corpus.", FILTERS)
+    avoid_copying: int | None = option(None, "Reject copies of N or more characters of the corpus", FILTERS, count())
+    unique: bool = option(False, "Reject documents that were already sampled", FILTERS)
+    new: bool = option(False, "Reject documents that are in the corpus", FILTERS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))

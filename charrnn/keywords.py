@@ -84,7 +84,7 @@ def with_options(kind: type, *configs: type[Config]) -> Callable[[_Function], _F
                 default, place = getattr(config, name), inspect.Parameter.KEYWORD_ONLY
                 keywords.append(inspect.Parameter(name, place, default=default, annotation=hints[name]))
                 limits = "" if option.limits is None else f" It must be {option.limits}."
-                lines.append(f"    {name}: {option.help}{limits}")
+                lines.append(f"    {name}: {option.help}.{limits}")
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)

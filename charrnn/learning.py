@@ -20,14 +20,14 @@ from charrnn.api import LanguageModel, checkpoint_folder, data_folder, load
 from charrnn.config import SIZES, ModelOptions, PreparationConfig, Size, TrainingConfig, apply_size
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.keywords import PreparationOptions, TrainingOptions, config_of, with_options
-from charrnn.machine.neighbours import sharing_cores
+from charrnn.machine.contention import sharing_cores
 from charrnn.machine.runtime import compute_deterministically
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.opening import Request, opened
 from charrnn.runs.preflight import describe, describe_result
 from charrnn.runs.reporting import Callback, Reporter, TensorBoard, Terminal
 from charrnn.runs.run import Run
-from charrnn.terminal import Bar, Notify, byte_bar, escape_controls, is_alone, no_bar
+from charrnn.terminal import Bar, Notify, byte_bar, escape_controls, is_single_process, no_bar
 from charrnn.text.cache import TextArgument, default_output
 from charrnn.text.corpus import Corpus
 from charrnn.text.sources import find_tales
@@ -53,7 +53,7 @@ def prepare(
 ) -> Corpus:
     """Turn raw text into a corpus file, as `charrnn prepare` does.
 
-    `path` is a file, a folder or a list of both, or `text` is the text itself. The corpus holds ids (N,) in `indices`
+    `path` is a file, a folder or a list of both, or `text` is the text itself. The corpus holds ids (N,) in `ids`
     and the vocabulary in `tokenizer`; `train` takes it in place of a path. Raises: CharRNNError.
     """
     _, bar, notify = _progress(quiet=quiet)
@@ -96,7 +96,7 @@ def train(
     Ctrl-C ends the training, saves the run and returns the model as trained so far; a second one raises
     KeyboardInterrupt. Raises: CharRNNError.
     """
-    if not is_alone():
+    if not is_single_process():
         raise CharRNNError("train() runs in one process: use `torchrun ... -m charrnn train` for several")
     if resume and (overwrite or run is None):
         raise OptionError("resume needs the folder of a run, and excludes overwrite")

@@ -25,7 +25,7 @@ def silence(message: str, *, warning: bool = False) -> None:
     """Print nothing."""
 
 
-def is_alone() -> bool:
+def is_single_process() -> bool:
     """False in a process that torchrun has started beside others."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     rank, local_rank, world_size = (os.environ.get(name, "").strip() for name in names)
@@ -34,7 +34,7 @@ def is_alone() -> bool:
 
 def speaks() -> bool:
     """True in the process that reports: of several, the first one."""
-    return is_alone() or os.environ["RANK"].strip() == "0"
+    return is_single_process() or os.environ["RANK"].strip() == "0"
 
 
 Advance = Callable[[int], object]

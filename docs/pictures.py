@@ -162,7 +162,7 @@ class Tales:
         return cls(*load_model(read_page(PAGE)), text)
 
     def encode(self, text: str) -> Tensor:
-        """The indices (N,) of a text."""
+        """The ids (N,) of a text."""
         return self.tokenizer.encode(text).long()
 
     @property
@@ -176,7 +176,7 @@ def draw_streams(tales: Tales) -> Picture:
     B, T, cell, gap, left = 3, 6, 18, 54, 92
     text = tales.text[tales.text.index("In the yard") :][:78]
     layout = Layout.fit(len(text), B, T)
-    indices, cursor = tales.encode(text), Cursor(0, 0, draw_offset(layout, torch.Generator().manual_seed(1)))
+    ids, cursor = tales.encode(text), Cursor(0, 0, draw_offset(layout, torch.Generator().manual_seed(1)))
     picture = Picture("A text is cut into three streams, and these into chunks of six characters", 342)
     picture.text(MARGIN, 32, f"The text: {len(text)} characters", "strong")
     step, length = (WIDTH - 2 * MARGIN) / len(text), layout.num_chunks * T
@@ -187,7 +187,7 @@ def draw_streams(tales: Tales) -> Picture:
     picture.letters(MARGIN, 62, text, step)
     picture.text(MARGIN, 132, "The same text, as it is read", "strong")
     for _ in range(layout.num_chunks):
-        chunk = chunk_at(indices, layout, cursor)[:-1]  # (T, B)
+        chunk = chunk_at(ids, layout, cursor)[:-1]  # (T, B)
         x = left + cursor.chunk * (T * cell + gap)
         if cursor.chunk == 1:
             picture.rect(x - 6, 144, T * cell + 12, 158, "box", radius=6)
@@ -347,8 +347,8 @@ def draw_state(tales: Tales) -> Picture:
 def draw_muon(tales: Tales) -> Picture:
     """Singular values of a gradient, and of the update that Muon makes of it."""
     T, B, left, top, bottom, most = 32, 32, 64, 40, 244, 2.0
-    indices = tales.encode(tales.held_out)
-    chunk = chunk_at(indices, Layout.fit(len(indices), B, T), Cursor(0, 0, 0))  # (T + 1, B)
+    ids = tales.encode(tales.held_out)
+    chunk = chunk_at(ids, Layout.fit(len(ids), B, T), Cursor(0, 0, 0))  # (T + 1, B)
     logits, _ = tales.model(chunk[:-1])
     weight, H = layer_weights(tales.model.stack.layers[0])[1], tales.model.config.hidden_size
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), chunk[1:].flatten()), weight)

@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def option_names(request: pytest.FixtureRequest) -> Iterator[None]:
     """Messages name options as on the command line, except in tests of the Python interface."""
-    with contextlib.nullcontext() if request.path.name in ("test_api.py", "test_learning.py", "test_notebook.py", "errors.py") else command_line():
+    of_python = ("test_api.py", "test_learning.py", "test_notebook.py", "errors.py")
+    with contextlib.nullcontext() if request.path.name in of_python else command_line():
         yield
 
 

@@ -249,7 +249,7 @@ def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Pat
 
 
 def test_representations_are_telling_and_short(model: LanguageModel) -> None:
-    steps, loss = model.checkpoint.snapshot.course.step, model.checkpoint.snapshot.history.best_val_loss
+    steps, loss = model.checkpoint.snapshot.progress.step, model.checkpoint.snapshot.history.best_val_loss
     shape = f"1 x 32 LSTM, {model.module.num_parameters:,} parameters, {model.tokenizer.size} symbols"
     learned = f"trained for {steps} steps, best validation loss {loss:.4f}"
     assert repr(model) == f"<LanguageModel {model.path}: {shape}, {learned}, {model.runtime.precision} on cpu>"

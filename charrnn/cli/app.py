@@ -20,7 +20,7 @@ from charrnn.cli.sample import sample
 from charrnn.cli.score import score
 from charrnn.cli.train import train
 from charrnn.errors import CharRNNError, CharRNNWarning, command_line
-from charrnn.terminal import escape_controls, is_alone, speaks
+from charrnn.terminal import escape_controls, is_single_process, speaks
 from charrnn.version import __version__
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     except OSError as error:  # from printing before a command begins
         sys.exit(_exit(str(error.strerror)).exit_code)
     except SystemExit as end:
-        if is_alone() or not isinstance(end.code, int):
+        if is_single_process() or not isinstance(end.code, int):
             raise
         _flush()
         os._exit(end.code)  # a thread of gloo that wants the interpreter while that is torn down aborts the process

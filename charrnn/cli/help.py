@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from charrnn.cli.options import CHECKPOINT_DIR
-from charrnn.machine.neighbours import sharing_cores
+from charrnn.machine.contention import sharing_cores
 
 UsageError: Any = typer.BadParameter.__base__
 """Of the command line's grammar, which Typer exports under no name of its own."""

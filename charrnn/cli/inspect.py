@@ -26,7 +26,7 @@ def inspect(
     ],
     slim: Annotated[
         Path | None,
-        declare("Write the checkpoint without the trainer's state, to be shared: a third of its size.", metavar="FILE"),
+        declare("Write the checkpoint without the optimizer state to FILE", metavar="FILE"),
     ] = None,
     json: Json = False,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,

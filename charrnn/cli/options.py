@@ -74,27 +74,24 @@ def _from_environment(help: str, metavar: str, variable: str, parse: Callable[[s
     return declare(help, metavar=metavar, panel=COMMON, envvar=f"CHARRNN_{variable}", parse=parse)
 
 
-_FASTEST = "auto takes the fastest that loses no quality."
-_DEVICE = "auto, cpu, cuda, cuda:N or mps; auto takes CUDA, else the faster of MPS and CPU."
-_SEED = "Everything random follows from it; drawn and reported if unset."
-_CHECKPOINT = "A run's name, its folder or a checkpoint file; default: the newest run."
+_DEVICE = "auto, cpu, cuda, cuda:N or mps"
+_SEED = "Random seed; printed if generated"
+_CHECKPOINT = "Name or folder of a run, a checkpoint file, or english; default: the newest run."
 
 Device = Annotated[str, _from_environment(_DEVICE, "NAME", "DEVICE")]
-Precision = Annotated[str, _from_environment(f"auto, float32, bfloat16 or float16; {_FASTEST}", "NAME", "PRECISION")]
-SamplingPrecision = Annotated[
-    str, _from_environment(f"auto, float32, bfloat16, float16 or int8; {_FASTEST}", "NAME", "PRECISION")
-]
+Precision = Annotated[str, _from_environment("auto, float32, bfloat16 or float16", "NAME", "PRECISION")]
+SamplingPrecision = Annotated[str, _from_environment("auto, float32, bfloat16, float16 or int8", "NAME", "PRECISION")]
 Seed = Annotated[int | None, declare(_SEED, metavar="N", panel=COMMON, parse=int, limits=count(0))]
-Recursive = Annotated[bool, declare("Take the folders within a folder too.", "--recursive", panel=PREPARATION)]
+Recursive = Annotated[bool, declare("Read subfolders too", "--recursive", panel=PREPARATION)]
 Validate = Annotated[
     str | None,
-    declare("The text for validation: a file, a folder or -.", metavar="FILE", panel=PREPARATION),
+    declare("Text for validation: a file, a folder or -", metavar="FILE", panel=PREPARATION),
 ]
-Force = Annotated[bool, declare("Read what seems to be no text all the same.", "--force", panel=PREPARATION)]
-Json = Annotated[bool, declare("Print JSON on stdout.", "--json", panel=COMMON)]
-Overwrite = Annotated[bool, declare("Replace an existing output.", "--overwrite")]
-DataDir = Annotated[Path, _from_environment("Where prepared corpora lie.", "DIR", "DATA_DIR", read_folder)]
-CheckpointDir = Annotated[Path, _from_environment("Where runs lie.", "DIR", "CHECKPOINT_DIR", read_folder)]
+Force = Annotated[bool, declare("Read files that do not look like text", "--force", panel=PREPARATION)]
+Json = Annotated[bool, declare("Print JSON on stdout", "--json", panel=COMMON)]
+Overwrite = Annotated[bool, declare("Replace an existing output file", "--overwrite")]
+DataDir = Annotated[Path, _from_environment("Folder of prepared corpora", "DIR", "DATA_DIR", read_folder)]
+CheckpointDir = Annotated[Path, _from_environment("Folder of runs", "DIR", "CHECKPOINT_DIR", read_folder)]
 CheckpointArgument = Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help=_CHECKPOINT)]
 
 DATA_DIR = Path("data")

@@ -28,14 +28,14 @@ def prepare(
     ],
     output: Annotated[
         Path | None,
-        declare("Default: DATA_DIR/<name of the first text>.safetensors.", "--output", "-o", metavar="FILE"),
+        declare("Output file; default: DATA_DIR/<name>.safetensors", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
     validate: options.Validate = None,
     recursive: options.Recursive = False,
     force: options.Force = False,
     overwrite: options.Overwrite = False,
-    quiet: Annotated[bool, declare("No progress, no report.", "--quiet", "-q", panel=REPORTS)] = False,
+    quiet: Annotated[bool, declare("Print errors and warnings only", "--quiet", "-q", panel=REPORTS)] = False,
     json: options.Json = False,
     data_dir: options.DataDir = options.DATA_DIR,
 ) -> None:
@@ -60,7 +60,7 @@ def prepare(
     corpus = corpora.prepare(sources, config, output, validation=validation, overwrite=overwrite, force=force, bar=bar)
     notify = options.notifier(quiet=quiet)
     corpus.report(notify)
-    size, length, num_chars = corpus.tokenizer.size, len(corpus.indices), corpus.tokenizer.num_chars
+    size, length, num_chars = corpus.tokenizer.size, len(corpus.ids), corpus.tokenizer.num_chars
     if json:
         summary = {
             "corpus": str(output),
@@ -69,7 +69,7 @@ def prepare(
             "symbols": length,
             "vocabulary": size,
         }
-        if config.border_text is not None:
+        if config.separator_text is not None:
             summary["documents"] = corpus.tokenizer.num_documents
         print(json_module.dumps(summary), flush=True)
     else:

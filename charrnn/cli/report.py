@@ -18,13 +18,13 @@ Runs = Annotated[
 def report(
     *,
     runs: Runs = None,
-    output: Annotated[Path, declare("The page's file; - is stdout.", "--output", "-o", metavar="FILE")] = Path(
+    output: Annotated[Path, declare("Output file; - is stdout", "--output", "-o", metavar="FILE")] = Path(
         "report.html"
     ),
     overwrite: options.Overwrite = False,
     corpus: Annotated[
         str | None,
-        declare("The text that the models were trained on, raw or prepared, if not in --data-dir.", metavar="FILE"),
+        declare("Training text, raw or prepared, if not in --data-dir", metavar="FILE"),
     ] = None,
     json: options.Json = False,
     data_dir: options.DataDir = options.DATA_DIR,

@@ -9,7 +9,7 @@ from charrnn.config import Choice
 from charrnn.terminal import align, format_bytes, print_json
 
 Sort = Literal["time", "loss"]
-_SORT = declare("Newest first, or lowest validation loss first.", metavar="time|loss", limits=Choice(get_args(Sort)))
+_SORT = declare("Sort by time (newest first) or by validation loss", metavar="time|loss", limits=Choice(get_args(Sort)))
 _HEAD = ("name", "corpus", "unit", "model", "symbols", "best loss", "bits/char", "steps", "trained", "size")
 
 

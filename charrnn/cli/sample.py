@@ -35,35 +35,27 @@ def sample(
     *,
     checkpoint: options.CheckpointArgument = None,
     prompt: Annotated[
-        str | None, declare("Text to continue.", "--prompt", "-p", metavar="TEXT", parse=decode_argument)
+        str | None, declare("Text to continue", "--prompt", "-p", metavar="TEXT", parse=decode_argument)
     ] = None,
     prompt_file: Annotated[
-        str | None, declare("Read the prompt from a file or - (stdin); one final line end is dropped.", metavar="FILE")
+        str | None, declare("Read the prompt from a file, or from stdin (-)", metavar="FILE")
     ] = None,
-    output: Annotated[Path | None, declare("Write to a file; - is stdout.", "--output", "-o", metavar="FILE")] = None,
+    output: Annotated[Path | None, declare("Output file; - is stdout", "--output", "-o", metavar="FILE")] = None,
     overwrite: options.Overwrite = False,
-    separator: Annotated[
-        str, declare(r"Text between samples; \n, \t, \0, \f and \\ are escapes.", metavar="TEXT")
-    ] = r"\n\n",
-    show_surprisal: Annotated[
-        bool, declare("Colour what surprised the model, by its bits, on a terminal.", "--show-surprisal")
-    ] = False,
+    separator: Annotated[str, declare("Text between samples, with escapes such as \\n", metavar="TEXT")] = r"\n\n",
+    show_surprisal: Annotated[bool, declare("Colour each symbol by its surprisal in bits", "--show-surprisal")] = False,
     skip_unknown: Annotated[
-        bool, declare("Leave characters out of prompts that the model does not know.", "--skip-unknown")
+        bool, declare("Drop characters of the prompt that the model lacks", "--skip-unknown")
     ] = False,
-    raw: Annotated[bool, declare("Do not make control characters visible on a terminal.", "--raw")] = False,
-    no_echo: Annotated[bool, declare("Do not repeat the prompt.", "--no-echo")] = False,
-    interactive: Annotated[
-        bool, declare("Read a prompt a line from stdin, and continue each.", "--interactive", "-i")
-    ] = False,
-    keep_state: Annotated[
-        bool, declare("With --interactive: each line continues the conversation so far.", "--keep-state")
-    ] = False,
+    raw: Annotated[bool, declare("Print control characters unescaped on a terminal", "--raw")] = False,
+    no_echo: Annotated[bool, declare("Do not print the prompt", "--no-echo")] = False,
+    interactive: Annotated[bool, declare("Read one prompt per line from stdin", "--interactive", "-i")] = False,
+    keep_state: Annotated[bool, declare("With --interactive: keep the state between lines", "--keep-state")] = False,
     config: SamplingConfig,
     temperature: Annotated[
         str,
         declare(
-            f"{_TEMPERATURE.help} Several are tried in turn, with the same seed.",
+            f"{_TEMPERATURE.help}; several: 0.3,0.7,1",
             "--temperature",
             "-t",
             metavar="X,...",
@@ -73,12 +65,12 @@ def sample(
     corpus: Annotated[
         str | None,
         declare(
-            "The text that must not be copied, raw or prepared; default: what the model was trained on.",
+            "Text not to copy, if it is not the training text",
             metavar="FILE",
             panel=FILTERS,
         ),
     ] = None,
-    quiet: Annotated[bool, declare("No notes, no count.", "--quiet", "-q", panel=COMMON)] = False,
+    quiet: Annotated[bool, declare("Print errors and warnings only", "--quiet", "-q", panel=COMMON)] = False,
     json: options.Json = False,
     seed: options.Seed = None,
     device: options.Device = "auto",

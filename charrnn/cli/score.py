@@ -31,15 +31,11 @@ def score(
     ] = None,
     window: Annotated[
         int | None,
-        declare("Empty the state every N symbols; default: it is carried.", metavar="N", parse=int, limits=WINDOWS),
+        declare("Reset the state every N symbols; default: never", metavar="N", parse=int, limits=WINDOWS),
     ] = None,
-    per_line: Annotated[
-        bool, declare("A line for each line: bits per character, tab, the line.", "--per-line")
-    ] = False,
-    per_char: Annotated[bool, declare("A line for each character: bits, tab, the character.", "--per-char")] = False,
-    adapt: Annotated[
-        bool, declare("Also score a copy that learns from the text as it reads it (dynamic evaluation).", "--adapt")
-    ] = False,
+    per_line: Annotated[bool, declare("Print bits per character, a tab and the line, per line", "--per-line")] = False,
+    per_char: Annotated[bool, declare("Print bits, a tab and the character, per character", "--per-char")] = False,
+    adapt: Annotated[bool, declare("Also score by dynamic evaluation", "--adapt")] = False,
     encoding: Annotated[str, declare("The text's encoding; a byte-order mark is honoured.", metavar="NAME")] = "utf-8",
     json: options.Json = False,
     device: options.Device = "auto",

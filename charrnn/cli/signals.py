@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from charrnn.terminal import is_alone
+from charrnn.terminal import is_single_process
 
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
@@ -45,7 +45,7 @@ def request_stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if is_alone():
+        if is_single_process():
             raise_exit_on_signals()
         stop()
 

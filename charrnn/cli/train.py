@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from charrnn.runs.run import Run
 
 _PATHS = ("--run", "-o", "--data-dir", "--checkpoint-dir", "--validate")
-_SHAPES = ", ".join(f"{name}: {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
+_SHAPES = ", ".join(f"{name} {shape['num_layers']}x{shape['hidden_size']}" for name, shape in SIZES.items())
 
 
 @options.takes_configs
@@ -56,7 +56,7 @@ def train(
     run: Annotated[
         Path | None,
         declare(
-            "The run's folder; default: CHECKPOINT_DIR/<name of the corpus>.",
+            "Folder of the run; default: CHECKPOINT_DIR/<corpus>",
             "--run",
             "-o",
             metavar="DIR",
@@ -65,12 +65,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, declare("Go on with the run in DIR; start it if it is not there yet.", "--resume", panel=RUN)
+        bool, declare("Continue the run in DIR, or start it if there is none", "--resume", panel=RUN)
     ] = False,
-    overwrite: Annotated[bool, declare("Start again in a DIR that holds a run.", "--overwrite", panel=RUN)] = False,
+    overwrite: Annotated[bool, declare("Replace the run in DIR", "--overwrite", panel=RUN)] = False,
     init_from: Annotated[
         str | None,
-        declare("Start from the weights of another run: its name, folder or checkpoint.", metavar="RUN", panel=RUN),
+        declare("Start from the weights of another run, or of english", metavar="RUN", panel=RUN),
     ] = None,
     preparation: PreparationConfig,
     validate: options.Validate = None,
@@ -80,21 +80,22 @@ def train(
     size: Annotated[
         Size | None,
         declare(
-            f"{_SHAPES} (layers x units), which single options override; default: chosen from the budget, the text and "
-            "this machine's speed.",
+            f"Layers and units: {_SHAPES}",
             metavar="NAME",
             panel=MODEL,
             limits=Choice(tuple(SIZES)),
         ),
     ] = None,
     model: ModelOptions,
-    tensorboard: Annotated[bool, declare("Write curves for TensorBoard.", "--tensorboard", panel=REPORTS)] = False,
-    quiet: Annotated[bool, declare("No progress, no samples.", "--quiet", "-q", panel=REPORTS)] = False,
+    tensorboard: Annotated[
+        bool, declare("Write losses and samples for TensorBoard", "--tensorboard", panel=REPORTS)
+    ] = False,
+    quiet: Annotated[bool, declare("Print errors and warnings only", "--quiet", "-q", panel=REPORTS)] = False,
     json: options.Json = False,
     seed: options.Seed = None,
     deterministic: Annotated[
         bool,
-        declare("The same to the bit from the same seed on a GPU too, if slower.", "--deterministic", panel=COMMON),
+        declare("Make training on a GPU reproducible, but slower", "--deterministic", panel=COMMON),
     ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",

@@ -91,7 +91,7 @@ def as_json(
     for batch in batches:
         for sample in collect(batch.pieces):
             echo = batch.echo if _has_text(sample) else None
-            before, begun = ("", "") if echo is None else (echo.text, echo.begun)
+            before, unfinished = ("", "") if echo is None else (echo.text, echo.unfinished)
             parts = [("" if echo is None else piece.echo, piece.marked(tokenizer.eos_id)) for piece in sample]
             drawn = "".join(text for _, text in parts)
             marked = "".join(itertools.chain.from_iterable(parts))
@@ -105,7 +105,7 @@ def as_json(
                 "longest_copy": None if corpus is None else len(corpus.longest_copy(drawn)),
             }
             if tokenizer.eos_id is not None:
-                documents = (begun + marked).removesuffix(EOS_MARK).split(EOS_MARK)
+                documents = (unfinished + marked).removesuffix(EOS_MARK).split(EOS_MARK)
                 record["documents"] = list(map(readable, documents)) if before or marked else []
             yield json_line(record, ascii_only=ascii_only) + "\n"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from charrnn.errors import CharRNNError, OptionError, opt
-from charrnn.terminal import is_alone
+from charrnn.terminal import is_single_process
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -59,23 +59,23 @@ class Ranks:
         """The seed of this process in a training; rank 0 has the training's."""
         return (seed + _SEED_STRIDE * self.rank) % 2**31
 
-    def share(self, make: Callable[[], _Value]) -> _Value:
+    def broadcast(self, make: Callable[[], _Value]) -> _Value:
         """The result of a call in rank 0, however long that takes."""
         if self.size == 1:
             return make()
         values = [make() if self.is_first else None]
-        self.meet()  # a collective has a time limit
+        self.barrier()  # a collective has a time limit
         with _noticing_losses():
             dist.broadcast_object_list(values)
         return values[0]  # type: ignore[return-value]
 
-    def share_on_machine(self, make: Callable[[], _Value]) -> _Value:
+    def broadcast_on_machine(self, make: Callable[[], _Value]) -> _Value:
         """The result of a call in the first process on each machine, however long it takes."""
         if self.size == 1:
             return make()
         value = make() if self.local_rank == 0 else None
         values = [value] * self.size
-        self.meet()
+        self.barrier()
         with _noticing_losses():
             dist.all_gather_object(values, value)
         return values[self.rank - self.local_rank]  # type: ignore[return-value]
@@ -118,7 +118,7 @@ class Ranks:
             dist.all_gather(tensors, tensor.contiguous())
         return torch.cat(tensors, dim)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes have come here, however long it takes."""
         if self.store is None:
             return
@@ -130,12 +130,12 @@ class Ranks:
                 time.sleep(_POLL_SECONDS)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def local_rank() -> int | None:
     """The number of this process on its machine, or None if torchrun has not started several. Raises: CharRNNError."""
-    if is_alone():
+    if is_single_process():
         return None
     value = os.environ["LOCAL_RANK"].strip()
     if not value.isdecimal():
@@ -151,7 +151,7 @@ def joined(device: str) -> Iterator[Ranks]:
     is not destroyed, since NCCL would wait for recorded steps: the process is to exit next. Raises: CharRNNError.
     """
     if (place := local_rank()) is None:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     store, ranks = _join(device, place)
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from charrnn.errors import CharRNNError, CharRNNWarning, OptionError, PrecisionError, opt
 from charrnn.machine import probes
 from charrnn.machine.capture import CapturedStep
-from charrnn.machine.distributed import ALONE, TIMEOUT_S, Ranks, local_rank
+from charrnn.machine.distributed import SINGLE_PROCESS, TIMEOUT_S, Ranks, local_rank
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLING_PRECISIONS = PRECISIONS | {"int8": torch.int8}
@@ -32,7 +32,7 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
     embedding_size: ClassVar[int] = 64  # default size of a symbol's vector
     stream_multiple: ClassVar[int] = 1  # the number of streams of each process is a multiple of it
@@ -91,7 +91,7 @@ class Runtime:
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device of rank 0; None if unknown. All processes have to call it."""
-        return self.ranks.share(self._free_memory)
+        return self.ranks.broadcast(self._free_memory)
 
     def _free_memory(self) -> int | None:
         """Bytes that Linux has available, at most the container's limit."""
@@ -232,7 +232,7 @@ def open_runtime(
     device: str = "auto",
     precision: str = "auto",
     precisions: Mapping[str, torch.dtype] = PRECISIONS,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     *,
     trains: bool = True,
 ) -> Runtime:

@@ -40,14 +40,14 @@ class Adaptation:
         self._num_updates = 0
         self._state: State | None = None
 
-    def losses(self, indices: Tensor, advance: Advance = advance_nothing) -> Tensor:
-        """The loss of each of the N indices but the first, (N - 1,) in nats; the next part begins with the last one.
+    def losses(self, ids: Tensor, advance: Advance = advance_nothing) -> Tensor:
+        """The loss of each of the N ids but the first, (N - 1,) in nats; the next part begins with the last one.
 
         `advance` is called with the number of symbols that each chunk predicts.
         """
         losses = [torch.zeros(0)]
-        for begin in range(0, len(indices) - 1, _SEQ_LENGTH):
-            chunk = indices[begin : begin + _SEQ_LENGTH + 1, None].long()  # (T + 1, 1)
+        for begin in range(0, len(ids) - 1, _SEQ_LENGTH):
+            chunk = ids[begin : begin + _SEQ_LENGTH + 1, None].long()  # (T + 1, 1)
             each, state = chunk_losses(self._model, chunk[:-1], chunk[1:], self._state, self._runtime)
             self._update(torch.autograd.grad(each.mean(), self._weights))
             self._state = detach(state)

@@ -1,4 +1,4 @@
-"""The network: indices in, logits out; the state is an argument and a return value.
+"""The network: ids in, logits out; the state is an argument and a return value.
 
 `RecurrentStack` runs any sequence of vectors through recurrent layers. `CharRNN` puts an input encoding before it and a
 linear layer after it. Training is left to `training/`.

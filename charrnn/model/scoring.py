@@ -31,23 +31,23 @@ _MAX_PADDED = 2**21  # symbols of sequences that are read side by side
 
 
 def evaluation_chunks(
-    indices: Tensor, batch_size: int, seq_length: int, before_chunk: Callable[[], None] = lambda: None
+    ids: Tensor, batch_size: int, seq_length: int, before_chunk: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunks (T, B) int64, all of one shape, that count each of the N - 1 predictions of a text once.
 
     The text is cut into B streams. To warm up its state, each stream first reads the `seq_length` symbols before its
     part. They count in the first stream only; targets that do not count are IGNORE.
     """
-    N, T = len(indices), min(seq_length, len(indices) - 1)
+    N, T = len(ids), min(seq_length, len(ids) - 1)
     rest = N - 1 - T
     B = max(1, min(batch_size, rest // T))
     length = -(-rest // B)
-    stream = torch.arange(B, device=indices.device)
+    stream = torch.arange(B, device=ids.device)
     for begin in range(-T, length, T):
-        time = torch.arange(begin, begin + T + 1, device=indices.device)[:, None]  # (T + 1, 1)
+        time = torch.arange(begin, begin + T + 1, device=ids.device)[:, None]  # (T + 1, 1)
         position = T + stream * length + time  # (T + 1, B)
         before_chunk()
-        chunk = indices[position.clamp(max=N - 1)].long()
+        chunk = ids[position.clamp(max=N - 1)].long()
         own = (time < length) & ((time >= 0) | (stream == 0))
         counted = (own & (position < N - 1))[:-1]
         yield chunk[:-1], torch.where(counted, chunk[1:], IGNORE)
@@ -117,7 +117,7 @@ def chunk_losses(model: CharRNN, x: Tensor, y: Tensor, state: State | None, runt
 @torch.no_grad()
 def evaluate(
     model: CharRNN,
-    indices: Tensor,
+    ids: Tensor,
     runtime: Runtime,
     part: Part | None = None,
     *,
@@ -125,17 +125,17 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
 ) -> Score:
-    """Mean loss of predicting each of the N indices but the first, with carried state.
+    """Mean loss of predicting each of the N ids but the first, with carried state.
 
     Each process of a training reads its part of the streams. At least one chunk is read, and none once `is_time_up`;
     `before_chunk` is called before each. The loss is NaN if `should_stop` interrupted it.
     """
-    part = part or Part.fit(len(indices), model.config.vocab_size, math.inf)
+    part = part or Part.fit(len(ids), model.config.vocab_size, math.inf)
     losses: list[Tensor] = []  # on the device, which is waited for now and then only
     counts: list[Tensor] = []
     state = None
     with evaluating(model):
-        chunks = evaluation_chunks(indices, part.batch_size, SEQ_LENGTH, before_chunk)
+        chunks = evaluation_chunks(ids, part.batch_size, SEQ_LENGTH, before_chunk)
         for i, (x, y) in enumerate(itertools.islice(chunks, part.num_chunks)):
             if should_stop():
                 return Score(math.nan, 0)
@@ -155,17 +155,17 @@ def evaluate(
 
 
 @torch.no_grad()
-def text_losses(model: CharRNN, indices: Tensor, runtime: Runtime, advance: Advance = advance_nothing) -> Tensor:
-    """The loss of each of the N indices but the first, with carried state: (N - 1,) in nats.
+def text_losses(model: CharRNN, ids: Tensor, runtime: Runtime, advance: Advance = advance_nothing) -> Tensor:
+    """The loss of each of the N ids but the first, with carried state: (N - 1,) in nats.
 
     The streams are those of `evaluate` for the whole text, so that the mean is what it measures. `advance` is called
     with the number of symbols that each chunk predicts.
     """
-    if len(indices) < 2:
+    if len(ids) < 2:
         return torch.zeros(0)
-    losses, B, state = torch.zeros(len(indices) - 1), max_streams(model.config.vocab_size), None
+    losses, B, state = torch.zeros(len(ids) - 1), max_streams(model.config.vocab_size), None
     with evaluating(model):
-        chunks = (evaluation_chunks(each, B, SEQ_LENGTH) for each in (indices, torch.arange(len(indices))))
+        chunks = (evaluation_chunks(each, B, SEQ_LENGTH) for each in (ids, torch.arange(len(ids))))
         for (x, y), (_, place) in zip(*chunks, strict=True):
             chunk, state = chunk_losses(model, x, y, state, runtime)
             counted = place != IGNORE
@@ -176,15 +176,15 @@ def text_losses(model: CharRNN, indices: Tensor, runtime: Runtime, advance: Adva
 
 @torch.no_grad()
 def stream_losses(
-    model: CharRNN, indices: Tensor, runtime: Runtime, state: State | None = None, advance: Advance = advance_nothing
+    model: CharRNN, ids: Tensor, runtime: Runtime, state: State | None = None, advance: Advance = advance_nothing
 ) -> tuple[Tensor, State | None]:
     """The same losses (N - 1,) in one stream from a state, and the state after it.
 
     All chunks have one shape, so that a loss does not depend on the text after it. On `advance` see `text_losses`.
     """
-    if (num_losses := len(indices) - 1) < 1:
+    if (num_losses := len(ids) - 1) < 1:
         return torch.zeros(0), state
-    text = F.pad(indices.long(), (0, -num_losses % SEQ_LENGTH), value=IGNORE)[:, None]
+    text = F.pad(ids.long(), (0, -num_losses % SEQ_LENGTH), value=IGNORE)[:, None]
     with evaluating(model):
         losses, state = _batch_losses(model, text, runtime, state, advance)
     return losses.flatten()[:num_losses], state
@@ -214,20 +214,20 @@ def sequence_losses(
 
 @torch.no_grad()
 def window_losses(
-    model: CharRNN, indices: Tensor, window: int, runtime: Runtime, advance: Advance = advance_nothing
+    model: CharRNN, ids: Tensor, window: int, runtime: Runtime, advance: Advance = advance_nothing
 ) -> Tensor:
-    """The loss of each of the N indices but the first, with a state that is emptied every `window` of them.
+    """The loss of each of the N ids but the first, with a state that is emptied every `window` of them.
 
     >>> torch.arange(7).unfold(0, 3 + 1, 3).tolist()  # windows of 3 predict 1 to 3 and 4 to 6
     [[0, 1, 2, 3], [3, 4, 5, 6]]
 
     Returns: (N - 1,) in nats. On `advance` see `text_losses`.
     """
-    if (num_losses := len(indices) - 1) < 1:
+    if (num_losses := len(ids) - 1) < 1:
         return torch.zeros(0)
     window = min(window, num_losses)
     padding = -num_losses % window
-    windows = F.pad(indices.long(), (0, padding), value=IGNORE).unfold(0, window + 1, window)
+    windows = F.pad(ids.long(), (0, padding), value=IGNORE).unfold(0, window + 1, window)
     losses = []
     with evaluating(model):
         for batch in windows.split(_num_sequences(window + 1, model.config.vocab_size)):

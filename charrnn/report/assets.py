@@ -10,6 +10,7 @@ from pathlib import Path
 from charrnn.files.atomic import open_regular, write_atomically
 
 _GENERATOR = b'<meta name="generator" content="charrnn">'
+_MODULE = b"// charrnn module"
 
 
 def read(name: str) -> str:
@@ -27,14 +28,15 @@ def policy(script: str, style: str, *more: str) -> str:
 def is_own_page(path: Path) -> bool:
     """True if a file was written by charrnn."""
     with contextlib.suppress(OSError), open_regular(path) as stream:
-        return _GENERATOR in stream.read(1024)
+        head = stream.read(1024)
+        return _GENERATOR in head or head.startswith(_MODULE)
     return False
 
 
 def write_page(page: str, path: Path | None, *, overwrite: bool = False) -> int:
-    """Write a page to a file, or to stdout if `path` is None.
+    """Write a page or a module to a file, or to stdout if `path` is None.
 
-    Returns: its size in bytes. Raises: CharRNNError, for an existing file unless `overwrite` or it is such a page.
+    Returns: its size in bytes. Raises: CharRNNError, for an existing file unless `overwrite` or charrnn wrote it.
     """
     data = page.encode()
     if path is None:

@@ -1,8 +1,8 @@
-"""A model as one HTML page that writes by itself: its weights in 8-bit integers, and the program that steps it.
+"""A model as one HTML page that writes by itself, or as one ES module: its weights in 8-bit integers, and a program.
 
-The program is `model.js` (the equations), `units.js` (text and symbols) and `page.js`; the page around it is
-`page.html`, its looks are `page.css`.
-All content of a checkpoint is data on the page: JSON without a `<`, which the program shows as text only.
+The program is `model.js` (the equations), `units.js` (text and symbols) and `sampling.js` (a model that writes). The
+page adds `page.js`, `page.html` and `page.css`, the module `module.js`.
+All content of a checkpoint is data: JSON without a `<`, which the page shows as text only.
 
 Letters in shapes: R rows, C columns.
 """
@@ -18,20 +18,15 @@ from torch import Tensor
 
 from charrnn.config import RECOMMENDED_TEMPERATURE, ModelConfig, PreparationConfig, SamplingConfig
 from charrnn.model.network import CharRNN, layer_weights
+from charrnn.model.rounding import round_rows
 from charrnn.report.assets import policy, read, write_page
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.sampling.filters import samplable_ids
 from charrnn.terminal import count_of
-from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.tokenizers import Tokenizer, separator_pattern
+from charrnn.version import __version__
 
 TITLE = "A model that writes"
-_MAX_LEVEL = 127
-
-
-def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round a matrix (R, C) to 8-bit integers (R, C) times one scale per row (R,), float32."""
-    scales = (weight.abs().amax(1) / _MAX_LEVEL).clamp(min=torch.finfo(torch.float32).tiny)  # a row may be zero
-    return torch.round(weight / scales[:, None]).clamp(-_MAX_LEVEL, _MAX_LEVEL).to(torch.int8), scales
 
 
 def export(checkpoint: Checkpoint, path: Path | None, title: str = TITLE, *, overwrite: bool = False) -> int:
@@ -39,21 +34,46 @@ def export(checkpoint: Checkpoint, path: Path | None, title: str = TITLE, *, ove
     return write_page(render(checkpoint, title), path, overwrite=overwrite)
 
 
+def export_module(checkpoint: Checkpoint, path: Path | None, *, overwrite: bool = False) -> int:
+    """Write a checkpoint's model as an ES module, see `write_page`. Returns: its size. Raises: CharRNNError."""
+    return write_page(render_module(checkpoint), path, overwrite=overwrite)
+
+
 def render(checkpoint: Checkpoint, title: str = TITLE) -> str:
     """The page of a checkpoint's model, without its paths and its origin."""
-    data = {"title": title, "description": describe(checkpoint)}
-    vocabulary = _tokenizer(checkpoint.tokenizer, checkpoint.corpus.config)
-    return fill({**data, "vocabulary": vocabulary, "model": _model(checkpoint.build_model())})
+    return fill({"title": title, "description": describe(checkpoint), **_data(checkpoint)})
 
 
 def fill(data: dict[str, Any]) -> str:
     """The page with this data, which the program reads."""
-    style, script = read("colours.css") + read("page.css"), read("model.js") + read("units.js") + read("page.js")
-    model = json.dumps(data).replace("<", "\\u003c")  # so that no symbol ends the element
+    style, script = read("colours.css") + read("page.css"), _program() + read("page.js")
     allowed = policy(script, style, "worker-src blob:")
     return Template(read("page.html")).substitute(
-        policy=allowed, style=style, script=script, model=model, temperature=RECOMMENDED_TEMPERATURE
+        policy=allowed, style=style, script=script, model=_as_json(data), temperature=RECOMMENDED_TEMPERATURE
     )
+
+
+def render_module(checkpoint: Checkpoint) -> str:
+    """The ES module of a checkpoint's model, without its paths and its origin."""
+    return Template(read("module.js")).substitute(
+        description=describe(checkpoint), version=__version__, program=_program(), data=_as_json(_data(checkpoint))
+    )
+
+
+def _program() -> str:
+    """The program that the page and the module share."""
+    return "\n".join(map(read, ("model.js", "units.js", "sampling.js")))
+
+
+def _as_json(data: dict[str, Any]) -> str:
+    """JSON that ends no element of a page, whatever the symbols; as code it is the same data."""
+    return json.dumps(data).replace("<", "\\u003c")
+
+
+def _data(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The vocabulary and the model as the program reads them."""
+    vocabulary = _tokenizer(checkpoint.tokenizer, checkpoint.corpus.config)
+    return {"vocabulary": vocabulary, "model": _model(checkpoint.build_model())}
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -76,8 +96,8 @@ def _tokenizer(tokenizer: Tokenizer, config: PreparationConfig) -> dict[str, Any
         "symbols": list(map(tokenizer.name, tokenizer.symbols)),
         "unknown": tokenizer.unk_id,
         "border": tokenizer.eos_id,
-        "border_text": config.border_text,
-        "separator": config.separator,
+        "border_text": config.separator_text,
+        "separator": None if config.separator is None else separator_pattern(config.separator),
         "start": int(tokenizer.encode_prompt("").ids[0]),
         "excluded": sorted(set(range(tokenizer.size)) - samplable_ids(SamplingConfig(), tokenizer)),
         "normalize": config.normalize,

@@ -23,7 +23,7 @@ def list_facts(subject: Subject) -> dict[str, str]:
     checkpoint = subject.checkpoint
     config, history = checkpoint.model_config, checkpoint.snapshot.history
     last = subject.records[-1] if subject.records else {}
-    step = number(last, "step") or checkpoint.snapshot.course.step
+    step = number(last, "step") or checkpoint.snapshot.progress.step
     seconds = number(last, "elapsed_s") or history.elapsed_s
     speed = number(last, "chars_per_second")
     loss = math.nan if history.best_val_loss is None else history.best_val_loss

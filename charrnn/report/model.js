@@ -1,4 +1,4 @@
-// The model: one symbol in, the logits of the next one out. And how a symbol is drawn from them.
+// The network: one symbol in, the logits of the next one out.
 //
 // Letters in shapes: V symbols, H hidden size, G rows of gates: 4 H of an LSTM, 3 H of a GRU, H of a tanh RNN.
 "use strict";
@@ -90,7 +90,7 @@ class Matrix {
   }
 }
 
-class Model {
+class CharRNN {
   constructor({ cell, hidden_size, embedding, layers, head }) {
     this.step_cell = CELLS[cell];
     this.hidden_size = hidden_size;
@@ -102,52 +102,22 @@ class Model {
       bias_hh: decode(bias_hh, Float32Array),
     }));
     this.head = { weight: new Matrix(head.weight), bias: decode(head.bias, Float32Array) };
-    this.reset();
   }
 
-  // Forget all that was read.
-  reset() {
-    for (const layer of this.layers) {
-      layer.state = { h: new Float64Array(this.hidden_size), c: new Float64Array(this.hidden_size) };
-    }
+  // The state of each layer before a text.
+  initial_state() {
+    const zeros = () => new Float64Array(this.hidden_size);
+    return this.layers.map(() => ({ h: zeros(), c: zeros() }));
   }
 
-  // Read a symbol; returns the logits (V) of the next one.
-  step(symbol) {
+  // Read a symbol, which changes the state; returns the logits (V) of the next one.
+  step(symbol, state) {
     let x = this.embedding?.row(symbol); // without an embedding the input is one-hot
-    for (const { weight_ih, weight_hh, bias_ih, bias_hh, state } of this.layers) {
+    for (const [i, { weight_ih, weight_hh, bias_ih, bias_hh }] of this.layers.entries()) {
       const from_input = x ? weight_ih.times(x, bias_ih) : weight_ih.column(symbol, bias_ih);
-      this.step_cell(from_input, weight_hh.times(state.h, bias_hh), state);
-      x = state.h;
+      this.step_cell(from_input, weight_hh.times(state[i].h, bias_hh), state[i]);
+      x = state[i].h;
     }
     return this.head.weight.times(x, this.head.bias);
   }
-}
-
-// Random numbers from 0 to 1 that follow from a seed: a counter, hashed by the last lines of MurmurHash3.
-function make_random(seed) {
-  let counter = seed;
-  return () => {
-    counter = (counter + 0x9e3779b9) | 0;
-    let bits = Math.imul(counter ^ (counter >>> 16), 0x85ebca6b);
-    bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35);
-    return ((bits ^ (bits >>> 16)) >>> 0) / 2 ** 32;
-  };
-}
-
-// Draw one of these symbols from softmax(logits / temperature), or take the likeliest at temperature 0.
-function choose(logits, symbols, temperature, random) {
-  const likeliest = symbols.reduce((best, i) => (logits[i] > logits[best] ? i : best));
-  if (temperature === 0) return likeliest;
-  const weights = symbols.map((i) => Math.exp((logits[i] - logits[likeliest]) / temperature));
-  let rest = random() * weights.reduce((sum, weight) => sum + weight, 0);
-  const drawn = weights.findIndex((weight) => (rest -= weight) < 0);
-  return symbols[drawn] ?? likeliest; // by rounding a little may be left
-}
-
-// The bits by which a symbol surprises the model: -log2 of its probability.
-function surprisal(logits, symbol) {
-  const highest = logits.reduce((a, b) => Math.max(a, b));
-  const sum = logits.reduce((total, logit) => total + Math.exp(logit - highest), 0);
-  return (highest - logits[symbol] + Math.log(sum)) / Math.LN2;
 }

@@ -1,64 +1,53 @@
 // The page and its worker, which are one script. The worker holds the model and sends what it writes.
 "use strict";
 
-const SLICE_MS = 50; // between two looks at what the page asks for
-
 function work() {
-  let model, vocabulary, logits, random, temperature, remaining, timer;
-  let prompt, allowed, begun; // symbols that are still to read, those that may be drawn next, and how that one begins
+  let model, pieces, options, remaining, timer;
   let bits; // of symbols that show no text yet
   let written, seconds;
 
   const commands = {
     load({ json }) {
       const data = JSON.parse(json);
-      vocabulary = new Vocabulary(data.vocabulary);
-      model = new Model(data.model);
-      const { unit, border } = vocabulary;
+      model = new LanguageModel(data);
+      const { unit, border } = model.vocabulary;
       postMessage({ ready: { title: data.title, description: data.description, unit, border } });
     },
     write(message) {
-      const { read, first, ...told } = vocabulary.prompt(message.text);
-      postMessage({ begun: told });
-      [prompt, allowed, begun] = [read, first, told.begun];
-      random = make_random(message.seed);
+      const prompt = model.vocabulary.prompt(message.text);
+      postMessage({ begun: prompt });
+      options = { seed: message.seed, length: Infinity };
+      pieces = model.write(prompt, options);
       bits = 0;
-      model.reset();
       commands.go_on(message);
     },
-    go_on(message) {
-      ({ temperature, length: remaining } = message);
-      [written, seconds] = [0, 0];
+    go_on({ temperature, length }) {
+      options.temperature = temperature;
+      [remaining, written, seconds] = [length, 0, 0];
       write_some();
     },
     stop() {
-      [prompt, remaining] = [[], 0];
+      remaining = 0;
       write_some();
     },
   };
 
   function write_some() {
     const begin = performance.now();
-    const pieces = [];
+    const shown = [];
     while (remaining > 0 && performance.now() < begin + SLICE_MS) {
-      if (prompt.length) {
-        logits = model.step(prompt.shift());
-        continue;
-      }
-      const symbol = choose(logits, allowed, temperature, random);
-      const text = vocabulary.show(symbol).slice(begun.length);
-      [allowed, begun] = [vocabulary.drawable, ""];
-      bits += surprisal(logits, symbol);
-      if (text) {
-        pieces.push([text, bits]);
+      const piece = pieces.next().value;
+      if (piece.bits === undefined) continue; // a symbol of the prompt
+      bits += piece.bits;
+      if (piece.text) {
+        shown.push([piece.text, bits]);
         bits = 0;
       }
-      logits = model.step(symbol);
       remaining--;
       written++;
     }
     seconds += (performance.now() - begin) / 1000;
-    postMessage({ pieces });
+    postMessage({ pieces: shown });
     if (remaining > 0) timer = setTimeout(write_some);
     else postMessage({ ended: { written, seconds } });
   }
@@ -69,8 +58,6 @@ function work() {
     commands[name](argument);
   };
 }
-
-const NOUNS = { char: "characters", byte: "bytes", word: "words" };
 
 // Characters that would steer the display are shown by their numbers.
 function visible(text) {

@@ -41,7 +41,7 @@ def make_sheet(reading: Reading, names: list[str], begin: int, end: int, predict
             tokens.append((len(predictions), min(_MAX_LEVEL, int(bits)), reading.texts[i]))
             percentages = [round(100 * p, 1) for p in reading.probabilities[first].tolist()]
             expected = [[names[each], p] for each, p in zip(likeliest, percentages, strict=True)]
-            came = int(reading.indices[first])
+            came = int(reading.ids[first])
             place = likeliest.index(came) if came in likeliest else -1
             predictions.append([name(reading.texts[i]) or names[came], round(bits, 2), expected, place])
             first = i + 1

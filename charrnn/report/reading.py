@@ -24,7 +24,7 @@ class Reading:
     """N successive symbols of a text, and what the model made of each."""
 
     texts: list[str]
-    indices: Tensor
+    ids: Tensor
     """(N,)"""
     bits: Tensor
     """The surprisal of each (N,)."""
@@ -37,16 +37,16 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: CharRNN, indices: Tensor, show: Callable[[list[int]], list[str]]) -> Reading | None:
+def read(model: CharRNN, ids: Tensor, show: Callable[[list[int]], list[str]]) -> Reading | None:
     """Read the beginning of a text (N,), as much as takes a second or two; None if it is too short.
 
     `show` gives the text of each index. The text is cut into streams that are read side by side; each first reads the
     symbols before its own.
     """
-    warm_up = min(_WARM_UP, len(indices) // 4)
+    warm_up = min(_WARM_UP, len(ids) // 4)
     config = model.config
     N = min(
-        len(indices) - warm_up,
+        len(ids) - warm_up,
         _MAX_SYMBOLS,
         _MAX_STATES // (config.num_layers * config.hidden_size),
         _MAX_LOGITS // config.vocab_size,
@@ -60,7 +60,7 @@ def read(model: CharRNN, indices: Tensor, show: Callable[[list[int]], list[str]]
     state: State | None = None
     log_p = torch.zeros(0)
     for place in range(warm_up + S):
-        x = indices[begins + place]  # (B,)
+        x = ids[begins + place]  # (B,)
         logits, after = model(x[None], state)
         if place >= warm_up:
             top = log_p.topk(min(NUM_LIKELIEST, log_p.shape[1]))  # (B, K)
@@ -93,7 +93,7 @@ def calibrate(reading: Reading) -> Calibration:
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017).
     """
     confidence = reading.probabilities[:, 0].double()
-    is_right = (reading.likeliest[:, 0] == reading.indices).double()
+    is_right = (reading.likeliest[:, 0] == reading.ids).double()
     bins = (confidence * _NUM_BINS).long().clamp(max=_NUM_BINS - 1)
     counts = torch.bincount(bins, minlength=_NUM_BINS)
     confidences, accuracies = (

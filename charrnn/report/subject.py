@@ -26,7 +26,7 @@ _MAX_HELD_OUT = 2**18  # symbols that are read at most
 
 @dataclass(frozen=True)
 class Subject:
-    """A run. `train` and `held_out` are indices (N,), empty where they are not at hand."""
+    """A run. `train` and `held_out` are ids (N,), empty where they are not at hand."""
 
     name: str
     checkpoint: Checkpoint
@@ -53,10 +53,10 @@ class Subject:
         """The names of the symbols."""
         return name_all(self.tokenizer)
 
-    def show(self, indices: Iterable[int]) -> list[str]:
-        """The text of each of N indices, for people; a character of several bytes is the text of the last."""
+    def show(self, ids: Iterable[int]) -> list[str]:
+        """The text of each of N ids, for people; a character of several bytes is the text of the last."""
         show = Readable()
-        return [show(self.tokenizer.texts[i]) for i in indices]
+        return [show(self.tokenizer.texts[i]) for i in ids]
 
 
 def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: str | None = None) -> Subject:
@@ -68,12 +68,12 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
     checkpoint = Checkpoint.load(path)
     folder = path.absolute().parent
     records = read_records(RunFolder(folder).metrics)
-    indices, validation_start = _find_text(checkpoint, path, data_dir, corpus)
+    ids, validation_start = _find_text(checkpoint, path, data_dir, corpus)
     train = held_out = torch.zeros(0)
-    if indices is not None:
+    if ids is not None:
         config = replace(checkpoint.training_config, batch_size=1, seq_length=1)
         eos_id = checkpoint.tokenizer.eos_id
-        text = TrainingText.split(indices, config, border=eos_id, validation_start=validation_start)
+        text = TrainingText.split(ids, config, eos_id=eos_id, validation_start=validation_start)
         train, held_out = text.train, text.val
     return Subject(
         name=folder.name if records and folder != Path(os.path.expanduser("~")) else path.stem,  # noqa: PTH111
@@ -82,7 +82,7 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
         records=records,
         train=(train if len(train) <= _MAX_TRAIN else train[:0]).long(),
         held_out=held_out[:_MAX_HELD_OUT].long(),
-        has_text=indices is not None,
+        has_text=ids is not None,
     )
 
 
@@ -95,11 +95,11 @@ def _find_text(
     """
     if corpus is None:
         own = checkpoint.corpus.find(path, data_dir)
-        return (None, None) if own is None else (own.indices, own.validation_start)
+        return (None, None) if own is None else (own.ids, own.validation_start)
     tokenizer = checkpoint.tokenizer
-    indices = tokenizer.ids_of(tokenizer.split("".join(read_blocks(corpus, checkpoint.corpus.config))))
+    ids = tokenizer.ids_of(tokenizer.split("".join(read_blocks(corpus, checkpoint.corpus.config))))
     if tokenizer.unk_id is None:
-        indices = indices[indices < tokenizer.size]
-    if len(indices) < 2:
+        ids = ids[ids < tokenizer.size]
+    if len(ids) < 2:
         raise CharRNNError(f"{corpus} has fewer than 2 of the model's symbols: name the text that it was trained on")
-    return indices, None
+    return ids, None

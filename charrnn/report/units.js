@@ -20,74 +20,101 @@ const WORDS = new RegExp(
   "gu",
 );
 
-const BORDER = "\ud800"; // between two documents: half a character, which no text has
+const BORDER = "\udfff"; // between two documents: half a character, which no text has
 
-// The symbols of a text in one of the three units.
+// The symbols of a document in one of the three units.
 const SPLIT = {
   char: (text) => Array.from(text),
   byte: (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)),
   word: (text) => text.match(WORDS) ?? [],
 };
+const NOUNS = { char: "characters", byte: "bytes", word: "words" };
+
+// A word without the space before it, or with one if it has none.
+const respaced = (word) => (word.startsWith(" ") ? word.slice(1) : ` ${word}`);
 
 class Vocabulary {
   constructor(data) {
     Object.assign(this, data); // which `export.py` describes
-    this.split = SPLIT[this.unit];
     this.indices = new Map(this.symbols.map((symbol, i) => [symbol, i]));
     if (this.border !== null) this.indices.set(BORDER, this.border);
     const excluded = new Set(this.excluded);
     this.drawable = Array.from({ length: this.size }, (_, i) => i).filter((i) => !excluded.has(i));
   }
 
+  // The indices of a text that is read. Throws: Error for symbols that are unknown, unless one represents them.
+  read(text) {
+    const symbols = this.split(this.fold(text));
+    const missing = symbols.filter((symbol) => (this.index_of(symbol) ?? this.unknown) === null);
+    if (missing.length) throw this.error(missing);
+    return this.started(symbols.map((symbol) => this.index_of(symbol) ?? this.unknown));
+  }
+
   // How a prompt is continued. Returns: the indices that are `read`; the text `begun` that the first symbol of the
   // continuation begins with, and which may be `first`; the prompt as it is `shown`; its symbols that are `unknown`,
-  // and whether they were `left_out`.
+  // and whether they were `left_out`. Only a word may be read as the unknown symbol.
   prompt(text) {
-    this.decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // which holds the first bytes of a character
-    const folded = this.fold(text);
-    const documents = this.separator === null ? [folded] : folded.split(this.separator);
-    const parts = documents.map((document) => this.split(document));
-    const { size, begun, first } = this.begun_word(parts.at(-1));
-    const all = parts.flatMap((symbols, i) => (i === 0 ? symbols : [BORDER, ...symbols]));
-    const symbols = all.slice(0, all.length - size);
-    const known = symbols.filter((symbol) => this.index_of(symbol) !== null);
-    const read = known.map((symbol) => this.index_of(symbol));
-    if (this.border !== null || !read.length) read.unshift(this.start);
-    const unknown = symbols.filter((symbol) => [null, this.unknown].includes(this.index_of(symbol)));
-    const kept = known.map((symbol) => (symbol === BORDER ? this.separator : symbol)).join("") + begun;
+    const folded = this.fold(text), all = this.split(folded);
+    const { size, begun, first } = this.begun_word(all);
+    const symbols = all.slice(0, all.length - size), last = all.slice(all.length - size);
+    const unknown = symbols.filter((symbol) => this.index_of(symbol) === null);
+    const other = this.unit === "word" ? this.unknown : null;
+    const known = other === null ? symbols.filter((symbol) => this.index_of(symbol) !== null) : symbols;
+    const kept = [...known, ...last].map((symbol) => (symbol === BORDER ? this.border_text : symbol)).join("");
+    const read = this.started(known.map((symbol) => this.index_of(symbol) ?? other));
     const shown = this.unit === "byte" ? folded : kept;
     return { read, begun, first, shown, unknown, left_out: known.length < symbols.length };
   }
 
+  error(missing) {
+    const list = Array.from(new Set(missing), (symbol) => JSON.stringify(symbol)).join(", ");
+    return new Error(`${NOUNS[this.unit]} outside the vocabulary of ${this.size} symbols: ${list}; leave them out`);
+  }
+
   // A text as the corpus was prepared.
   fold(text) {
+    if (this.unit !== "byte") text = text.replaceAll("\r\n", "\n").replaceAll("\ufeff", "");
     const normal = (text) => (this.normalize === "none" ? text : text.normalize(this.normalize.toUpperCase()));
     return this.lowercase ? normal(normal(text).toLowerCase()) : normal(text);
   }
 
+  // The symbols of a text, known or not.
+  split(text) {
+    const documents = this.separator === null ? [text] : text.split(new RegExp(this.separator));
+    const parts = documents.map(SPLIT[this.unit]);
+    return parts.flatMap((symbols, i) => (i ? [BORDER, ...symbols] : symbols));
+  }
+
+  // Indices after those that a text starts with: the end of a document, or a line feed if there is nothing else.
+  started(indices) {
+    const is_started = this.border === null ? indices.length : indices[0] === this.border;
+    return is_started ? indices : [this.start, ...indices];
+  }
+
   // A prompt's last word may be the beginning of another one, and so may the last two symbols, such as "don" and "'".
   begun_word(symbols) {
-    for (const size of this.unit === "word" ? [2, 1] : []) {
-      const begun = symbols.slice(-size).join("");
+    const last = symbols.slice(-1).join(""), two = symbols.slice(-2).join("");
+    for (const [size, begun] of [[2, two], [1, last], [1, respaced(last)]]) {
       const first = this.drawable.filter((i) => this.symbols[i]?.startsWith(begun));
-      if (symbols.length >= size && first.length) return { size, begun, first };
+      if (this.unit === "word" && symbols.length >= size && first.length) return { size, begun, first };
     }
     return { size: 0, begun: "", first: this.drawable };
   }
 
-  // The index of a symbol, or null. A word that is only known with the space before it, or without, is read as that,
-  // any other unknown one as the symbol of rare words, if there is one.
+  // The index of a symbol, or null. A word that is only known with the space before it, or without, is read as that.
   index_of(symbol) {
-    if (this.indices.has(symbol) || this.unit !== "word") return this.indices.get(symbol) ?? null;
-    const other = symbol.startsWith(" ") ? symbol.slice(1) : ` ${symbol}`;
-    return this.indices.get(other) ?? this.unknown;
+    const other = this.unit === "word" ? respaced(symbol) : symbol;
+    return this.indices.get(symbol) ?? this.indices.get(other) ?? null;
   }
 
-  // The text of a symbol that is written; of bytes as many as are whole characters by now.
-  show(index) {
-    const text = index === this.border ? this.border_text : this.symbols[index];
-    if (this.unit !== "byte") return text;
-    const bytes = index === this.border ? new TextEncoder().encode(text) : Uint8Array.of(index);
-    return this.decoder.decode(bytes, { stream: true });
+  // The name of an index: the unknown symbol is U+FFFD, the end of a document is empty.
+  name(index) {
+    return this.symbols[index] ?? (index === this.border ? "" : "\ufffd");
+  }
+
+  // The text of an index that is written, in UTF-8: of bytes not always a whole character.
+  bytes(index) {
+    if (this.unit === "byte" && index !== this.border) return Uint8Array.of(index);
+    return new TextEncoder().encode(index === this.border ? this.border_text : this.symbols[index]);
   }
 }

@@ -28,7 +28,7 @@ from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
 from charrnn.text.tokenizers import TOKENIZERS, StoredVocabulary, Tokenizer
 from charrnn.training.recovery import MAX_RECOVERIES
-from charrnn.training.snapshot import Course, History, Snapshot, select
+from charrnn.training.snapshot import History, Progress, Snapshot, select
 from charrnn.training.streams import Cursor
 from charrnn.version import __version__
 
@@ -73,7 +73,7 @@ class CorpusIdentity:
 
 
 @dataclass(kw_only=True)
-class Counters(Course, History):
+class Counters(Progress, History):
     """The numbers of a snapshot in one JSON object."""
 
     cursor: Cursor
@@ -140,7 +140,7 @@ class Checkpoint:
     def num_chars_trained(self) -> int:
         """Characters that the run has read in training; an upper limit for a tiny corpus."""
         config = self.training_config
-        return self.snapshot.course.step * (config.batch_size or 0) * (config.seq_length or 0)
+        return self.snapshot.progress.step * (config.batch_size or 0) * (config.seq_length or 0)
 
     @property
     def can_be_resumed(self) -> bool:
@@ -168,7 +168,7 @@ class Checkpoint:
         Raises: CharRNNError.
         """
         snapshot = self.snapshot
-        counters = {**vars(snapshot.course), **vars(snapshot.history), "records": self.records}
+        counters = {**vars(snapshot.progress), **vars(snapshot.history), "records": self.records}
         header = Header(
             **self.versions,
             model_config=self.model_config,
@@ -193,7 +193,7 @@ class Checkpoint:
         except ValueError as error:
             raise CharRNNError(f"{path} has {error}") from None
         counters = header.counters
-        course = Course(**{each.name: getattr(counters, each.name) for each in fields(Course)})
+        progress = Progress(**{each.name: getattr(counters, each.name) for each in fields(Progress)})
         history = History(**{each.name: getattr(counters, each.name) for each in fields(History)})
         checkpoint = cls(
             model_config=header.model_config,
@@ -202,7 +202,7 @@ class Checkpoint:
             corpus=header.corpus,
             seed=header.seed,
             precision=header.precision,
-            snapshot=Snapshot(tensors, counters.cursor, counters.gradient_scaler, course, history),
+            snapshot=Snapshot(tensors, counters.cursor, counters.gradient_scaler, progress, history),
             records=counters.records,
             versions={"charrnn": header.charrnn, "torch": header.torch},
             written=header.written,

@@ -122,8 +122,9 @@ def find_runs(checkpoint_dir: Path) -> list[RunFolder]:
 def find_checkpoint(argument: str | Path | None, checkpoint_dir: Path) -> Path:
     """The checkpoint of a file, a run's folder (its best, else its last), a run's name, or None: the newest run.
 
-    `english` is the model that comes with charrnn, unless a run has that name. Names are folders in `checkpoint_dir`. A folder with a run, or a file of charrnn's own, takes precedence over a run
-    of the same name. Raises: CharRNNError that lists the runs.
+    Names are folders in `checkpoint_dir`; `english` is the model that comes with charrnn, unless a run has that name.
+    A folder with a run, or a file that charrnn wrote, takes precedence over a run of the same name.
+    Raises: CharRNNError that lists the runs.
     """
     path = None if argument is None else Path(argument)
     if path is not None and container.is_stored(path):

@@ -42,7 +42,7 @@ def _about_corpus(corpus: Corpus) -> dict[str, Any]:
 
 def _about_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = Checkpoint.load(path)
-    course, history = checkpoint.snapshot.course, checkpoint.snapshot.history
+    progress, history = checkpoint.snapshot.progress, checkpoint.snapshot.history
     loss, cursor, config = history.best_val_loss, checkpoint.snapshot.cursor, checkpoint.training_config
     symbols_per_step = (config.batch_size or 0) * (config.seq_length or 0)
     tokenizer = checkpoint.tokenizer  # counts the whole corpus, whose bytes and symbols per character are used here
@@ -53,7 +53,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
         **({} if checkpoint.card is None else {"card": dict(checkpoint.card)}),
         "model": _about_model(checkpoint.model_config),
         "history": {
-            "steps": course.step,
+            "steps": progress.step,
             "epoch": round(cursor.epoch + min(cursor.chunk * symbols_per_step / num_train, 1), 2),
             "elapsed_s": round(history.elapsed_s, 3),
             "best_val_loss": loss,

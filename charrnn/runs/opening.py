@@ -47,7 +47,7 @@ def opened(request: Request, notify: Notify = silence) -> Iterator[Run]:
     """Start or resume a run on a text, and hold the lock of its folder. Raises: CharRNNError."""
     folder = request.folder
     with joined(request.device) as ranks, folder.locked() if ranks.is_first else contextlib.nullcontext(folder) as held:
-        before = ranks.share(lambda: _find_run(request))
+        before = ranks.broadcast(lambda: _find_run(request))
         if before is None:
             yield _start(request, held, ranks, notify)
             return
@@ -64,14 +64,14 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
     if "embedding_size" not in given:
         model = replace(model, embedding_size=runtime.embedding_size)
     if (init_from := request.init_from) is not None:
-        source = ranks.share(lambda: _load_source(request, init_from))
+        source = ranks.broadcast(lambda: _load_source(request, init_from))
         if "optimizer" not in given:
             training = replace(training, optimizer="adamw")  # 0.005 to 0.02 nats lower here than Muon
     corpus = _open_corpus(request.text, request.preparation, given, ranks, notify)
     if corpus.validation_start is not None:
         if "val_fraction" in given:
             raise OptionError(f"{corpus.path} has its own validation text: leave {opt.val_fraction} out")
-        training = replace(training, val_fraction=1 - corpus.validation_start / len(corpus.indices))
+        training = replace(training, val_fraction=1 - corpus.validation_start / len(corpus.ids))
     if source is None and ranks.is_first:
         recommend_english(corpus, notify)
     return start(folder, corpus, model, training, runtime, seed=request.seed, init_from=source, notify=notify)
@@ -143,12 +143,12 @@ def _open_corpus(
         opened.append(text.open(config, required))
         return str(opened[0].path)
 
-    path = Path(ranks.share_on_machine(open_first))
+    path = Path(ranks.broadcast_on_machine(open_first))
     corpus = opened[0] if opened else Corpus.open(path)
-    ranks.meet()
-    if not ranks.share(lambda: CorpusIdentity.of(corpus)).fits(corpus):
+    ranks.barrier()
+    if not ranks.broadcast(lambda: CorpusIdentity.of(corpus)).fits(corpus):
         raise CharRNNError(f"{path} of process {ranks.rank} is another text than that of the first: copy that one")
-    if ranks.share(lambda: VERSIONS) != VERSIONS:
+    if ranks.broadcast(lambda: VERSIONS) != VERSIONS:
         raise CharRNNError(f"process {ranks.rank} has other versions of charrnn or PyTorch than the first: {VERSIONS}")
     corpus.report(notify)
     return corpus

@@ -70,20 +70,20 @@ def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) 
 
 def recommend_english(corpus: Corpus, notify: Notify) -> None:
     """Print a line if a text is short and English, judged by the surprisal of the model that comes with charrnn."""
-    ids = corpus.indices[: _STREAMS * _READ]
-    is_short = _STREAMS * _READ <= len(corpus.indices) <= _MAX_CHARS_FOR_ENGLISH
-    if not (is_short and corpus.config.unit == "char" and corpus.config.border_text is None and PRETRAINED.is_file()):
+    ids, tokenizer = corpus.ids[: _STREAMS * _READ], corpus.tokenizer
+    is_short = _STREAMS * _READ <= len(corpus.ids) <= _MAX_CHARS_FOR_ENGLISH
+    if not (is_short and tokenizer.noun == "character" and tokenizer.eos_id is None and PRETRAINED.is_file()):
         return
     checkpoint = Checkpoint.load(PRETRAINED)
-    model, text = checkpoint.build_model(), "".join(corpus.tokenizer.decode_marked(ids))
+    model, text = checkpoint.build_model(), "".join(tokenizer.decode_marked(ids))
     x = checkpoint.tokenizer.encode(text).long().view(_STREAMS, _READ).T  # (T, B)
     with evaluating(model), torch.no_grad():
         logits, _ = model(x[:-1])
     loss = F.cross_entropy(logits[-_MEASURED:].flatten(0, 1), x[-_MEASURED:].flatten())
     if float(loss) / math.log(2) < _MAX_ENGLISH_BITS:
         notify(
-            f"this text is English and short: {opt.init_from(ENGLISH)} starts from a model of English, whose loss after "
-            "a few minutes is 0.1 to 0.2 nats lower"
+            f"the text is English and short: {opt.init_from(ENGLISH)} starts from a model of English, which lowers the "
+            "loss by about 0.1 nats"
         )
 
 
@@ -124,7 +124,7 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     if steps is None:
         minutes, num_steps = count_of(config.minutes or 0.0, "minute"), round(epochs * trainer.layout.num_chunks)
         return f"budget: {minutes}; {count_of(epochs, 'epoch')}, {count_of(num_steps, 'step')} at {rate}"
-    left = max(steps - trainer.course.step, 0)
+    left = max(steps - trainer.progress.step, 0)
     return (
         f"budget: {count_of(epochs, 'epoch')}, {count_of(steps, 'step')}; {left:,} to go, "
         f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from charrnn.errors import CharRNNError, opt
 from charrnn.files.atomic import Guard, no_guard, open_regular, write_atomically
 from charrnn.terminal import escape_controls, format_seconds, json_line, width_of, wrap
-from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered, Sampled
+from charrnn.training.events import Evaluated, Event, Finished, Recovered, Sampled, Stepped
 
 RECORD_EVERY = 100
 """Steps between two records of the training loss."""
@@ -52,6 +52,7 @@ class Terminal(Reporter):
         # Without ipywidgets a notebook would have each state of the bar as a line.
         has_bar = not quiet and (stream.isatty() or (is_notebook and find_spec("ipywidgets") is not None))
         self._bar = _progress_bar(stream, fraction) if has_bar else None
+        self._is_wrapping = has_bar or is_notebook
         self._shown = time.monotonic() if self._bar is None else 0.0
 
     def report(self, event: Event) -> None:
@@ -69,9 +70,9 @@ class Terminal(Reporter):
         match event:
             case Evaluated() | Sampled() | Recovered():
                 self._print(event)
-            case Progress() if self._bar is None and seconds > _LINE_SECONDS:
+            case Stepped() if self._bar is None and seconds > _LINE_SECONDS:
                 self._print(event)
-            case Progress() if self._bar is not None and seconds > _BAR_SECONDS:
+            case Stepped() if self._bar is not None and seconds > _BAR_SECONDS:
                 self._shown = time.monotonic()
                 # To read the loss waits for the device.
                 postfix = f"loss {float(event.train_loss):.3f}, {event.chars_per_second:,.0f} chars/s"
@@ -81,11 +82,12 @@ class Terminal(Reporter):
                 self._bar.update(1.0 - self._bar.n)
 
     def _print(self, event: Event) -> None:
+        text = _describe(event, width_of(self._stream) if self._is_wrapping else None)
         if self._bar is not None:
-            self._bar.write(_describe(event, width_of(self._stream)), file=self._stream)
+            self._bar.write(text, file=self._stream)
         else:
             self._shown = time.monotonic()
-            print(_describe(event), file=self._stream, flush=True)
+            print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -254,7 +256,7 @@ def _progress_bar(stream: TextIO, fraction: float) -> "tqdm[Any]":
 
 def _is_recorded(event: Event) -> bool:
     """True for evaluations, samples and the like, and at regular steps for the training loss."""
-    return not isinstance(event, Progress) or event.step % RECORD_EVERY == 0
+    return not isinstance(event, Stepped) or event.step % RECORD_EVERY == 0
 
 
 def _as_record(event: Event) -> dict[str, Any]:
@@ -267,7 +269,7 @@ def _as_record(event: Event) -> dict[str, Any]:
         "time": round(time.time(), 3),
     }
     match event:
-        case Progress():
+        case Stepped():
             record["train_loss"] = float(event.train_loss)
             record["learning_rate"] = event.learning_rate
             record["chars_per_second"] = round(event.chars_per_second)
@@ -298,7 +300,7 @@ def _describe(event: Event, width: int | None = None) -> str:
             best = f" (best so far{part})" if event.improved else ""
             on = "" if event.is_whole else f" on {event.val_chars:,} characters"
             return f"{where}: {kind} loss {event.loss:.4f}{on}, {event.bits_per_char:.3f} bits per character{best}"
-        case Progress():
+        case Stepped():
             left = event.elapsed_s * (1 - event.fraction) / max(event.fraction, 1e-9)
             return (
                 f"{where}: training loss {float(event.train_loss):.4f}, "

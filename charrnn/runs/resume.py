@@ -6,7 +6,7 @@ from typing import Any
 
 from charrnn.config import BUDGETS, TrainingConfig
 from charrnn.errors import CharRNNError, opt
-from charrnn.machine.distributed import ALONE, Ranks
+from charrnn.machine.distributed import SINGLE_PROCESS, Ranks
 from charrnn.machine.runtime import Runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.runs.checkpoint import VERSIONS, Checkpoint
@@ -28,7 +28,7 @@ def resume(
     corpus: Corpus,
     given: Mapping[str, Any],
     device: str,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     *,
     notify: Notify = silence,
 ) -> Run:
@@ -36,7 +36,7 @@ def resume(
 
     Raises: CharRNNError for another corpus or another model.
     """
-    checkpoint, unsound = ranks.share(folder.load_last)
+    checkpoint, unsound = ranks.broadcast(folder.load_last)
     _require_resumable(checkpoint, corpus, folder)
     for reason in unsound.values():
         notify(f"{reason}; going back to the checkpoint before it", warning=True)
@@ -56,16 +56,16 @@ def resume(
     require_memory(checkpoint.model_config, text.layout, runtime)
     trainer = Trainer(CharRNN(checkpoint.model_config), config, text, runtime)
     if (config.minutes is None) != (checkpoint.training_config.minutes is None):
-        checkpoint.snapshot.course.patience_lost_at = None  # counted in the other unit
+        checkpoint.snapshot.progress.patience_lost_at = None  # counted in the other unit
     diverge(ranks, checkpoint.seed)
     trainer.load(checkpoint.snapshot)
     if before != ranks.size:
         notify(f"the number of processes was {before} and is {ranks.size} now: other dropout will be drawn")
     for aside in folder.set_aside(unsound if ranks.is_first else ()):
         notify(f"the unsound checkpoint is kept as {aside}")
-    notify(f"resuming {folder.path} at step {trainer.course.step:,}")
+    notify(f"resuming {folder.path} at step {trainer.progress.step:,}")
     if trainer.budget.is_over(trainer.now):
-        lost = trainer.evaluations.have_lost_patience(trainer.course)
+        lost = trainer.evaluations.have_lost_patience(trainer.progress)
         ways = opt.patience if lost else f"{opt.epochs}, {opt.steps} or {opt.minutes}"
         notify(f"this run has reached its end: raise {ways} to continue")
     return Run(folder, corpus, trainer, checkpoint.seed, is_new=False, num_records=checkpoint.records)
@@ -88,7 +88,7 @@ def _require_resumable(checkpoint: Checkpoint, corpus: Corpus, folder: RunFolder
 
 def _split_alike(corpus: Corpus, config: TrainingConfig, runtime: Runtime, num_ranks: int) -> TrainingText:
     """The text in the streams that `num_ranks` processes read. Raises: CharRNNError if it is too short for that."""
-    layout = choose_layout(config, len(corpus.indices), runtime)
+    layout = choose_layout(config, len(corpus.ids), runtime)
     text = split(corpus, layout, runtime.ranks).placed(runtime)
     if text.layout != Layout.fit(len(text.train), layout.batch_size or 1, layout.seq_length or 1, num_ranks):
         raise CharRNNError(

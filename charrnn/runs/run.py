@@ -13,7 +13,7 @@ import torch
 from charrnn.config import RECOMMENDED_TEMPERATURE, SamplingConfig
 from charrnn.errors import CharRNNError, CorpusChangedError, opt
 from charrnn.files.schema import dump
-from charrnn.machine.distributed import ALONE
+from charrnn.machine.distributed import SINGLE_PROCESS
 from charrnn.machine.probes import device_name
 from charrnn.machine.runtime import Runtime
 from charrnn.model.network import count_parameters
@@ -24,7 +24,7 @@ from charrnn.runs.saving import Saver
 from charrnn.sampling.generate import Sampler
 from charrnn.terminal import readable
 from charrnn.text.corpus import Corpus
-from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
+from charrnn.training.events import Evaluated, Event, Finished, Sampled, Stepped
 from charrnn.training.trainer import Trainer
 
 _CHECKPOINT_SECONDS = 60.0
@@ -74,7 +74,7 @@ class Run:
                 "path": str(corpus.path.absolute()),
                 "sources": list(corpus.sources),
                 "source_digest": corpus.source_digest,
-                "symbols": len(corpus.indices),
+                "symbols": len(corpus.ids),
             },
             "preparation": dump(corpus.config),
             "model": {**dump(model_config), "parameters": count_parameters(model_config)},
@@ -122,7 +122,7 @@ class Run:
                 saver.wait()
                 raise CharRNNError(
                     f"{self.corpus.path} was changed during the training, which is saved as it stood at step "
-                    f"{self.trainer.course.step:,}: prepare the same text again, and continue with {opt.resume(True)}"
+                    f"{self.trainer.progress.step:,}: prepare the same text again, and continue with {opt.resume(True)}"
                 ) from error
 
     def _drive(self, saver: Saver) -> Finished:
@@ -133,10 +133,10 @@ class Run:
                 # Saved before `Finished` is logged, since a resumed run drops that record. A run without a step must
                 # not overwrite another one, nor one that went back a newer checkpoint of its own.
                 is_newest = event.step > 0 and (self.is_new or not self.trainer.is_behind)
-                if unsaved and (is_newest or not self.runtime.ranks.share(self.folder.holds_run)):
+                if unsaved and (is_newest or not self.runtime.ranks.broadcast(self.folder.holds_run)):
                     self._save(saver, best=False)
                 saver.wait()
-                self.runtime.ranks.meet()  # whoever ends before is taken for lost
+                self.runtime.ranks.barrier()  # whoever ends before is taken for lost
                 self._report(event)
                 return event
             self._report(event)
@@ -168,29 +168,29 @@ class Run:
         elif ranks.is_first:
             saver.save(checkpoint, best=best)
         self.is_new = False
-        ranks.meet()  # a slow disk may take long
+        ranks.barrier()  # a slow disk may take long
 
     def _save_is_due(self, event: Event) -> bool:
         """True at regular steps or times, for the best model so far, and before the first evaluation takes memory."""
         if isinstance(event, Evaluated):
             return event.improved
         if self.is_new and self.trainer.evaluation_is_due:
-            return self.trainer.recovery.is_sane(self.trainer.course)
-        if not isinstance(event, Progress):
+            return self.trainer.recovery.is_sane(self.trainer.progress)
+        if not isinstance(event, Stepped):
             return False
         if (every := self.trainer.config.checkpoint_every) is not None:
             return event.step % every == 0
         is_time = event.elapsed_s - self._saved_at >= _CHECKPOINT_SECONDS
-        return is_time and self.trainer.recovery.is_sane(self.trainer.course)
+        return is_time and self.trainer.recovery.is_sane(self.trainer.progress)
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every
         if every is None:
             return isinstance(event, Evaluated)
-        return isinstance(event, Progress) and event.step % every == 0
+        return isinstance(event, Stepped) and event.step % every == 0
 
     def _sample(self, event: Event) -> Sampled:
-        runtime = replace(self.runtime, dtype=torch.float32, ranks=ALONE)
+        runtime = replace(self.runtime, dtype=torch.float32, ranks=SINGLE_PROCESS)
         model, seed = self.trainer.bptt.model, self.seed + event.step
         pieces = Sampler(model, self.corpus.tokenizer, SAMPLE, runtime).sample(seed=seed)
         text = readable("".join(piece.text for piece in pieces))

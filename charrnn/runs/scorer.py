@@ -71,18 +71,18 @@ class Scorer:
             if window not in WINDOWS:
                 raise OptionError(f"{opt.window} is {window}: it must be {WINDOWS}")
             size, overlap = max(1, _SEGMENT // window) * window, 1
-        for symbols, indices in self._segments(blocks, size, overlap):
+        for symbols, ids in self._segments(blocks, size, overlap):
             if window is None and (exact or len(symbols) <= _MAX_EXACT):
-                losses, state = stream_losses(self.model, indices, self.runtime, state, advance)
+                losses, state = stream_losses(self.model, ids, self.runtime, state, advance)
             elif window is None:
-                losses = text_losses(self.model, indices, self.runtime, advance)
+                losses = text_losses(self.model, ids, self.runtime, advance)
             else:
-                losses = window_losses(self.model, indices, window, self.runtime, advance)
+                losses = window_losses(self.model, ids, window, self.runtime, advance)
             adapted = None
             if adaptation is not None:
-                adapted = adaptation.losses(indices[first - 1 :], self.advance) / math.log(2)
-            num_chars = self._count_chars(symbols[first:], indices[first:])
-            num_bytes = self.tokenizer.count_bytes(indices[first:])
+                adapted = adaptation.losses(ids[first - 1 :], self.advance) / math.log(2)
+            num_chars = self._count_chars(symbols[first:], ids[first:])
+            num_bytes = self.tokenizer.count_bytes(ids[first:])
             yield Scored(symbols[first:], losses[first - 1 :] / math.log(2), num_chars, num_bytes, adapted)
             first = overlap
 
@@ -107,25 +107,25 @@ class Scorer:
         end = [tokenizer.line_end] if tokenizer.line_end else []
         parts = list(map(tokenizer.split, lines))
         together = [*end, *(symbol for part in parts for symbol in (*part, *end))]
-        indices, _ = self._encode(together)
+        ids, _ = self._encode(together)
         begins = itertools.accumulate((len(part) + len(end) for part in parts), initial=0)
         own = [slice(begin, begin + len(part) + 2 * len(end)) for begin, part in zip(begins, parts, strict=False)]
-        is_unknown = indices == tokenizer.outside
+        is_unknown = ids == tokenizer.outside
         is_read = ~is_unknown | (tokenizer.unk_id is not None)
-        read = [indices[each][is_read[each]] for each in own]
+        read = [ids[each][is_read[each]] for each in own]
         losses = sequence_losses(self.model, read, self.runtime, self.advance)
         num_before = torch.cat([torch.zeros(1, dtype=torch.int64), is_unknown.cumsum(0)]).tolist()
         for line, each, nats in zip(lines, own, losses, strict=True):
             if len(nats) and num_before[each.start] == num_before[each.stop]:
                 symbols = together[each][1:]
-                yield line, Scored(symbols, nats / math.log(2), self._count_chars(symbols, indices[each][1:]))
+                yield line, Scored(symbols, nats / math.log(2), self._count_chars(symbols, ids[each][1:]))
             else:
-                yield line, self._charge(together[each], indices[each], is_read[each], nats / math.log(2))
+                yield line, self._charge(together[each], ids[each], is_read[each], nats / math.log(2))
 
-    def _charge(self, symbols: Sequence[str], indices: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
+    def _charge(self, symbols: Sequence[str], ids: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
         """Surprisals of a line (N,), at least log2 V for symbols outside the vocabulary."""
-        uniform, is_unknown = math.log2(self.tokenizer.size), indices == self.tokenizer.outside
-        bits, places = torch.full(indices.shape, uniform), is_read.nonzero().flatten()
+        uniform, is_unknown = math.log2(self.tokenizer.size), ids == self.tokenizer.outside
+        bits, places = torch.full(ids.shape, uniform), is_read.nonzero().flatten()
         bits[places[1:]] = surprisals
         bits[is_unknown] = bits[is_unknown].clamp(min=uniform)
         is_scored = torch.ones_like(is_read)
@@ -133,13 +133,13 @@ class Scorer:
         if not is_scored.any():
             return Scored([""], torch.tensor([uniform]), 1.0)
         kept = [symbols[i] for i in is_scored.nonzero().flatten().tolist()]
-        num_chars = self._count_chars(kept, indices[is_scored])
+        num_chars = self._count_chars(kept, ids[is_scored])
         return Scored(kept, bits[is_scored], num_chars, num_unknown=int(is_unknown.sum()))
 
-    def _count_chars(self, symbols: Sequence[str], indices: Tensor) -> float:
+    def _count_chars(self, symbols: Sequence[str], ids: Tensor) -> float:
         """Number of characters of symbols with ids (N,): an unknown word's own, the mean if it was stored as U+FFFD."""
-        tokenizer, is_unknown = self.tokenizer, indices == self.tokenizer.outside
-        num_chars = tokenizer.count_chars(indices[~is_unknown])
+        tokenizer, is_unknown = self.tokenizer, ids == self.tokenizer.outside
+        num_chars = tokenizer.count_chars(ids[~is_unknown])
         if not tokenizer.has_words:
             return num_chars + int(is_unknown.sum())
         lost = 0.0 if tokenizer.unk_id is None else float(tokenizer.lengths[tokenizer.unk_id])
@@ -147,28 +147,28 @@ class Scorer:
         return num_chars + sum(lost if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in places)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
-        """The known symbols of a text and their indices, `size` at a time, after the last `overlap` ones."""
-        symbols, indices, is_first = self.tokenizer.split(""), torch.zeros(0, dtype=torch.int32), True
+        """The known symbols of a text and their ids, `size` at a time, after the last `overlap` ones."""
+        symbols, ids, is_first = self.tokenizer.split(""), torch.zeros(0, dtype=torch.int32), True
         for block in self.tokenizer.split_blocks(blocks):
             more, is_known = self._encode(block)
             if is_known is not None:
                 more = more[is_known]
                 block = self.tokenizer.decode_marked(more)
             symbols = symbols + block  # type: ignore[operator] # two texts, or two lists of words
-            indices = torch.cat([indices, more])
+            ids = torch.cat([ids, more])
             while len(symbols) >= size + overlap:
-                yield symbols[: size + overlap], indices[: size + overlap]
-                symbols, indices, is_first = symbols[size:], indices[size:], False
+                yield symbols[: size + overlap], ids[: size + overlap]
+                symbols, ids, is_first = symbols[size:], ids[size:], False
         if is_first or len(symbols) > overlap:
-            yield symbols, indices
+            yield symbols, ids
 
     def _encode(self, symbols: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """The indices (N,) int32 of symbols, and a mask (N,) if some are to be left out."""
-        indices = self.tokenizer.ids_of(symbols)
-        is_known = indices != self.tokenizer.outside
-        num_unknown = len(indices) - int(is_known.sum())
+        """The ids (N,) int32 of symbols, and a mask (N,) if some are to be left out."""
+        ids = self.tokenizer.ids_of(symbols)
+        is_known = ids != self.tokenizer.outside
+        num_unknown = len(ids) - int(is_known.sum())
         if not num_unknown:
-            return indices, None
+            return ids, None
         self.num_unknown += num_unknown
         self.unknown.update(self.tokenizer.missing(symbols))
-        return indices, is_known if self.tokenizer.unk_id is None else None
+        return ids, is_known if self.tokenizer.unk_id is None else None

@@ -34,9 +34,9 @@ def start(
 ) -> Run:
     """A new run with the shape of `init_from`, else the given one, else a chosen one. Raises: CharRNNError."""
     ranks = runtime.ranks
-    seed = ranks.share(lambda: draw_seed() if seed is None else seed)
+    seed = ranks.broadcast(lambda: draw_seed() if seed is None else seed)
     seed_everything(seed)
-    config = choose_layout(config, len(corpus.indices), runtime)
+    config = choose_layout(config, len(corpus.ids), runtime)
     text = split(corpus, config, ranks).placed(runtime)
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config = replace(config, epochs=default_epochs(len(text.train), text.layout.num_chunks))
@@ -58,7 +58,7 @@ def start(
     if init_from is not None:
         matched = transfer(init_from, model, corpus.tokenizer)
         notify(f"starting from other weights: matched {matched:,} of {corpus.tokenizer.size:,} symbols")
-    model.load_state_dict(ranks.share(model.state_dict))  # drawn alike only by CPUs that are alike
+    model.load_state_dict(ranks.broadcast(model.state_dict))  # drawn alike only by CPUs that are alike
     trainer = Trainer(model, config, text, runtime)
     diverge(ranks, seed)
     return Run(folder, corpus, trainer, seed, origin=None if init_from is None else _origin_of(init_from))
@@ -69,7 +69,7 @@ def _origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "corpus": Path(checkpoint.corpus.path).stem,
         "source_digest": checkpoint.corpus.source_digest,
-        "steps": checkpoint.snapshot.course.step,
+        "steps": checkpoint.snapshot.progress.step,
         "seed": checkpoint.seed,
     }
 
@@ -83,11 +83,11 @@ def shape_options(checkpoint: Checkpoint) -> dict[str, Any]:
 def split(corpus: Corpus, config: TrainingConfig, ranks: Ranks) -> TrainingText:
     """The training and the validation text. Raises: CharRNNError."""
     return TrainingText.split(
-        corpus.indices,
+        corpus.ids,
         config,
         corpus.check,
         ranks.size,
-        border=corpus.tokenizer.eos_id,
+        eos_id=corpus.tokenizer.eos_id,
         validation_start=corpus.validation_start,
         count_chars=corpus.tokenizer.count_chars,
     )
@@ -126,8 +126,8 @@ def find_runtime(device: str, precision: str, ranks: Ranks, notify: Notify | Non
         notify(f"{precision} is not available here: going on in {best}, maybe a little differently", warning=True)
         return best
 
-    runtime = open_runtime(device, ranks.share(find_precision), ranks=ranks)
-    if (kind := ranks.share(lambda: runtime.device.type)) != runtime.device.type:
+    runtime = open_runtime(device, ranks.broadcast(find_precision), ranks=ranks)
+    if (kind := ranks.broadcast(lambda: runtime.device.type)) != runtime.device.type:
         raise CharRNNError(
             f"process {ranks.rank} has {runtime.device.type} where the first one has {kind}: {opt.device('cpu')}"
         )

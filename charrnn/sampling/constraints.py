@@ -117,7 +117,7 @@ class Draft:
         self.excluded: dict[int, set[int]] = {}  # ids at each position
         self.begin = 0  # number of symbols before the last reading of the prompt
         self._seed, self._constraints, self._prompt = seed, constraints, prompt
-        self._repeats_prompt = constraints.config.documents is not None and bool(prompt.begun)
+        self._repeats_prompt = constraints.config.documents is not None and bool(prompt.unfinished)
         self._furthest = -1  # the most symbols that a rejection has left
         self._fruitless_rejections = 0  # since then
         self._patience = _MAX_REJECTIONS
@@ -205,7 +205,7 @@ class Draft:
         new: set[int] = set()
         for document in text.split(EOS_MARK)[:-1]:
             is_first = begin == 0 and (self._repeats_prompt or self._num_documents == 0)
-            key = hash((self._prompt.begun if is_first else "") + document)
+            key = hash((self._prompt.unfinished if is_first else "") + document)
             if constraints.config.new and key in constraints.known:
                 return begin, None, "a document of the corpus", f"raise {opt.temperature}"
             if constraints.config.unique and (key in constraints.written or key in new):
@@ -260,7 +260,7 @@ class Draft:
         """The next piece: the pending symbols up to `end`."""
         constraints, (ids, texts, nats) = self._constraints, self._pending.take(end)
         text = "".join(texts)
-        echo = self._prompt.begun if ids and self._length == self.begin > 0 else ""
+        echo = self._prompt.unfinished if ids and self._length == self.begin > 0 else ""
         self._length += len(ids)
         self._lines += sum(map(text.count, _LINE_ENDS))
         self._num_documents += text.count(EOS_MARK)

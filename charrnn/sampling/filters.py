@@ -55,10 +55,10 @@ def min_p(p: float) -> Filter:
     return lambda log_p: log_p.masked_fill_(log_p < log_p.amax(-1, keepdim=True) + math.log(p), -math.inf)
 
 
-def exclude(indices: list[int], vocab_size: int, runtime: Runtime) -> Filter:
+def exclude(ids: list[int], vocab_size: int, runtime: Runtime) -> Filter:
     """Exclude these symbols."""
     mask = torch.zeros(vocab_size)
-    mask[indices] = -math.inf
+    mask[ids] = -math.inf
     mask = runtime.place(mask)
     return lambda log_p: log_p.add_(mask)
 

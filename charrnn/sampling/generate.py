@@ -94,7 +94,7 @@ class Sampler:
         num_launches = config.num_samples / B * config.max_length / K
         self._advance = runtime.capture(self._take_steps, num_calls=num_launches)
         self._threads = Threads(is_fixed=runtime.dtype != torch.int8)  # floating-point sums may depend on it
-        self._prompts_begun = 0
+        self._num_prompts = 0
         self._kept: Reading | None = None
 
     def read_prompt(self, prompt: str, *, skip_unknown: bool = False) -> Prompt:
@@ -103,7 +103,7 @@ class Sampler:
         return self._tokenizer.encode_prompt(prompt, excluded, skip_unknown=skip_unknown, starts=self._kept is None)
 
     def sample(self, prompt: str | Prompt = "", *, seed: int, keeps_state: bool = False) -> Iterator[Piece]:
-        """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is begun.
+        """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is started.
 
         With `keeps_state` the next prompt continues the single sample of this one.
         Raises: CharRNNError, before the first piece for a prompt outside the vocabulary, after the last one for
@@ -117,7 +117,7 @@ class Sampler:
             self._kept = self._read(prompt.ids, self._kept) if keeps_state else None
             yield from (Piece(i, finish_reason="length") for i in range(self._config.num_samples))
             return
-        self._prompts_begun = number = self._prompts_begun + 1
+        self._num_prompts = number = self._num_prompts + 1
         read = self._read(prompt.ids, self._kept)
         self._constraints.written.clear()
         first = None if prompt.first is None else self._penalties(prompt.first)
@@ -127,8 +127,8 @@ class Sampler:
         given_up: list[Draft] = []
         written: list[int] = []
         while drafts:
-            if number != self._prompts_begun:
-                raise RuntimeError("this Sampler has begun another prompt: one at a time")
+            if number != self._num_prompts:
+                raise RuntimeError("this Sampler has started another prompt: one at a time")
             while len(launched) <= ahead and any(draft.num_launched < max_length for draft in drafts.values()):
                 launched.append(self._threads.run(functools.partial(self._launch, drafts, first)))
             keys, wait = launched.popleft()
@@ -164,10 +164,10 @@ class Sampler:
 
     def _begin(self, slots: Iterable[int], waiting: Iterator[Draft], prompt: Reading) -> dict[int, Draft]:
         """The next samples, as far as there are any, each in one of these slots and after the prompt."""
-        begun = dict(zip(slots, waiting, strict=False))
-        if begun:
-            self._stepper.place(list(begun), prompt)
-        return begun
+        started = dict(zip(slots, waiting, strict=False))
+        if started:
+            self._stepper.place(list(started), prompt)
+        return started
 
     @torch.inference_mode()
     def _launch(self, drafts: dict[int, Draft], first: Tensor | None) -> tuple[dict[int, int], Callable[[], Tensor]]:

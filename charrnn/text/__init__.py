@@ -1,1 +1,1 @@
-"""Raw text to indices; knows no model."""
+"""Raw text to ids; knows no model."""

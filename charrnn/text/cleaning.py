@@ -77,7 +77,7 @@ class CleanText:
     def _join(self) -> Iterator[str]:
         """All sources, with an EOS_MARK between two if there are documents, else each on its own lines."""
         config = self.config
-        joint = EOS_MARK if config.border_text is not None else "" if config.keeps_bytes else "\n"
+        joint = EOS_MARK if config.separator_text is not None else "" if config.keeps_bytes else "\n"
         if config.documents:
             yield EOS_MARK
         last = joint
@@ -106,7 +106,7 @@ class CleanText:
         if form != "none" or config.lowercase:
             blocks = cut_at_spaces(blocks)
         for block in blocks:
-            if config.border_text is not None and EOS_MARK in block:
+            if config.separator_text is not None and EOS_MARK in block:
                 raise half_of_a_character(source.name, EOS_MARK, config)
             text = normal_form(block, form)
             if config.ascii:

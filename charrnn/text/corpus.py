@@ -1,4 +1,4 @@
-"""A prepared corpus: the indices of a text, its vocabulary, and the options that it was made with.
+"""A prepared corpus: the ids of a text, its vocabulary, and the options that it was made with.
 
 Letters in shapes: N characters.
 """
@@ -56,7 +56,7 @@ class Corpus:
     """
 
     path: Path
-    indices: Tensor = field(compare=False)  # implied by the digest
+    ids: Tensor = field(compare=False)  # implied by the digest
     tokenizer: Tokenizer
     config: PreparationConfig
     sources: tuple[str, ...]
@@ -73,17 +73,17 @@ class Corpus:
         header = parse(_Header, stored.header, str(path))
         if stored.tensors.keys() != {"indices"}:
             raise CharRNNError(f"{path} lacks parts of a corpus: prepare it again")
-        indices = stored.tensors["indices"]
+        ids = stored.tensors["indices"]
         tokenizer = TOKENIZERS[header.config.unit].restore(header.vocabulary, header.config)
-        if indices.dtype != tokenizer.dtype or indices.dim() != 1 or len(indices) < 2:
-            raise CharRNNError(f"{path} holds no indices of its vocabulary: prepare it again")
-        low, high = map(int, indices.aminmax())
+        if ids.dtype != tokenizer.dtype or ids.dim() != 1 or len(ids) < 2:
+            raise CharRNNError(f"{path} holds no ids of its vocabulary: prepare it again")
+        low, high = map(int, ids.aminmax())
         if low < 0 or high >= tokenizer.size:
-            raise CharRNNError(f"{path} holds indices beyond its vocabulary of {tokenizer.size}: prepare it again")
-        if (start := header.validation_start) is not None and not 1 <= start <= len(indices) - 2:
+            raise CharRNNError(f"{path} holds ids beyond its vocabulary of {tokenizer.size}: prepare it again")
+        if (start := header.validation_start) is not None and not 1 <= start <= len(ids) - 2:
             raise CharRNNError(f"{path} has its validation text at an impossible place: prepare it again")
         facts = header.config, header.sources, header.source_digest, start
-        return cls(path, indices, tokenizer, *facts, mapping=stored.mapping)
+        return cls(path, ids, tokenizer, *facts, mapping=stored.mapping)
 
     def report(self, notify: Notify) -> None:
         """Report notes and warnings."""
@@ -99,7 +99,7 @@ class Corpus:
 
     def marked_blocks(self) -> Iterator[str]:
         """The marked text of the ids (`tokenizers.py`), block by block. Raises: CorpusChangedError."""
-        for ids in self.indices.split(_BLOCK):
+        for ids in self.ids.split(_BLOCK):
             self.check()
             yield "".join(self.tokenizer.decode_marked(ids))
 
@@ -134,9 +134,10 @@ def prepare(
         with making_folder(output.parent), tempfile.TemporaryFile(dir=output.parent) as stream:
             with bar("reading", sum(source.size for source in [*sources, *validation])) as advance:
                 texts = [CleanText(each, config, force, advance) for each in (sources, validation) if each]
-                num_marks = 0 if config.border_text is None else 1  # the training text ends with that before validation
+                has_documents = config.separator_text is not None
+                num_marks = int(has_documents)  # the training text ends with that before validation
                 duplicates = Duplicates(drops=config.drop_duplicates)
-                watched: Iterable[Iterable[str]] = texts if config.border_text is None else map(duplicates.watch, texts)
+                watched: Iterable[Iterable[str]] = map(duplicates.watch, texts) if has_documents else texts
                 parts = [itertools.islice(text, num_marks * i, None) for i, text in enumerate(watched)]
                 numbers = NumberedText(parts, TOKENIZERS[config.unit], stream)
             with bar("encoding", numbers.num_bytes) as advance:
@@ -191,9 +192,9 @@ def _encode(
             parts[0] = shuffled(parts[0], tokenizer.eos_id, numbers.lengths[0], config.shuffle_seed, output.parent)
     origins = tuple(dict.fromkeys(source.origin for each in texts for source in each.sources))
     header = dump(_Header(tokenizer.stored(), config, origins, _digest(texts), start))
-    indices = itertools.chain.from_iterable(parts)
+    ids = itertools.chain.from_iterable(parts)
     tensors = {"indices": torch.empty(length, dtype=tokenizer.dtype, device="meta")}
-    container.write(output, KIND, header, tensors, blocks=indices, exclusive=not overwrite)
+    container.write(output, KIND, header, tensors, blocks=ids, exclusive=not overwrite)
     return [*notes, *_describe_rare(tokenizer), *_describe_short_lines(tokenizer)]
 
 
@@ -216,7 +217,7 @@ def _require_learnable(text: CleanText, numbers: NumberedText) -> None:
             f"{name} has too many distinct words: {opt.max_vocab(_COMMON_WORDS)} keeps the frequent ones"
         )
     one, totals = TOKENIZERS[config.unit].noun, numbers.totals + Counter({UNKNOWN_CHAR: numbers.num_forgotten})
-    if config.border_text is not None:
+    if config.separator_text is not None:
         del totals[EOS_MARK]
     if (length := totals.total()) < 2:
         found = f"one {one} long" if length else "empty"
@@ -297,7 +298,7 @@ def read_blocks(argument: str, config: PreparationConfig) -> Iterator[str]:
         yield from CleanText(find_sources([argument]), config)
         return
     corpus = Corpus.open(Path(argument))
-    for name, what in (("unit", opt.unit), ("border_text", "the border between documents")):
+    for name, what in (("unit", opt.unit), ("separator_text", "the separator of documents")):
         theirs, ours = getattr(corpus.config, name), getattr(config, name)
         if theirs != ours:
             theirs, ours = ("none" if each is None else repr(each) for each in (theirs, ours))

@@ -73,13 +73,13 @@ class StoredVocabulary:
 class Prompt:
     """A prompt as a model reads it: `ids` (N,), and `prefix`, which the text of the first symbol drawn begins with.
 
-    `first` are the ids that may be drawn first, None for all; `begun` is the text after the last separator, and
+    `first` are the ids that may be drawn first, None for all; `unfinished` is the text after the last separator, and
     `missing` are the symbols that the vocabulary lacks: they are left out, or read as the unknown symbol.
     """
 
     text: str
     ids: Tensor
-    begun: str = ""
+    unfinished: str = ""
     prefix: str = ""
     first: Sequence[int] | None = None
     missing: Sequence[str] = ()
@@ -106,7 +106,7 @@ class Tokenizer(ABC):
 
     def __post_init__(self) -> None:
         self._require_symbols()
-        num_unknown = len(self.counts) - len(self.symbols) - (self.config.border_text is not None)
+        num_unknown = len(self.counts) - len(self.symbols) - (self.config.separator_text is not None)
         if num_unknown not in (0, 1) or min(self.counts) < 0:
             raise CharRNNError("a vocabulary needs one count for each symbol")
 
@@ -133,7 +133,7 @@ class Tokenizer(ABC):
     @property
     def eos_id(self) -> int | None:
         """The id of the end of a document."""
-        return None if self.config.border_text is None else self.size - 1
+        return None if self.config.separator_text is None else self.size - 1
 
     @property
     def outside(self) -> int:
@@ -162,8 +162,8 @@ class Tokenizer(ABC):
         lengths: list[float] = self._lengths()
         if self.unk_id is not None:  # the mean length of folded words
             lengths.append(self.unknown_chars / max(self.counts[self.unk_id], 1) or 1.0)
-        if self.config.border_chars is not None:
-            lengths.append(self.config.border_chars)
+        if self.config.separator_chars is not None:
+            lengths.append(self.config.separator_chars)
         return torch.tensor(lengths, dtype=torch.float64)
 
     def _lengths(self) -> list[float]:
@@ -178,7 +178,7 @@ class Tokenizer(ABC):
     def num_chars(self) -> int:
         """The number of characters of the whole corpus, without the EOS at its start."""
         total = float(self.lengths @ torch.tensor(self.counts, dtype=torch.float64))
-        return round(total) - (self.config.border_chars or 0)
+        return round(total) - (self.config.separator_chars or 0)
 
     @property
     def num_bytes(self) -> int:
@@ -221,7 +221,7 @@ class Tokenizer(ABC):
         """
         num_forgotten, forgotten_chars = forgotten
         rare = dict(totals)
-        eos = [] if config.border_text is None else [rare.pop(EOS_MARK, 0)]
+        eos = [] if config.separator_text is None else [rare.pop(EOS_MARK, 0)]
         kept = sorted((symbol for symbol, n in rare.items() if n >= config.min_count), key=lambda s: (-rare[s], s))
         has_unknown = len(kept) < len(rare) or num_forgotten > 0
         if config.max_vocab is not None and len(kept) + has_unknown > config.max_vocab:
@@ -263,14 +263,14 @@ class Tokenizer(ABC):
 
     def unmark(self, marked: str) -> str:
         """The text of a marked one."""
-        return marked.replace(EOS_MARK, self.config.border_text or "")
+        return marked.replace(EOS_MARK, self.config.separator_text or "")
 
     def marked_forms(self, text: str) -> list[str]:
         """All marked texts that hold this text once they are unmarked.
 
         Where it begins with an end of the separator, or ends with a beginning of it, there may be an EOS_MARK.
         """
-        marked, separator = self.mark(text), self.spelled(self.config.border_text or "")
+        marked, separator = self.mark(text), self.spelled(self.config.separator_text or "")
         parts = range(1, len(separator))
         begins = {0, *(n for n in parts if marked.startswith(separator[-n:]))}
         ends = {0, *(n for n in parts if marked.endswith(separator[:n]))}
@@ -358,7 +358,7 @@ class Tokenizer(ABC):
         """
         marked = self.mark(prompt)
         parts = self.split(marked)
-        size, prefix, first = self._begun_word(parts, excluded)
+        size, prefix, first = self._unfinished_word(parts, excluded)
         read, end = parts[: len(parts) - size], "".join(parts[len(parts) - size :])
         symbols = self.known_forms(read)
         missing = self.missing(symbols)
@@ -367,11 +367,11 @@ class Tokenizer(ABC):
             return replace(self.encode_prompt(self.unmark(kept + end), excluded, starts=starts), missing=missing)
         if not (self.has_words and self.unk_id is not None):
             self.require(symbols)
-        begun = marked[marked.rfind(EOS_MARK) + 1 :]
+        unfinished = marked[marked.rfind(EOS_MARK) + 1 :]
         ids = self.ids_of(symbols)
-        return Prompt(self.unmark(marked), self.start(ids) if starts else ids, begun, prefix, first, missing)
+        return Prompt(self.unmark(marked), self.start(ids) if starts else ids, unfinished, prefix, first, missing)
 
-    def _begun_word(self, symbols: Sequence[str], excluded: Collection[int]) -> tuple[int, str, list[int] | None]:
+    def _unfinished_word(self, symbols: Sequence[str], excluded: Collection[int]) -> tuple[int, str, list[int] | None]:
         """The number of symbols at the end that begin a longer one, their text, and the ids that begin with it."""
         return 0, "", None
 
@@ -446,7 +446,7 @@ class ByteTokenizer(CharTokenizer):
 
     @classmethod
     def build(cls, totals: Mapping[str, int], config: PreparationConfig, forgotten: tuple[int, int] = (0, 0)) -> Self:
-        eos = [] if config.border_text is None else [totals.get(EOS_MARK, 0)]
+        eos = [] if config.separator_text is None else [totals.get(EOS_MARK, 0)]
         return cls(_BYTES, (*(totals.get(byte, 0) for byte in _BYTES), *eos), config)
 
     def stored(self) -> StoredVocabulary:
@@ -481,7 +481,7 @@ class WordTokenizer(Tokenizer):
         """The ids of the symbols that begin with a text."""
         return [i for i, symbol in enumerate(self.symbols) if text and symbol.startswith(text)]
 
-    def _begun_word(self, symbols: Sequence[str], excluded: Collection[int]) -> tuple[int, str, list[int] | None]:
+    def _unfinished_word(self, symbols: Sequence[str], excluded: Collection[int]) -> tuple[int, str, list[int] | None]:
         last, two = "".join(symbols[-1:]), "".join(symbols[-2:])  # two: "don" and "'"
         for size, text in ((2, two), (1, last), (1, respaced(last))):
             first = [i for i in self.beginning_with(text) if i not in excluded]

@@ -1,1 +1,1 @@
-"""From indices to a trained model, as a stream of events; knows no files and no terminal."""
+"""From ids to a trained model, as a stream of events; knows no files and no terminal."""

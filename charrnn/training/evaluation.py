@@ -9,7 +9,7 @@ from charrnn.config import MAX_EVALUATIONS, TrainingConfig
 from charrnn.model.scoring import Part, Score, evaluate
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.budget import Budget, Moment
-from charrnn.training.snapshot import Course, History
+from charrnn.training.snapshot import History, Progress
 from charrnn.training.timing import Clock, seconds_per_step
 
 EVALUATION_SHARE = 0.04  # max share of a run for all evaluations but the final one
@@ -65,15 +65,16 @@ class Evaluations:
         else:
             history.part = history.part.bounded(self._bptt.model.config.vocab_size)
 
-    def are_due(self, course: Course, history: History, now: Moment) -> bool:
+    def are_due(self, progress: Progress, history: History, now: Moment) -> bool:
         """True if the next event is an evaluation."""
-        if course.evaluated_step == course.step:
+        if progress.evaluated_step == progress.step:
             return False
         if self._budget.is_over(now):
             return True
         if self._config.eval_every is not None:
-            return course.step % self._config.eval_every == 0
-        count, before, fraction = self._max_evaluations(history), course.evaluated_fraction, self._budget.fraction(now)
+            return progress.step % self._config.eval_every == 0
+        count, before = self._max_evaluations(history), progress.evaluated_fraction
+        fraction = self._budget.fraction(now)
         is_apart = fraction - before > 0.5 / count  # the count falls as the cost becomes known
         return is_apart and int(fraction * count) > int(before * count)
 
@@ -83,7 +84,7 @@ class Evaluations:
         """Evaluate the model as it is. Returns: None where `should_stop` cut it short. Raises: CorpusChangedError."""
         final_part, begin = self._afford(FINAL_SHARE), time.perf_counter()
         score = self._read(history.part, should_stop)
-        seconds = self._bptt.runtime.ranks.share(lambda: time.perf_counter() - begin)
+        seconds = self._bptt.runtime.ranks.broadcast(lambda: time.perf_counter() - begin)
         self._seconds_per_symbol = seconds / max(self._num_symbols(history.part), 1)
         part_loss, best = score.loss, history.best_part_loss
         improved = math.isfinite(part_loss) and (best is None or part_loss < best)
@@ -95,16 +96,16 @@ class Evaluations:
         is_whole = score.num_predictions == self.num_predictions
         return None if should_stop() else Result(part_loss, score, is_whole, improved)
 
-    def record(self, result: Result, course: Course, history: History, now: Moment) -> None:
+    def record(self, result: Result, progress: Progress, history: History, now: Moment) -> None:
         """Remember the best loss, and count evaluations without progress."""
         if result.improved:
             history.best_part_loss, history.best_val_loss = result.part_loss, result.score.loss
             history.best_val_chars = self._text.count_chars(result.score.num_predictions)
-        if course.patience_lost_at is None:
-            course.stale_evaluations = 0 if result.improved else course.stale_evaluations + 1
-            if self.have_lost_patience(course):
-                course.patience_lost_at = self._budget.spent(now)
-        course.evaluated_step, course.evaluated_fraction = course.step, self._budget.fraction(now)
+        if progress.patience_lost_at is None:
+            progress.stale_evaluations = 0 if result.improved else progress.stale_evaluations + 1
+            if self.have_lost_patience(progress):
+                progress.patience_lost_at = self._budget.spent(now)
+        progress.evaluated_step, progress.evaluated_fraction = progress.step, self._budget.fraction(now)
 
     def record_duration(self, seconds: float, follow_up_seconds: float, history: History, *, is_final: bool) -> None:
         """Plan with the measured duration; `follow_up_seconds` of it went to the sample and the checkpoint."""
@@ -112,9 +113,9 @@ class Evaluations:
         # After the final evaluation the reserve does not fall: a budget that was spent stays spent.
         self._reserve(history, at_least=history.final_evaluation_seconds if is_final else 0.0)
 
-    def have_lost_patience(self, course: Course) -> bool:
+    def have_lost_patience(self, progress: Progress) -> bool:
         """True after as many evaluations without progress as the patience allows."""
-        return self._config.patience is not None and course.stale_evaluations >= self._config.patience
+        return self._config.patience is not None and progress.stale_evaluations >= self._config.patience
 
     def _max_evaluations(self, history: History) -> int:
         """Evaluations that are spaced over the budget, fewer where they would take too much of it."""

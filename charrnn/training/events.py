@@ -18,7 +18,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Progress(Event):
+class Stepped(Event):
     """A completed step. The loss is a running mean in nats per character, on the device until it is read."""
 
     train_loss: Tensor

@@ -1,6 +1,6 @@
 """Judge the training loss, and keep snapshots to go back to if it explodes.
 
-Going back resets the `Course` in `snapshot.py`, and keeps the `History`.
+Going back resets the `Progress` in `snapshot.py`, and keeps the `History`.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError, opt
 from charrnn.training.bptt import TruncatedBPTT
-from charrnn.training.snapshot import Course, History, Snapshot
+from charrnn.training.snapshot import History, Progress, Snapshot
 
 _WATCH_EVERY = 100  # steps between two checks of the loss, each of which waits for the device
 MAX_RECOVERIES = 5
@@ -43,37 +43,37 @@ class Recovery:
         mean, last = float(self._bptt.mean_loss), float(self._bptt.loss)
         return last if self._bptt.layout.symbols_per_step >= _MANY_CHARS and not last < mean else mean
 
-    def is_sane(self, course: Course) -> bool:
+    def is_sane(self, progress: Progress) -> bool:
         """True if the loss is a number, and not far above that of guessing; waits for the device.
 
         The limit is a quarter above before anything is learned, and twice that of guessing afterwards, since a new kind
         of text may surprise. The margin has a minimum in nats: with two symbols even a new model may be far off.
         """
         guessing = self._guessing
-        margin = max(4, guessing) if course.lowest_loss < guessing else max(1, guessing / 4)
+        margin = max(4, guessing) if progress.lowest_loss < guessing else max(1, guessing / 4)
         return self.loss < guessing + margin  # which NaN is not
 
-    def check_and_keep(self, course: Course, take: Callable[[], Snapshot], *, before_evaluation: bool) -> bool:
+    def check_and_keep(self, progress: Progress, take: Callable[[], Snapshot], *, before_evaluation: bool) -> bool:
         """Check the loss every 100 steps, and before checkpoints and evaluations. Returns: False if it is not sane.
 
         If it is sane, take a snapshot every 100 steps, and trust the one before.
         """
-        is_time = any(course.step % every == 0 for every in (_WATCH_EVERY, self._config.checkpoint_every) if every)
+        is_time = any(progress.step % every == 0 for every in (_WATCH_EVERY, self._config.checkpoint_every) if every)
         if not (is_time or before_evaluation):
             return True
-        if not self.is_sane(course):
+        if not self.is_sane(progress):
             return False
-        course.lowest_loss = min(course.lowest_loss, float(self._bptt.mean_loss))
-        if self._candidate is None or course.step >= self._candidate.course.step + _WATCH_EVERY:
+        progress.lowest_loss = min(progress.lowest_loss, float(self._bptt.mean_loss))
+        if self._candidate is None or progress.step >= self._candidate.progress.step + _WATCH_EVERY:
             self.trusted, self._candidate = self._candidate or self.trusted, None  # before memory is taken
             self._candidate = take()
         return True
 
-    def go_back(self, loss: float, course: Course, history: History) -> Snapshot:
+    def go_back(self, loss: float, progress: Progress, history: History) -> Snapshot:
         """Give up the candidate and return the trusted snapshot. Raises: CharRNNError if that was done too often."""
         if history.recoveries >= MAX_RECOVERIES:
             raise CharRNNError(
-                f"the loss is {loss:.4g} after {course.step} steps, and {MAX_RECOVERIES} attempts with ever lower "
+                f"the loss is {loss:.4g} after {progress.step} steps, and {MAX_RECOVERIES} attempts with ever lower "
                 f"learning rates ended no better: lower {opt.learning_rate}, now {self._learning_rate:.3g}, or "
                 f"{opt.grad_clip}, now {self._config.grad_clip}"
             )

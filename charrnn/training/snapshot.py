@@ -11,8 +11,8 @@ from charrnn.training.streams import Cursor
 
 
 @dataclass(kw_only=True)
-class Course:
-    """Progress, which a recovery resets to an earlier moment.
+class Progress:
+    """Stepped, which a recovery resets to an earlier moment.
 
     Older checkpoints lack a new field, see `_upgraded` in `checkpoint.py`. Values are immutable: copies are shallow.
     """
@@ -27,7 +27,7 @@ class Course:
 
 @dataclass(kw_only=True)
 class History:
-    """Facts about the run that no recovery resets. For new fields see `Course`."""
+    """Facts about the run that no recovery resets. For new fields see `Progress`."""
 
     elapsed_s: float = 0.0  # wall-clock time since the first step
     paused_seconds: float = 0.0  # part of it without training
@@ -47,7 +47,7 @@ class Snapshot:
     tensors: Mapping[str, Tensor]
     cursor: Cursor
     gradient_scaler: Mapping[str, float]
-    course: Course
+    progress: Progress
     history: History
 
     @property
@@ -58,7 +58,7 @@ class Snapshot:
     def copy(self, device: torch.device | None = None) -> "Snapshot":
         """A copy, on another device if one is given."""
         tensors = {name: each.detach().to(device or each.device, copy=True) for name, each in self.tensors.items()}
-        return replace(self, tensors=tensors, course=replace(self.course), history=replace(self.history))
+        return replace(self, tensors=tensors, progress=replace(self.progress), history=replace(self.history))
 
 
 def select(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A long sequence of indices as parallel streams, read in chunks with a cursor that can be saved.
+"""A long sequence of ids as parallel streams, read in chunks with a cursor that can be saved.
 
 Letters in shapes: N symbols, B parallel streams, T time steps of a chunk.
 """
@@ -21,7 +21,7 @@ _BLOCK = 2**20
 
 
 def _trust() -> None:
-    """No check, of indices that nobody else can change."""
+    """No check, of ids that nobody else can change."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class TrainingText:
-    """Training indices (N,), validation indices, and the streams of the former.
+    """Training ids (N,), validation ids, and the streams of the former.
 
-    `check` raises CorpusChangedError if another program has truncated the file of the indices. `chars_per_symbol` is
+    `check` raises CorpusChangedError if another program has truncated the file of the ids. `chars_per_symbol` is
     the mean number of characters of a symbol of the validation text, or else of the training text.
     """
 
@@ -88,33 +88,33 @@ class TrainingText:
     @classmethod
     def split(
         cls,
-        indices: Tensor,
+        ids: Tensor,
         config: TrainingConfig,
         check: Callable[[], None] = _trust,
         num_ranks: int = 1,
         *,
-        border: int | None = None,
+        eos_id: int | None = None,
         validation_start: int | None = None,
         count_chars: Callable[[Tensor], float] = len,
     ) -> "TrainingText":
         """Hold out the last part for validation, and lay the rest out in the config's streams and chunks.
 
         The part starts at `validation_start`, or is a fraction of the text.
-        If there is a `border` between documents, the cut is at one, which both parts have. A text whose last part
+        With `eos_id` the cut is at the end of a document, whose EOS both parts have. A text whose last part
         would be shorter than two symbols is not split. Raises: CharRNNError for too few symbols.
         """
-        num_train = int((1 - config.val_fraction) * len(indices))
+        num_train = int((1 - config.val_fraction) * len(ids))
         first_val = num_train
         if validation_start is not None:
-            first_val, num_train = validation_start, validation_start + (border is not None)
-        elif border is not None and num_train < len(indices) and (cut := _nearest_border(indices, num_train, border)):
+            first_val, num_train = validation_start, validation_start + (eos_id is not None)
+        elif eos_id is not None and num_train < len(ids) and (cut := _nearest_eos(ids, num_train, eos_id)):
             first_val, num_train = cut, cut + 1
-        if num_train < 2 or len(indices) - first_val < 2:
-            first_val = num_train = len(indices)
+        if num_train < 2 or len(ids) - first_val < 2:
+            first_val = num_train = len(ids)
         if config.batch_size is None or config.seq_length is None:
             raise ValueError("batch_size and seq_length are not set: `heuristics.choose_layout` chooses them")
         layout = Layout.fit(num_train, config.batch_size, config.seq_length, num_ranks)
-        train, val = indices[:num_train], indices[first_val:]
+        train, val = ids[:num_train], ids[first_val:]
         predicted = val[1:] if len(val) else train[1:]
         return cls(train, val, layout, check, max(count_chars(predicted), 1.0) / len(predicted))
 
@@ -136,7 +136,7 @@ class TrainingText:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Check the file of the indices around the enclosed reads. Raises: CorpusChangedError."""
+        """Check the file of the ids around the enclosed reads. Raises: CorpusChangedError."""
         self.check()
         try:
             yield
@@ -145,21 +145,21 @@ class TrainingText:
             raise CorpusChangedError(changed) from error
 
 
-def _nearest_border(indices: Tensor, place: int, border: int) -> int:
-    """The border nearest to a place, without the first and the last index; 0 if there is none."""
-    last = len(indices) - 1
-    for distance in range(0, len(indices), _BLOCK):
+def _nearest_eos(ids: Tensor, place: int, eos_id: int) -> int:
+    """Position of the EOS nearest to a place, without the first and the last id; 0 if there is none."""
+    last = len(ids) - 1
+    for distance in range(0, len(ids), _BLOCK):
         low, high = max(place - distance - _BLOCK, 1), max(place - distance, 1)
-        before = torch.nonzero(indices[low:high] == border)
+        before = torch.nonzero(ids[low:high] == eos_id)
         begin = min(place + distance, last)
-        after = torch.nonzero(indices[begin : min(begin + _BLOCK, last)] == border)
+        after = torch.nonzero(ids[begin : min(begin + _BLOCK, last)] == eos_id)
         found = [low + int(each) for each in before[-1:]] + [begin + int(each) for each in after[:1]]
         if found:
             return min(found, key=lambda each: abs(each - place))
     return 0
 
 
-def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> Tensor:
+def chunk_at(ids: Tensor, layout: Layout, cursor: Cursor) -> Tensor:
     """A view of the chunk at a cursor and of the symbols after it: (T + 1, B).
 
     All but the last row are a step's inputs, all but the first its targets.
@@ -172,7 +172,7 @@ def chunk_at(indices: Tensor, layout: Layout, cursor: Cursor) -> Tensor:
     B, T = layout.batch_size, layout.seq_length
     length = layout.num_chunks * T
     begin = cursor.offset + cursor.chunk * T
-    return indices.as_strided((B, T + 1), (length, 1), indices.storage_offset() + begin).t()
+    return ids.as_strided((B, T + 1), (length, 1), ids.storage_offset() + begin).t()
 
 
 def advance(layout: Layout, cursor: Cursor, generator: torch.Generator) -> Cursor:

@@ -73,5 +73,5 @@ def seconds_per_step(bptt: TruncatedBPTT) -> float:
     finally:
         bptt.reset()
         bptt.load(tensors, cursor, scaler)
-    bptt.seconds_per_step = bptt.runtime.ranks.share(lambda: statistics.median(seconds[-4:]))
+    bptt.seconds_per_step = bptt.runtime.ranks.broadcast(lambda: statistics.median(seconds[-4:]))
     return bptt.seconds_per_step

@@ -16,10 +16,10 @@ from charrnn.model.network import CharRNN
 from charrnn.training.bptt import TruncatedBPTT
 from charrnn.training.budget import Budget, Moment
 from charrnn.training.evaluation import Evaluations
-from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
+from charrnn.training.events import Evaluated, Event, Finished, Recovered, Stepped
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.recovery import ABSURD_LOSS, Recovery, lowered
-from charrnn.training.snapshot import Course, History, Snapshot
+from charrnn.training.snapshot import History, Progress, Snapshot
 from charrnn.training.streams import TrainingText
 from charrnn.training.timing import Clock
 
@@ -35,7 +35,7 @@ class Trainer:
         self.bptt = TruncatedBPTT(model, config, text, runtime)
         self.budget = Budget.of(config, self.layout.num_chunks)
         self.evaluations = Evaluations(self.bptt, config, self.budget)
-        self.course, self.history = Course(lowest_loss=math.log(model.config.vocab_size)), History()
+        self.progress, self.history = Progress(lowest_loss=math.log(model.config.vocab_size)), History()
         self.clock = Clock()
         self.saving_seconds = 0.0  # of the last save, which ran beside the training; set by the caller
         self.stop_requested = False  # of this process
@@ -57,11 +57,11 @@ class Trainer:
             elif self._is_over():
                 break
             else:
-                progress, due = self._step(), self.evaluation_is_due
-                is_sane = self.recovery.check_and_keep(self.course, self._copy, before_evaluation=due)
-                yield progress if is_sane else self._recover(self.bptt.text.per_char(self.recovery.loss))
+                stepped, due = self._step(), self.evaluation_is_due
+                is_sane = self.recovery.check_and_keep(self.progress, self._copy, before_evaluation=due)
+                yield stepped if is_sane else self._recover(self.bptt.text.per_char(self.recovery.loss))
         is_stopped = self._agree_on_stop()
-        if is_stopped and not self.recovery.is_sane(self.course):
+        if is_stopped and not self.recovery.is_sane(self.progress):
             # A run that resumes there repeats the steps in between, and ends as if it had not been stopped.
             self._go_to(self.recovery.trusted)
             self.is_behind = True
@@ -80,25 +80,25 @@ class Trainer:
     def snapshot(self) -> Snapshot:
         """The state between two events; copy its tensors before the next step. All processes have to call it."""
         history = replace(self.history, elapsed_s=self.clock.elapsed_s, paused_seconds=self.clock.paused_s)
-        return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.course, history)
+        return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.progress, history)
 
     def load(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot; patience and budget may have grown. Raises: CharRNNError if it does not fit."""
         self._go_to(snapshot)
         self.history = replace(snapshot.history)
         self.clock = Clock(self.history.elapsed_s, self.history.paused_seconds)
-        if not self.evaluations.have_lost_patience(self.course):
-            self.course.patience_lost_at = None
-        self.course.evaluated_fraction = min(self.course.evaluated_fraction, self.fraction)
+        if not self.evaluations.have_lost_patience(self.progress):
+            self.progress.patience_lost_at = None
+        self.progress.evaluated_fraction = min(self.progress.evaluated_fraction, self.fraction)
 
-    def _step(self) -> Progress:
+    def _step(self) -> Stepped:
         peak = lowered(self.learning_rate, self.history.recoveries)
         learning_rate = self.budget.learning_rate(peak, self.config.warmup_steps, self.now)
         self.bptt.step(learning_rate)
-        self.course.step += 1
+        self.progress.step += 1
         where, loss = self._where(), self.bptt.text.per_char(self.bptt.mean_loss)
         rate = self.clock.rate(where["chars"])
-        return Progress(**where, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
+        return Stepped(**where, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
         """Evaluate once; yields nothing if a stop is requested meanwhile."""
@@ -110,25 +110,25 @@ class Trainer:
         if not result.part_loss < ABSURD_LOSS:
             yield self._recover(result.part_loss)
             return
-        self.evaluations.record(result, self.course, self.history, self.now)
+        self.evaluations.record(result, self.progress, self.history, self.now)
         reported = time.perf_counter()
         loss, val_chars = result.score.loss, self.bptt.text.count_chars(result.score.num_predictions) or None
         part_loss = None if result.part_loss == loss else result.part_loss
         where = self._where() | {"is_whole": result.is_whole, "improved": result.improved}
         yield Evaluated(**where, loss=loss, val_chars=val_chars, part_loss=part_loss)
         ended = time.perf_counter() + self.saving_seconds
-        durations = self.bptt.runtime.ranks.share(lambda: (ended - begin, ended - reported))
+        durations = self.bptt.runtime.ranks.broadcast(lambda: (ended - begin, ended - reported))
         self.evaluations.record_duration(*durations, self.history, is_final=self._is_over())
-        self.course.evaluated_fraction = self.fraction  # of a budget that now reserves another part
+        self.progress.evaluated_fraction = self.fraction  # of a budget that now reserves another part
 
     def _recover(self, loss: float) -> Recovered:
         """Go back from this loss per character to the trusted snapshot. Raises: CharRNNError."""
-        self._go_to(self.recovery.go_back(loss, self.course, self.history))
+        self._go_to(self.recovery.go_back(loss, self.progress, self.history))
         return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
 
     def _go_to(self, snapshot: Snapshot) -> None:
         self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
-        self.course = replace(snapshot.course)
+        self.progress = replace(snapshot.progress)
 
     def _copy(self) -> Snapshot:
         return self.snapshot().copy()
@@ -137,7 +137,7 @@ class Trainer:
     def now(self) -> Moment:
         """This moment, as the budget sees it."""
         reserve_s = self.history.final_evaluation_seconds
-        return Moment(self.course.step, self.clock.elapsed_s, reserve_s, self.course.patience_lost_at)
+        return Moment(self.progress.step, self.clock.elapsed_s, reserve_s, self.progress.patience_lost_at)
 
     @property
     def fraction(self) -> float:
@@ -150,11 +150,11 @@ class Trainer:
     @property
     def evaluation_is_due(self) -> bool:
         """True if the next event will be an evaluation, unless a stop is requested."""
-        return self.evaluations.are_due(self.course, self.history, self.now)
+        return self.evaluations.are_due(self.progress, self.history, self.now)
 
     def _where(self) -> dict[str, Any]:
         """The fields that all events share."""
-        step, elapsed_s = self.course.step, self.clock.elapsed_s
+        step, elapsed_s = self.progress.step, self.clock.elapsed_s
         epoch = step / self.layout.num_chunks
         chars = self.bptt.text.count_chars(step * self.layout.symbols_per_step)
         return {"step": step, "epoch": epoch, "chars": chars, "elapsed_s": elapsed_s, "fraction": self.fraction}

@@ -254,13 +254,13 @@ def main() -> None:
                 if RunFolder(run).holds_run():
                     checkpoint, unsound = RunFolder(run).load_last()
                     with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(unsound and not arguments.damage)
-                    assert checkpoint.snapshot.course.step >= step, "a newer checkpoint was lost"
-                    steps.append(checkpoint.snapshot.course.step - step)
+                    assert checkpoint.snapshot.progress.step >= step, "a newer checkpoint was lost"
+                    steps.append(checkpoint.snapshot.progress.step - step)
                     if arguments.damage:
                         damage(RunFolder(run), draw)
                         checkpoint, unsound = RunFolder(run).load_last()
                         fallbacks += bool(unsound)
-                    step = checkpoint.snapshot.course.step
+                    step = checkpoint.snapshot.progress.step
                     if arguments.damage and kills >= arguments.kills:  # the run may never end so
                         print(f"{kills} kills, {fallbacks} of them after a fallback: a sound checkpoint each time")
                         return

@@ -48,7 +48,7 @@ def prepare(books: Path, corpus: Path) -> None:
 def publish(run: Path, corpus: Corpus, commit: str) -> None:
     """Write the best checkpoint with 8-bit weights and a model card; print the losses before and after rounding."""
     checkpoint = Checkpoint.load(RunFolder(run).best)
-    held_out = corpus.indices[corpus.validation_start :]
+    held_out = corpus.ids[corpus.validation_start :]
     loss = carried_loss(checkpoint.build_model(), held_out)
     history = checkpoint.snapshot.history
     card = {
@@ -56,7 +56,7 @@ def publish(run: Path, corpus: Corpus, commit: str) -> None:
         "held out": "Project Gutenberg 7439, 14749, 17891; The Jungle Book",
         "licence": "the texts are in the public domain in the United States; the weights are MIT, as charrnn is",
         "loss": f"{loss:.4f} nats per character on the books held out ({len(held_out):,} characters)",
-        "training": f"{history.elapsed_s / 60:.0f} minutes on two cores, {checkpoint.snapshot.course.step:,} steps",
+        "training": f"{history.elapsed_s / 60:.0f} minutes on two cores, {checkpoint.snapshot.progress.step:,} steps",
         "commit": commit,
     }
     corpus_identity = replace(checkpoint.corpus, path="english")

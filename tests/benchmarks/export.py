@@ -27,7 +27,7 @@ RUNS, LENGTH = 3, 2000
 def compare_losses(checkpoint: Checkpoint, corpus: Corpus, max_symbols: int) -> None:
     """The loss on the last tenth, or on a part that is spread over it, with the weights as trained and rounded."""
     runtime, model = Runtime(torch.device("cpu"), torch.float32), checkpoint.build_model()
-    text = corpus.indices[-(len(corpus.indices) // 10) :]
+    text = corpus.ids[-(len(corpus.ids) // 10) :]
     part = Part.fit(len(text), checkpoint.tokenizer.size, max_symbols)
     exact, coarse = (evaluate(each, text, runtime, part).loss for each in (model, rounded(model)))
     print(f"loss {exact:.5f}, rounded {coarse:.5f}: {coarse - exact:+.5f} nats", flush=True)

@@ -125,7 +125,7 @@ def make_target(kind: str, folder: Path) -> tuple[bytes, Callable[[bytes], None]
     def open_corpus(fuzzed: bytes) -> None:
         forged.last.write_bytes(join(fuzzed))
         opened = Corpus.open(forged.last)
-        assert sum(map(len, opened.marked_blocks())) == len(opened.indices)
+        assert sum(map(len, opened.marked_blocks())) == len(opened.ids)
 
     def load_checkpoint(fuzzed: bytes) -> None:
         forged.last.write_bytes(join(fuzzed))

@@ -260,7 +260,7 @@ def interrupted(bench: Bench, folder: Path, text: Path, number: signal.Signals, 
     process.send_signal(number)
     begin = time.perf_counter()
     message = process.communicate()[1].strip().splitlines()[-1:]
-    step = Checkpoint.load(run / "last.safetensors").snapshot.course.step
+    step = Checkpoint.load(run / "last.safetensors").snapshot.progress.step
     seconds = time.perf_counter() - begin
     return {"rc": process.returncode, "step": step, "seconds": seconds, "message": message}
 

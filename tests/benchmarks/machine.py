@@ -109,10 +109,10 @@ def _matrix_products(runtime: Runtime) -> Work:
 
 def _training(config: ModelConfig, training: TrainingConfig, runtime: Runtime, products: float) -> Measurement:
     """Training without dropout. A step has three times the multiplications of a forward pass."""
-    indices = torch.randint(config.vocab_size, (1_000_000,), dtype=torch.uint8)
+    ids = torch.randint(config.vocab_size, (1_000_000,), dtype=torch.uint8)
     endless = replace(training, epochs=None, minutes=None, steps=10**9, eval_every=10**9, val_fraction=0.0)
-    endless = choose_layout(endless, len(indices), runtime)
-    text = TrainingText.split(indices, endless)
+    endless = choose_layout(endless, len(ids), runtime)
+    text = TrainingText.split(ids, endless)
     trainer = Trainer(CharRNN(config), endless, text, runtime)
     events = trainer.run()
 

@@ -32,22 +32,22 @@ WINDOW, WINDOWS, BATCH_SIZE = 256, 4096, 128
 
 
 @torch.no_grad()
-def windowed_loss(model: CharRNN, indices: Tensor) -> float:
+def windowed_loss(model: CharRNN, ids: Tensor) -> float:
     """Mean loss in nats over random windows, drawn with a seed of their own: the same ones in every run."""
     generator = torch.Generator().manual_seed(0)
-    starts = torch.randint(len(indices) - WINDOW, (WINDOWS,), generator=generator)
+    starts = torch.randint(len(ids) - WINDOW, (WINDOWS,), generator=generator)
     losses = []
     with evaluating(model):
         for batch in starts.split(BATCH_SIZE):
-            text = torch.stack([indices[i : i + WINDOW + 1] for i in batch.tolist()], dim=1).long()
+            text = torch.stack([ids[i : i + WINDOW + 1] for i in batch.tolist()], dim=1).long()
             logits, _ = model(text[:-1])
             losses.append(F.cross_entropy(logits.flatten(0, 1), text[1:].flatten()))
     return float(torch.stack(losses).mean())
 
 
-def carried_loss(model: CharRNN, indices: Tensor) -> float:
+def carried_loss(model: CharRNN, ids: Tensor) -> float:
     """Mean loss in nats, in float32, of one pass over the text."""
-    return evaluate(model, indices, open_runtime("cpu", "float32")).loss
+    return evaluate(model, ids, open_runtime("cpu", "float32")).loss
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
             total = time.perf_counter() - begin
             checkpoint = Checkpoint.load(Path(folder, summary["checkpoint"]))
             corpus = Corpus.open(Path(folder, "data", f"{arguments.corpus.stem}.safetensors"))
-            val = TrainingText.split(corpus.indices, checkpoint.training_config).val
+            val = TrainingText.split(corpus.ids, checkpoint.training_config).val
             model = checkpoint.build_model()
             elapsed = summary["elapsed_s"]
             columns["carried"].append(carried_loss(model, val))

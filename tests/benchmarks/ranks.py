@@ -43,8 +43,8 @@ def main() -> None:
     with joined("auto") as ranks:
         runtime = open_runtime(ranks=ranks)
         config = TrainingConfig(steps=1, batch_size=32, seq_length=32)
-        indices = torch.randint(65, (1_000_000,), generator=torch.Generator().manual_seed(1))
-        text = TrainingText.split(indices, config, num_ranks=ranks.size)
+        ids = torch.randint(65, (1_000_000,), generator=torch.Generator().manual_seed(1))
+        text = TrainingText.split(ids, config, num_ranks=ranks.size)
         for size in ("medium", "large"):
             bptt = TruncatedBPTT(CharRNN(ModelConfig(vocab_size=65, **SIZES[size])), config, text, runtime)
 

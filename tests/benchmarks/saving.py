@@ -22,7 +22,7 @@ from charrnn.runs.saving import Saver
 from charrnn.runs.start import start
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import Source
-from charrnn.training.events import Progress
+from charrnn.training.events import Stepped
 from tests.support import TEXT
 
 _SHAPE = ModelOptions(hidden_size=1440, dropout=0.0)
@@ -54,7 +54,7 @@ def main() -> None:
         folder = RunFolder(Path(name) / "run")
         corpus = prepare([Source("tiny", None, TEXT.encode())], PreparationConfig(), Path(name) / "tiny.safetensors")
         run = start(folder, corpus, _SHAPE, _CONFIG, open_runtime(arguments.device, "auto"), seed=1)
-        events = (event for event in run.trainer.run() if isinstance(event, Progress))
+        events = (event for event in run.trainer.run() if isinstance(event, Stepped))
 
         def step() -> None:
             next(events)

@@ -5,7 +5,7 @@ Run by hand on an otherwise idle machine, from the project's root, with runs tha
     python -m tests.benchmarks.scoring TEXT RUN... [--megabytes 20] [--rounds 3] [--adapt]
 
 Without --adapt the text is repeated to that size, and `charrnn score` reads it, its start and the text's cleaning
-included, beside what evaluates a training, which reads the same indices. With --adapt each run's held-out part is
+included, beside what evaluates a training, which reads the same ids. With --adapt each run's held-out part is
 scored once.
 """
 
@@ -52,16 +52,16 @@ def rates(text: str, run: Path, num_bytes: int, rounds: int) -> None:
     checkpoint = Checkpoint.load(find_checkpoint(run, Path()))
     model, runtime = checkpoint.build_model(), open_runtime()
     long = (text * (num_bytes // len(text) + 1))[:num_bytes]
-    indices = checkpoint.tokenizer.encode(long[:_EVALUATED])
-    evaluate(model, indices[: _EVALUATED // 10], runtime)  # the first one is slow
+    ids = checkpoint.tokenizer.encode(long[:_EVALUATED])
+    evaluate(model, ids[: _EVALUATED // 10], runtime)  # the first one is slow
     scores, evaluations, memory = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.txt"
         path.write_text(long, encoding="utf-8")
         for _ in range(rounds):
             begin = time.perf_counter()
-            evaluate(model, indices, runtime)
-            evaluations.append(len(indices) / (time.perf_counter() - begin))
+            evaluate(model, ids, runtime)
+            evaluations.append(len(ids) / (time.perf_counter() - begin))
             seconds, peak = child([*CHARRNN, "score", str(run), str(path), "--json"])
             scores.append(num_bytes / seconds)
             memory.append(peak - child([sys.executable, "-c", "import torch"])[1])

@@ -29,7 +29,7 @@ def train(text: Path, run: str, folder: Path, *options: object) -> float:
     checkpoint = Checkpoint.load(folder / summary["checkpoint"])
     corpus = Corpus.open(folder / "data" / f"{text.stem}.safetensors")
     model, config = checkpoint.build_model(), checkpoint.training_config
-    loss = carried_loss(model, TrainingText.split(corpus.indices, config).val)
+    loss = carried_loss(model, TrainingText.split(corpus.ids, config).val)
     print(
         f"{run}: {loss:.4f} nats, 1 x {model.config.hidden_size}, dropout {model.config.dropout:g}, learning rate "
         f"{config.learning_rate:.3g}, {summary['epochs']:.3g} epochs, {summary['chars_per_second']:,} characters/s",

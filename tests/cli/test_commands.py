@@ -369,7 +369,7 @@ def test_streams_that_are_closed_harm_nothing(tmp_path: Path) -> None:
     executable = Path(sys.executable).with_name("charrnn")
     train, closed = " ".join([f"'{executable}' train tiny.txt --steps 3", *SMALL]), "<&- >&- 2>&-"
     assert subprocess.run(f"{train} {closed}", shell=True, cwd=tmp_path, capture_output=True).returncode == 0
-    assert Checkpoint.load(tmp_path / "checkpoints" / "tiny" / "last.safetensors").snapshot.course.step == 3
+    assert Checkpoint.load(tmp_path / "checkpoints" / "tiny" / "last.safetensors").snapshot.progress.step == 3
     sample = f"'{executable}' sample -n 5 {closed}"
     assert subprocess.run(sample, shell=True, cwd=tmp_path, capture_output=True).returncode == 0
 
@@ -391,7 +391,7 @@ def test_signal_saves_and_the_run_goes_on(tmp_path: Path, charrnn: Command) -> N
     rest = process.stderr.read()
     assert process.wait(timeout=30) == 143
     assert "stopped and saved" in rest
-    step = Checkpoint.load(tmp_path / "checkpoints" / "tiny" / "last.safetensors").snapshot.course.step
+    step = Checkpoint.load(tmp_path / "checkpoints" / "tiny" / "last.safetensors").snapshot.progress.step
     resumed = charrnn("train", "tiny.txt", "--resume", "--steps", str(step + 5))
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming checkpoints/tiny at step {step:,}" in resumed.stderr
@@ -411,7 +411,7 @@ def test_second_trainer_is_refused_and_a_killed_one_is_forgotten(
     first.process.kill()
     assert first.wait().returncode == -signal.SIGKILL
     (run / ".charrnn-tmp-00000000").write_text("half a checkpoint")
-    step = Checkpoint.load(run / "last.safetensors").snapshot.course.step
+    step = Checkpoint.load(run / "last.safetensors").snapshot.progress.step
     third = charrnn("train", "tiny.txt", "--steps", str(step + 5), "--resume")
     assert third.returncode == 0, third.stderr
     left = {path.name for path in run.iterdir()}

@@ -73,7 +73,7 @@ def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Co
     adapting = json.loads(charrnn("score", "good", "text.txt", "--adapt", *arguments).stdout)
     assert adapting["bits_per_char"] == told["bits_per_char"] != adapting["adapted_bits_per_char"]
     whole = charrnn("score", trained_run.corpus.path, *arguments)
-    assert json.loads(whole.stdout)["chars"] == len(trained_run.corpus.indices) - 1
+    assert json.loads(whole.stdout)["chars"] == len(trained_run.corpus.ids) - 1
 
 
 def test_score_prints_a_number_for_each_line_or_character(two_runs: Path, charrnn: Command) -> None:

@@ -116,7 +116,7 @@ def test_training_is_saved_and_goes_on_as_if_nothing_had_been(folder: Path, whol
     code = signal_at(place, [name], TRAIN.split(), folder, at_call=at_call)
     assert code == 128 + getattr(signal, name), (folder.parent / "folder.out.err").read_text()
     run = RunFolder(folder / "checkpoints" / "tiny")
-    step = Checkpoint.load(run.last).snapshot.course.step
+    step = Checkpoint.load(run.last).snapshot.progress.step
     assert 10 <= step < 60
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert records[-1]["finished"] == "stopped"
@@ -139,7 +139,7 @@ def test_second_signal_ends_the_training_at_once(folder: Path, phase: str) -> No
         "metrics.jsonl",
     }
     assert signal_at("os.fsync", [], [*TRAIN.split(), "--resume"], folder) == 0
-    assert Checkpoint.load(run.last).snapshot.course.step == 60
+    assert Checkpoint.load(run.last).snapshot.progress.step == 60
 
 
 def test_training_that_was_stopped_before_its_first_evaluation_says_so(folder: Path) -> None:

@@ -230,7 +230,7 @@ def lay_out(folder: Path) -> None:
 
 
 def record_corpus(folder: Path, options: str, text: bytes) -> dict[str, Any]:
-    """The file that `prepare` makes of a text on stdin: its header and digests of its indices and of all its bytes."""
+    """The file that `prepare` makes of a text on stdin: its header and digests of its ids and of all its bytes."""
     output = folder / "stdin.safetensors"
     output.unlink(missing_ok=True)
     words = ["prepare", "-", "-o", output.name, "--json", *shlex.split(options)]
@@ -250,13 +250,13 @@ def record_folder(folder: Path, options: str) -> dict[str, Any]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """The header of a corpus but for its path and digest, and its indices in short."""
+    """The header of a corpus but for its path and digest, and its ids in short."""
     with safe_open(path, framework="numpy") as stored:
         assert list(stored.keys()) == ["indices"]
-        header, indices = json.loads(stored.metadata()["charrnn"]), stored.get_tensor("indices")
+        header, ids = json.loads(stored.metadata()["charrnn"]), stored.get_tensor("indices")
     header = {key: value for key, value in header.items() if key not in ("sources", "digest")}
-    digest = hashlib.sha256(indices.tobytes()).hexdigest()
-    return {"header": header, "dtype": str(indices.dtype), "num_indices": len(indices), "indices": digest}
+    digest = hashlib.sha256(ids.tobytes()).hexdigest()
+    return {"header": header, "dtype": str(ids.dtype), "num_indices": len(ids), "indices": digest}
 
 
 def record_samples(folder: Path, model: str, precision: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.machine.distributed import ALONE, Ranks, joined, local_rank
+from charrnn.machine.distributed import SINGLE_PROCESS, Ranks, joined, local_rank
 from charrnn.terminal import speaks
 
 
@@ -25,14 +25,14 @@ def test_process_that_is_alone_communicates_with_nobody(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "distributed", None)
     loss, tensor = torch.tensor(2.0), torch.ones(3)
     with joined("cpu") as ranks:
-        assert ranks is ALONE
+        assert ranks is SINGLE_PROCESS
         assert ranks.is_first
         assert ranks.average([], loss) is loss
         assert ranks.gather(tensor, dim=0) is tensor
-        assert ranks.share(lambda: "value") == "value"
-        assert ranks.share_on_machine(lambda: "value") == "value"
+        assert ranks.broadcast(lambda: "value") == "value"
+        assert ranks.broadcast_on_machine(lambda: "value") == "value"
         assert ranks.agree(3.0, stop=True) == (3.0, True)
-        ranks.meet()
+        ranks.barrier()
         assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
 
 

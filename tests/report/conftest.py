@@ -2,15 +2,30 @@
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, Unit
 from charrnn.model.network import CharRNN
-from charrnn.report.export import round_rows
+from charrnn.model.rounding import round_rows
+from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.folder import RunFolder
+from charrnn.runs.start import start
+from charrnn.text.corpus import Corpus, prepare
+from charrnn.text.sources import find_sources
+from charrnn.text.tokenizers import TOKENIZERS
+from tests.support import CPU, TINY, with_weights
+
+HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"
+TALE = (
+    "the knight knows the knot.\nthe king's knave knew nothing.\n\n'tis a well-known tale: don't say fine néant.\n\n"
+    * 20
+)
 
 
 class Opened:
@@ -52,6 +67,33 @@ def assert_policy_holds(opened: Opened) -> None:
     assert opened.page.evaluate("() => window.hacked") is None
     for refused in ("Loading the image", "Executing inline event handler", "Executing inline script"):
         assert any(complaint.startswith(refused) for complaint in opened.complaints), opened.complaints
+
+
+def trained(corpus: Corpus, folder: Path, **shape: Any) -> Checkpoint:
+    config = TrainingConfig(steps=50, batch_size=8, seq_length=16, learning_rate=1e-2)
+    run = start(RunFolder(folder), corpus, replace(TINY, dropout=0.0, **shape), config, CPU, seed=1)
+    run.drive([])
+    return run.checkpoint()
+
+
+def of_tale(folder: Path, text: str = TALE, *, shape: Mapping[str, Any] = {}, **options: Any) -> Checkpoint:
+    """A model of a tale that is prepared with these options."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tale.txt").write_text(text)
+    sources = find_sources([str(folder / "tale.txt")])
+    corpus = prepare(sources, PreparationConfig(**options), folder / "tale.safetensors")
+    return trained(corpus, folder / "run", **shape)
+
+
+def with_vocabulary(checkpoint: Checkpoint, symbols: Iterable[str], unit: Unit = "char") -> Checkpoint:
+    """An untrained model over other symbols."""
+    symbols, preparation = tuple(dict.fromkeys(symbols)), replace(checkpoint.corpus.config, unit=unit)
+    tokenizer = TOKENIZERS[unit](symbols, (1,) * len(symbols), preparation)
+    config = ModelConfig(vocab_size=tokenizer.size, hidden_size=16, embedding_size=8)
+    torch.manual_seed(1)
+    weights = CharRNN(config).state_dict()
+    corpus = replace(checkpoint.corpus, config=preparation)
+    return replace(with_weights(checkpoint, weights), model_config=config, tokenizer=tokenizer, corpus=corpus)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,59 +11,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.api import LanguageModel
-from charrnn.config import Cell, ModelConfig, NormalForm, PreparationConfig, TrainingConfig, Unit
+from charrnn.config import Cell, NormalForm
 from charrnn.errors import CharRNNError, OutputExistsError
 from charrnn.model.network import CharRNN
+from charrnn.model.rounding import round_rows
 from charrnn.model.scoring import evaluate
-from charrnn.report.export import export, render, round_rows
-from charrnn.runs.checkpoint import Checkpoint
-from charrnn.runs.folder import RunFolder
+from charrnn.report.export import export, render
 from charrnn.runs.run import Run
-from charrnn.runs.start import start
 from charrnn.terminal import readable
-from charrnn.text.corpus import Corpus, prepare
-from charrnn.text.sources import find_sources
-from charrnn.text.tokenizers import TOKENIZERS, CharTokenizer, Tokenizer
+from charrnn.text.corpus import Corpus
+from charrnn.text.tokenizers import CharTokenizer, Tokenizer
 from charrnn.text.words import split_words
-from tests.report.conftest import Open, Opened, assert_policy_holds, rounded
-from tests.support import CPU, TINY, Command, with_weights
-
-HOSTILE = "</script><img src=x onerror=\"alert('hacked')\">${}`\\\u202e\u2028\x00\x1b\n&"
-READ_LOGITS = """(indices) => {
-    const model = new Model(JSON.parse(document.getElementById("model").textContent).model);
-    return indices.map((index) => Array.from(model.step(index)));
-}"""
-TALE = (
-    "the knight knows the knot.\nthe king's knave knew nothing.\n\n'tis a well-known tale: don't say fine néant.\n\n"
-    * 20
+from tests.report.conftest import (
+    HOSTILE,
+    TALE,
+    Open,
+    Opened,
+    assert_policy_holds,
+    of_tale,
+    rounded,
+    trained,
+    with_vocabulary,
 )
+from tests.support import CPU, Command, with_weights
+
+READ_LOGITS = """(ids) => {
+    const model = new CharRNN(JSON.parse(document.getElementById("model").textContent).model);
+    const state = model.initial_state();
+    return ids.map((index) => Array.from(model.step(index, state)));
+}"""
 WORDLIKE = st.text("ab'- .\n\t9_é\u0301漢ก\u200dÀ\ufffd\U0001f600\ufeff\x1c²ⅷ\u2019")
-
-
-def trained(corpus: Corpus, folder: Path, **shape: Any) -> Checkpoint:
-    config = TrainingConfig(steps=50, batch_size=8, seq_length=16, learning_rate=1e-2)
-    run = start(RunFolder(folder), corpus, replace(TINY, dropout=0.0, **shape), config, CPU, seed=1)
-    run.drive([])
-    return run.checkpoint()
-
-
-def of_tale(folder: Path, text: str = TALE, **options: Any) -> Checkpoint:
-    """A model of a tale that is prepared so."""
-    folder.mkdir(exist_ok=True)
-    (folder / "tale.txt").write_text(text)
-    sources = find_sources([str(folder / "tale.txt")])
-    return trained(prepare(sources, PreparationConfig(**options), folder / "tale.safetensors"), folder / "run")
-
-
-def with_vocabulary(checkpoint: Checkpoint, symbols: Iterable[str], unit: Unit = "char") -> Checkpoint:
-    """An untrained model over other symbols."""
-    symbols, preparation = tuple(dict.fromkeys(symbols)), replace(checkpoint.corpus.config, unit=unit)
-    tokenizer = TOKENIZERS[unit](symbols, (1,) * len(symbols), preparation)
-    config = ModelConfig(vocab_size=tokenizer.size, hidden_size=16, embedding_size=8)
-    torch.manual_seed(1)
-    weights = CharRNN(config).state_dict()
-    corpus = replace(checkpoint.corpus, config=preparation)
-    return replace(with_weights(checkpoint, weights), model_config=config, tokenizer=tokenizer, corpus=corpus)
 
 
 def write(opened: Opened, prompt: str, *, temperature: float, length: int, button: str = "write") -> str:
@@ -96,7 +72,7 @@ def test_rows_are_rounded_to_half_a_step() -> None:
 
 
 def test_rounding_costs_little(trained_run: Run) -> None:
-    model, text = trained_run.trainer.bptt.model, trained_run.corpus.indices[-600:]
+    model, text = trained_run.trainer.bptt.model, trained_run.corpus.ids[-600:]
     exact, coarse = evaluate(model, text, CPU).loss, evaluate(rounded(model), text, CPU).loss
     assert 0 < abs(coarse - exact) < 0.005
 
@@ -200,14 +176,16 @@ def test_page_writes_as_the_command_does(
     opened = open_page(tmp_path / "page.html")
     checkpoint = with_weights(checkpoint, rounded(checkpoint.build_model()).state_dict())
     model = LanguageModel(checkpoint, tmp_path, CPU)
-    indices = checkpoint.tokenizer.encode(model.normalise(TALE[: len(TALE) // 20]))
+    ids = checkpoint.tokenizer.encode(model.normalise(TALE[: len(TALE) // 20]))
     with torch.no_grad():
-        expected, _ = model.module(indices.long()[:, None])
-    logits = torch.tensor(opened.page.evaluate(READ_LOGITS, indices.tolist()))
+        expected, _ = model.module(ids.long()[:, None])
+    logits = torch.tensor(opened.page.evaluate(READ_LOGITS, ids.tolist()))
     torch.testing.assert_close(logits, expected[:, 0], atol=1e-3, rtol=0)
     for prompt in prompts:
-        sampled = model.sample(prompt, temperature=0, length=300).removesuffix("\ufffd")  # of a character cut in two
-        assert write(opened, prompt, temperature=0, length=300) == sampled, prompt
+        for temperature in (0, 0.8):
+            sampled = model.sample(prompt, temperature=temperature, length=300, seed=1)
+            whole = sampled.removesuffix("\ufffd")  # of a character cut in two
+            assert write(opened, prompt, temperature=temperature, length=300) == whole, prompt
         tokenizer = checkpoint.tokenizer
         echo = readable(tokenizer.unmark(tokenizer.mark(model.normalise(prompt))))
         assert opened.page.locator("#text b").text_content() == echo

@@ -23,8 +23,7 @@ from charrnn.runs.start import start
 from charrnn.terminal import readable
 from charrnn.text.corpus import prepare
 from charrnn.text.sources import find_sources
-from tests.report.conftest import Open, Opened, assert_policy_holds
-from tests.report.test_export import HOSTILE, with_vocabulary
+from tests.report.conftest import HOSTILE, Open, Opened, assert_policy_holds, with_vocabulary
 from tests.support import CPU, TINY, Command, marked_text
 
 TEXT = (
@@ -72,9 +71,9 @@ def hostile(subject: Subject) -> Subject:
     """A run of a stranger, who wrote markup wherever there is text."""
     checkpoint = with_vocabulary(subject.checkpoint, HOSTILE + "ab \u2066")
     checkpoint = replace(checkpoint, corpus=replace(checkpoint.corpus, path=f"C:\\Users\\secret\\{HOSTILE}"))
-    indices = torch.randint(checkpoint.tokenizer.size, (1000,), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(checkpoint.tokenizer.size, (1000,), generator=torch.Generator().manual_seed(1))
     records: Records = [{"step": 1, "chars": 10, "train_loss": 1.0}, {"step": 2, "text": HOSTILE + "\ud800"}]
-    return Subject(HOSTILE, checkpoint, checkpoint.build_model(), records, indices, indices, has_text=True)
+    return Subject(HOSTILE, checkpoint, checkpoint.build_model(), records, ids, ids, has_text=True)
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])

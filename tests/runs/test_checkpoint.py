@@ -30,7 +30,7 @@ def test_loading_gives_back_everything(trained_run: Run, tmp_path: Path) -> None
     loaded = Checkpoint.load(tmp_path / "c.safetensors")
     for name in ("model_config", "training_config", "tokenizer", "corpus", "seed", "precision"):
         assert getattr(loaded, name) == getattr(saved, name)
-    assert (loaded.snapshot.course, loaded.snapshot.cursor) == (saved.snapshot.course, saved.snapshot.cursor)
+    assert (loaded.snapshot.progress, loaded.snapshot.cursor) == (saved.snapshot.progress, saved.snapshot.cursor)
     assert loaded.snapshot.history == saved.snapshot.history
     assert loaded.snapshot.tensors.keys() == saved.snapshot.tensors.keys()
     x = torch.tensor([[0], [1], [2]])

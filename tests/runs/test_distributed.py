@@ -77,7 +77,7 @@ def are_equal(a: Path, b: Path) -> bool:
     states = [Checkpoint.load(folder / "last.safetensors").snapshot for folder in (a, b)]
     assert states[0].tensors.keys() == states[1].tensors.keys()
     same = all(torch.equal(tensor, states[1].tensors[name]) for name, tensor in states[0].tensors.items())
-    return same and states[0].course == states[1].course and losses(a) == losses(b)
+    return same and states[0].progress == states[1].progress and losses(a) == losses(b)
 
 
 def wait_for_checkpoints(folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_signal_to_any_process_stops_all_and_the_run_goes_on_exactly(
     codes = wait(processes)
     assert codes[rank] == 128 + number
     assert codes[1 - rank] == 0
-    assert Checkpoint.load(tmp_path / "out/last.safetensors").snapshot.course.step < 500
+    assert Checkpoint.load(tmp_path / "out/last.safetensors").snapshot.progress.step < 500
     assert wait(start(2, "out", f"{LONG} --resume")) == [0, 0]
     assert wait(start(2, "whole", LONG)) == [0, 0]
     assert are_equal(tmp_path / "out", tmp_path / "whole")
@@ -161,7 +161,7 @@ def test_run_of_two_processes_goes_on_in_one(start: Start, tmp_path: Path) -> No
     assert wait(start(2, "two", options.replace("500", "300"))) == [0, 0]
     assert wait(start(2, "two", f"{options.replace('500', '400')} --resume")) == [0, 0]
     ends = [Checkpoint.load(tmp_path / name / "last.safetensors").snapshot for name in ("out", "two")]
-    assert [end.course.step for end in ends] == [400, 400]
+    assert [end.progress.step for end in ends] == [400, 400]
     assert [end.num_ranks for end in ends] == [1, 2]
     for name, tensor in ends[0].tensors.items():
         if name.startswith("model."):

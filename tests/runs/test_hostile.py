@@ -101,7 +101,7 @@ def test_forged_corpus_is_opened_or_refused(corpus: Corpus, tmp_path: Path) -> N
             outcomes["refused"] += 1
         else:
             outcomes["opened"] += 1
-            assert len(marked_text(opened)) == len(opened.indices)
+            assert len(marked_text(opened)) == len(opened.ids)
 
     open_forged()
     assert outcomes["refused"] > 200

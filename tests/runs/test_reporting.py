@@ -11,11 +11,11 @@ import torch
 
 from charrnn.errors import CharRNNError
 from charrnn.runs.reporting import RECORD_EVERY, MetricsLog, TensorBoard, Terminal
-from charrnn.training.events import Evaluated, Finished, Progress, Recovered, Sampled
+from charrnn.training.events import Evaluated, Finished, Recovered, Sampled, Stepped
 
 
-def progress(step: int) -> Progress:
-    return Progress(step, step / 10, step * 32, 1.5, 0.5, torch.tensor(2.0), 1e-3, 1000.0)
+def progress(step: int) -> Stepped:
+    return Stepped(step, step / 10, step * 32, 1.5, 0.5, torch.tensor(2.0), 1e-3, 1000.0)
 
 
 def evaluated(step: int = 7, val_chars: int | None = 99) -> Evaluated:

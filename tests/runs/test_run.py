@@ -30,7 +30,7 @@ from charrnn.runs.run import Run
 from charrnn.runs.start import start
 from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
-from charrnn.training.events import Evaluated, Event, Finished, Progress, Sampled
+from charrnn.training.events import Evaluated, Event, Finished, Sampled, Stepped
 from charrnn.training.heuristics import lacking_memory
 from tests.support import CPU, TINY, Told, described, log_of, needs_bfloat16, needs_cuda
 
@@ -58,7 +58,7 @@ def test_run_leaves_checkpoints_and_samples(run: Run) -> None:
     finished = run.drive([recorder])
     names = {path.name for path in run.folder.path.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "last-1.safetensors"}
-    assert Checkpoint.load(run.folder.last).snapshot.course.step == finished.step == 20
+    assert Checkpoint.load(run.folder.last).snapshot.progress.step == finished.step == 20
     kinds = [type(event) for event in recorder.events]
     assert kinds.count(Sampled) == kinds.count(Evaluated) == 10
     best = Checkpoint.load(run.folder.best)
@@ -152,8 +152,8 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
         assert not broken.folder.holds_run()
         return
     resumed = resume(broken.folder, corpus, {}, device)
-    assert resumed.trainer.course.step <= step
-    assert politely == (resumed.trainer.course.step == step) or step % 6 == 0
+    assert resumed.trainer.progress.step <= step
+    assert politely == (resumed.trainer.progress.step == step) or step % 6 == 0
     resumed.open_log()
     resumed.drive([])
     assert timeless_log_of(resumed) == timeless_log_of(whole)
@@ -167,7 +167,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
 
 def counters(checkpoint: Checkpoint) -> dict[str, Any]:
     snapshot = checkpoint.snapshot
-    numbers = {**vars(snapshot.course), **vars(snapshot.history), "records": checkpoint.records}
+    numbers = {**vars(snapshot.progress), **vars(snapshot.history), "records": checkpoint.records}
     return without_times(numbers | {"cursor": snapshot.cursor, "scaler": snapshot.gradient_scaler})
 
 
@@ -184,7 +184,7 @@ def test_best_is_kept_even_where_the_last_was_just_saved(corpus: Corpus, tmp_pat
     run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
     run.drive([])
     assert Checkpoint.load(run.folder.best).snapshot.history.best_val_loss == run.trainer.history.best_val_loss
-    assert Checkpoint.load(run.folder.last).snapshot.course.evaluated_step == 20
+    assert Checkpoint.load(run.folder.last).snapshot.progress.evaluated_step == 20
 
 
 @pytest.mark.parametrize(("seconds", "saved"), [(0.0, list(range(1, 21))), (60.0, [])])
@@ -196,7 +196,7 @@ def test_checkpoints_are_made_by_the_clock_unless_by_steps(
     run, steps = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3), list[int]()
     run.is_new = False
     for event in run.trainer.run():
-        if isinstance(event, Progress) and run._save_is_due(event):
+        if isinstance(event, Stepped) and run._save_is_due(event):
             steps.append(event.step)
     assert steps == saved
 
@@ -225,11 +225,11 @@ def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
         assert f"the unsound checkpoint is kept as {damaged}" in told
         folder.save(resumed.checkpoint(), best=False)
         assert folder.last_but_one.read_bytes() == before, "the sound one is still the backup"
-        assert Checkpoint.load(folder.last).snapshot.course.step == resumed.trainer.course.step
+        assert Checkpoint.load(folder.last).snapshot.progress.step == resumed.trainer.progress.step
     assert [path.name for path in folder.path.glob("*damaged*")] == ["last-damaged.safetensors"]
     told.clear()
     resume(folder, corpus, {}, "cpu", notify=told)
-    assert told == [f"resuming {folder.path} at step {resumed.trainer.course.step}"]
+    assert told == [f"resuming {folder.path} at step {resumed.trainer.progress.step}"]
     folder.begin(resumed.checkpoint(), best=False)
     assert [path.name for path in folder.path.iterdir()] == ["last.safetensors"], "a new run clears that away too"
 
@@ -244,7 +244,7 @@ def test_checkpoint_stands_before_the_first_evaluation(
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=3)
     with pytest.raises(MemoryError):
         run.drive([])
-    assert Checkpoint.load(run.folder.last).snapshot.course.step == CONFIG.eval_every
+    assert Checkpoint.load(run.folder.last).snapshot.progress.step == CONFIG.eval_every
 
 
 @pytest.mark.parametrize("how", ["shorter", "other symbols"])
@@ -270,7 +270,7 @@ def test_corpus_that_is_changed_during_the_training_costs_no_step(
     with pytest.raises(CharRNNError, match=r"was changed during the training, which is saved .* at step \d+: prepare"):
         run.drive([Vandal()])
     path.write_bytes(content)
-    assert 5 <= Checkpoint.load(run.folder.last).snapshot.course.step < 20
+    assert 5 <= Checkpoint.load(run.folder.last).snapshot.progress.step < 20
     resume(run.folder, Corpus.open(path), {}, "cpu").drive([])
     whole = start(RunFolder(tmp_path / "whole"), corpus, TINY, CONFIG, CPU, seed=3)
     whole.drive([])
@@ -350,7 +350,7 @@ def test_stop_amid_an_explosion_leaves_the_newest_sound_checkpoint(
 
     class Ruin(Recorder):
         def report(self, event: Event) -> None:
-            if event.step == 150 and isinstance(event, Progress):
+            if event.step == 150 and isinstance(event, Stepped):
                 with torch.no_grad():
                     run.trainer.bptt.model.head.weight.normal_(std=100)
             if event.step == 153:
@@ -358,7 +358,7 @@ def test_stop_amid_an_explosion_leaves_the_newest_sound_checkpoint(
 
     run.drive([Ruin()])
     assert run.trainer.is_behind
-    assert Checkpoint.load(run.folder.last).snapshot.course.step == (147 if checkpoint_every == 7 else 0)
+    assert Checkpoint.load(run.folder.last).snapshot.progress.step == (147 if checkpoint_every == 7 else 0)
 
 
 def test_run_without_a_step_replaces_no_other(corpus: Corpus, run: Run) -> None:
@@ -407,7 +407,7 @@ def test_preflight_is_three_lines_and_a_warning_of_a_bad_fit(corpus: Corpus, tmp
     assert budget.startswith("budget: 1 minute; ")
     assert describe(hidden_size=256)[3].startswith("warning: 276,624 parameters are far too many for 2,520 characters")
     assert "--hidden-size 64" in describe(hidden_size=256)[3]
-    long = replace(corpus, indices=corpus.indices.repeat(100))
+    long = replace(corpus, ids=corpus.ids.repeat(100))
     epoch = replace(CONFIG, steps=None, epochs=1)
     few = described(start(RunFolder(tmp_path), long, replace(TINY, hidden_size=4), epoch, CPU))
     assert "far too few" in few[3]
@@ -421,7 +421,7 @@ def test_width_is_chosen_from_the_budget_unless_a_shape_is_given(corpus: Corpus,
         run = start(RunFolder(tmp_path), corpus, shape, config, CPU, seed=1, init_from=source)
         return run.trainer.bptt.model.config.hidden_size
 
-    corpus = replace(corpus, indices=corpus.indices.repeat(10))
+    corpus = replace(corpus, ids=corpus.ids.repeat(10))
     assert width(1, OPEN) < width(1000, OPEN)
     assert width(1000, ModelOptions(hidden_size=24)) == 24
     small = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU, seed=1).checkpoint()
@@ -460,7 +460,7 @@ def test_text_on_the_device_leaves_less_memory_to_the_training(
         functools.partial(start, other, corpus, TINY, CONFIG, CPU),
         functools.partial(resume, run.folder, corpus, {}, "cpu"),
     ):
-        free = needed + corpus.indices.nbytes
+        free = needed + corpus.ids.nbytes
         begin()
         free = needed
         with pytest.raises(CharRNNError, match="out of memory"):
@@ -594,11 +594,11 @@ def test_definition_of_a_resumed_run_tells_its_new_options(corpus: Corpus, tmp_p
 
 def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
     for size in (2, 10, 100, 400):
-        tiny = replace(corpus, indices=corpus.indices[:size])
+        tiny = replace(corpus, ids=corpus.ids[:size])
         run = start(RunFolder(tmp_path / str(size)), tiny, TINY, TrainingConfig(epochs=3), CPU)
         assert any("small" in line for line in described(run)), size
         assert run.drive([]).step == run.trainer.budget.steps
-        assert Checkpoint.load(run.folder.best).snapshot.course.step > 0
+        assert Checkpoint.load(run.folder.best).snapshot.progress.step > 0
 
 
 def test_idle_gpus_are_told_of_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_without_a_thread_or_a_copy_it_is_written_at_once(
 
     monkeypatch.setattr(owner, name, fail)
     saver.save(trained_run.checkpoint(), best=True)
-    assert Checkpoint.load(folder.last).snapshot.course.step == trained_run.trainer.course.step
+    assert Checkpoint.load(folder.last).snapshot.progress.step == trained_run.trainer.progress.step
     saver.check()
     monkeypatch.setattr(os, "fsync", lambda descriptor: folder.path.rename(folder.path.with_name("gone")))
     saver.save(trained_run.checkpoint(), best=False)

@@ -57,11 +57,11 @@ def test_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path, options: dict[st
     broken.open_log()
     broken.drive([StopAt(broken, 13)])
     resumed = resume(RunFolder(tmp_path / "broken"), corpus, {}, "cpu")
-    assert resumed.trainer.course.step == 13
+    assert resumed.trainer.progress.step == 13
     resumed.open_log()
     resumed.drive([])
     ours, theirs = (Checkpoint.load(run.folder.last).snapshot for run in (resumed, whole))
-    assert (ours.cursor, ours.course) == (theirs.cursor, theirs.course)
+    assert (ours.cursor, ours.progress) == (theirs.cursor, theirs.progress)
     assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
 
 
@@ -69,7 +69,7 @@ def test_inspection_counts_characters_whatever_a_symbol_is(tmp_path: Path, optio
     corpus = corpus_of(tmp_path, TEXT + "é\n", **options)
     facts = inspect(str(corpus.path), tmp_path)
     assert facts["characters"] == len(TEXT) + 2
-    assert facts["symbols"] == (None if corpus.config.unit == "char" else len(corpus.indices))
+    assert facts["symbols"] == (None if corpus.config.unit == "char" else len(corpus.ids))
     assert facts["documents"] == (corpus.tokenizer.num_documents or None)
     assert all(facts["vocabulary"]["rarest"].values()), "no bytes that never occur"
 
@@ -108,7 +108,7 @@ def test_no_document_is_cut_by_the_split(tmp_path: Path) -> None:
     train, val = ("".join(corpus.tokenizer.decode_marked(ids)) for ids in (text.train, text.val))
     assert train[-1] == val[0] == val[-1] == EOS_MARK
     assert train[:-1] + val == marked_text(corpus)
-    assert 0.05 < len(val) / len(corpus.indices) < 0.15
+    assert 0.05 < len(val) / len(corpus.ids) < 0.15
 
 
 def test_weights_are_matched_by_word_eos_and_unknown_symbol(tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def test_validation_file_is_the_end_of_the_corpus(tmp_path: Path, options: dict[
     corpus = corpus_of(tmp_path, TEXT, HELD_OUT, **options)
     reopened = Corpus.open(corpus.path)
     assert reopened.validation_start == corpus.validation_start is not None
-    ids = corpus.indices[corpus.validation_start :]
+    ids = corpus.ids[corpus.validation_start :]
     border = [] if corpus.tokenizer.eos_id is None else [corpus.tokenizer.eos_id]
     assert ids[: len(border)].tolist() == border
     text = corpus.tokenizer.decode(ids[len(border) :])
     assert text.rstrip("\n") == HELD_OUT.rstrip("\n")
-    assert sum(corpus.tokenizer.counts) == len(corpus.indices)
+    assert sum(corpus.tokenizer.counts) == len(corpus.ids)
     assert "b" not in TEXT or corpus.tokenizer.num_chars >= len(TEXT)
 
 

@@ -376,10 +376,10 @@ def own_corpus(run: Run) -> CopyIndex:
 
 def bits_of(run: Run, prompt: str, text: str) -> list[float]:
     """The bits of each character of a text behind a prompt, read as a sequence."""
-    indices = run.corpus.tokenizer.encode(prompt + text).long()
+    ids = run.corpus.tokenizer.encode(prompt + text).long()
     with torch.no_grad():
-        log_p = run.trainer.bptt.model.eval()(indices[:-1, None])[0][:, 0].log_softmax(-1)
-    bits: list[float] = (-log_p.gather(1, indices[1:, None])[len(prompt) - 1 :, 0] / math.log(2)).tolist()
+        log_p = run.trainer.bptt.model.eval()(ids[:-1, None])[0][:, 0].log_softmax(-1)
+    bits: list[float] = (-log_p.gather(1, ids[1:, None])[len(prompt) - 1 :, 0] / math.log(2)).tolist()
     return bits
 
 

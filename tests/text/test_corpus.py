@@ -25,14 +25,14 @@ from tests.support import marked_text, prepared
 def test_opened_corpus_is_the_prepared_one(tmp_path: Path) -> None:
     made = prepared("Hello, Blåbær!\n", tmp_path / "c.safetensors", lowercase=True)
     opened = Corpus.open(made.path)
-    assert opened.tokenizer.decode(opened.indices) == "hello, blåbær!\n"
+    assert opened.tokenizer.decode(opened.ids) == "hello, blåbær!\n"
     assert (opened, opened.config.lowercase) == (made, True)
 
 
 def test_file_holds_the_indices_as_bytes(tmp_path: Path) -> None:
     prepared("abcab", tmp_path / "c.safetensors")
-    indices = load_file(tmp_path / "c.safetensors")["indices"]
-    assert (indices.tolist(), indices.dtype) == ([0, 1, 2, 0, 1], torch.uint8)
+    ids = load_file(tmp_path / "c.safetensors")["indices"]
+    assert (ids.tolist(), ids.dtype) == ([0, 1, 2, 0, 1], torch.uint8)
 
 
 def test_same_text_and_options_are_up_to_date_and_others_are_errors(tmp_path: Path) -> None:

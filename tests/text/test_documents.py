@@ -144,7 +144,7 @@ def test_bytes_are_taken_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "any.bin").write_bytes(data)
     corpus = prepared(tmp_path, str(tmp_path / "any.bin"), unit="byte")
     assert marked_text(corpus).encode("ascii", "surrogateescape") == data
-    assert corpus.indices.tolist() == list(data)
+    assert corpus.ids.tolist() == list(data)
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,13 @@ def check(blocks: list[str], unit: Unit, folder: Path, min_count: int = 1) -> No
         assert numbers.totals == totals
         assert (numbers.num_forgotten, numbers.forgotten_chars) == (0, 0)
         tokenizer = TOKENIZERS[unit].build(totals, config)
-        indices = torch.cat([torch.empty(0, dtype=tokenizer.dtype), *numbers.encode(tokenizer)[0]])
+        ids = torch.cat([torch.empty(0, dtype=tokenizer.dtype), *numbers.encode(tokenizer)[0]])
     if tokenizer.unk_id is None:
         expected = tokenizer.encode(text)
     else:
         expected = tokenizer.ids_of(tokenizer.split(text)).to(tokenizer.dtype)
-    assert indices.dtype == tokenizer.dtype
-    assert torch.equal(indices, expected)
+    assert ids.dtype == tokenizer.dtype
+    assert torch.equal(ids, expected)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -131,5 +131,5 @@ def test_eos_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text += " ".join(map("".join, itertools.permutations("abcde"))) + EOS_MARK
     with numbered([text], WordTokenizer, tmp_path) as numbers:
         tokenizer = with_forgotten(numbers, separator="\n")
-        indices = torch.cat(list(numbers.encode(tokenizer)[0]))
-    assert indices.tolist().count(tokenizer.eos_id) == text.count(EOS_MARK) == tokenizer.counts[-1]
+        ids = torch.cat(list(numbers.encode(tokenizer)[0]))
+    assert ids.tolist().count(tokenizer.eos_id) == text.count(EOS_MARK) == tokenizer.counts[-1]

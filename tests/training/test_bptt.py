@@ -56,11 +56,11 @@ on_every_device = pytest.mark.parametrize(
 
 def make(case: Case, runtime: Runtime, optimizer: Optimizer = "muon") -> TruncatedBPTT:
     seed_everything(1)
-    indices = torch.randint(case.vocab_size, (20 * case.T * case.B,), dtype=torch.int16)
+    ids = torch.randint(case.vocab_size, (20 * case.T * case.B,), dtype=torch.int16)
     config = TrainingConfig(steps=1, batch_size=case.B, seq_length=case.T, val_fraction=0.0, optimizer=optimizer)
     shape = {"embedding_size": case.embedding_size, "hidden_size": case.hidden_size, "dropout": 0.2}
     model = CharRNN(ModelConfig(vocab_size=case.vocab_size, cell=case.cell, **shape))  # type: ignore[arg-type]
-    return TruncatedBPTT(model, config, TrainingText.split(indices, config), runtime)
+    return TruncatedBPTT(model, config, TrainingText.split(ids, config), runtime)
 
 
 def take_steps(bptt: TruncatedBPTT, num_steps: int) -> list[float]:

@@ -137,13 +137,13 @@ def test_the_split_is_at_the_nearest_border(
 ) -> None:
     monkeypatch.setattr(streams, "_BLOCK", block)
     config = TrainingConfig(val_fraction=val_fraction, batch_size=2, seq_length=4)
-    indices = documents_of(*lengths)
-    text = TrainingText.split(indices, config, border=0)
+    ids = documents_of(*lengths)
+    text = TrainingText.split(ids, config, eos_id=0)
     assert len(text.val) == num_val
     if len(lengths) > 1 and num_val:
-        assert torch.equal(torch.cat([text.train[:-1], text.val]), indices)
+        assert torch.equal(torch.cat([text.train[:-1], text.val]), ids)
 
 
 def test_a_validation_text_within_one_character_has_a_length() -> None:
     config = TrainingConfig(batch_size=2, seq_length=4)
-    assert TrainingText.split(torch.zeros(20), config, count_chars=lambda indices: 0.0).chars_per_symbol == 1
+    assert TrainingText.split(torch.zeros(20), config, count_chars=lambda ids: 0.0).chars_per_symbol == 1

@@ -16,7 +16,7 @@ from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.training.budget import Budget
 from charrnn.training.evaluation import EVALUATION_COST, EVALUATION_SHARE, FINAL_SHARE, Evaluations
-from charrnn.training.events import Evaluated, Event, Finished, Progress, Recovered
+from charrnn.training.events import Evaluated, Event, Finished, Recovered, Stepped
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.optimizer import make_optimizers
 from charrnn.training.recovery import MAX_RECOVERIES
@@ -50,8 +50,8 @@ def carried_state(trainer: Trainer) -> list[Tensor]:
     return [tensor for name, tensor in trainer.snapshot().tensors.items() if name.startswith("trainer.state.")]
 
 
-def progress(events: list[Event]) -> list[Progress]:
-    return [event for event in events if isinstance(event, Progress)]
+def progress(events: list[Event]) -> list[Stepped]:
+    return [event for event in events if isinstance(event, Stepped)]
 
 
 def test_run_is_a_stream_of_steps_evaluations_and_an_end() -> None:
@@ -117,7 +117,7 @@ def test_stop_ends_after_the_step_and_in_an_evaluation() -> None:
         events.append(event)
         if event.step == 3:
             trainer.request_stop()
-    assert [type(event) for event in events] == [Progress, Progress, Progress, Finished]
+    assert [type(event) for event in events] == [Stepped, Stepped, Stepped, Finished]
     assert trainer.history.best_val_loss is None
 
 
@@ -150,7 +150,7 @@ def test_state_is_carried_within_an_epoch_and_begins_anew_with_the_next() -> Non
     trainer = make_trainer(replace(CONFIG, steps=None, epochs=2))
     carried = []
     for event in trainer.run():
-        if isinstance(event, Progress):
+        if isinstance(event, Stepped):
             carried.append(any(tensor.any() for tensor in carried_state(trainer)))
     epoch = [True] * (trainer.layout.num_chunks - 1) + [False]  # within it, at its border
     assert carried == epoch * 2
@@ -200,7 +200,7 @@ def test_loss_that_is_no_number_leads_back_and_on() -> None:
     events: list[Event] = []
     for event in trainer.run():
         events.append(event)
-        if isinstance(event, Progress) and event.step == 250 and not trainer.history.recoveries:
+        if isinstance(event, Stepped) and event.step == 250 and not trainer.history.recoveries:
             with torch.no_grad():
                 trainer.bptt.model.head.weight.fill_(math.nan)
     recovered = [event for event in events if isinstance(event, Recovered)]
@@ -217,8 +217,8 @@ def test_snapshot_is_trusted_only_once_a_later_loss_is_sane() -> None:
 
     def ruin(*arguments: object) -> None:
         """What one bad update does, of which the loss that led to it knows nothing yet."""
-        if trainer.course.step == 199 and not ruined:
-            ruined.append(trainer.course.step)
+        if trainer.progress.step == 199 and not ruined:
+            ruined.append(trainer.progress.step)
             with torch.no_grad():
                 trainer.bptt.model.head.weight.normal_(std=100)
 
@@ -270,14 +270,14 @@ def test_absurd_validation_loss_is_no_best_one() -> None:
 
     def ruin(*arguments: object) -> None:
         """One bad update, behind the last loss that is looked at before the evaluation."""
-        if trainer.course.step == 149 and not ruined:
-            ruined.append(trainer.course.step)
+        if trainer.progress.step == 149 and not ruined:
+            ruined.append(trainer.progress.step)
             with torch.no_grad():
                 trainer.bptt.model.head.weight.mul_(1e6)
 
     trainer.bptt._optimizers["optimizer"].register_step_post_hook(ruin)
     events = list(trainer.run())
-    assert [type(event) for event in events if not isinstance(event, Progress)] == [Recovered, Evaluated, Finished]
+    assert [type(event) for event in events if not isinstance(event, Stepped)] == [Recovered, Evaluated, Finished]
     assert trainer.history.best_val_loss is not None
     assert trainer.history.best_val_loss < 100
 
@@ -293,7 +293,7 @@ def test_stop_while_a_recovery_is_told_recovers_no_second_time() -> None:
             recovered.append(event)
             trainer.request_stop()
     assert len(recovered) == 1
-    assert (event.step, trainer.recovery.is_sane(trainer.course)) == (recovered[0].step, True)
+    assert (event.step, trainer.recovery.is_sane(trainer.progress)) == (recovered[0].step, True)
 
 
 def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
@@ -365,7 +365,7 @@ def test_resumed_run_equals_uninterrupted_run() -> None:
 
     second = make_trainer(seed=99)
     second.load(snapshot)
-    assert second.course.step == last_step
+    assert second.progress.step == last_step
     rest = [float(event.train_loss) for event in progress(list(second.run()))]
     assert rest == losses[last_step:]
     for name, weight in whole.bptt.model.state_dict().items():

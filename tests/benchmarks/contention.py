@@ -2,7 +2,7 @@
 
 Run by hand on an otherwise idle machine, from the project's root:
 
-    python -m tests.benchmarks.neighbours TEXT
+    python -m tests.benchmarks.contention TEXT
 
 A neighbour is a second training, or a process that keeps one core busy. "Spinning" is OpenMP's own way to wait
 (GOMP_SPINCOUNT=300000 with GNU's library), which charrnn overrules.

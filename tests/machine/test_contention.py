@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from charrnn.cli import help as command_help
 from charrnn.cli.app import app
 from charrnn.errors import CharRNNError
-from charrnn.machine import neighbours
-from charrnn.machine.neighbours import sharing_cores
+from charrnn.machine import contention
+from charrnn.machine.contention import sharing_cores
 
 needs_schedstat = pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists(), reason="the kernel does not count how long a thread waits for a core"
@@ -31,7 +31,7 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 def waited(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A function that sets what share of the time the main thread waits for a core; looks come 50 times a second."""
     share = [0.0]
-    monkeypatch.setattr(neighbours, "_INTERVAL", 0.02)
+    monkeypatch.setattr(contention, "_INTERVAL", 0.02)
     seconds, then = 0.0, time.perf_counter()
 
     def waited_seconds() -> float:
@@ -40,7 +40,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         seconds, then = seconds + share[0] * (now - then), now
         return seconds
 
-    monkeypatch.setattr(neighbours, "_waited_seconds", waited_seconds)
+    monkeypatch.setattr(contention, "_waited_seconds", waited_seconds)
     return lambda value: share.__setitem__(0, value)
 
 
@@ -76,7 +76,7 @@ def test_nothing_watches_where_the_environment_says_how_threads_wait(monkeypatch
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
 def test_environment_of_the_user_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    monkeypatch.setattr(neighbours, "_SCHEDSTAT", tmp_path / "schedstat")
+    monkeypatch.setattr(contention, "_SCHEDSTAT", tmp_path / "schedstat")
     monkeypatch.setenv(name, "7")
     with sharing_cores():
         assert os.environ[name] == "7"
@@ -84,7 +84,7 @@ def test_environment_of_the_user_is_left_alone(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_threads_sleep_soon_if_the_kernel_counts_no_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(neighbours, "_SCHEDSTAT", tmp_path / "schedstat")
+    monkeypatch.setattr(contention, "_SCHEDSTAT", tmp_path / "schedstat")
     monkeypatch.setattr(os, "environ", {})
     before = threading.active_count()
     with sharing_cores():
@@ -117,16 +117,16 @@ def test_every_command_shares_the_cores(monkeypatch: pytest.MonkeyPatch, command
 
 @needs_schedstat
 def test_waiting_for_a_core_is_counted() -> None:
-    before, begin = neighbours._waited_seconds(), time.perf_counter()
+    before, begin = contention._waited_seconds(), time.perf_counter()
     code = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
     rivals = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2 * (os.cpu_count() or 1))]
     while any(rival.poll() is None for rival in rivals):
         pass
-    assert 0 < neighbours._waited_seconds() - before < time.perf_counter() - begin
+    assert 0 < contention._waited_seconds() - before < time.perf_counter() - begin
 
 
 def test_an_idle_team_ends_with_its_context() -> None:
     before = threading.active_count()
-    with neighbours._background(neighbours._idle_team):
+    with contention._background(contention._idle_team):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
