@@ -1,7 +1,7 @@
-"""The pictures of `how-it-works.md` and of the README: `python -m docs.pictures` draws them anew.
+"""The pictures of `concepts/how-it-works.md` and of the README: `python -m docs.pictures` draws them again.
 
 All that they show is computed by charrnn itself, on its own tales and with the model that is inside `tales.html`. That
-page is written anew too, with the same model and the current program of `charrnn/report`.
+page is written again too, with the same model and the current program of `charrnn/report`.
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size, N characters.
 """

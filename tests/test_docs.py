@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -21,8 +22,10 @@ from docs import pictures
 from tests.support import CPU
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "how-it-works.md"
+PAGE = ROOT / "docs" / "concepts" / "how-it-works.md"
 TEXT = PAGE.read_text(encoding="utf-8")
+NOTEBOOK_FILE = ROOT / "docs" / "charrnn.ipynb"
+NOTEBOOK = json.loads(NOTEBOOK_FILE.read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"!?\[([^]]*)\]\(([^)#]+)[^)]*\)")
 
@@ -81,17 +84,17 @@ def test_pictures_and_page_are_current() -> None:
     number = re.compile(r"-?\d+(?:\.\d+)?")
     drawn = pictures.draw()
     assert drawn.pop("tales.html") == pictures.PAGE.read_text(encoding="utf-8"), "run python -m docs.pictures"
-    assert sorted(drawn) == sorted(path.name for path in PAGE.parent.glob("*.svg"))
+    assert sorted(drawn) == sorted(path.name for path in (ROOT / "docs").glob("*.svg"))
     for name, svg in drawn.items():
-        stored = (PAGE.parent / name).read_text(encoding="utf-8")
+        stored = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert number.sub("0", svg) == number.sub("0", stored), f"{name}: run python -m docs.pictures"
         numbers, others = ([float(each) for each in number.findall(text)] for text in (svg, stored))
         assert numbers == pytest.approx(others, abs=0.2), f"{name}: run python -m docs.pictures"
 
 
 def test_pictures_are_shown_and_described() -> None:
-    shown = re.findall(r"!\[([^]]*)\]\((?:docs/)?(\w+\.svg)\)", README + TEXT)
-    assert sorted(name for _, name in shown) == sorted(path.name for path in PAGE.parent.glob("*.svg"))
+    shown = re.findall(r"!\[([^]]*)\]\((?:docs/|\.\./)?(\w+\.svg)\)", README + TEXT)
+    assert sorted(name for _, name in shown) == sorted(path.name for path in (ROOT / "docs").glob("*.svg"))
     assert all(len(description) > 50 for description, _ in shown)
 
 
@@ -103,3 +106,28 @@ def test_source_distribution_has_what_the_readme_links_to() -> None:
         if "://" not in target:
             assert (ROOT / target).is_file()
             assert any(f"/{target}".startswith(each) for each in included), f"{target} is not in the sdist"
+
+
+def test_notebook_was_executed_in_order_without_errors() -> None:
+    cells = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run python -m docs.notebook"
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(output["output_type"] != "error" and output.get("name") != "stderr" for output in outputs)
+    for cell in cells:
+        is_shown = re.search(r"\bprint\(|;$|\Amodel = |^\w+$", "".join(cell["source"]).splitlines()[-1])
+        assert bool(cell["outputs"]) == bool(is_shown), "".join(cell["source"])
+
+
+def test_notebook_is_small_and_names_no_path_of_a_machine() -> None:
+    text = NOTEBOOK_FILE.read_text(encoding="utf-8")
+    assert len(text) < 400_000
+    outputs = json.dumps([cell.get("outputs") for cell in NOTEBOOK["cells"]])
+    assert not re.search(r"/(?:tmp|home|root|work|usr|Users|content|site-packages)/|[A-Z]:\\\\", outputs)
+    assert all(len("".join(cell["source"]).splitlines()) <= 18 for cell in NOTEBOOK["cells"])
+
+
+def test_notebook_links_to_what_exists() -> None:
+    text = "\n".join("".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "markdown")
+    links = [target for _, target in LINK.findall(text) if "://" not in target]
+    assert len(links) > 3
+    assert all((NOTEBOOK_FILE.parent / target).is_file() for target in links)

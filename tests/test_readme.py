@@ -1,4 +1,4 @@
-"""What the README promises."""
+"""The README, and facts that are in several files."""
 
 import re
 import shutil
@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 
 from charrnn.version import __version__
-from tests.option_tables import README, with_current_tables
+from docs.cli import PAGE, with_commands
 
-TEXT = README.read_text(encoding="utf-8")
-ROOT = README.parent
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = "prepare train sample score runs inspect report export".split()
 
 
-def test_option_tables_are_current() -> None:
-    assert with_current_tables(TEXT) == TEXT, "run: python -m tests.option_tables"
-    commands = set(re.findall(r"<!-- options: (\w+) -->", TEXT))
-    assert commands == set("prepare train sample score runs inspect report export".split())
+def test_readme_is_short_and_names_every_command() -> None:
+    assert len(TEXT.encode()) <= 9000, "move it to a page of docs/"
+    assert re.findall(r"^\| \[`(\w+)`\]", TEXT, re.MULTILINE) == COMMANDS
+
+
+def test_reference_of_the_command_line_is_current() -> None:
+    reference = PAGE.read_text(encoding="utf-8")
+    assert with_commands(reference) == reference, "run: python -m docs.cli"
+    assert re.findall(r"^## (\w+)$", reference, re.MULTILINE)[1:] == COMMANDS
 
 
 def test_ci_takes_the_test_command_from_here() -> None:
@@ -48,8 +54,9 @@ def test_citation_names_this_version_and_the_holders_of_the_licence() -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_loop_over_shapes_and_seeds_trains_each_once(tmp_path: Path) -> None:
-    """The README's loop, with a program that only notes how it was called."""
-    [loop] = re.findall(r"```bash\n(charrnn prepare.*?)```", TEXT, re.DOTALL)
+    """The loop of a guide, with a program that only notes how it was called."""
+    guide = (ROOT / "docs" / "guides" / "compare-runs.md").read_text(encoding="utf-8")
+    [loop] = re.findall(r"```bash\n(charrnn prepare.*?)```", guide, re.DOTALL)
     program = tmp_path / "charrnn"
     program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     program.chmod(0o755)
