@@ -1,7 +1,7 @@
-"""charrnn turns any text into a model that writes like it.
+"""Train a character-level recurrent network on any text and generate text like it.
 
 The command line is the main interface, see `charrnn --help`; `charrnn.train` and `charrnn.load` are for Python.
-Importing this package imports no torch.
+Importing this package does not import torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The Python API: a trained model that writes. Training one is in `learning.py`; the package exports both.
+"""The Python API of a trained model. `learning.py` trains models; the package exports both.
 
 >>> model = charrnn.load("checkpoints/tales")  # doctest: +SKIP
 >>> print(model.sample("Once upon a time", length=200, temperature=0.5))  # doctest: +SKIP
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CharRNNError", "LanguageModel", "Surprisals", "TextScore", "TextStates", "load"]
 
-_CHUNK = 2**12  # symbols that are read at once
-_MAX_BITS = 8  # of a symbol in the darkest colour
+_CHUNK = 2**12  # symbols to read at once
+_MAX_BITS = 8  # surprisal of the darkest colour
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """Bits per character of a text under a model, and the surprisal in bits of each of its `symbols`.
+    """Bits per character of a text under a model, and the surprisals of its `symbols` in bits.
 
-    `text` is the part that was predicted: all symbols but the first and those outside the vocabulary, which
-    `num_unknown` counts (the unknown symbol, if there is one, is predicted in their place). A byte is the character of
-    its number, the end of a document the separator.
+    `text` is the predicted part: all symbols except the first one and the `num_unknown` symbols outside the vocabulary,
+    which are replaced by <unk> if the vocabulary has it. A byte is shown as the character with its number, EOS as the
+    document separator.
     """
 
     bits_per_char: float
@@ -65,8 +65,8 @@ class TextScore:
 class TextStates:
     """The states of L layers of H units after each of the N symbols of a text, on the CPU in float32.
 
-    `h` (L, N, H) are the layers' outputs, in (-1, 1); the model predicts from those of the last layer, `h[-1]`.
-    `c` (L, N, H) are an LSTM's cell states, None for other cells.
+    `h` (L, N, H) are the outputs of the layers, in (-1, 1); the model predicts from the last layer, `h[-1]`.
+    `c` (L, N, H) are the cell states of an LSTM, None for other cells.
     """
 
     symbols: tuple[str, ...]
@@ -75,7 +75,7 @@ class TextStates:
 
 
 class Surprisals(list[tuple[str, float]]):
-    """Pairs of a symbol and its surprisal in bits; in a notebook a text, darker where the model is more surprised."""
+    """Pairs of a symbol and its surprisal in bits; notebooks show coloured text, darker for a higher surprisal."""
 
     def _repr_html_(self) -> str:
         spans = (
@@ -87,7 +87,7 @@ class Surprisals(list[tuple[str, float]]):
 
 
 class LanguageModel:
-    """A trained model on a device: samples, predictions, scores and states; `module` is the network itself."""
+    """A trained model on a device: sampling, predictions, scores and states; `module` is the PyTorch network."""
 
     def __init__(self, checkpoint: Checkpoint, path: Path, runtime: Runtime, data_dir: Path = Path("data")) -> None:
         self.checkpoint = checkpoint
@@ -129,27 +129,27 @@ class LanguageModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, which holds the vocabulary."""
+        """The tokenizer, which contains the vocabulary."""
         return self.checkpoint.tokenizer
 
-    vocabulary = tokenizer  # its name in version 0.1.0
+    vocabulary = tokenizer  # the name in version 0.1.0
 
     @property
     def module(self) -> CharRNN:
-        """The network, a `torch.nn.Module` on the model's device, in float32 whatever the precision of sampling.
+        """The network, a `torch.nn.Module` on the model's device, always in float32.
 
-        `logits, state = model.module(x, state)` takes ids (T, B) int64 and a state (by default zeros), and returns
-        logits (T, B, V). The ids of a text are `model.tokenizer.encode(text).long()[:, None]`.
+        `logits, state = model.module(x, state)` takes ids (T, B) int64 and a state (default: zeros), and returns logits
+        (T, B, V) and the new state. The ids of a text are `model.tokenizer.encode(text).long()[:, None]`.
         """
         return self._model
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Losses, samples and speeds by step, the records of the run's `metrics.jsonl`; empty without that file."""
+        """Losses, samples and speeds by step: the records of the run's `metrics.jsonl`; empty if it does not exist."""
         return [record for record in read_records(RunFolder(self.path.parent).metrics) if "step" in record]
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Draw the training and the validation loss over the characters read. Raises: CharRNNError."""
+        """Plot the training and validation loss against the characters read. Raises: CharRNNError."""
         try:
             from matplotlib import pyplot
         except ImportError:
@@ -165,7 +165,7 @@ class LanguageModel:
         return axes
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a file that `load` reads, without the state to resume training. Raises: CharRNNError."""
+        """Write the model to a file that `load` reads, without the state for resuming. Raises: CharRNNError."""
         self.checkpoint.slim().save(Path(path))
 
     @with_options(SamplingOptions, SamplingConfig)
@@ -177,11 +177,11 @@ class LanguageModel:
         corpus: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> str:
-        """Generate a continuation of the prompt, without the prompt itself.
+        """Generate a continuation of the prompt; the result does not include the prompt.
 
-        Without a seed each call gives another text. `corpus` names the text that `avoid_copying` and `new` refer to, if
-        not the model's own. Raises: CharRNNError for a prompt outside the vocabulary, an option out of its range, or a
-        text that cannot be continued without a copy.
+        Without a seed each call returns a different text. `corpus` is the text for `avoid_copying` and `new`; the
+        default is the model's corpus. Raises: CharRNNError for a prompt outside the vocabulary, an option out of its
+        range, or a sample that cannot be continued without a copy.
         """
         return "".join(self.stream(prompt, seed=seed, corpus=corpus, **options))
 
@@ -194,7 +194,7 @@ class LanguageModel:
         corpus: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
-        """The text that `sample` returns, in pieces as they are drawn."""
+        """Yield the text that `sample` returns, in pieces as they are drawn."""
         show = Readable()
         pieces = self._pieces(1, prompt, seed, corpus, options)
         return (show(piece.text, final=piece.finish_reason is not None) for piece in pieces)
@@ -209,7 +209,7 @@ class LanguageModel:
         corpus: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[str]:
-        """Independent samples, computed together; the first is that of `sample` with the same seed."""
+        """Independent samples, computed as a batch; the first equals that of `sample` with the same seed."""
         texts = [""] * num_samples
         for piece in self._pieces(num_samples, prompt, seed, corpus, options):
             texts[piece.index] += piece.text
@@ -219,15 +219,15 @@ class LanguageModel:
     def conversation(
         self, *, seed: int | None = None, corpus: str | None = None, **options: Unpack[SamplingOptions]
     ) -> "Conversation":
-        """Turns of reading and writing that share one state. Raises: CharRNNError as `sample` does."""
+        """Alternate between reading and generating text, with one state. Raises: CharRNNError as `sample`."""
         seed = secrets.randbits(31) if seed is None else seed
         return Conversation(self, self._make_sampler(1, corpus, options), seed)
 
     def next(self, text: str = "") -> dict[str, float]:
-        """The probability of each symbol to follow a text, the most likely first, at temperature 1 without filters.
+        """The probabilities of the next symbol after a text, most likely first, at temperature 1 without filters.
 
-        The unknown symbol, if the vocabulary has one, is U+FFFD, the end of a document the empty text, and a byte the
-        character of its number. Raises: CharRNNError for a text outside the vocabulary.
+        <unk> is shown as U+FFFD, EOS as the empty text, and a byte as the character with its number. Raises:
+        CharRNNError for a text outside the vocabulary.
         """
         ids = self.tokenizer.start(self._encode(text))
         with evaluating(self._model), torch.no_grad():
@@ -235,16 +235,16 @@ class LanguageModel:
                 last = outputs[-1, 0]
             p = self._model.head(last).softmax(-1).cpu()
         probabilities: dict[str, float] = {}
-        for index in p.argsort(descending=True).tolist():
-            symbol = self._text_of(index)
-            probabilities[symbol] = probabilities.get(symbol, 0.0) + float(p[index])
+        for i in p.argsort(descending=True).tolist():
+            symbol = self._text_of(i)
+            probabilities[symbol] = probabilities.get(symbol, 0.0) + float(p[i])
         return probabilities
 
     def states(self, text: str) -> TextStates:
-        """The states after each symbol of a text, which is read from a state of zeros.
+        """The states after each symbol of a text, starting from zeros.
 
-        A model of documents reads EOS first. A word that is known only with a space before it, or only without, is
-        read so, as in prompts. Raises: CharRNNError for a text outside the vocabulary.
+        A model of documents reads EOS first. If the vocabulary has a word only with, or only without, a space before
+        it, that form is read, as in prompts. Raises: CharRNNError for a text outside the vocabulary.
         """
         ids = self._encode(text)
         if self.tokenizer.eos_id is not None:
@@ -256,11 +256,11 @@ class LanguageModel:
         h, *c = torch.cat(h_and_c, dim=2)[:, :, 1:].cpu()
         return TextStates(symbols, h, c[0] if c else None)
 
-    def _text_of(self, index: int) -> str:
-        return "" if index == self.tokenizer.eos_id else self.tokenizer.name(self.tokenizer.texts[index])
+    def _text_of(self, symbol: int) -> str:
+        return "" if symbol == self.tokenizer.eos_id else self.tokenizer.name(self.tokenizer.texts[symbol])
 
     def _encode(self, text: str) -> Tensor:
-        """The ids (N,) of a text, whose words are read as in prompts. Raises: CharRNNError."""
+        """The ids (N,) of a text, with the known forms of words as in prompts. Raises: CharRNNError."""
         tokenizer = self.tokenizer
         symbols = tokenizer.known_forms(tokenizer.split(tokenizer.mark(self.normalise(text))))
         if tokenizer.unk_id is None:
@@ -268,7 +268,7 @@ class LanguageModel:
         return tokenizer.ids_of(symbols)
 
     def _read(self, ids: Tensor, size: int) -> Iterator[tuple[Tensor, State]]:
-        """The last layer's outputs (T, 1, H) for `size` symbols at a time, and the state after them."""
+        """Yield the last layer's outputs (T, 1, H) for `size` symbols at a time, and the state after them."""
         state = None
         for chunk in ids.long().to(self.runtime.device).split(size) if len(ids) else ():
             outputs, state = self._model.stack(self._model.encode(chunk[:, None]), state)
@@ -277,22 +277,22 @@ class LanguageModel:
     def sampler(
         self, config: SamplingConfig, corpus: CopyIndex | None = None, known: Collection[int] | None = None
     ) -> Sampler:
-        """A sampler for any number of prompts; bans and stops are normalised as prompts are. Raises: OptionError."""
+        """A sampler for any number of prompts; `ban` and `stop` are normalised like prompts. Raises: OptionError."""
         config = replace(config, ban=self.normalise(config.ban))
         writable = writable_characters(config, self.tokenizer)
         stops = [self.normalise(stop) for stop in config.stop]
         for given, stop in zip(config.stop, stops, strict=True):
             if not stop or not any(map(writable.issuperset, self.tokenizer.marked_forms(stop))):
-                raise OptionError(f"no sample can end after {given!r}: a character is unknown to the model, or banned")
+                raise OptionError(f"no sample can end after {given!r}: a character is banned or not in the vocabulary")
         config = replace(config, stop=tuple(stops))
         return Sampler(self._model, self.tokenizer, config, self.runtime, corpus, known)
 
     def score(self, text: str, *, window: int | None = None, adapt: bool = False) -> TextScore:
-        """The surprisal of each symbol of a text but the first, which nothing predicts.
+        """The surprisals of all symbols of a text except the first, which is not predicted.
 
-        The state is carried through the text, or emptied every `window` symbols. With `adapt` the text is also read by
-        a copy of the model that learns from it (dynamic evaluation).
-        Raises: CharRNNError for a text without two characters of the vocabulary, OptionError.
+        The state is carried through the text, or reset every `window` symbols. With `adapt` the text is also scored by
+        dynamic evaluation: a copy of the model is trained on it.
+        Raises: CharRNNError for a text with fewer than two characters of the vocabulary, OptionError.
         """
         scorer = self.scorer()
         marked = self.tokenizer.mark(self.normalise(text))
@@ -313,30 +313,30 @@ class LanguageModel:
         )
 
     def surprisal(self, text: str) -> Surprisals:
-        """The surprisal in bits of each symbol of a text but the first. Raises: CharRNNError as `score` does."""
+        """The surprisals in bits of all symbols of a text except the first. Raises: CharRNNError as `score`."""
         score = self.score(text)
         return Surprisals(zip(score.symbols, score.surprisals, strict=True))
 
     def scorer(self, advance: Callable[[int], object] = lambda num_symbols: None) -> Scorer:
-        """A scorer of texts of any length, in this model's precision, or in float32 if that is int8."""
+        """A scorer for texts of any length, in the model's precision, or in float32 instead of int8."""
         is_int8 = self.runtime.dtype == torch.int8
         runtime = replace(self.runtime, dtype=torch.float32) if is_int8 else self.runtime
         return Scorer(self._model, self.tokenizer, runtime, advance)
 
     def normalise(self, text: str) -> str:
-        """A prompt or a text to score as the corpus was prepared."""
+        """Normalise a text in the same way as the corpus."""
         return normalise(text, self.checkpoint.corpus.config)
 
     def index_corpus(self, corpus: str | None = None) -> CopyIndex:
-        """The model's corpus, or another text, raw or prepared, to find copies in. Raises: CharRNNError if missing."""
+        """An index of the model's corpus or of another text, raw or prepared, to find copies. Raises: CharRNNError."""
         return CopyIndex(self._read_corpus(corpus))
 
     def known_documents(self, corpus: str | None = None) -> set[int]:
-        """The hashes of the documents of the same text. Raises: CharRNNError if it is missing."""
+        """The hashes of the documents of this text. Raises: CharRNNError."""
         return set(map(hash, self._read_corpus(corpus).split(EOS_MARK)))
 
     def _read_corpus(self, corpus: str | None) -> str:
-        """The marked text of a corpus, by default of the model's own. Raises: CharRNNError."""
+        """The text of a corpus with document marks, by default of the model's corpus. Raises: CharRNNError."""
         origin = self.checkpoint.corpus
         if corpus is not None:
             blocks = read_blocks(corpus, origin.config)
@@ -344,10 +344,10 @@ class LanguageModel:
             blocks = own.marked_blocks()
         else:
             raise CharRNNError(
-                f"the model's corpus is neither {origin.path} nor in {self._data_dir}: name it ({opt.corpus('FILE')})"
+                f"the model's corpus was not found at {origin.path} or in {self._data_dir}: use {opt.corpus('FILE')}"
             )
         if not (text := "".join(blocks)):
-            raise CharRNNError(f"{corpus} is empty: nothing can be copied from it")
+            raise CharRNNError(f"{corpus} is empty: use another text")
         return text
 
     def _pieces(
@@ -367,7 +367,7 @@ class LanguageModel:
 
 
 class Conversation:
-    """A model that reads and writes in turns, and keeps its state between them."""
+    """Read and generate text in turns; the state is kept between them."""
 
     def __init__(self, model: LanguageModel, sampler: Sampler, seed: int) -> None:
         self._model, self._sampler, self._seed = model, sampler, seed
@@ -387,21 +387,21 @@ def load(
     data_dir: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
 ) -> LanguageModel:
-    """Load a checkpoint file, or the best checkpoint of a run: of its folder, or of its name in checkpoint_dir.
+    """Load a checkpoint file, or the best checkpoint of a run, given by its folder or by its name in checkpoint_dir.
 
-    The model's corpus, if needed, is looked for at its recorded path and in data_dir. The folders default to the
-    environment's CHARRNN_CHECKPOINT_DIR and CHARRNN_DATA_DIR, else to checkpoints and data.
-    Raises: CharRNNError if there is no checkpoint, or the device or precision is not available.
+    The model's corpus, if needed, is searched at its stored path and in data_dir. The folders default to the
+    environment variables CHARRNN_CHECKPOINT_DIR and CHARRNN_DATA_DIR, or else to checkpoints and data.
+    Raises: CharRNNError if there is no checkpoint, or if the device or precision is not available.
     """
     path = find_checkpoint(path, checkpoint_folder(checkpoint_dir))
     return LanguageModel.open(path, device=device, precision=precision, data_dir=data_folder(data_dir))
 
 
 def checkpoint_folder(path: str | Path | None) -> Path:
-    """The folder of runs: by default that of the environment, else `checkpoints`."""
+    """The folder of runs; default: $CHARRNN_CHECKPOINT_DIR, else `checkpoints`."""
     return Path(path or os.environ.get("CHARRNN_CHECKPOINT_DIR") or "checkpoints")
 
 
 def data_folder(path: str | Path | None) -> Path:
-    """The folder of prepared corpora: by default that of the environment, else `data`."""
+    """The folder of prepared corpora; default: $CHARRNN_DATA_DIR, else `data`."""
     return Path(path or os.environ.get("CHARRNN_DATA_DIR") or "data")

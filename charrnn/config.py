@@ -1,6 +1,6 @@
-"""Every option: its default, range, help text and place in the help, at a cost of no import of torch.
+"""All options: default, range, help text and panel in the help. Importing this module does not import torch.
 
-The command line, the README's tables and the checks of a file's header follow from the fields of these dataclasses.
+The command line, the README's tables and the checks of file headers are derived from the fields of these dataclasses.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,18 +28,18 @@ RUN, PREPARATION, BUDGET, MODEL, OPTIMIZATION, EVALUATION, REPORTS, ENDS, FILTER
     "Sampling filters",
     "Common",
 )
-"""The parts of a command's help, in their order."""
+"""The panels of a command's help, in order."""
 
 BUDGETS = ("epochs", "steps", "minutes")
-"""The options of which a run is given one."""
+"""Options that exclude each other."""
 
 MAX_EVALUATIONS = 10
-"""Evaluations that are spaced over a budget at most, where `eval_every` is unset."""
+"""Max evaluations in a budget, if `eval_every` is not set."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`, without those themselves where they are open."""
+    """Numbers from `low` to `high`; `open_low` and `open_high` exclude the limits."""
 
     low: float
     high: float
@@ -65,7 +65,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One of several names."""
 
     names: tuple[str, ...]
 
@@ -78,9 +78,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Option:
-    """The declaration of a field for the command line.
+    """How the command line declares a field.
 
-    `parse` reads a value, by default the field's type does; `none` represents None.
+    `parse` converts the text of a value, by default the type of the field; the value `none` represents None.
     """
 
     help: str
@@ -105,8 +105,7 @@ def option(
 ) -> Any:
     """A dataclass field for an option; `more` are fields of `Option`.
 
-    `absent` is the value in files that were written before there was the option; if it `is_optional`, newer files
-    leave it out too.
+    `absent` is the value for files from before the option was added; if it `is_optional`, newer files may omit it too.
     """
     metadata: dict[str, Any] = {} if absent is ... else {"absent": absent}
     metadata |= {"is_optional": True} if is_optional else {}
@@ -114,7 +113,7 @@ def option(
 
 
 def options_of(config: type) -> dict[str, Option]:
-    """The options of a config's fields, by name."""
+    """The options of a config by field name."""
     return {each.name: each.metadata["option"] for each in fields(config) if "option" in each.metadata}
 
 
@@ -129,7 +128,7 @@ def positive(high: float) -> Interval:
 
 
 WINDOWS = count(1, 2**20)
-"""Symbols after which `score --window` empties the state."""
+"""Limits of `score --window`."""
 
 _HIDDEN_SIZE = 512
 _WIDTHS = count(1, 2**16)
@@ -137,7 +136,7 @@ _WIDTHS = count(1, 2**16)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Options whose values are within their limits, or unset. Raises: OptionError."""
+    """Options; values out of their limits raise OptionError, None is not set."""
 
     def __post_init__(self) -> None:
         for name, option in options_of(type(self)).items():
@@ -149,7 +148,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig(Config):
-    """Options for turning raw text into a corpus."""
+    """Options for preparing a corpus."""
 
     encoding: str = option(
         "utf-8", "Encoding of the texts; a byte-order mark takes precedence", PREPARATION, metavar="NAME"
@@ -180,27 +179,27 @@ class PreparationConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.separator == "":
-            raise OptionError(f"{opt.separator} is empty: give the text between two documents, such as \\n")
+            raise OptionError(f"{opt.separator} is empty: use the text between two documents, such as \\n")
         if self.separator is not None and any("\ud800" <= char <= "\udfff" for char in self.separator):
             raise OptionError(
-                f"{opt.separator} is {self.separator!a}, which is no Unicode text: give some, such as \\n"
+                f"{opt.separator} is {self.separator!a}, which is not Unicode text: use a text such as \\n"
             )
         if self.separator is not None and self.documents:
-            remedy = "a document is a part of a file, or all"
+            remedy = "a document is either a part of a file or a whole file"
             raise OptionError(f"{opt.separator} and {opt.documents} exclude each other: {remedy}")
         for name in ("keep_order", "drop_duplicates"):
             if getattr(self, name) and self.separator_text is None:
                 option = getattr(opt, name)(True)
-                raise OptionError(f"{option} is for documents: give {opt.separator} or {opt.documents(True)}")
+                raise OptionError(f"{option} needs documents: set {opt.separator} or {opt.documents(True)}")
         if self.keeps_bytes:
             for name in ("encoding", "ascii", "lowercase", "min_count", "max_vocab"):
                 if getattr(self, name) != getattr(PreparationConfig, name):
-                    raise OptionError(f"{opt.unit('byte')} takes bytes as they are: leave {getattr(opt, name)} out")
+                    raise OptionError(f"{opt.unit('byte')} does not change bytes: leave {getattr(opt, name)} out")
             object.__setattr__(self, "normalize", "none")
             object.__setattr__(self, "keep_boilerplate", True)
 
     def differences(self, other: "PreparationConfig", names: Collection[str] | None = None) -> str:
-        """The options in which this differs from another, all or those of these names; empty if they agree.
+        """The options that differ from another config, optionally only those in `names`; empty if there are none.
 
         >>> PreparationConfig(separator="\\n").differences(PreparationConfig())
         "separator='\\\\n'"
@@ -210,25 +209,25 @@ class PreparationConfig(Config):
 
     @property
     def keeps_bytes(self) -> bool:
-        """True if bytes are taken as they are."""
+        """True if the symbols are bytes, which preparation does not change."""
         return self.unit == "byte"
 
     @property
     def separator_text(self) -> str | None:
-        """The text between two documents; None without documents."""
+        """Text between two documents; None without documents."""
         return "\n" if self.documents else self.separator
 
     @property
     def separator_chars(self) -> int | None:
-        """Characters of the text between two documents: 0 between files, None without documents."""
+        """Length of the text between two documents; 0 if each file is a document, None without documents."""
         return len(self.separator) if self.separator is not None else 0 if self.documents else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Config):
-    """The shape of a model as far as it is given.
+    """Options for the shape of a model.
 
-    `embedding_size=None` means one-hot inputs. Unset, the width and the dropout are chosen as a run is started.
+    `embedding_size=None` means one-hot inputs. `hidden_size` and `dropout` are chosen at the start of a run if not set.
     """
 
     cell: Cell = option("lstm", "Kind of recurrent layers", MODEL, Choice(get_args(Cell)))
@@ -245,7 +244,7 @@ class ModelOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ModelOptions):
-    """The shape of a model with nothing left open; `dropout=None` drops nothing."""
+    """The complete shape of a model; `dropout=None` is no dropout."""
 
     vocab_size: int
     hidden_size: int = option(_HIDDEN_SIZE, "Units per layer", MODEL, _WIDTHS)
@@ -265,9 +264,9 @@ SIZES: Mapping[Size, Mapping[str, Any]] = {
 
 
 def apply_size(options: ModelOptions, size: Size | None, given: Collection[str]) -> ModelOptions:
-    """The options with the shape of a preset, but for those that were given.
+    """The options with the shape of a preset; options that were given are not changed.
 
-    Without a preset the width stays open, unless it or another option of the shape was given.
+    Without a preset the width is chosen later, unless this or another option of the shape was given.
     """
     if size is not None:
         return replace(options, **{name: value for name, value in SIZES[size].items() if name not in given})
@@ -278,11 +277,11 @@ def apply_size(options: ModelOptions, size: Size | None, given: Collection[str])
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
-    """Options for training. At most one of the BUDGETS is set.
+    """Options for training. At most one of BUDGETS is set.
 
-    `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. Unset,
-    evaluations are spaced evenly over the budget and each is followed by a sample, the learning rate follows
-    from the shapes of the model and of a chunk, and those of a chunk from the device and its precision.
+    `eval_every`, `checkpoint_every` and `sample_every` count steps, `patience` counts evaluations. By default,
+    evaluations are spaced evenly over the budget, each is followed by a sample, the learning rate is chosen for the
+    model and the chunk, and the shape of the chunk for the device and the precision.
     """
 
     epochs: float | None = option(None, "Passes over the text; default: chosen from its size", BUDGET, positive(1e6))
@@ -329,7 +328,7 @@ class TrainingConfig(Config):
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             first, second, *_ = (getattr(opt, each) for each in budgets)
-            raise OptionError(f"{first} and {second} exclude each other: give one budget")
+            raise OptionError(f"{first} and {second} exclude each other: set one budget")
         super().__post_init__()
 
 
@@ -339,12 +338,11 @@ RECOMMENDED_TEMPERATURE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
-    """Options for sampling: lengths in symbols, filters off where unset.
+    """Options for sampling. Lengths are in symbols; filters that are not set are off.
 
-    A sample ends after `max_length` symbols, after any text in `stop` has appeared, or after `lines` whole lines or
-    `documents` whole documents. It is drawn again from where it reproduces `avoid_copying` characters of the corpus,
-    or where with `unique` or `new` it repeats a document of the same call or of the corpus. `ban` and `stop` may be one
-    text or several.
+    A sample ends after `max_length` symbols, after any text in `stop`, or after `lines` whole lines or `documents`
+    whole documents. Symbols are rejected and drawn again if they copy `avoid_copying` characters of the corpus, or
+    repeat a document of the same call (`unique`) or of the corpus (`new`). `ban` and `stop` are one text or several.
     """
 
     num_samples: int = option(1, "Number of independent samples", None, count())
@@ -379,9 +377,9 @@ class SamplingConfig(Config):
         object.__setattr__(self, "ban", "".join(self.ban or ()))
         super().__post_init__()
         if "" in self.stop:
-            raise OptionError(f"{opt.stop} is empty: it must be a text of at least one character")
+            raise OptionError(f"{opt.stop} is empty: it must have at least one character")
 
     @property
     def max_length(self) -> int:
-        """Symbols after which a sample ends at the latest: `length`, else 1,000 for each of `lines` or `documents`."""
+        """Max symbols of a sample: `length`, else 1,000 for each of `lines` or `documents`."""
         return 1000 * max(self.lines or 1, self.documents or 1) if self.length is None else self.length

@@ -1,6 +1,6 @@
-"""Errors that the user can fix, and the names of options in them.
+"""Errors that the user can fix, and the names of options in their messages.
 
-The command line prints an error as one line, without a traceback. A message names an option as its reader writes it:
+The command line prints an error as one line, without a traceback. A message names an option as the user writes it:
 `--hidden-size 512` on the command line, `hidden_size=512` in Python.
 """
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 
 class OptionName(str):
-    """The name of an option in a message. Calling it with a value returns the option set to that value."""
+    """The name of an option in a message; a call with a value adds the value."""
 
     def __call__(self, value: object) -> str:
-        """The option with a value."""
+        """The option with its value."""
         if not self.startswith("--"):
             return f"{self}={value}"
         return self if value is True else f"{self} {value}"
@@ -39,7 +39,7 @@ opt = _OptionNames()
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-    """Name options as on the command line inside the context."""
+    """Inside the context, messages name options as on the command line."""
     before, opt.on_command_line = opt.on_command_line, True
     try:
         yield
@@ -48,11 +48,11 @@ def command_line() -> Iterator[None]:
 
 
 class CharRNNError(Exception):
-    """Base class of these errors; the message states the value, the limit and the remedy."""
+    """Base class of the errors; a message states the value, the limit and the remedy."""
 
     exit_code = 1
-    is_claimed = False
-    """True where this one of several processes has to print it."""
+    must_print = False
+    """True if this process has to print the error, although it is not the main process."""
 
 
 class OptionError(CharRNNError):
@@ -70,7 +70,7 @@ class UnknownSymbolsError(CharRNNError):
 
 
 class OutputExistsError(CharRNNError):
-    """A file that may not be overwritten."""
+    """An output file that exists and may not be overwritten."""
 
 
 class CorpusChangedError(CharRNNError):
@@ -78,8 +78,8 @@ class CorpusChangedError(CharRNNError):
 
 
 class CharRNNWarning(UserWarning):
-    """A machine that does less than it should; the command line prints it as one line."""
+    """A warning about the machine; the command line prints it as one line."""
 
 
 class PrecisionError(CharRNNError):
-    """A precision that the device cannot compute in."""
+    """A precision that the device does not support."""

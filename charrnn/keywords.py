@@ -1,4 +1,4 @@
-"""Options as keywords of Python: their types; their defaults and help come from the definitions in `config.py`."""
+"""Types of the options as Python keyword arguments; defaults and help come from `config.py`."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ _Config = TypeVar("_Config", bound=Config)
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The options that shape a text; one that is left out or None has its default."""
+    """Options for sampling; None is the default."""
 
     length: int | None
     lines: int | None
@@ -29,7 +29,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class PreparationOptions(TypedDict, total=False):
-    """The options of preparing a text; one that is left out or None has its default."""
+    """Options for preparing a text; None is the default."""
 
     encoding: str | None
     normalize: NormalForm | None
@@ -47,7 +47,7 @@ class PreparationOptions(TypedDict, total=False):
 
 
 class TrainingOptions(PreparationOptions, total=False):
-    """The options of preparing a text, of a model and of its training; one left out or None has its default."""
+    """Options for preparing a text, for the model and for training; None is the default."""
 
     epochs: float | None
     steps: int | None
@@ -72,17 +72,18 @@ class TrainingOptions(PreparationOptions, total=False):
 
 
 def with_options(kind: type, *configs: type[Config]) -> Callable[[_Function], _Function]:
-    """Give a function that takes a TypedDict of options a signature with each of them, and their help as docstring.
+    """A decorator that adds options to a function's signature and their help to its docstring.
 
-    `configs` define the options. The function raises TypeError for arguments that do not fit.
+    The function takes the options as a TypedDict, `kind`; `configs` define them. Calls with wrong arguments raise
+    TypeError.
     """
     hints = get_type_hints(kind)
     keywords, lines = [], []
     for config in configs:
         for name, option in options_of(config).items():
             if name in hints:
-                default, place = getattr(config, name), inspect.Parameter.KEYWORD_ONLY
-                keywords.append(inspect.Parameter(name, place, default=default, annotation=hints[name]))
+                default, keyword_only = getattr(config, name), inspect.Parameter.KEYWORD_ONLY
+                keywords.append(inspect.Parameter(name, keyword_only, default=default, annotation=hints[name]))
                 limits = "" if option.limits is None else f" It must be {option.limits}."
                 lines.append(f"    {name}: {option.help}.{limits}")
 
@@ -107,7 +108,7 @@ def with_options(kind: type, *configs: type[Config]) -> Callable[[_Function], _F
 
 
 def config_of(kind: type[_Config], options: Mapping[str, Any], **more: Any) -> _Config:
-    """A config from those of the options that it has; None is the default. Raises: OptionError."""
+    """A config with the values of its options in `options`; None is the default. Raises: OptionError."""
     known = options_of(kind)
     given = {name: value for name, value in options.items() if name in known and value is not None}
     return kind(**{name: None if value == known[name].none else value for name, value in given.items()}, **more)

@@ -1,4 +1,4 @@
-"""The Python API: prepare a text, and train a model on it. The model itself is in `api.py`.
+"""The Python API for preparing texts and training models. `api.py` is the API of a trained model.
 
 >>> model = charrnn.train("book.txt", minutes=3)  # doctest: +SKIP
 >>> print(model.sample("Once upon a time", temperature=0.5))  # doctest: +SKIP
@@ -23,7 +23,7 @@ from charrnn.keywords import PreparationOptions, TrainingOptions, config_of, wit
 from charrnn.machine.contention import sharing_cores
 from charrnn.machine.runtime import compute_deterministically
 from charrnn.runs.folder import RunFolder
-from charrnn.runs.opening import Request, opened
+from charrnn.runs.opening import Request, open_run
 from charrnn.runs.preflight import describe, describe_result
 from charrnn.runs.reporting import Callback, Reporter, TensorBoard, Terminal
 from charrnn.runs.run import Run
@@ -51,10 +51,10 @@ def prepare(
     data_dir: str | Path | None = None,
     **options: Unpack[PreparationOptions],
 ) -> Corpus:
-    """Turn raw text into a corpus file, as `charrnn prepare` does.
+    """Convert text to a corpus file, like `charrnn prepare`.
 
-    `path` is a file, a folder or a list of both, or `text` is the text itself. The corpus holds ids (N,) in `ids`
-    and the vocabulary in `tokenizer`; `train` takes it in place of a path. Raises: CharRNNError.
+    `path` is a file, a folder or a list of these; alternatively `text` is the text itself. The corpus contains the ids
+    (N,) in `ids` and the vocabulary in `tokenizer`; `train` takes it instead of a path. Raises: CharRNNError.
     """
     _, bar, notify = _progress(quiet=quiet)
     argument = _text(path, text, data_folder(data_dir), validate, recursive=recursive, force=force, bar=bar)
@@ -90,27 +90,27 @@ def train(
 ) -> LanguageModel:
     """Train a model on a text, and return its best checkpoint.
 
-    `corpus` is a file, a folder, a list of both or a prepared corpus, or `text` is the text itself; by default the
-    tales that come with charrnn. `run` is the run's folder; by default a temporary one, which is removed with the
-    model: `model.save` keeps the model. `on_event` is called with each record of `model.history` as it is made.
-    Ctrl-C ends the training, saves the run and returns the model as trained so far; a second one raises
+    `corpus` is a file, a folder, a list of these or a prepared corpus; alternatively `text` is the text itself. The
+    default are the tales that come with charrnn. `run` is the folder of the run, by default a temporary folder that is
+    deleted with the model: use `model.save` to keep the model. `on_event` is called with each new record of
+    `model.history`. Ctrl-C stops training, saves the run and returns the model trained so far; a second Ctrl-C raises
     KeyboardInterrupt. Raises: CharRNNError.
     """
     if not is_single_process():
         raise CharRNNError("train() runs in one process: use `torchrun ... -m charrnn train` for several")
     if resume and (overwrite or run is None):
-        raise OptionError("resume needs the folder of a run, and excludes overwrite")
+        raise OptionError("resume needs the folder of a run: set run, and leave overwrite out")
     given = {name: value for name, value in options.items() if value is not None}
     preparation, training = config_of(PreparationConfig, given), config_of(TrainingConfig, given)
     model_options = apply_size(config_of(ModelOptions, given), size, given)
     stream, bar, notify = _progress(quiet=quiet)
     if deterministic:
         compute_deterministically()
-    with sharing_cores(), _folder_of(run) as (folder, own_data_dir):
+    with sharing_cores(), _folder_of(run) as (folder, default_data_dir):
         argument = _text(
             _default_text(folder, resume=resume) if corpus is None and text is None else corpus,
             text,
-            own_data_dir if data_dir is None else Path(data_dir),
+            default_data_dir if data_dir is None else Path(data_dir),
             validate,
             recursive=recursive,
             force=force,
@@ -133,7 +133,7 @@ def train(
         )
         reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard else []
         reporters += [] if on_event is None else [Callback(on_event)]
-        with opened(request, notify) as training_run:
+        with open_run(request, notify) as training_run:
             describe(training_run.trainer, training_run.corpus.tokenizer, training_run.seed, notify)
             terminal = Terminal(stream, training_run.trainer.fraction, quiet=quiet, is_notebook=_is_notebook())
             _drive(training_run, [*reporters, terminal], notify)
@@ -147,7 +147,7 @@ def _drive(run: Run, reporters: Sequence[Reporter], notify: Notify) -> None:
     """Drive a run to its end or to Ctrl-C, and report the result."""
     run.open_log()
     try:
-        with _stopping_on_interrupt(run.trainer.request_stop):
+        with _stop_on_interrupt(run.trainer.request_stop):
             finished = run.drive(reporters)
     finally:
         run.close(reporters)
@@ -156,7 +156,7 @@ def _drive(run: Run, reporters: Sequence[Reporter], notify: Notify) -> None:
 
 @contextlib.contextmanager
 def _folder_of(run: str | Path | None) -> Iterator[tuple[RunFolder, Path]]:
-    """The folder of a run, and that of its prepared corpus: both temporary, and removed on an error, without a run."""
+    """The folder of a run and the folder of its corpus; without `run` both are temporary, and removed on an error."""
     if run is not None:
         yield RunFolder(Path(run)), data_folder(None)
         return
@@ -169,16 +169,16 @@ def _folder_of(run: str | Path | None) -> Iterator[tuple[RunFolder, Path]]:
 
 
 def _default_text(folder: RunFolder, *, resume: bool) -> Path:
-    """The corpus of the run to resume, else the tales that come with charrnn."""
+    """The corpus of the run to resume, or else the tales that come with charrnn."""
     return Path(folder.newest_header().corpus.path) if resume and folder.holds_run() else find_tales()
 
 
 def _text(
     paths: Paths | Corpus | None, text: str | None, data_dir: Path, validate: str | Path | None, **more: Any
 ) -> TextArgument:
-    """The text to read. Raises: OptionError unless it is given in one way."""
+    """The text to read. Raises: OptionError unless there is either a path or a text."""
     if (paths is None) == (text is None):
-        raise OptionError("give either a path or text=, the text itself")
+        raise OptionError("set either a path or text= (exactly one of them)")
     validate = None if validate is None else str(validate)
     if text is not None:
         return TextArgument("text", data_dir, validate, content=text.encode("utf-8", "surrogateescape"), **more)
@@ -190,7 +190,7 @@ def _text(
 
 
 def _progress(*, quiet: bool) -> tuple[TextIO, Bar, Notify]:
-    """The stream of messages, progress bars of bytes, and the printing of messages: in a notebook on stdout."""
+    """The stream for messages (stdout in a notebook), a progress bar, and a function that prints messages."""
     stream = sys.stdout if _is_notebook() else sys.stderr
 
     def notify(message: str, *, warning: bool = False) -> None:
@@ -201,13 +201,13 @@ def _progress(*, quiet: bool) -> tuple[TextIO, Bar, Notify]:
 
 
 def _is_notebook() -> bool:
-    """True in a kernel of Jupyter, whose stderr is shown in red."""
+    """True in a Jupyter kernel; Jupyter shows stderr in red."""
     return "ipykernel" in sys.modules
 
 
 @contextlib.contextmanager
-def _stopping_on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop` on the first SIGINT; a second one raises KeyboardInterrupt. Other threads get no signals."""
+def _stop_on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` on the first SIGINT; the second raises KeyboardInterrupt. No effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Text, durations and records in a form that is safe and easy to read on a terminal."""
+"""Format text, numbers and records so that they are safe and readable on a terminal; progress bars."""
 
 import codecs
 import contextlib
@@ -15,10 +15,10 @@ from typing import Any, Protocol, TextIO
 
 
 class Notify(Protocol):
-    """Print a message or a warning for the user."""
+    """A function that prints a message or a warning for the user."""
 
     def __call__(self, message: str, *, warning: bool = False) -> None:
-        """One message, which may have several lines."""
+        """Print a message of one or several lines."""
 
 
 def silence(message: str, *, warning: bool = False) -> None:
@@ -26,37 +26,37 @@ def silence(message: str, *, warning: bool = False) -> None:
 
 
 def is_single_process() -> bool:
-    """False in a process that torchrun has started beside others."""
+    """False in a process that torchrun has started together with others."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     rank, local_rank, world_size = (os.environ.get(name, "").strip() for name in names)
     return not (rank and local_rank) or world_size in ("", "0", "1")
 
 
-def speaks() -> bool:
-    """True in the process that reports: of several, the first one."""
+def is_main_process() -> bool:
+    """True in the process that prints messages: the first one if there are several."""
     return is_single_process() or os.environ["RANK"].strip() == "0"
 
 
 Advance = Callable[[int], object]
-"""Report the number of bytes read since the last call."""
+"""Report progress: called with the number of bytes since the last call."""
 
 
 def advance_nothing(num_bytes: int) -> None:
-    """Report nothing."""
+    """Report no progress."""
 
 
 _BAR_DELAY_S, _LINE_S = 0.5, 30.0
 Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
-"""Progress bar of a task; total in bytes, None if unknown."""
+"""A progress bar for a task, with its total in bytes, None if unknown."""
 
 
 def no_bar(work: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
-    """Show nothing."""
+    """Show no bar."""
     return contextlib.nullcontext(advance_nothing)
 
 
 def byte_bar(stream: TextIO) -> Bar:
-    """Byte progress: a bar on a terminal, else a line every 30 s."""
+    """Progress in bytes: a bar on a terminal, else a line every 30 s."""
 
     @contextlib.contextmanager
     def show_bar(work: str, total: int | None) -> Iterator[Advance]:
@@ -85,32 +85,32 @@ def byte_bar(stream: TextIO) -> Bar:
 
 
 class Readable:
-    """Text for people, piece by piece: of bytes, which a text holds as surrogates, whole characters of UTF-8.
+    """Decode bytes, which a text contains as surrogates, to characters, for a text that arrives in pieces.
 
-    `errors` is Python's name for the treatment of other bytes, by default U+FFFD.
+    `errors` is Python's error handler for bytes that are not UTF-8; by default they become U+FFFD.
     """
 
     def __init__(self, errors: str = "replace") -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
 
     def __call__(self, piece: str, *, final: bool = False) -> str:
-        """The next piece; `final` if it is the last one."""
+        """Decode the next piece; `final` for the last one."""
         whole = _HALVES.sub("\N{REPLACEMENT CHARACTER}", piece)
         return self._decoder.decode(whole.encode("utf-8", "surrogateescape"), final)
 
 
 def readable(text: str) -> str:
-    """A whole text for people."""
+    """Decode the bytes in a complete text, see `Readable`."""
     return Readable()(text, final=True)
 
 
 def prints_unicode() -> bool:
-    """True if stdout's encoding has every character."""
+    """True if stdout can encode all characters."""
     return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
 
 
 def format_number(value: float) -> str:
-    """Format a number for people, with three digits and without an exponent.
+    """Format a number with three digits and without an exponent.
 
     >>> format_number(1153.0), format_number(2.0), format_number(0.01234), format_number(1e6)
     ('1,150', '2', '0.0123', '1,000,000')
@@ -119,7 +119,7 @@ def format_number(value: float) -> str:
 
 
 def count_of(number: float, noun: str) -> str:
-    """Format a number of things, one that is not whole with three digits.
+    """Format a count with its noun; fractions have three digits.
 
     >>> count_of(1, "step"), count_of(12_345, "step"), count_of(1.5, "epoch")
     ('1 step', '12,345 steps', '1.5 epochs')
@@ -129,7 +129,7 @@ def count_of(number: float, noun: str) -> str:
 
 
 def parse_minutes(text: str) -> float:
-    """A duration in minutes: a number, or hours, minutes and seconds by their letters. Raises: ValueError.
+    """Parse a duration in minutes: a number, or hours, minutes and seconds with units. Raises: ValueError.
 
     >>> parse_minutes("2.5"), parse_minutes("90s"), parse_minutes("1h30m")
     (2.5, 1.5, 90.0)
@@ -145,14 +145,14 @@ def parse_minutes(text: str) -> float:
 
 
 def width_of(stream: TextIO) -> int:
-    """Columns of a stream's terminal, by default 80."""
+    """Width in columns of a stream's terminal; 80 if it is not a terminal."""
     with contextlib.suppress(OSError, ValueError):
         return os.get_terminal_size(stream.fileno()).columns or 80
     return 80
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of a text, broken at spaces where they would take more columns than `width`.
+    """Break the lines of a text at spaces to at most `width` columns.
 
     Chinese and Japanese characters take two columns each.
 
@@ -163,7 +163,7 @@ def wrap(text: str, width: int) -> list[str]:
     """
     lines = []
     for line in text.splitlines():
-        # A second column is held by a character that no shown text has.
+        # NUL, which no displayed text contains, is a placeholder for the second column.
         wide = "".join(f"{c}\0" if unicodedata.east_asian_width(c) in "WF" else c for c in line)
         broken = textwrap.wrap(wide, width, replace_whitespace=False, break_on_hyphens=False) or [""]
         lines += [each.replace("\0", "") for each in broken]
@@ -171,7 +171,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def format_seconds(seconds: float) -> str:
-    """Format a duration for people: 45 s, 12 min or 3.5 h."""
+    """Format a duration: 45 s, 12 min or 3.5 h."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 90:
@@ -180,7 +180,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_share(part: int, whole: int) -> str:
-    """Format a share for people, in percent with two digits.
+    """Format a ratio in percent with two digits.
 
     >>> format_share(1, 3), format_share(1, 30_000)
     ('33 %', '0.0033 %')
@@ -189,7 +189,7 @@ def format_share(part: int, whole: int) -> str:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Format a size for people: 512 B, 3.4 KB, 12 MB.
+    """Format a size: 512 B, 3.4 KB, 12 MB.
 
     >>> format_bytes(512), format_bytes(3_400), format_bytes(12_300_000)
     ('512 B', '3.4 KB', '12 MB')
@@ -200,9 +200,9 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Lines of a table whose first `left` columns are aligned to the left and the others to the right.
+    """Lines of a table with the first `left` columns aligned to the left and the others to the right.
 
-    Control characters and line ends in a cell are made visible or blank.
+    Control characters in a cell are escaped; line ends become spaces.
 
     >>> align([("name", "loss"), ("a", "1.25")], left=1)
     ['name  loss', 'a     1.25']
@@ -220,7 +220,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def blocks(values: Sequence[float], *, ascii_only: bool = False) -> str:
-    """A curve of finite values as a line of blocks, from the lowest to the highest; of many, neighbours are averaged.
+    """Draw finite values as a line of at most 60 blocks; adjacent values are averaged if there are more.
 
     >>> blocks([3.0, 2.0, 1.5, 1.2, 1.0]), blocks([3.0, 2.0, 1.0], ascii_only=True), blocks([1, 1])
     ('█▅▃▂▁', '#=_', '▁▁')
@@ -234,7 +234,7 @@ def blocks(values: Sequence[float], *, ascii_only: bool = False) -> str:
 
 
 def can_print(text: str, stream: TextIO) -> bool:
-    """True if the stream's encoding has these characters."""
+    """True if the stream can encode the text."""
     try:
         text.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:
@@ -243,7 +243,7 @@ def can_print(text: str, stream: TextIO) -> bool:
 
 
 def list_characters(characters: Collection[str]) -> str:
-    """Name characters in quotes, at most 20 of them.
+    """List characters in quotes, at most 20.
 
     >>> list_characters("éa")
     "'a' 'é'"
@@ -253,7 +253,7 @@ def list_characters(characters: Collection[str]) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Replace characters that control a terminal or are invisible by their escapes in Python.
+    """Replace control characters and invisible characters by Python escapes.
 
     >>> escape_controls("red \\x1b[31m \\u202e")
     'red \\\\x1b[31m \\\\u202e'
@@ -267,7 +267,7 @@ def escape_controls(text: str) -> str:
 
 
 def decode_argument(text: str) -> str:
-    """A command-line argument, decoded as UTF-8 where the locale could not decode it."""
+    """Decode a command-line argument as UTF-8 if the locale could not decode it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -285,7 +285,7 @@ def unescape(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Return the text that `unescape` turns into this one."""
+    """The inverse of `unescape`."""
     return "".join(f"\\{_LETTERS[char]}" if char in _LETTERS else char for char in text)
 
 
@@ -295,7 +295,7 @@ _ESCAPES = re.compile(r"\\([nt0f\\]|x[\da-fA-F]{2}|u[\da-fA-F]{4})")
 
 
 def json_line(record: object, *, ascii_only: bool = False) -> str:
-    """Format a record as one line of JSON in which invisible characters are escaped.
+    """Format a record as one line of JSON with invisible characters escaped.
 
     >>> json_line({"text": "café \\x9b31m"})
     '{"text": "café \\\\u009b31m"}'
@@ -304,15 +304,15 @@ def json_line(record: object, *, ascii_only: bool = False) -> str:
 
 
 def print_json(record: object, *, flush: bool = False) -> None:
-    """Print a record as one line of JSON, in ASCII where stdout's encoding lacks characters."""
+    """Print a record as one line of JSON, in ASCII if stdout cannot encode all characters."""
     print(json_line(record, ascii_only=not prints_unicode()), flush=flush)
 
 
-_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that are not bytes
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that do not represent bytes
 _DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?")
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-"""Controls except tab and line feed, marks of direction, fillers and spaces without width, tags, and surrogates: they
-control a display or are invisible."""
+"""Characters that control a display or are invisible: control characters except tab and line feed, direction marks,
+fillers, zero-width spaces, tags and surrogates."""

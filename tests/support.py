@@ -129,7 +129,7 @@ def untrained(text: str | bytes, folder: Path, **options: object) -> Run:
     return start(RunFolder(folder / "run"), corpus, TINY, config, CPU, seed=1)
 
 
-class Told(list[str]):
+class Messages(list[str]):
     """Messages to the user, as the command line would print them."""
 
     def __call__(self, message: str, *, warning: bool = False) -> None:
@@ -138,9 +138,9 @@ class Told(list[str]):
 
 def described(run: Run) -> list[str]:
     """The lines printed before a run starts."""
-    told = Told()
-    describe(run.trainer, run.corpus.tokenizer, run.seed, told)
-    return told
+    messages = Messages()
+    describe(run.trainer, run.corpus.tokenizer, run.seed, messages)
+    return messages
 
 
 def with_weights(checkpoint: Checkpoint, weights: Mapping[str, torch.Tensor]) -> Checkpoint:

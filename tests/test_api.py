@@ -99,12 +99,12 @@ def test_corpus_that_is_gone_or_has_changed_is_an_error(trained_run: Run, tmp_pa
     assert "the cat sat" in model.index_corpus().text
     for change in ({"text_digest": "another"}, {"config": original.header["config"] | {"lowercase": True}}):
         store(**change)
-        with pytest.raises(CharRNNError, match=r"the model's corpus is neither gone nor in .*: name it"):
+        with pytest.raises(CharRNNError, match=r"the model's corpus was not found at gone or in .*: use corpus"):
             model.sample(length=5, avoid_copying=3)
     store()
     (tmp_path / "damaged.safetensors").write_bytes(renamed.read_bytes()[:-1])
     renamed.unlink()
-    with pytest.raises(CharRNNError, match="the model's corpus is neither"):
+    with pytest.raises(CharRNNError, match="the model's corpus was not found at"):
         model.sample(length=5, avoid_copying=3)
 
 
@@ -136,7 +136,7 @@ def test_corpus_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest
     assert "the cat sat" in elsewhere.index_corpus().text
 
 
-def test_unknown_options_and_missing_runs_are_told(model: LanguageModel, tmp_path: Path) -> None:
+def test_unknown_options_and_missing_runs_are_errors(model: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"sample\(\) got an unexpected keyword argument 'warmth'"):
         model.sample(warmth=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="num_samples"):
@@ -153,7 +153,7 @@ def test_none_is_the_default_of_each_option(model: LanguageModel) -> None:
     assert model.sample(seed=1, stop=[], length=30) == model.sample(seed=1, length=30)
 
 
-def test_signatures_and_help_tell_each_option(model: LanguageModel) -> None:
+def test_signatures_and_help_list_each_option(model: LanguageModel) -> None:
     """That mypy finds misspelt keywords is shown by the ignored errors above: unused ones are errors too."""
     options = {each.name: each for each in fields(SamplingConfig) if each.name != "num_samples"}
     assert set(SamplingOptions.__annotations__) == set(options)
@@ -186,7 +186,7 @@ def test_errors_of_loading_and_scoring_name_keywords(model: LanguageModel, tmp_p
         model.score("the cat", window=0)
     elsewhere = charrnn.load(model.path, data_dir=tmp_path)
     elsewhere.checkpoint = replace(elsewhere.checkpoint, corpus=replace(elsewhere.checkpoint.corpus, path="gone"))
-    with pytest.raises(CharRNNError, match=r": name it \(corpus=FILE\)$"):
+    with pytest.raises(CharRNNError, match=r": use corpus=FILE$"):
         elsewhere.sample(avoid_copying=3)
 
 
@@ -248,7 +248,7 @@ def test_symbols_may_be_words_and_texts_documents(text_file: Path, tmp_path: Pat
     assert model.score("the cat\na hen").symbols == [" cat", "\n", "a", " hen"]
 
 
-def test_representations_are_telling_and_short(model: LanguageModel) -> None:
+def test_representations_are_informative_and_short(model: LanguageModel) -> None:
     steps, loss = model.checkpoint.snapshot.progress.step, model.checkpoint.snapshot.history.best_val_loss
     shape = f"1 x 32 LSTM, {model.module.num_parameters:,} parameters, {model.tokenizer.size} symbols"
     learned = f"trained for {steps} steps, best validation loss {loss:.4f}"
@@ -266,7 +266,7 @@ def test_the_package_lists_what_it_offers() -> None:
     assert all(hasattr(charrnn, name) for name in dir(charrnn))
 
 
-def test_score_tells_the_surprisal_of_each_character(model: LanguageModel) -> None:
+def test_score_returns_the_surprisal_of_each_character(model: LanguageModel) -> None:
     scored = model.score("the cat sat\r\non")
     assert scored.text == "he cat sat\non"
     assert len(scored.surprisals) == len(scored.text)

@@ -175,10 +175,10 @@ def test_html_of_symbols_shows_them_as_text() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": TEXT, "corpus": "tiny.txt"}, "give either a path or text="),
+        ({"text": TEXT, "corpus": "tiny.txt"}, "set either a path or text="),
         ({"corpus": []}, "the list of paths is empty"),
         ({"corpus": "missing.txt"}, "missing.txt does not exist"),
-        ({"text": TEXT, "steps": 5, "minutes": 1}, "^steps and minutes exclude each other: give one budget$"),
+        ({"text": TEXT, "steps": 5, "minutes": 1}, "^steps and minutes exclude each other: set one budget$"),
         ({"text": TEXT, "dropout": 2}, "^dropout is 2: it must be at least 0 and below 1$"),
         ({"text": TEXT, "resume": True}, "^resume needs the folder of a run"),
         ({"text": ""}, "empty"),

@@ -1,1 +1,1 @@
-"""The command line: one Typer command a file. Nothing here imports torch before a command runs."""
+"""The command line, one Typer command per file. torch is imported only when a command runs."""

@@ -1,4 +1,4 @@
-"""The application: its commands, and the one place where errors become exit codes."""
+"""The application: all commands, and the conversion of errors to exit codes."""
 
 import io
 import os
@@ -20,12 +20,12 @@ from charrnn.cli.sample import sample
 from charrnn.cli.score import score
 from charrnn.cli.train import train
 from charrnn.errors import CharRNNError, CharRNNWarning, command_line
-from charrnn.terminal import escape_controls, is_single_process, speaks
+from charrnn.terminal import escape_controls, is_main_process, is_single_process
 from charrnn.version import __version__
 
 
 class _Group(TyperGroup):
-    """Commands whose errors end them with one line on stderr."""
+    """The group of all commands; an error is printed as one line on stderr."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page of all commands."""
@@ -37,23 +37,23 @@ class _Group(TyperGroup):
             return super().main(*arguments, **options)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        has_none = not args
+        has_arguments = bool(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except UsageError as error:
-            if has_none:
-                raise  # the help page is shown
-            raise _exit_of_usage(error) from error
+            if not has_arguments:
+                raise  # Typer prints the help page
+            raise _usage_exit(error) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            raise _exit_of_usage(error) from error
+            raise _usage_exit(error) from error
         except CharRNNError as error:
-            raise _exit(str(error), error.exit_code, is_printed=speaks() or error.is_claimed) from error
+            raise _exit(str(error), error.exit_code, is_printed=is_main_process() or error.must_print) from error
         except BrokenPipeError:
-            raise typer.Exit(0) from None  # the reader, say `head`, has had enough
+            raise typer.Exit(0) from None  # the reader, such as `head`, has closed the pipe
         except OSError as error:
             raise _exit(f"{error.filename or 'input or output'}: {error.strerror}") from error
         except (MemoryError, RuntimeError) as error:
@@ -63,24 +63,24 @@ class _Group(TyperGroup):
 
 
 def _exit(message: str, code: int = 1, *, is_printed: bool = True) -> typer.Exit:
-    """The exit to raise for an error, which is printed in one line unless another process prints it."""
+    """Print an error in one line, unless another process prints it; return the exit to raise."""
     if is_printed:
         print("error:", escape_controls(" ".join(message.split())), file=sys.stderr)
     return typer.Exit(code)
 
 
-def _exit_of_usage(error: Any) -> typer.Exit:
-    """The exit to raise for a wrong command line, whose message names the help page."""
+def _usage_exit(error: Any) -> typer.Exit:
+    """Print a usage error with a hint to the help page; return the exit to raise."""
     message = error.format_message()
     if not isinstance(error, BadValueError):
         command = error.ctx.command_path if error.ctx is not None else "charrnn"
-        message = f"{message[:1].lower()}{message[1:].rstrip('.')}; {command} -h tells more"
-    return _exit(message, error.exit_code, is_printed=speaks())
+        message = f"{message[:1].lower()}{message[1:].rstrip('.')}; {command} -h prints the options"
+    return _exit(message, error.exit_code, is_printed=is_main_process())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """True for PyTorch's RuntimeErrors about memory, which have several wordings and on a CPU no class."""
-    causes = [error, error.__context__]  # a failed clean-up may mask the cause
+    """True for errors about memory; PyTorch raises them as RuntimeErrors with various messages."""
+    causes = [error, error.__context__]  # a failed clean-up may hide the cause
     messages = " ".join(str(cause).lower() for cause in causes)
     return any(
         sign in messages for sign in ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed")
@@ -110,15 +110,15 @@ def charrnn_command(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Turn any text into a model that writes like it.
+    """Train a model on any text and generate text like it.
 
     Examples:
-      charrnn train --minutes 2          learn from the tales that come with charrnn
-      charrnn sample --temperature 0.5   write like them
-      charrnn train book.txt             learn from a text of your own
-      charrnn runs                       see what was trained
+      charrnn train --minutes 2          train on the tales that come with charrnn
+      charrnn sample --temperature 0.5   generate text
+      charrnn train book.txt             train on your own text
+      charrnn runs                       list the trained models
 
-    `charrnn COMMAND -h` tells what a command can do.
+    `charrnn COMMAND -h` prints the options of a command.
     """
 
 
@@ -128,31 +128,31 @@ def main() -> None:
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a sample
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks must not raise an error
     try:
         app()
-    except OSError as error:  # from printing before a command begins
+    except OSError as error:  # raised by printing before a command runs
         sys.exit(_exit(str(error.strerror)).exit_code)
     except SystemExit as end:
         if is_single_process() or not isinstance(end.code, int):
             raise
         _flush()
-        os._exit(end.code)  # a thread of gloo that wants the interpreter while that is torn down aborts the process
+        os._exit(end.code)  # a thread of gloo may abort the process while the interpreter shuts down
     finally:
         _flush()
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-    """Print our own warnings as the command line prints its errors, and others as Python does."""
+    """Print charrnn's warnings in one line, like errors, and other warnings in Python's format."""
     if issubclass(category, CharRNNWarning):
-        if speaks():  # each of several processes gets it
+        if is_main_process():  # all processes raise it
             print_message(f"warning: {message}")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _open_standard_streams() -> None:
-    """Open those that the caller closed, so that the next file, such as a checkpoint, does not get their number."""
+    """Reopen closed standard streams, so that no other file, such as a checkpoint, gets their descriptors."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -162,7 +162,7 @@ def _open_standard_streams() -> None:
 
 
 def _flush() -> None:
-    """Flush stdout; a closed pipe or a full disk must not change the exit code now."""
+    """Flush stdout; a closed pipe or a full disk must not change the exit code."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""`charrnn export`: a trained model as one HTML page that writes in any browser, or as a JavaScript module."""
+"""`charrnn export`: a trained model as an HTML page that generates text, or as a JavaScript module."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +19,14 @@ def export(
     json: options.Json = False,
     checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
-    """Write the model as one HTML page that writes in any browser, offline, or as a JavaScript module.
+    """Export a model as an HTML page that generates text offline, or as a JavaScript module.
 
     Examples:
       charrnn export tales -o tales.html --title "Tales of a small machine"
       charrnn export tales -o model.js --module
     """
     if module and title is not None:
-        raise OptionError("--title is the heading of a page: leave it or --module out")
+        raise OptionError("--title is for a page, and --module writes no page: use one of them")
     from charrnn.report.assets import is_own_page
     from charrnn.report.export import TITLE, describe, export_module
     from charrnn.report.export import export as export_page

@@ -14,18 +14,18 @@ from charrnn.cli.options import CHECKPOINT_DIR
 from charrnn.machine.contention import sharing_cores
 
 UsageError: Any = typer.BadParameter.__base__
-"""Of the command line's grammar, which Typer exports under no name of its own."""
+"""The base class of usage errors, which Typer does not export."""
 _OPTION_WIDTH = 24
 _EXIT_CODES = (
-    ("0", "done"),
-    ("1", "it cannot be done; one line on stderr says why and what to do"),
-    ("2", "wrong usage, such as an option's value out of its range"),
-    ("128 + N", "signal N, such as 130 after Ctrl-C; a training is saved first"),
+    ("0", "success"),
+    ("1", "error; explained on stderr"),
+    ("2", "wrong usage, such as an option out of its range"),
+    ("128 + N", "after signal N, such as 130 after Ctrl-C; train saves first"),
 )
 
 
 class Command(TyperCommand):
-    """A command whose help is such a page."""
+    """A command with a plain-text help page."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; threads sleep under CPU contention."""
@@ -35,21 +35,21 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; usage errors get the context of this command."""
         try:
-            self._require_no_names(args)
+            self._reject_names(args)
             return super().parse_args(ctx, args)
         except UsageError as error:
             error.ctx = error.ctx or ctx
             raise
 
-    def _require_no_names(self, args: list[str]) -> None:
-        """Raises: UsageError for an argument that would be read as options, but names a file or a run."""
-        options, taking = {name for option in self.params for name in option.opts}, value_options(self)
+    def _reject_names(self, args: list[str]) -> None:
+        """Raises: UsageError for an argument that looks like an option but is the name of a file or a run."""
+        options, with_value = {name for option in self.params for name in option.opts}, value_options(self)
         runs = os.environ.get("CHARRNN_CHECKPOINT_DIR") or CHECKPOINT_DIR
         for before, argument in itertools.pairwise(["", *itertools.takewhile(lambda each: each != "--", args)]):
-            if argument in options or argument == "-" or not argument.startswith("-") or before in taking:
+            if argument in options or argument == "-" or not argument.startswith("-") or before in with_value:
                 continue
             if os.path.exists(argument) or os.path.exists(os.path.join(runs, argument)):  # noqa: PTH110, PTH118
-                raise UsageError(f"{argument} is read as options, but a file or run has this name: write -- {argument}")
+                raise UsageError(f"{argument} is read as an option, but a file or run has this name: use -- {argument}")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
@@ -57,12 +57,12 @@ class Command(TyperCommand):
 
 
 def value_options(command: Any) -> set[str]:
-    """The names of a command's options that take a value."""
+    """The names of the options of a command that take a value."""
     return {name for option in command.params for name in option.opts if not getattr(option, "is_flag", True)}
 
 
 def render_page(command: Any, ctx: Any, width: int) -> str:
-    """The help page of a command, or of the group of all commands, in lines of at most `width` columns."""
+    """The help page of a command or of the group, in lines of at most `width` columns."""
     parameters = [parameter for parameter in command.get_params(ctx) if "--help" not in parameter.opts]
     arguments = [parameter for parameter in parameters if parameter.param_type_name == "argument"]
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
@@ -83,7 +83,7 @@ def render_page(command: Any, ctx: Any, width: int) -> str:
 
 
 def _paragraphs(text: str, width: int) -> Iterator[str]:
-    """The paragraphs of a docstring, filled; one with indented lines, such as examples, stays as it is."""
+    """Wrap the paragraphs of a docstring, except those with indented lines, such as examples."""
     for paragraph in filter(None, text.split("\n\n")):
         head, *rest = paragraph.split("\n")
         if any(line.startswith(" ") for line in rest):
@@ -93,13 +93,13 @@ def _paragraphs(text: str, width: int) -> Iterator[str]:
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]], width: int, name_width: int | None = None) -> list[str]:
-    """A title and two columns below it, the first as wide as its names if not given; nothing without rows."""
+    """A title with rows of two columns; the first is `name_width` wide or fits all names. Empty without rows."""
     name_width = name_width or max((len(name) for name, _ in rows), default=0)
     column = " " * (name_width + 4)
     lines = [_bold(title)] if title and rows else []
     for name, text in rows:
         head = f"  {name}".ljust(len(column))
-        if len(name) > name_width:  # the text starts below it
+        if len(name) > name_width:  # the text starts on the next line
             lines.append(f"  {name}")
             head = column
         filled = textwrap.fill(text, width, initial_indent=head, subsequent_indent=column, break_on_hyphens=False)
@@ -119,7 +119,7 @@ def _explain(option: Any) -> str:
     if option.default in (None, "") or option.default is False:
         return str(option.help)
     variable = f"${option.envvar}, else " if option.envvar else ""
-    return f"{option.help.removesuffix('.')}; default: {variable}{option.default}."
+    return f"{option.help}; default: {variable}{option.default}"
 
 
 def _bold(text: str) -> str:

@@ -14,14 +14,14 @@ from charrnn.errors import CharRNNError, OptionError
 from charrnn.terminal import align, escape, format_bytes, print_json
 
 _MAX_SYMBOLS, _DIGEST_CHARS = 4, 16
-"""In a table, so that several fit side by side."""
+"""Limits for a column of the table, so that several fit on a screen."""
 
 
 def inspect(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...", help="Prepared corpora, checkpoints, folders or names of runs (their best checkpoint)."
+            metavar="PATH...", help="Prepared corpora, checkpoints, folders or names of runs (their best checkpoint)"
         ),
     ],
     slim: Annotated[
@@ -31,7 +31,7 @@ def inspect(
     json: Json = False,
     checkpoint_dir: CheckpointDir = CHECKPOINT_DIR,
 ) -> None:
-    """Verify prepared corpora and checkpoints, and tell what they hold.
+    """Verify corpora and checkpoints, and print what they contain.
 
     Examples:
       charrnn inspect tales data/tales.safetensors
@@ -39,7 +39,7 @@ def inspect(
       charrnn inspect tales --slim tales.safetensors     a small file to share
     """
     if slim is not None and len(paths) > 1:
-        raise OptionError(f"--slim is for one checkpoint, and {len(paths)} were given: run it for each")
+        raise OptionError(f"--slim is for one checkpoint, not {len(paths)}: run it once for each")
     from charrnn.runs import inspection
     from charrnn.runs.checkpoint import Checkpoint
     from charrnn.runs.folder import find_checkpoint
@@ -66,7 +66,7 @@ def inspect(
 
 
 def _flatten(facts: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, str]]:
-    """The facts by their names, those of sections after the sections' names."""
+    """Flatten nested facts to pairs of a name and a text; the name of a section is a prefix."""
     for name, value in facts.items():
         label = f"{section} {name}".strip().replace("_", " ")
         if name in ("most_frequent", "rarest"):

@@ -1,4 +1,4 @@
-"""Options of the command line: those of configs, derived from their fields, and those that several commands share."""
+"""Options of the command line: derived from the fields of configs, or shared by several commands."""
 
 import contextlib
 import functools
@@ -20,10 +20,10 @@ _METAVARS: dict[type, str] = {int: "N", float: "X", str: "TEXT"}
 
 
 class BadValueError(typer.BadParameter):
-    """A value that an option does not take."""
+    """An invalid value of an option."""
 
     def format_message(self) -> str:
-        """The option, the value and its limits."""
+        """State the option, the value and its limits."""
         names = self.param.opts if self.param is not None else ["a value"]
         return f"{max(names, key=len)} is {self.message}"
 
@@ -38,7 +38,7 @@ def declare(
     none: int | None = None,
     **more: Any,
 ) -> Any:
-    """An option of the command line. Its value is read by `parse` and is within limits; `none` represents None.
+    """Declare an option. `parse` converts the text, `limits` are checked, and the value `none` represents None.
 
     `more` are arguments of `typer.Option`.
     """
@@ -63,20 +63,20 @@ def declare(
 
 
 def read_folder(text: str) -> Path:
-    """A folder's path. Raises: ValueError for an empty name, as of a shell's variable that is not set."""
+    """The path of a folder. Raises: ValueError for an empty name, for example from an unset shell variable."""
     if not text:
         raise ValueError("the name of a folder")
     return Path(text)
 
 
 def _from_environment(help: str, metavar: str, variable: str, parse: Callable[[str], Any] = str) -> Any:  # noqa: A002
-    """An option whose default may be set by an environment variable."""
+    """An option that can also be set by an environment variable."""
     return declare(help, metavar=metavar, panel=COMMON, envvar=f"CHARRNN_{variable}", parse=parse)
 
 
 _DEVICE = "auto, cpu, cuda, cuda:N or mps"
 _SEED = "Random seed; printed if generated"
-_CHECKPOINT = "Name or folder of a run, a checkpoint file, or english; default: the newest run."
+_CHECKPOINT = "Name or folder of a run, a checkpoint file, or english; default: the newest run"
 
 Device = Annotated[str, _from_environment(_DEVICE, "NAME", "DEVICE")]
 Precision = Annotated[str, _from_environment("auto, float32, bfloat16 or float16", "NAME", "PRECISION")]
@@ -99,16 +99,16 @@ CHECKPOINT_DIR = Path("checkpoints")
 
 
 def takes_configs(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each field of the configs among its parameters, which it receives built.
+    """Replace each parameter that is a config by an option for each of its fields; the command receives the config.
 
-    An option that the command declares itself takes the place of the field of that name, which keeps its default. The
-    options are put in the order of the help's panels.
+    A parameter of the command replaces the option of a field with the same name; the field then has its default. The
+    options are sorted by panel.
     """
     own = inspect.signature(command).parameters
     configs = {name: p.annotation for name, p in own.items() if _is_config(p.annotation)}
     derived = {name: [p for p in map(_derive, fields(config)) if p.name not in own] for name, config in configs.items()}
     parameters = [each for p in own.values() for each in derived.get(p.name, [p])]
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=_place)]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=_panel_index)]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -126,7 +126,7 @@ def _is_config(annotation: Any) -> bool:
 
 
 def _derive(field: "Field[Any]") -> inspect.Parameter:
-    """The parameter from which Typer makes the option for a config's field."""
+    """The parameter from which Typer creates the option of a field."""
     option: Option = field.metadata["option"]
     hint: Any = field.type
     kind: type = next((kind for kind in (bool, int, float) if kind in (hint, *get_args(hint))), str)
@@ -144,15 +144,15 @@ def _derive(field: "Field[Any]") -> inspect.Parameter:
     return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[hint, info])
 
 
-def _place(parameter: inspect.Parameter) -> int:
-    """The place of a parameter's panel in the help."""
+def _panel_index(parameter: inspect.Parameter) -> int:
+    """The index of the parameter's panel in the help; -1 without a panel."""
     info = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
     panel = getattr(info, "rich_help_panel", None)
     return PANELS.index(panel) if panel in PANELS else -1
 
 
 def given(ctx: typer.Context, *configs: Config) -> dict[str, Any]:
-    """The options that were set on the command line or in the environment, those of configs as their fields."""
+    """The options set on the command line or in the environment, with values from the configs if they have them."""
     values = dict(ctx.params)
     for config in configs:
         values |= vars(config)
@@ -161,13 +161,13 @@ def given(ctx: typer.Context, *configs: Config) -> dict[str, Any]:
 
 
 def print_message(message: str) -> None:
-    """Print a line on stderr; a closed pipe or a full disk there does not end the command."""
+    """Print a line on stderr; errors, such as a closed pipe or a full disk, are ignored."""
     with contextlib.suppress(OSError):
         print(escape_controls(message), file=sys.stderr, flush=True)
 
 
 def notifier(*, quiet: bool) -> Notify:
-    """Print messages on stderr, only warnings if `quiet`."""
+    """A function that prints messages on stderr, or only warnings if `quiet`."""
 
     def notify(message: str, *, warning: bool = False) -> None:
         if warning or not quiet:
@@ -177,7 +177,7 @@ def notifier(*, quiet: bool) -> Notify:
 
 
 def require_output(output: Path | None, *, overwrite: bool) -> Path | None:
-    """The file to write to, None for stdout (`-`). Raises: CharRNNError if it exists and may not be overwritten."""
+    """The output file, None for stdout (`-`). Raises: CharRNNError if it exists and may not be overwritten."""
     if output is None or output == Path("-"):
         return None
     require_writable(output, exclusive=not overwrite)
@@ -185,7 +185,7 @@ def require_output(output: Path | None, *, overwrite: bool) -> Path | None:
 
 
 def report_page(page: Path | None, size: int, details: str, *, json: bool) -> None:
-    """Report the size of a page that was written to a file."""
+    """Print the size of a page, unless it was written to stdout."""
     if page is None:
         return
     if json:
@@ -195,7 +195,7 @@ def report_page(page: Path | None, size: int, details: str, *, json: bool) -> No
 
 
 def choose_checkpoint(run: str | None, checkpoint_dir: Path, notify: Callable[[str], object] = print_message) -> Path:
-    """The checkpoint of a run's name or path, by default of the newest run, which is reported. Raises: CharRNNError."""
+    """The checkpoint of a run by name or path; the default, the newest run, is reported. Raises: CharRNNError."""
     from charrnn.runs.folder import find_checkpoint
 
     path = find_checkpoint(run, checkpoint_dir)

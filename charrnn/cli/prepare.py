@@ -1,4 +1,4 @@
-"""`charrnn prepare`: raw text to an index tensor and its vocabulary."""
+"""`charrnn prepare`: convert text to a corpus file of ids and a vocabulary."""
 
 import json as json_module
 import sys
@@ -23,12 +23,12 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="TEXT...",
-            help="Files (.gz, .bz2 and .xz too), folders (their *.txt, sorted) or - for stdin, joined in order.",
+            help="Files (also .gz, .bz2, .xz), folders (their *.txt, sorted) or - for stdin, joined in this order",
         ),
     ],
     output: Annotated[
         Path | None,
-        declare("Output file; default: DATA_DIR/<name>.safetensors", "--output", "-o", metavar="FILE"),
+        declare("Output file; default: DATA_DIR/NAME.safetensors", "--output", "-o", metavar="FILE"),
     ] = None,
     config: PreparationConfig,
     validate: options.Validate = None,
@@ -39,7 +39,7 @@ def prepare(
     json: options.Json = False,
     data_dir: options.DataDir = options.DATA_DIR,
 ) -> None:
-    """Read a text for `train` in a way of your own; `train` alone reads it too.
+    """Convert text to a corpus file; `train` also does this with default options.
 
     Examples:
       charrnn prepare book.txt --lowercase
@@ -47,7 +47,7 @@ def prepare(
       curl -s https://example.org/a.txt | charrnn prepare - -o data/a.safetensors
     """
     if output == Path("-"):
-        raise OptionError("prepare writes a file, not stdout: name one with -o FILE")
+        raise OptionError("prepare cannot write to stdout: use -o FILE")
     sources = find_sources(text, recursive=recursive, force=force)
     validation = [] if validate is None else find_sources([validate], recursive=recursive, force=force)
     from charrnn.text import corpus as corpora

@@ -1,4 +1,4 @@
-"""`charrnn report`: one HTML page about a run, or about several side by side."""
+"""`charrnn report`: an HTML page about one or several runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from charrnn.cli.signals import raise_exit_on_signals
 
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RUN...", help="Runs' names, folders or checkpoint files; default: the newest run."),
+    typer.Argument(metavar="RUN...", help="Names or folders of runs, or checkpoint files; default: the newest run"),
 ]
 
 
@@ -30,7 +30,7 @@ def report(
     data_dir: options.DataDir = options.DATA_DIR,
     checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
-    """Write one HTML page about a run, or several overlaid: loss curves, and what the model has learned.
+    """Write an HTML page about one or several runs: loss curves, samples, what the model learned.
 
     Examples:
       charrnn report tales -o tales.html

@@ -1,4 +1,4 @@
-"""`charrnn runs`: the trained models at hand."""
+"""`charrnn runs`: list the trained models."""
 
 import math
 import time
@@ -16,7 +16,7 @@ _HEAD = ("name", "corpus", "unit", "model", "symbols", "best loss", "bits/char",
 def runs(
     sort: Annotated[Sort, _SORT] = "time", json: Json = False, checkpoint_dir: CheckpointDir = CHECKPOINT_DIR
 ) -> None:
-    """List the trained models, whose names the other commands take.
+    """List the trained models; other commands take their names.
 
     Examples:
       charrnn runs
@@ -41,7 +41,7 @@ def _row(run: dict[str, Any]) -> tuple[str, ...]:
     loss = run["best_val_loss"]
     return (
         run["name"],
-        run["corpus"],
+        run["corpus"] if run["init_from"] is None else f"{run['corpus']}, from {run['init_from']}",
         run["unit"],
         f"{run['num_layers']} x {run['hidden_size']} {run['cell'].upper()}",
         f"{run['vocab_size']:,}",

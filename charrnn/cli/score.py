@@ -1,4 +1,4 @@
-"""`charrnn score`: bits per character of a text under a model."""
+"""`charrnn score`: measure the bits per character of a text under a model."""
 
 import contextlib
 import math
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def score(
     checkpoint: options.CheckpointArgument = None,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="A text, raw or prepared, or - for stdin; default: stdin.")
+        str | None, typer.Argument(metavar="TEXT", help="A text, raw or prepared, or - for stdin; default: stdin")
     ] = None,
     window: Annotated[
         int | None,
@@ -36,7 +36,9 @@ def score(
     per_line: Annotated[bool, declare("Print bits per character, a tab and the line, per line", "--per-line")] = False,
     per_char: Annotated[bool, declare("Print bits, a tab and the character, per character", "--per-char")] = False,
     adapt: Annotated[bool, declare("Also score by dynamic evaluation", "--adapt")] = False,
-    encoding: Annotated[str, declare("The text's encoding; a byte-order mark is honoured.", metavar="NAME")] = "utf-8",
+    encoding: Annotated[
+        str, declare("Encoding of the text; a byte-order mark takes precedence", metavar="NAME")
+    ] = "utf-8",
     json: options.Json = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -52,9 +54,9 @@ def score(
       charrnn score tales --per-line lines.txt | sort -n    the likeliest line first
     """
     if per_line and (per_char or window is not None):
-        raise OptionError("--per-line excludes --per-char and --window: each line is read from its beginning")
+        raise OptionError("--per-line excludes --per-char and --window: each line is scored separately")
     if adapt and (per_line or per_char):
-        raise OptionError("--adapt is a figure of the whole text: leave --per-line and --per-char out")
+        raise OptionError("--adapt scores the whole text: leave --per-line and --per-char out")
     checkpoint, text = _find_arguments(checkpoint, text)
     from charrnn.api import LanguageModel
     from charrnn.machine.runtime import open_runtime
@@ -69,8 +71,8 @@ def score(
     tokenizer = model.tokenizer
     config = replace(tokenizer.config, encoding=encoding, keep_boilerplate=True)
     blocks = read_blocks(text, config)
-    prints_much = per_line or per_char
-    bar = no_bar if prints_much and sys.stdout.isatty() else byte_bar(sys.stderr)
+    prints_parts = per_line or per_char
+    bar = no_bar if prints_parts and sys.stdout.isatty() else byte_bar(sys.stderr)
     with bar("scoring", _count_bytes(text)) as advance:
         scorer = model.scorer(lambda num_symbols: advance(round(num_symbols * tokenizer.chars_per_symbol)))
         if per_line:
@@ -80,13 +82,13 @@ def score(
             figures = _figures(_printing_chars(parts, tokenizer, json=json) if per_char else parts)
             if not figures:
                 name = "stdin" if text == "-" else text
-                few = f"fewer than 2 {tokenizer.noun}s that the model knows"
+                few = f"fewer than 2 {tokenizer.noun}s of the model's vocabulary"
                 raise CharRNNError(f"{name} has {few}: nothing can be scored")
     _report_unknown(scorer, per_line=per_line)
-    if not prints_much:
-        about = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
+    if not prints_parts:
+        details = {"unknown": scorer.num_unknown, "window": window, "checkpoint": str(path), "text": text}
         machine = {"device": str(model.runtime.device), "precision": model.runtime.precision}
-        _print_total(figures | about | machine, json=json)
+        _print_total(figures | details | machine, json=json)
 
 
 def _print_total(figures: dict[str, Any], *, json: bool) -> None:
@@ -99,16 +101,16 @@ def _print_total(figures: dict[str, Any], *, json: bool) -> None:
 
 
 def _find_arguments(checkpoint: str | None, text: str | None) -> tuple[str | None, str]:
-    """The checkpoint and the text. A single argument is the text if there is such a file. Raises: OptionError."""
+    """The checkpoint and the text. A single argument is the text if this file exists. Raises: OptionError."""
     if checkpoint is not None and text is None and _is_text(checkpoint):
         return None, checkpoint
     if text is None and sys.stdin.isatty():
-        raise OptionError("score needs a text: name a file, or - for stdin")
+        raise OptionError("score needs a text: use a file, or - for stdin")
     return checkpoint, "-" if text is None else text
 
 
 def _is_text(argument: str) -> bool:
-    """True of `-` and of any file but a checkpoint."""
+    """True for `-` and for any file except a checkpoint."""
     from charrnn.files import container
 
     path = Path(argument)
@@ -118,7 +120,7 @@ def _is_text(argument: str) -> bool:
 
 
 def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
-    """Mean surprisals of all parts; empty if nothing was scored."""
+    """The mean surprisals of all parts; empty if nothing was scored."""
     bits = num_chars = num_bytes = num_symbols = 0.0
     adapted = None
     for part in parts:
@@ -144,7 +146,7 @@ def _figures(parts: "Iterable[Scored]") -> dict[str, Any]:
 
 
 def _printing_chars(parts: "Iterable[Scored]", tokenizer: "Tokenizer", *, json: bool) -> "Iterator[Scored]":
-    """The same parts, whose characters are printed with their surprisals."""
+    """Print the characters of each part with their surprisals; yield the parts."""
     for part in parts:
         for symbol, bits in zip(part.symbols, part.surprisals.tolist(), strict=True):
             char = tokenizer.unmark(symbol)
@@ -156,7 +158,7 @@ def _printing_chars(parts: "Iterable[Scored]", tokenizer: "Tokenizer", *, json: 
 
 
 def _show_char(text: str) -> str:
-    """A symbol on one line: line feeds, tabs, other control characters and backslashes as Python escapes them."""
+    """A symbol in one line: control characters and backslashes as Python escapes."""
     return "".join(
         char.encode("unicode_escape").decode() if char == "\\" or not char.isprintable() else char for char in text
     )
@@ -176,16 +178,16 @@ def _print_lines(lines: "Iterable[tuple[str, Scored]]", tokenizer: "Tokenizer", 
 def _report_unknown(scorer: "Scorer", *, per_line: bool) -> None:
     if not scorer.num_unknown:
         return
-    how = "left out" if scorer.tokenizer.unk_id is None else "scored as the unknown symbol"
+    treatment = "left out" if scorer.tokenizer.unk_id is None else "scored as <unk>"
     if per_line:
-        how = f"scored with at least {math.log2(scorer.tokenizer.size):.2f} bits each"
+        treatment = f"scored with at least {math.log2(scorer.tokenizer.size):.2f} bits each"
     found = count_of(scorer.num_unknown, scorer.tokenizer.noun)
     verb = "was" if scorer.num_unknown == 1 else "were"
-    options.print_message(f"{found} outside the model's vocabulary {verb} {how}: {list_characters(scorer.unknown)}")
+    options.print_message(f"{found} outside the vocabulary {verb} {treatment}: {list_characters(scorer.unknown)}")
 
 
 def _count_bytes(text: str) -> int | None:
-    """The size of a plain file, which is about the number of its characters."""
+    """The size of an uncompressed file; None for stdin and compressed files."""
     with contextlib.suppress(OSError):
         if Path(text).is_file() and Path(text).suffix not in COMPRESSIONS:
             return Path(text).stat().st_size

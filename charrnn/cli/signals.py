@@ -1,7 +1,7 @@
-"""End a command on Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, with clean-up and exit code 128 + the signal's number.
+"""End a command on Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, with clean-up and exit code 128 + signal number.
 
-Three handlers follow each other: until torch is imported a signal ends the process at once, because an exception during
-the import may be lost or crash it; then it raises SystemExit; while a model is trained it requests a stop.
+There are three handlers. Until torch is imported, a signal ends the process at once, because an exception during the
+import may be lost or crash the process. Later it raises SystemExit. During training it requests a stop.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from charrnn.terminal import is_single_process
 
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
-    """Install a handler for this platform's signals, without SIGHUP under `nohup`; return those before it."""
+    """Install a handler for the signals of this platform, except SIGHUP under `nohup`; return the old handlers."""
     found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
     handled = [each for each in found if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in handled}
@@ -27,7 +27,7 @@ def end_process_on_signals() -> None:
 
 
 def raise_exit_on_signals() -> None:
-    """Make signals raise SystemExit, so that all clean-up runs. Call it once torch is imported."""
+    """Make signals raise SystemExit, so that clean-up code runs. Call this after torch is imported."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -37,9 +37,9 @@ def raise_exit_on_signals() -> None:
 
 @contextlib.contextmanager
 def request_stop_on_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
-    """Call `stop` on the first signal and append it to the list; a second signal exits at once.
+    """Call `stop` on the first signal and append the signal to the list; a second signal exits at once.
 
-    Not in one of several processes: torchrun passes on signals that they may have got already, and kills in the end.
+    Under torchrun a second signal does not exit, because torchrun repeats signals; it kills the processes in the end.
     """
     received: list[int] = []
 

@@ -1,4 +1,4 @@
-"""`charrnn train`: a model from a prepared corpus or raw text."""
+"""`charrnn train`: train a model on a prepared corpus or on raw text."""
 
 import contextlib
 import itertools
@@ -30,7 +30,7 @@ from charrnn.config import (
     apply_size,
 )
 from charrnn.errors import CharRNNError, OptionError
-from charrnn.terminal import Notify, byte_bar, no_bar, silence, speaks
+from charrnn.terminal import Notify, byte_bar, is_main_process, no_bar, silence
 from charrnn.text.sources import find_tales
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def train(
         str | None,
         typer.Argument(
             metavar="CORPUS",
-            help="A text: a file (.gz, .bz2 and .xz too), a folder of *.txt, or - for stdin; or what `prepare` made; "
-            "default: the text of the run to resume, else the tales that come with charrnn.",
+            help="A text: a file (also .gz, .bz2, .xz), a folder of *.txt or - for stdin; or a corpus from `prepare`; "
+            "default: the text of the resumed run, or the packaged tales",
         ),
     ] = None,
     run: Annotated[
         Path | None,
         declare(
-            "Folder of the run; default: CHECKPOINT_DIR/<corpus>",
+            "Folder of the run; default: CHECKPOINT_DIR/NAME",
             "--run",
             "-o",
             metavar="DIR",
@@ -102,21 +102,22 @@ def train(
     data_dir: options.DataDir = options.DATA_DIR,
     checkpoint_dir: options.CheckpointDir = options.CHECKPOINT_DIR,
 ) -> None:
-    """Train a model on a text, and keep its best and its last state.
+    """Train a model on a text, and save its best and its last checkpoint.
 
     Examples:
-      charrnn train book.txt --minutes 30           a model that suits text and time
-      charrnn train book.txt --minutes 1h --resume  go on, to an hour in all
-      charrnn train letters.txt --init-from book    start from what `book` learned
+      charrnn train book.txt --minutes 30            chooses the size of the model
+      charrnn train book.txt --minutes 1h --resume   continues, to an hour in all
+      charrnn train poems.txt --init-from book      starts from the weights of book
+      charrnn train poems.txt --init-from english   starts from a model of English
     """
     if resume and overwrite:
-        raise OptionError("--resume and --overwrite exclude each other: go on, or start again")
-    began = time.perf_counter()
-    asked = options.given(ctx, preparation, config, model)
-    notify = options.notifier(quiet=quiet) if speaks() else silence
+        raise OptionError("--resume and --overwrite exclude each other: either continue or replace the run")
+    start = time.perf_counter()
+    given = options.given(ctx, preparation, config, model)
+    notify = options.notifier(quiet=quiet) if is_main_process() else silence
     from charrnn.machine.runtime import compute_deterministically
     from charrnn.runs.folder import RunFolder
-    from charrnn.runs.opening import Request, opened
+    from charrnn.runs.opening import Request, open_run
     from charrnn.runs.preflight import describe
     from charrnn.runs.reporting import TensorBoard, Terminal
     from charrnn.text.cache import TextArgument, default_stem
@@ -128,18 +129,18 @@ def train(
     if deterministic:
         compute_deterministically()
     folder = RunFolder(run or checkpoint_dir / default_stem(corpus))
-    if run is not None and "data_dir" not in asked:
+    if run is not None and "data_dir" not in given:
         data_dir = _data_dir_of(run)
-    bar = byte_bar(sys.stderr) if speaks() and not quiet else no_bar
+    bar = byte_bar(sys.stderr) if is_main_process() and not quiet else no_bar
     text = TextArgument(corpus, data_dir, validate, recursive=recursive, force=force, bar=bar)
-    reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard and speaks() else []
+    reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard and is_main_process() else []
     request = Request(
         folder=folder,
         text=text,
         preparation=preparation,
-        model=apply_size(model, size, asked),
+        model=apply_size(model, size, given),
         training=config,
-        given={**({} if size is None else SIZES[size]), **asked},
+        given={**({} if size is None else SIZES[size]), **given},
         checkpoint_dir=checkpoint_dir,
         resume=resume,
         overwrite=overwrite,
@@ -148,55 +149,56 @@ def train(
         device=device,
         precision=precision,
     )
-    with opened(request, notify) as training_run:
+    with open_run(request, notify) as training_run:
         describe(training_run.trainer, training_run.corpus.tokenizer, training_run.seed, notify)
-        if speaks():
+        if is_main_process():
             reporters.append(Terminal(sys.stderr, training_run.trainer.fraction, quiet=quiet))
-            training_run.command = _absolute(sys.argv[2:], ctx, None if corpus == "-" else corpus, checkpoint_dir)
+            path = None if corpus == "-" else corpus
+            training_run.command = _with_absolute_paths(sys.argv[2:], ctx, path, checkpoint_dir)
             training_run.open_log()
         if training_run.trainer.config.minutes is not None:
-            notify(f"started in {time.perf_counter() - began:.0f} s, which --minutes does not include")
-        _train(training_run, reporters, json=json and speaks(), notify=notify)
+            notify(f"started in {time.perf_counter() - start:.0f} s, which --minutes does not include")
+        _train(training_run, reporters, json=json and is_main_process(), notify=notify)
 
 
 def _default_text(run: Path | None, notify: Notify) -> str:
-    """The text of the run to resume, else the tales that come with charrnn."""
+    """The text of the run to resume, or else the tales that come with charrnn."""
     from charrnn.runs.folder import RunFolder
 
     if run is not None and RunFolder(run).holds_run():
         return RunFolder(run).newest_header().corpus.path
     tales = str(find_tales())
-    notify("learning from the tales that come with charrnn; `charrnn train book.txt` takes a text of your own")
+    notify("training on the tales that come with charrnn; `charrnn train book.txt` trains on your own text")
     return tales
 
 
 def _data_dir_of(run: Path) -> Path:
-    """Default folder of prepared corpora: `data`, here or beside the checkpoints folder of an absolute run."""
+    """The default folder of prepared corpora: `data`, next to the folder of runs if `run` is an absolute path."""
     if not run.is_absolute() or run.is_relative_to(Path.cwd()):
         return options.DATA_DIR
     return (run.parent if run.parent.name == options.CHECKPOINT_DIR.name else run).parent / options.DATA_DIR
 
 
-def _absolute(arguments: list[str], ctx: typer.Context, text: str | None, checkpoint_dir: Path) -> list[str]:
-    """The command line with absolute paths, so that it can be run from any folder."""
+def _with_absolute_paths(arguments: list[str], ctx: typer.Context, text: str | None, checkpoint_dir: Path) -> list[str]:
+    """The command line with absolute paths, so that it works in any folder."""
     from charrnn.runs.folder import find_checkpoint
 
-    taking = value_options(ctx.command)
+    with_value = value_options(ctx.command)
     words = ["charrnn", "train"]
     for before, argument in itertools.pairwise(["", *arguments]):
         name, sign, value = argument.partition("=") if "=" in argument else ("", "", argument)
-        option = name or (before if before in taking else "")
+        option = name or (before if before in with_value else "")
         if (option in _PATHS and value != "-") or (not option and argument == text):
             value = str(Path(value).absolute())
         elif option == "--init-from" and value:
-            with contextlib.suppress(CharRNNError):  # not needed to resume
+            with contextlib.suppress(CharRNNError):  # a resumed run does not need it
                 value = str(find_checkpoint(value, checkpoint_dir).absolute())
         words.append(name + sign + value)
     return words
 
 
 def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notify) -> None:
-    """Drive a run to its end or to a signal, and report the result."""
+    """Run the training until its end or a signal, and report the result."""
     from charrnn.runs.preflight import describe_result
 
     try:
@@ -211,6 +213,6 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
     try:
         if json:
             print(json_module.dumps(summary), flush=True)
-    finally:  # Ctrl-C may have ended the reader too
+    finally:  # also if Ctrl-C has ended the reader of stdout
         if signals:
             raise typer.Exit(128 + signals[0])

@@ -1,4 +1,4 @@
-"""Samples as text or JSON, to stdout or a file; drawing them is left to `sample.py`."""
+"""Write samples as text or JSON to stdout or to a file; `sample.py` generates them."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Batch:
     """Samples that continue one prompt at one temperature.
 
-    `echo` is written before each sample, `note` before all of them.
+    `echo` is printed before each sample, `note` once on stderr.
     """
 
     config: SamplingConfig
@@ -34,16 +34,16 @@ class Batch:
     note: str
 
 
-Form = Callable[[Iterable[Batch]], Iterator[str]]
-"""The output for one prompt's samples, part by part as they are made."""
+Formatter = Callable[[Iterable[Batch]], Iterator[str]]
+"""Yield the output for the samples of a prompt while they are generated."""
 
 _COUNT_DELAY_S = 0.5
 _COLOURS = ((1.0, "green", 34), (3.0, "gold", 178), (6.0, "red", 160))
-"""The colours of symbols: least surprisal in bits, name, number among the terminal's 256."""
+"""The colours of symbols: min surprisal in bits, name, number in the terminal's palette of 256."""
 
 
 def write(parts: Iterable[str], output: Path | None, *, overwrite: bool) -> None:
-    """Write a text as it is made: to stdout, or as UTF-8 to a file that appears once it is whole.
+    """Write a text in parts to stdout, or in UTF-8 to a file that appears when it is complete.
 
     A surrogate is written as the byte that it represents. Raises: CharRNNError.
     """
@@ -67,9 +67,10 @@ def print_text(text: str) -> None:
 
 
 def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Notify) -> Iterator[str]:
-    """The samples of a prompt with the separator between them, and one line end after the last.
+    """The samples of a prompt with a separator between them, and a line end after the last one.
 
-    A single sample of a batch comes piece by piece, several as wholes, without those given up at their first symbol.
+    A single sample is written while it is generated, several are written when complete. Samples that were given up
+    before their first symbol are left out.
     """
     for number, batch in enumerate(batches):
         if number:
@@ -87,7 +88,7 @@ def as_text(batches: Iterable[Batch], separator: str, view: "View", notify: Noti
 def as_json(
     batches: Iterable[Batch], tokenizer: "Tokenizer", corpus: "CopyIndex | None", *, ascii_only: bool
 ) -> Iterator[str]:
-    """A line of JSON for each sample."""
+    """One line of JSON per sample."""
     for batch in batches:
         for sample in collect(batch.pieces):
             echo = batch.echo if _has_text(sample) else None
@@ -111,12 +112,12 @@ def as_json(
 
 
 def shows_count(output: Path | None) -> bool:
-    """True where a count on stderr is seen, and does not stand between the samples."""
+    """True if stderr is a terminal, and the samples are not printed on it."""
     return sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
 
 
 def counted(pieces: Iterable["Piece"], total: int) -> Iterator["Piece"]:
-    """The same pieces; stderr shows how many samples of the total have ended, if it takes longer."""
+    """Yield the pieces; show the number of completed samples on stderr, if sampling takes longer."""
     from tqdm import tqdm
 
     form = "{n_fmt} of {total_fmt} samples, {remaining} left"
@@ -127,13 +128,13 @@ def counted(pieces: Iterable["Piece"], total: int) -> Iterator["Piece"]:
 
 
 def collect(pieces: Iterable["Piece"]) -> Iterator[list["Piece"]]:
-    """The pieces of each sample as it ends, in the order of the samples' numbers."""
-    made: dict[int, list[Piece]] = {}
+    """The pieces of each complete sample, in the order of the sample numbers."""
+    pieces_of: dict[int, list[Piece]] = {}
     number = 0
     for piece in pieces:
-        made.setdefault(piece.index, []).append(piece)
-        while number in made and made[number][-1].finish_reason is not None:
-            yield made.pop(number)
+        pieces_of.setdefault(piece.index, []).append(piece)
+        while number in pieces_of and pieces_of[number][-1].finish_reason is not None:
+            yield pieces_of.pop(number)
             number += 1
 
 
@@ -143,24 +144,24 @@ def _has_text(sample: Sequence["Piece"]) -> bool:
 
 
 def _without_line_end(parts: Iterable[str]) -> Iterator[str]:
-    """The same text without a line end as its last character."""
-    held = ""
+    """The same text without a line end at its end."""
+    pending = ""
     for part in parts:
-        text = held + part
-        held = "\n" if text.endswith("\n") else ""
+        text = pending + part
+        pending = "\n" if text.endswith("\n") else ""
         yield text.removesuffix("\n")
 
 
 @dataclass(frozen=True)
 class View:
-    """Text as it is written: with control characters made visible, symbols coloured by their surprisal, or as it is."""
+    """How text is displayed: with escaped control characters, with colours by surprisal, or unchanged."""
 
     escape: Callable[[str], str] = str
     has_colours: bool = False
     errors: str = "surrogateescape"
 
     def show(self, echo: "Prompt | None", sample: Iterable["Piece"]) -> Iterator[str]:
-        """The echo and the text of a sample, piece by piece."""
+        """Yield the echo and the text of a sample in pieces."""
         show = Readable(self.errors)
         for number, piece in enumerate(sample):
             if echo is not None and number == 0 and _has_text([piece]):
@@ -173,10 +174,10 @@ class View:
 
 
 def view_on_stdout(tokenizer: "Tokenizer", notify: Notify, show_surprisal: bool, raw: bool) -> View:
-    """The view that stdout takes: a terminal wants control characters visible and may want colours."""
+    """The view for stdout: a terminal gets escaped control characters and, with `show_surprisal`, colours."""
     if not (tokenizer.config.keeps_bytes or prints_unicode()):
         lacking = sum(not can_print(symbol, sys.stdout) for symbol in tokenizer.symbols)
-        remedy = f"shown with ? for what {sys.stdout.encoding} lacks: try PYTHONIOENCODING=utf-8"
+        remedy = f"shown as ?, because stdout is in {sys.stdout.encoding}: try PYTHONIOENCODING=utf-8"
         if lacking:
             notify(f"{count_of(lacking, 'symbol')} of the model will be {remedy}", warning=True)
     if not sys.stdout.isatty():
@@ -184,13 +185,13 @@ def view_on_stdout(tokenizer: "Tokenizer", notify: Notify, show_surprisal: bool,
     has_colours = show_surprisal and not os.environ.get("NO_COLOR")
     if has_colours:
         notify(", ".join(f"{name} from {bits:g}" for bits, name, _ in _COLOURS) + " bits of surprisal")
-    # A stranger's vocabulary may hold what would steer the terminal.
+    # The vocabulary of a downloaded model may contain control characters.
     escape = str if raw else escape_controls
     return View(escape, has_colours, "surrogateescape" if raw else "replace")
 
 
 def _paint(text: str, bits: float) -> str:
-    """A symbol in the colour of its surprisal; a space as a block of it, line ends as they are."""
+    """Colour a symbol by its surprisal: a space gets a background colour, a line end no colour."""
     numbers = [number for least, _, number in _COLOURS if bits >= least]
     if not numbers or not text.strip("\n"):
         return text

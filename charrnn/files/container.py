@@ -175,7 +175,7 @@ def _parse(path: Path, head: bytes, size: int) -> tuple[dict[str, Any], dict[str
             shapes[name] = _shape_only(name, entry)
             begin, position = position, position + shapes[name].nbytes
             if entry["data_offsets"] != [begin, position]:
-                raise ValueError(f"{name} does not lie where it should")
+                raise ValueError(f"{name} is at another place than its header states")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"unreadable header ({error})") from error
     if not isinstance(header, dict):

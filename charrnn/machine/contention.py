@@ -1,8 +1,8 @@
 """Share the cores with other programs.
 
-The threads of a training wait for each other in a loop ("spin"), since waking a sleeping thread takes longer than the
-wait. But if another program needs the core, a thread spins for one that cannot run: two trainings on the same two
-cores used to halt each other. So threads should sleep while they wait if cores are scarce, and only then.
+The threads of a training run wait for each other in a loop ("spin"), since waking a sleeping thread takes longer than
+the wait. But if another program needs the core, a thread spins for one that cannot run: two runs on the same two cores
+used to halt each other. So threads should sleep while they wait if cores are scarce, and only then.
 
 GNU's OpenMP library does so while it manages more threads than there are cores. A second team of threads, which does
 nothing, starts that mode. Source: `gomp_throttled_spin_count_var` in libgomp.
@@ -28,7 +28,7 @@ def sharing_cores() -> Iterator[None]:
     """Inside the context, let waiting threads sleep while the main thread has to wait for a core.
 
     Enter it before torch is imported. If the environment sets how threads wait, nothing changes. If the kernel does not
-    count how long a thread waits, threads always sleep soon, which costs a training up to a tenth of its speed.
+    count how long a thread waits, threads always sleep soon, which costs up to a tenth of the speed of training.
     """
     with contextlib.ExitStack() as stack:
         if os.environ.keys().isdisjoint(_SPIN_VARIABLES):

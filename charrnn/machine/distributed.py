@@ -34,7 +34,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a training, seen from one of them: number `rank` of `size`, on its machine `local_rank`.
+    """The processes of a training run, seen from one of them: number `rank` of `size`, on its machine `local_rank`.
 
     All methods that communicate raise CharRNNError if another process is lost.
     """
@@ -56,7 +56,7 @@ class Ranks:
         return slice(batch_size * self.rank // self.size, batch_size * (self.rank + 1) // self.size)
 
     def seed(self, seed: int) -> int:
-        """The seed of this process in a training; rank 0 has the training's."""
+        """The seed of this process in a training run; rank 0 has that of the run."""
         return (seed + _SEED_STRIDE * self.rank) % 2**31
 
     def broadcast(self, make: Callable[[], _Value]) -> _Value:
@@ -163,7 +163,7 @@ def joined(device: str) -> Iterator[Ranks]:
         if isinstance(error, CharRNNError):
             if not is_claimed:
                 raise SystemExit(error.exit_code) from error
-            error.is_claimed = True
+            error.must_print = True
         raise
 
 
@@ -188,7 +188,7 @@ def _join(device: str, place: int) -> "tuple[Store, Ranks]":
         return store, Ranks(rank, size, place, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), store)
     except (RuntimeError, ValueError, ImportError) as error:
         failure = CharRNNError(f"the processes of this training did not meet: {_first_line(error)}")
-        failure.is_claimed = True
+        failure.must_print = True
         raise failure from error
 
 

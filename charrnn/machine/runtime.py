@@ -38,7 +38,7 @@ class Runtime:
     stream_multiple: ClassVar[int] = 1  # the number of streams of each process is a multiple of it
     max_streams: ClassVar[int] = 256  # max streams to sample together: enough to keep the machine busy
     launches_ahead: ClassVar[int] = 0  # launches of sampling steps to queue after the one that the host waits for
-    shares_host_memory: ClassVar[bool] = True  # the device has no memory of its own
+    shares_host_memory: ClassVar[bool] = True  # the device has no separate memory
     orthogonalises_slowly: ClassVar[bool] = True  # Muon's update takes about as long as a training step
     draws_noise: ClassVar[bool] = True  # 64-bit integers work, from which a sample's random numbers are computed
     fuses_adamw: ClassVar[bool] = True  # PyTorch's fused AdamW works, which skips a step by `found_inf`

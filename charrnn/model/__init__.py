@@ -1,1 +1,1 @@
-"""The network, one fast step of it, and the loss of a text under it."""
+"""The network, a fast single step for sampling, and the loss of a text."""

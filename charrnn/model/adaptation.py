@@ -1,4 +1,4 @@
-"""Dynamic evaluation: the loss of a text under a model that learns from it, each symbol after it was predicted.
+"""Dynamic evaluation: the loss of a text under a model that is trained on the text after each prediction.
 
 Letters in shapes: N symbols, T time steps.
 """
@@ -22,18 +22,18 @@ _EPSILON = 1e-8
 
 
 class Adaptation:
-    """A copy of a model that adapts, in float32, to a text in parts.
+    """A copy of a model that adapts to a text, which may come in parts; computed in float32.
 
-    After each T = 20 symbols a weight w, which was v in the model, becomes w - r * g / sqrt(m) + d * (v - w), for its
-    gradient g, the mean m of g ** 2 over the text so far, a learning rate r and a decay d.
-    Source: Krause et al., "Dynamic Evaluation of Neural Sequence Models" (2017), who take m from the training text.
+    After each T = 20 symbols a weight w, originally v, becomes w - r * g / sqrt(m) + d * (v - w), with its gradient g,
+    the mean m of g ** 2 over the text so far, a learning rate r and a decay d.
+    Source: Krause et al., "Dynamic Evaluation of Neural Sequence Models" (2017), where m is from the training text.
     """
 
     def __init__(self, model: CharRNN, runtime: Runtime) -> None:
         self._runtime = replace(runtime, dtype=torch.float32)
         self._model = copy.deepcopy(model)
         self._model.stack.dropout = self._model.stack.recurrent_dropout = 0.0
-        self._model.train()  # cuDNN computes no gradients otherwise
+        self._model.train()  # cuDNN computes gradients in training mode only
         self._weights: list[Tensor] = list(self._model.parameters())
         self._origins = [weight.detach().clone() for weight in self._weights]
         self._squares = [torch.zeros_like(weight) for weight in self._origins]
@@ -41,13 +41,13 @@ class Adaptation:
         self._state: State | None = None
 
     def losses(self, ids: Tensor, advance: Advance = advance_nothing) -> Tensor:
-        """The loss of each of the N ids but the first, (N - 1,) in nats; the next part begins with the last one.
+        """The losses (N - 1,) of all ids (N,) but the first, in nats. The next part must start with the last id.
 
         `advance` is called with the number of symbols that each chunk predicts.
         """
         losses = [torch.zeros(0)]
-        for begin in range(0, len(ids) - 1, _SEQ_LENGTH):
-            chunk = ids[begin : begin + _SEQ_LENGTH + 1, None].long()  # (T + 1, 1)
+        for start in range(0, len(ids) - 1, _SEQ_LENGTH):
+            chunk = ids[start : start + _SEQ_LENGTH + 1, None].long()  # (T + 1, 1)
             each, state = chunk_losses(self._model, chunk[:-1], chunk[1:], self._state, self._runtime)
             self._update(torch.autograd.grad(each.mean(), self._weights))
             self._state = detach(state)

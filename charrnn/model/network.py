@@ -1,7 +1,7 @@
 """The network: ids in, logits out; the state is an argument and a return value.
 
-`RecurrentStack` runs any sequence of vectors through recurrent layers. `CharRNN` puts an input encoding before it and a
-linear layer after it. Training is left to `training/`.
+`RecurrentStack` runs a sequence of vectors through recurrent layers. `CharRNN` adds an input encoding before it and a
+linear layer after it.
 
 Letters in shapes: T time steps, B parallel streams, V vocabulary size, E embedding size, I input size,
 H hidden size, L layers.
@@ -23,12 +23,12 @@ State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 
 _MODULES: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 _FUNCTIONS: dict[Cell, Callable[..., Any]] = {"lstm": torch.lstm, "gru": torch.gru, "rnn": torch.rnn_tanh}
-"""The functions that the modules call, which take the weights as an argument."""
+"""The functions that the modules call; they take the weights as an argument."""
 _NUM_GATES: dict[Cell, int] = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
 def detach(state: State) -> State:
-    """Detach a state from its history: the one place where backpropagation through time is cut."""
+    """Detach a state: the only place where backpropagation through time is truncated."""
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
@@ -48,7 +48,7 @@ def clear(state: State) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode inside the context, then restore its mode."""
+    """Set evaluation mode inside the context, then restore the previous mode."""
     was_training = model.training
     model.eval()
     try:
@@ -58,7 +58,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def shared_dropout(x: Tensor, p: float) -> Tensor:
-    """Drop out values of x (T, B, H) with one mask for all time steps.
+    """Apply dropout to x (T, B, H) with the same mask at all time steps.
 
     Source: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in RNNs" (2016).
     """
@@ -66,11 +66,11 @@ def shared_dropout(x: Tensor, p: float) -> Tensor:
 
 
 class RecurrentStack(nn.Module):
-    """L single-layer LSTM, GRU or tanh RNN modules, with time-shared dropout on the output of each.
+    """L single-layer LSTM, GRU or tanh RNN modules, with `shared_dropout` on the output of each.
 
     Recurrent dropout has half that rate. It drops columns of weight_hh, the same for all streams and time steps, so
-    that a layer stays a single library call. Biases begin at 0, those of an LSTM's forget gates at 1, see Jozefowicz
-    et al., "An Empirical Exploration of Recurrent Network Architectures" (2015).
+    that a layer remains a single library call. Biases are initialised to 0, those of an LSTM's forget gates to 1, see
+    Jozefowicz et al., "An Empirical Exploration of Recurrent Network Architectures" (2015).
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class RecurrentStack(nn.Module):
         for _, _, bias_ih, bias_hh in map(layer_weights, self.layers):
             nn.init.zeros_(bias_ih)
             nn.init.zeros_(bias_hh)
-            if cell == "lstm":  # whose gates are input, forget, cell, output
+            if cell == "lstm":  # gates: input, forget, cell, output
                 nn.init.ones_(bias_ih[hidden_size : 2 * hidden_size])
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run x (T, B, I) from a state (None: zeros); returns outputs (T, B, H) of the last layer and the new state."""
         state, new_state = state or self.initial_state(x.shape[1]), []
-        for layer, before in zip(self.layers, state, strict=True):
-            x, after = self._run(layer, x, before)
-            new_state.append(after)
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x, new_layer_state = self._run(layer, x, layer_state)
+            new_state.append(new_layer_state)
             if self.training and self.dropout > 0:
                 x = shared_dropout(x, self.dropout)
         return x, tuple(new_state)
@@ -116,7 +116,7 @@ class RecurrentStack(nn.Module):
 
 
 def layer_weights(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A recurrent layer's weight_ih (G, I), weight_hh (G, H), bias_ih (G,) and bias_hh (G,), with G gate rows."""
+    """The weight_ih (G, I), weight_hh (G, H), bias_ih (G,) and bias_hh (G,) of a recurrent layer with G gate rows."""
     assert isinstance(layer, nn.RNNBase)
     weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
     return weight_ih, weight_hh, bias_ih, bias_hh
@@ -140,7 +140,7 @@ class CharRNN(nn.Module):
         return self.head(outputs), state
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encode (T, B) for the first layer: as embeddings (T, B, E) or one-hot vectors (T, B, V)."""
+        """Encode ids (T, B) as embeddings (T, B, E) or one-hot vectors (T, B, V)."""
         if self.embedding is None:
             return F.one_hot(x, self.config.vocab_size).to(self.head.weight.dtype)
         embedded: Tensor = self.embedding(x)

@@ -1,6 +1,6 @@
-"""The loss of a text under a model: of the whole text, of a part that is spread over it, or of each symbol.
+"""The loss of a text under a model: the mean over the text or over a part of it, or the loss of each symbol.
 
-The schedule of evaluations, and their consequences, are left to `training/evaluation.py`.
+The schedule of evaluations during training is in `training/evaluation.py`.
 
 Letters in shapes: N symbols, T time steps, B parallel streams or sequences, V vocabulary size.
 """
@@ -20,41 +20,41 @@ from charrnn.model.network import CharRNN, State, evaluating
 from charrnn.terminal import Advance, advance_nothing
 
 IGNORE = -100
-"""The target that cross-entropy ignores."""
+"""Target that cross-entropy ignores."""
 SEQ_LENGTH = 64
-"""Time steps of a chunk, and symbols that warm up the state of a stream."""
+"""Time steps per chunk, and symbols to warm up the state of a stream."""
 _MAX_STREAMS = 128
-_MAX_LOGITS = 2**24  # of a chunk, T x B x V
-_CHUNKS_AHEAD = 16  # queued on a device before it is waited for
-_MIN_CHUNKS = 4  # of a part; the first one warms up the states
-_MAX_PADDED = 2**21  # symbols of sequences that are read side by side
+_MAX_LOGITS = 2**24  # per chunk: T x B x V
+_CHUNKS_AHEAD = 16  # max chunks in the queue of a device
+_MIN_CHUNKS = 4  # per part; the first chunk warms up the states
+_MAX_PADDED = 2**21  # symbols of sequences in a batch, with padding
 
 
 def evaluation_chunks(
     ids: Tensor, batch_size: int, seq_length: int, before_chunk: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks (T, B) int64, all of one shape, that count each of the N - 1 predictions of a text once.
+    """Inputs and targets (T, B) int64 of chunks in which each of the N - 1 predictions of a text counts once.
 
-    The text is cut into B streams. To warm up its state, each stream first reads the `seq_length` symbols before its
-    part. They count in the first stream only; targets that do not count are IGNORE.
+    The text is cut into B streams. Each stream first reads the `seq_length` symbols before it, to warm up its state;
+    these count only in the first stream. Targets that do not count are IGNORE.
     """
     N, T = len(ids), min(seq_length, len(ids) - 1)
     rest = N - 1 - T
     B = max(1, min(batch_size, rest // T))
     length = -(-rest // B)
     stream = torch.arange(B, device=ids.device)
-    for begin in range(-T, length, T):
-        time = torch.arange(begin, begin + T + 1, device=ids.device)[:, None]  # (T + 1, 1)
+    for start in range(-T, length, T):
+        time = torch.arange(start, start + T + 1, device=ids.device)[:, None]  # (T + 1, 1)
         position = T + stream * length + time  # (T + 1, B)
         before_chunk()
         chunk = ids[position.clamp(max=N - 1)].long()
-        own = (time < length) & ((time >= 0) | (stream == 0))
-        counted = (own & (position < N - 1))[:-1]
+        is_own = (time < length) & ((time >= 0) | (stream == 0))
+        counted = (is_own & (position < N - 1))[:-1]
         yield chunk[:-1], torch.where(counted, chunk[1:], IGNORE)
 
 
 def max_logits(vocab_size: int) -> int:
-    """Max logits in a chunk of an evaluation."""
+    """Max logits per chunk of an evaluation."""
     return max_streams(vocab_size) * SEQ_LENGTH * vocab_size
 
 
@@ -65,9 +65,9 @@ def max_streams(vocab_size: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a text that an evaluation reads: the first `num_chunks` chunks of B streams; None for all.
+    """The part of a text that an evaluation reads: the first `num_chunks` chunks of B streams, None for all chunks.
 
-    The streams are spread evenly over the text; a single one reads its beginning.
+    The streams are spread evenly over the text; a single stream reads its beginning.
     """
 
     batch_size: int = _MAX_STREAMS
@@ -75,7 +75,7 @@ class Part:
 
     @classmethod
     def fit(cls, num_symbols: int, vocab_size: int, max_symbols: float) -> "Part":
-        """The whole text if it has at most `max_symbols`, else a part of about that size."""
+        """The whole text if it has at most `max_symbols` symbols, else a part of about that size."""
         B = max_streams(vocab_size)
         if num_symbols <= max_symbols:
             return cls(B)
@@ -83,12 +83,12 @@ class Part:
         return cls(B, max(_MIN_CHUNKS, int(max_symbols) // (SEQ_LENGTH * B)))
 
     def bounded(self, vocab_size: int) -> "Part":
-        """The same part, limited so that a chunk fits into memory; for a part that comes from a file."""
+        """The part with limits, so that a chunk fits into memory; for values from a file."""
         num_chunks = None if self.num_chunks is None else max(1, self.num_chunks)
         return Part(min(max(1, self.batch_size), max_streams(vocab_size)), num_chunks)
 
     def count(self, num_symbols: int) -> int:
-        """The number of symbols read of a text of N."""
+        """Number of symbols to read in a text of `num_symbols`."""
         if self.num_chunks is None:
             return num_symbols
         return min(num_symbols, self.num_chunks * self.batch_size * SEQ_LENGTH)
@@ -96,16 +96,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Score:
-    """A mean loss in nats per symbol, and the number of predictions that it averages."""
+    """A mean loss in nats per symbol, and its number of predictions."""
 
     loss: float
     num_predictions: int
 
 
 def chunk_losses(model: CharRNN, x: Tensor, y: Tensor, state: State | None, runtime: Runtime) -> tuple[Tensor, State]:
-    """The loss (T, B) of predicting y (T, B) from x (T, B), in nats on the device, and the state after them.
+    """The losses (T, B) of predicting y (T, B) from x (T, B), in nats on the device, and the new state.
 
-    Targets that are IGNORE have a loss of 0.
+    The loss of an IGNORE target is 0.
     """
     with runtime.autocast():
         logits, state = model(runtime.send(x), state)
@@ -125,13 +125,13 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     is_time_up: Callable[[], bool] = lambda: False,
 ) -> Score:
-    """Mean loss of predicting each of the N ids but the first, with carried state.
+    """Mean loss of all ids (N,) but the first, with carried state.
 
-    Each process of a training reads its part of the streams. At least one chunk is read, and none once `is_time_up`;
-    `before_chunk` is called before each. The loss is NaN if `should_stop` interrupted it.
+    Several processes read a part of the streams each. At least one chunk is read, then chunks until `is_time_up`;
+    `before_chunk` is called before each. The loss is NaN if `should_stop` interrupts it.
     """
     part = part or Part.fit(len(ids), model.config.vocab_size, math.inf)
-    losses: list[Tensor] = []  # on the device, which is waited for now and then only
+    losses: list[Tensor] = []  # on the device: reading each would wait for it
     counts: list[Tensor] = []
     state = None
     with evaluating(model):
@@ -156,20 +156,20 @@ def evaluate(
 
 @torch.no_grad()
 def text_losses(model: CharRNN, ids: Tensor, runtime: Runtime, advance: Advance = advance_nothing) -> Tensor:
-    """The loss of each of the N ids but the first, with carried state: (N - 1,) in nats.
+    """The losses (N - 1,) of all ids (N,) but the first, with carried state, in nats.
 
-    The streams are those of `evaluate` for the whole text, so that the mean is what it measures. `advance` is called
-    with the number of symbols that each chunk predicts.
+    The text is cut into the same streams as by `evaluate`, so the mean is equal. `advance` is called with the number of
+    predictions in each chunk.
     """
     if len(ids) < 2:
         return torch.zeros(0)
     losses, B, state = torch.zeros(len(ids) - 1), max_streams(model.config.vocab_size), None
     with evaluating(model):
         chunks = (evaluation_chunks(each, B, SEQ_LENGTH) for each in (ids, torch.arange(len(ids))))
-        for (x, y), (_, place) in zip(*chunks, strict=True):
+        for (x, y), (_, position) in zip(*chunks, strict=True):
             chunk, state = chunk_losses(model, x, y, state, runtime)
-            counted = place != IGNORE
-            losses[place[counted] - 1] = chunk.cpu()[counted]
+            counted = position != IGNORE
+            losses[position[counted] - 1] = chunk.cpu()[counted]
             advance(int(counted.sum()))
     return losses
 
@@ -178,9 +178,9 @@ def text_losses(model: CharRNN, ids: Tensor, runtime: Runtime, advance: Advance 
 def stream_losses(
     model: CharRNN, ids: Tensor, runtime: Runtime, state: State | None = None, advance: Advance = advance_nothing
 ) -> tuple[Tensor, State | None]:
-    """The same losses (N - 1,) in one stream from a state, and the state after it.
+    """The same losses (N - 1,), read in one stream from an initial state, and the final state.
 
-    All chunks have one shape, so that a loss does not depend on the text after it. On `advance` see `text_losses`.
+    All chunks have the same shape, so that a loss does not depend on later text. On `advance` see `text_losses`.
     """
     if (num_losses := len(ids) - 1) < 1:
         return torch.zeros(0), state
@@ -194,9 +194,9 @@ def stream_losses(
 def sequence_losses(
     model: CharRNN, sequences: Sequence[Tensor], runtime: Runtime, advance: Advance = advance_nothing
 ) -> list[Tensor]:
-    """The loss of each index of each sequence but its first, each read from an empty state, in nats.
+    """The losses of all ids but the first of each sequence, each read from a zero state, in nats.
 
-    Sequences of like lengths are read side by side, and padded at their ends. On `advance` see `text_losses`.
+    Sequences of similar length are padded and read as a batch. On `advance` see `text_losses`.
     """
     losses = [torch.zeros(0)] * len(sequences)
     longest_first = sorted((i for i, each in enumerate(sequences) if len(each) > 1), key=lambda i: -len(sequences[i]))
@@ -216,9 +216,9 @@ def sequence_losses(
 def window_losses(
     model: CharRNN, ids: Tensor, window: int, runtime: Runtime, advance: Advance = advance_nothing
 ) -> Tensor:
-    """The loss of each of the N ids but the first, with a state that is emptied every `window` of them.
+    """The losses of all ids (N,) but the first, with a state that is reset every `window` ids.
 
-    >>> torch.arange(7).unfold(0, 3 + 1, 3).tolist()  # windows of 3 predict 1 to 3 and 4 to 6
+    >>> torch.arange(7).unfold(0, 3 + 1, 3).tolist()  # windows of 3 predictions: 1 to 3, and 4 to 6
     [[0, 1, 2, 3], [3, 4, 5, 6]]
 
     Returns: (N - 1,) in nats. On `advance` see `text_losses`.
@@ -237,7 +237,7 @@ def window_losses(
 
 
 def _num_sequences(length: int, vocab_size: int) -> int:
-    """Sequences of one length to read side by side: as many symbols at once as in two chunks of an evaluation."""
+    """Batch size for sequences of a length: as many symbols at once as in two chunks of an evaluation."""
     T = min(max(1, length - 1), SEQ_LENGTH)
     return max(1, min(2 * SEQ_LENGTH * max_streams(vocab_size) // T, _MAX_PADDED // length))
 
@@ -245,11 +245,11 @@ def _num_sequences(length: int, vocab_size: int) -> int:
 def _batch_losses(
     model: CharRNN, text: Tensor, runtime: Runtime, state: State | None = None, advance: Advance = advance_nothing
 ) -> tuple[Tensor, State | None]:
-    """The losses (N - 1, B) of sequences (N, B) that are padded with IGNORE, in chunks with carried state, and that."""
+    """The losses (N - 1, B) of sequences (N, B) that are padded with IGNORE, and the final state."""
     T = max(1, min(SEQ_LENGTH, _MAX_LOGITS // (text.shape[1] * model.config.vocab_size)))
     losses = []
-    for begin in range(0, len(text) - 1, T):
-        chunk = text[begin : begin + T + 1]
+    for start in range(0, len(text) - 1, T):
+        chunk = text[start : start + T + 1]
         chunk_loss, state = chunk_losses(model, chunk[:-1].clamp(min=0), chunk[1:], state, runtime)
         losses.append(chunk_loss.cpu())
         advance(int((chunk[1:] != IGNORE).sum()))

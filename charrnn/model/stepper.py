@@ -1,9 +1,9 @@
-"""One step of a trained model for many streams at once, as fast as its weights can be read.
+"""One step of a trained model for many streams at once, at a speed limited only by reading the weights.
 
-Three rearrangements leave one matrix product per layer. The contribution of a symbol to the gates of layer 0 is a row
+Three optimisations leave one matrix product per layer. The contribution of a symbol to the gates of layer 0 is a row
 of a table. A single product computes everything that depends on a layer's output: its own gates at the next step, and
-the next layer's gates or the logits. And a sigmoid is a tanh, sigmoid(x) = (1 + tanh(x / 2)) / 2, with the factors
-moved into the weights. Whole sequences are left to `network.py`, drawing from the logits to `sampling/`.
+the next layer's gates or the logits. A sigmoid is computed as a tanh, sigmoid(x) = (1 + tanh(x / 2)) / 2, with the
+factors moved into the weights. `network.py` runs whole sequences, `sampling/` draws from the logits.
 
 Letters in shapes: B streams, R >= B rows of a product, V vocabulary size, H hidden size, L layers, G = 4H, 3H or H
 gates of an LSTM, GRU or RNN, P downstream values of a layer: gates of the next layer, or logits.
@@ -22,22 +22,25 @@ from charrnn.machine.runtime import Runtime, can_compute, exact_float32, fbgemm
 from charrnn.machine.threads import num_threads
 from charrnn.model.network import CharRNN, State, count_multiplications, evaluating, layer_weights
 
-_LARGE = 2**19  # weights in a step; fewer fit into the caches
+_LARGE = 2**19  # multiplications per step; smaller models fit into the CPU caches
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A row of each tensor that a Stepper carries, after a text; the model's state unless it was read by steps."""
+class StreamState:
+    """The state of one stream after a text: a row of each tensor that a Stepper carries.
 
-    position: tuple[Tensor, ...]
+    `state` is the same as a state of the model; None if the text was read step by step.
+    """
+
+    rows: tuple[Tensor, ...]
     state: State | None = None
 
 
 class Stepper:
-    """B streams of one model, each at its own position in its text; all tensors are updated in place.
+    """B independent streams of one model; all tensors are updated in place.
 
-    In int8 a stream's logits are the same to the bit beside any other streams, and on any CPU of the same family:
-    integer sums are exact, and everything else is elementwise.
+    In int8 the logits of a stream are bitwise independent of the other streams, and equal on all CPUs of a family:
+    integer sums are exact, and all other operations are elementwise.
     """
 
     def __init__(self, model: CharRNN, runtime: Runtime, num_streams: int) -> None:
@@ -55,7 +58,7 @@ class Stepper:
         self._layers = [self._kind(product, num_streams) for product in self._products]
         self._gates = self._table.new_zeros(num_streams, self._table.shape[1])
         self.logits = self._layers[-1].downstream
-        """(B, V) float32, for the next symbol of each stream; overwritten by the next step."""
+        """(B, V) float32, for the next symbol of each stream; the next step overwrites them."""
 
     def step(self, symbols: Tensor) -> None:
         """Advance each stream by one symbol: (B,) int64."""
@@ -64,10 +67,10 @@ class Stepper:
             gates = layer.step(gates)
 
     @torch.inference_mode()
-    def read(self, text: Tensor, before: Reading | None = None, chunk: int = 1024) -> Reading:
-        """Read a text (N,) of at least one symbol, on its own or after another; the streams are left alone.
+    def read(self, text: Tensor, before: StreamState | None = None, chunk: int = 1024) -> StreamState:
+        """The state after a text (N,) of at least one symbol, read from zeros or from `before`. Streams do not change.
 
-        Exact steps read it symbol by symbol. Otherwise it is read as a sequence: faster, but rounded differently.
+        In int8 the text is read step by step. Otherwise it is read as a sequence: faster, but with other rounding.
         """
         if self._is_exact:
             return self._read_by_steps(text, before)
@@ -76,46 +79,46 @@ class Stepper:
             for part in text.split(chunk):
                 _, state = model.stack(model.encode(self._runtime.place(part.long()[:, None])), state)
         assert state is not None, "a text has at least one symbol"
-        return Reading(self._locate(state), state)
+        return StreamState(self._rows_of(state), state)
 
-    def _read_by_steps(self, text: Tensor, before: Reading | None) -> Reading:
-        stream = copy.copy(self)  # it shares the weights
+    def _read_by_steps(self, text: Tensor, before: StreamState | None) -> StreamState:
+        stream = copy.copy(self)  # a shallow copy shares the weights
         stream._arrange_streams(1)
-        stream.place([0], before or Reading(self._locate(self._model.initial_state(1))))
-        with num_threads(1):  # more would be slow on a busy machine
+        stream.set_state([0], before or StreamState(self._rows_of(self._model.initial_state(1))))
+        with num_threads(1):  # several threads are slow on a busy machine
             for symbol in text.long().split(1):
                 stream.step(symbol)
-        return Reading(tuple(tensor[0].clone() for layer in stream._layers for tensor in layer.carried))
+        return StreamState(tuple(tensor[0].clone() for layer in stream._layers for tensor in layer.carried))
 
-    def _locate(self, state: State) -> tuple[Tensor, ...]:
-        """The position of a stream in this state of the model."""
-        return tuple(row for layer, after in zip(self._layers, state, strict=True) for row in layer.locate(after))
+    def _rows_of(self, state: State) -> tuple[Tensor, ...]:
+        """The rows of a stream for a state of the model."""
+        return tuple(row for layer, each in zip(self._layers, state, strict=True) for row in layer.rows_of(each))
 
     @torch.inference_mode()
-    def place(self, streams: list[int], reading: Reading) -> None:
-        """Move these streams to the end of a text that was read."""
-        index, rows = self._runtime.send(torch.tensor(streams)), iter(reading.position)
+    def set_state(self, streams: list[int], state: StreamState) -> None:
+        """Set the state of these streams."""
+        index, rows = self._runtime.send(torch.tensor(streams)), iter(state.rows)
         for layer in self._layers:
             for tensor in layer.carried:
                 tensor[index] = next(rows)
 
 
 def fastest_runtime(runtime: Runtime, config: ModelConfig) -> Runtime:
-    """The runtime in the precision that samples a model fastest without a noticeable loss of quality."""
+    """The runtime in the precision with the fastest sampling without a noticeable loss of quality."""
     if can_compute(runtime.device, torch.int8):
         return replace(runtime, dtype=torch.int8)
-    # The conversion of inputs to half precision takes longer than the products of a small model.
+    # Converting inputs to half precision takes longer than the products of a small model.
     return replace(runtime, dtype=torch.float32) if count_multiplications(config) < _LARGE else runtime
 
 
 class _Dense:
-    """The product of a layer's output with everything that reads it, in a floating-point precision.
+    """The product of a layer's output with all weights that are applied to it, in a floating-point precision.
 
     The weights are (G + P, H), the biases (G + P,).
     """
 
     min_rows = 4
-    """Min rows of a product; with fewer, libraries sum in another order."""
+    """Min rows of a product; libraries sum in another order if there are fewer."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         self.shape, self.device = weight.shape, weight.device
@@ -130,13 +133,13 @@ class _Dense:
 
 
 class _Int8:
-    """The same product by FBGEMM in 8-bit integers: one scale per row of weights, one for all outputs up to `bound`.
+    """The same product in 8-bit integers by FBGEMM: one scale per row of weights, one for outputs up to `bound`.
 
     Integer sums are exact: a row's result depends neither on the number of rows nor on the CPU.
     """
 
     min_rows = 1
-    _LEVELS = 63  # max level of a magnitude: more would overflow on CPUs that add pairs of products in 16 bits
+    _LEVELS = 63  # max quantised magnitude; more overflows on CPUs that add pairs of products in 16 bits
 
     def __init__(self, weight: Tensor, bias: Tensor, bound: float) -> None:
         self.shape, self.device = weight.shape, weight.device
@@ -153,13 +156,13 @@ class _Int8:
 
 
 class _Layer(ABC):
-    """One recurrent layer of B streams, with the tensors that it carries from step to step."""
+    """A recurrent layer of B streams, with the tensors that it carries from step to step."""
 
     scale: ClassVar[float] = 1.0
-    """Ratio of this output to the model's; the weights that read it are divided by it."""
+    """Factor of the output relative to the model's; weights that are applied to the output are divided by it."""
 
     gates: ClassVar[tuple[tuple[int, float], ...]]
-    """For each gate its place in the model's weights, and the factor for these weights."""
+    """For each gate its index in the model's weights, and a factor for these weights."""
 
     def __init__(self, product: _Dense | _Int8, num_streams: int) -> None:
         self._product = product
@@ -168,7 +171,7 @@ class _Layer(ABC):
         self._results = torch.zeros(num_rows, num_results, device=product.device)
         self._h, results, G = self._output[:num_streams], self._results[:num_streams], len(self.gates) * H
         self._recurrent, self.downstream = results[:, :G], results[:, G:]
-        """(B, G), the contribution to the layer's own gates at the next step, and (B, P)."""
+        """The contribution (B, G) to the layer's own gates at the next step, and the downstream values (B, P)."""
         self.carried = [results, self._h]
         """Tensors with one row per stream: the results, and the last tensor of the layer's state."""
 
@@ -177,13 +180,13 @@ class _Layer(ABC):
         """Compute the next output from the input's contribution to the gates (B, G)."""
 
     def step(self, gates: Tensor) -> Tensor:
-        """Compute the next output and everything that reads it; returns `downstream`."""
+        """Compute the next output and its product; returns `downstream`."""
         self.advance(gates)
         self._product.multiply(self._output, self._results)
         return self.downstream
 
-    def locate(self, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """A row of each carried tensor, for a state of the model given as tensors (1, 1, H)."""
+    def rows_of(self, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """A row of each carried tensor, for a state of the model as tensors (1, 1, H)."""
         R = self._product.min_rows
         output, results = torch.zeros_like(self._output[:R]), torch.zeros_like(self._results[:R])
         output[0] = self.scale * state[0][0, 0]
@@ -200,7 +203,7 @@ class _LSTM(_Layer):
     def __init__(self, product: _Dense | _Int8, num_streams: int) -> None:
         super().__init__(product, num_streams)
         H = self._h.shape[1]
-        # g and c are adjacent, as are i and f, so that one operation serves both.
+        # g and c are adjacent, as are i and f, so that one operation processes both.
         gates_and_c = self._h.new_zeros(num_streams, 5 * H)
         self._gates, self._g_and_c = gates_and_c[:, : 4 * H], gates_and_c[:, 3 * H :]
         self._o, self._i_and_f, self._c = gates_and_c[:, :H], gates_and_c[:, H : 3 * H], gates_and_c[:, 4 * H :]
@@ -249,7 +252,7 @@ _LAYERS: dict[Cell, type[_Layer]] = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}
 
 
 def _product(layer: nn.Module, reader: nn.Module, kind: type[_Layer], dtype: torch.dtype) -> _Dense | _Int8:
-    """The product of a layer's output with everything that reads it: its own gates, and the next layer or the head."""
+    """The product of a layer's output with its own recurrent weights and those of the next layer or the head."""
     _, weight_hh, _, bias_hh = layer_weights(layer)
     recurrent = _arrange(weight_hh, bias_hh if isinstance(layer, nn.GRU) else torch.zeros_like(bias_hh), kind)
     if isinstance(reader, nn.Linear):
@@ -269,23 +272,23 @@ def _input_table(model: CharRNN, kind: type[_Layer], *, exact: bool) -> Tensor:
     else:
         multiply = _multiply_exactly if exact else torch.mm
         product = multiply(model.embedding.weight, weight.t())
-    return (product + bias).contiguous()  # it is read by rows
+    return (product + bias).contiguous()  # rows are looked up
 
 
 def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
-    """Product of matrices rounded to multiples of 2^-18; exact in float64 for sums of 64 products up to 8 x 8."""
+    """Product of matrices rounded to multiples of 2^-18; exact in float64 for sums of 64 products of values up to 8."""
     a, b = (torch.round(tensor.double() * 2**18) for tensor in (a, b))
     return (a @ b * 2.0**-36).float()
 
 
 def _arrange(weight: Tensor, bias: Tensor, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
-    """Put weights (G, I) and biases (G,) of gates in the order, and to the scale, of this kind of layer."""
+    """Reorder and scale the weights (G, I) and biases (G,) of gates for this kind of layer."""
     weights, biases = (tensor.detach().chunk(len(kind.gates)) for tensor in (weight, bias))
-    arranged = [(factor * weights[place], factor * biases[place]) for place, factor in kind.gates]
+    arranged = [(factor * weights[i], factor * biases[i]) for i, factor in kind.gates]
     return torch.cat([weight for weight, _ in arranged]), torch.cat([bias for _, bias in arranged])
 
 
 def _input_weights(layer: nn.Module, kind: type[_Layer]) -> tuple[Tensor, Tensor]:
-    """Weights (G, I) of the input and both biases (G,), except a GRU's second one: its reset gate scales part of it."""
+    """Input weights (G, I) and the sum of the biases (G,), without a GRU's bias_hh, which its reset gate scales."""
     weight_ih, _, bias_ih, bias_hh = layer_weights(layer)
     return _arrange(weight_ih, bias_ih if isinstance(layer, nn.GRU) else bias_ih + bias_hh, kind)

@@ -1,1 +1,1 @@
-"""A run and its model as pages to look at."""
+"""HTML pages about runs, and models exported as HTML pages."""

@@ -1,4 +1,4 @@
-"""Files that pages are made of, the policy that lets a browser run these and nothing else, and writing of pages."""
+"""The templates and scripts of pages, their content security policy, and writing a page to a file."""
 
 import base64
 import contextlib
@@ -14,19 +14,19 @@ _MODULE = b"// charrnn module"
 
 
 def read(name: str) -> str:
-    """A file of this folder."""
+    """Read a file of this folder."""
     return resources.files("charrnn.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def policy(script: str, style: str, *more: str) -> str:
-    """The content security policy of a page with exactly this inline script and style, and `more` directives."""
+    """The content security policy of a page: only this inline script and style, and `more` directives."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
-    own = [f"{kind} 'sha256-{found}'" for kind, found in zip(("script-src", "style-src"), hashes, strict=True)]
-    return "; ".join(["default-src 'none'", *own, *more, "base-uri 'none'", "form-action 'none'"])
+    sources = [f"{kind} 'sha256-{each}'" for kind, each in zip(("script-src", "style-src"), hashes, strict=True)]
+    return "; ".join(["default-src 'none'", *sources, *more, "base-uri 'none'", "form-action 'none'"])
 
 
 def is_own_page(path: Path) -> bool:
-    """True if a file was written by charrnn."""
+    """True if charrnn wrote the file."""
     with contextlib.suppress(OSError), open_regular(path) as stream:
         head = stream.read(1024)
         return _GENERATOR in head or head.startswith(_MODULE)
@@ -36,7 +36,8 @@ def is_own_page(path: Path) -> bool:
 def write_page(page: str, path: Path | None, *, overwrite: bool = False) -> int:
     """Write a page or a module to a file, or to stdout if `path` is None.
 
-    Returns: its size in bytes. Raises: CharRNNError, for an existing file unless `overwrite` or charrnn wrote it.
+    Files that charrnn wrote are overwritten, others only with `overwrite`. Returns: the size in bytes. Raises:
+    CharRNNError.
     """
     data = page.encode()
     if path is None:

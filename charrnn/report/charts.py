@@ -1,4 +1,4 @@
-"""Charts by matplotlib as SVG that takes its colours and its font from the page around it."""
+"""Charts by matplotlib as SVG; colours and fonts come from the style sheet of the page."""
 
 import io
 import math
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 _INK, _LINE = "#010101", "#010102"
 _SERIES = tuple(f"#0102{i:02x}" for i in range(6))
-"""Stand-ins for the page's colours, which matplotlib does not know."""
+"""Placeholders for the colours of the page, which matplotlib cannot use."""
 _COLOURS = {_INK: "var(--ink)", _LINE: "var(--line)"} | {each: f"var(--series-{i})" for i, each in enumerate(_SERIES)}
-_SIZE = (4.6, 2.7)  # inches, of 72 points: near the width of a phone
+_SIZE = (4.6, 2.7)  # in inches of 72 points; about the width of a phone
 _SVG = "{http://www.w3.org/2000/svg}"
 _FONTS = ("font", "font-size", "font-family", "font-weight", "font-style")
-_LOSSES = "With dots: on held-out text. Thin: on the training text, a running mean."
+_LOSSES = "Lines with dots: validation loss. Thin lines: running mean of the training loss."
 
 
 def draw_curves(runs: Sequence[Records]) -> list[tuple[str, str, str]]:
-    """The title, SVG and caption of each chart of the runs, overlaid; a chart without a point is left out."""
+    """The title, SVG and caption of each chart, with the curves of all runs; charts without data are left out."""
 
     def curves_of(name: str, factor: float = 1.0) -> list[Curve]:
         return [curve(records, name, factor) for records in runs]
@@ -43,7 +43,7 @@ def draw_curves(runs: Sequence[Records]) -> list[tuple[str, str, str]]:
 def _draw_over_chars(
     label: str, curves: Sequence[Curve], thin: Sequence[Curve] = (), *, from_zero: bool = False
 ) -> str:
-    """A chart over the characters trained on; `thin` curves are drawn first, without dots. Empty without a point."""
+    """A chart over the characters trained on; `thin` curves are drawn first, without dots. Empty without data."""
     from matplotlib.ticker import EngFormatter
 
     def paint(axes: "Axes") -> None:
@@ -65,7 +65,7 @@ def _draw_over_chars(
 
 
 def draw_calibration(calibration: Calibration) -> str:
-    """The share of likeliest symbols that came, over how sure the model was; a dot's area grows with its count."""
+    """The accuracy of the most likely symbol over its probability; the area of a dot grows with its count."""
     from matplotlib.ticker import PercentFormatter
 
     def paint(axes: "Axes") -> None:
@@ -78,14 +78,14 @@ def draw_calibration(calibration: Calibration) -> str:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        axes.set_xlabel("confidence in the likeliest symbol", color=_INK)
-        axes.set_ylabel("share that came", color=_INK)
+        axes.set_xlabel("probability of the most likely symbol", color=_INK)
+        axes.set_ylabel("accuracy", color=_INK)
 
-    return _draw("The share of right guesses over the confidence in them", paint)
+    return _draw("Accuracy over the probability of the most likely symbol", paint)
 
 
 def _draw(description: str, paint: Callable[["Axes"], None]) -> str:
-    """The SVG of a chart with a grid and two sides; `description` is read to those who cannot see it."""
+    """The SVG of a chart with a grid and two axes; screen readers read the `description`."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -105,7 +105,7 @@ def _draw(description: str, paint: Callable[["Axes"], None]) -> str:
 
 
 def _for_page(svg: bytes, description: str) -> str:
-    """The SVG without styles, which the page's policy forbids: each declaration becomes an attribute."""
+    """The SVG with attributes instead of styles, which the content security policy forbids."""
     ElementTree.register_namespace("", _SVG.strip("{}"))
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ElementTree.fromstring(svg)

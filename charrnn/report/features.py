@@ -1,4 +1,4 @@
-"""Properties of a place in a text that a reader can name, each as one number per character.
+"""Features of a position in a text that people can name, each as one number per character.
 
 Letters in shapes: N characters.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.float32]
 """One number per character of a text (N,)."""
 
-_LETTER = r"[^\W\d_\u2e80-\u9fff]"  # Chinese and Japanese have no blanks between words
+_LETTER = r"[^\W\d_\u2e80-\u9fff]"  # without Chinese and Japanese, which have no spaces between words
 _WORD = re.compile(rf"{_LETTER}+(?:['\u2019]{_LETTER}+)*")
 _QUOTED = re.compile(r'"(?:[^"\n]|\n(?!\n))*"?|[“„](?:[^“”\n]|\n(?!\n))*[“”]?|«(?:[^»\n]|\n(?!\n))*»?')
 _BRACKETED = re.compile(r"\((?:[^)\n]|\n(?!\n))*\)?|\[(?:[^]\n]|\n(?!\n))*\]?")
@@ -22,7 +22,7 @@ _FIRST_LINE = re.compile(r"(?:\A|(?<=\n\n))[^\n]+")
 
 
 def within(text: str, pattern: re.Pattern[str], accepts: Callable[[str], bool] = lambda found: True) -> Values:
-    """1 within each match that is accepted, else 0.
+    """1 within each match that is accepted, 0 elsewhere.
 
     >>> within("a Cat", _WORD, accepts=lambda word: word[0].isupper()).tolist()
     [0.0, 0.0, 1.0, 1.0, 1.0]
@@ -35,28 +35,28 @@ def within(text: str, pattern: re.Pattern[str], accepts: Callable[[str], bool] =
 
 
 def among(text: str, is_one: Callable[[str], bool]) -> Values:
-    """1 at each character that is one of these, else 0."""
+    """1 at each character for which `is_one` is true, 0 elsewhere."""
     return np.fromiter(map(is_one, text), np.float32, len(text))
 
 
 def since(text: str, is_mark: Callable[[str], bool]) -> Values:
-    """The number of characters since the last mark.
+    """Number of characters since the last mark.
 
     >>> since("ab.cd", ".".__eq__).tolist()
     [1.0, 2.0, 0.0, 1.0, 2.0]
     """
     marks = among(text, is_mark)
-    place = np.arange(1, len(text) + 1)
-    return (place - np.maximum.accumulate(np.where(marks > 0, place, 0))).astype(np.float32)
+    position = np.arange(1, len(text) + 1)
+    return (position - np.maximum.accumulate(np.where(marks > 0, position, 0))).astype(np.float32)
 
 
 def is_no_letter(char: str) -> bool:
-    """True between words."""
+    """True for characters between words."""
     return re.match(_LETTER, char) is None
 
 
 def common_words(text: str) -> set[str]:
-    """The dozen most frequent words of a text."""
+    """The 12 most frequent words of a text."""
     return {word for word, _ in Counter(_WORD.findall(text)).most_common(12)}
 
 
@@ -79,4 +79,4 @@ FEATURES: dict[str, Callable[[str], Values]] = {
     "in one of the commonest words": lambda text: within(text, _WORD, common_words(text).__contains__),
     "in a number": lambda text: among(text, str.isdigit),
 }
-"""By the name that a reader knows them by."""
+"""The features by their names in the report."""

@@ -1,4 +1,4 @@
-"""The facts about a run that its report begins with: only what helps to make it again or to judge it."""
+"""The facts at the start of a report: what is needed to reproduce or to judge a run."""
 
 import math
 import os
@@ -19,7 +19,7 @@ _MAX_NAME, _MAX_WORD, _MAX_WORDS = 80, 1000, 100
 
 
 def list_facts(subject: Subject) -> dict[str, str]:
-    """The facts by their names."""
+    """The facts by name."""
     checkpoint = subject.checkpoint
     config, history = checkpoint.model_config, checkpoint.snapshot.history
     last = subject.records[-1] if subject.records else {}
@@ -42,17 +42,17 @@ def list_facts(subject: Subject) -> dict[str, str]:
 
 
 def corpus_name(checkpoint: Checkpoint) -> str:
-    """The name of the prepared file, without its folder, which may hold a user's name; the path is of any system."""
+    """The file name of the corpus without its folder, which may contain a user name; paths of any system."""
     return PureWindowsPath(checkpoint.corpus.path).name or "the text"
 
 
 def write_command(subject: Subject) -> list[str]:
-    """The command of the run in parts: as the log has it, else made of the options in the checkpoint."""
+    """The command of the run in parts: from the log, or else from the options in the checkpoint."""
     definition, checkpoint = _definition(subject), subject.checkpoint
     if isinstance(given := definition.get("command"), list) and given[:2] == ["charrnn", "train"]:
         command = shlex.join(str(word)[:_MAX_WORD] for word in given[:_MAX_WORDS])
-        home = os.path.expanduser("~")  # noqa: PTH111 (which raises for a user without one)
-        return command.replace(f" {home}/", " ~/").split(" ")  # pages are sent to others
+        home = os.path.expanduser("~")  # noqa: PTH111 (expanduser of pathlib raises for a user without a home)
+        return command.replace(f" {home}/", " ~/").split(" ")  # hides the user name
     parts = [["charrnn", "train", corpus_name(checkpoint)]]
     for config in (checkpoint.model_config, checkpoint.training_config, checkpoint.corpus.config):
         parts += _options(config)
@@ -64,13 +64,13 @@ def write_command(subject: Subject) -> list[str]:
 
 
 def _definition(subject: Subject) -> dict[str, Any]:
-    """Definition of the run in its log, which a stranger may have written; empty if there is none."""
+    """The definition of the run in its log, with unchecked values; empty if it is missing."""
     definition = subject.records[0].get("definition") if subject.records else None
     return definition if isinstance(definition, dict) else {}
 
 
 def _options(config: Config) -> Iterator[list[str]]:
-    """The options of a config that differ from their defaults, and always the hidden size."""
+    """The options of a config that differ from their defaults, and the hidden size."""
     for name, option in options_of(type(config)).items():
         value = getattr(config, name)
         is_shown = value != getattr(type(config), name) or name == "hidden_size"
@@ -80,7 +80,7 @@ def _options(config: Config) -> Iterator[list[str]]:
 
 
 def _machine(subject: Subject) -> str:
-    """The machine as the log names it."""
+    """The machine, from the log."""
     machine = _definition(subject).get("machine")
     if not isinstance(machine, dict):
         return "not recorded"

@@ -5,8 +5,8 @@
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 
-// One time step of each kind of cell. `x` (G) is W_ih x + b_ih, and `r` (G) is W_hh h + b_hh. The gates lie one after
-// another, each H long. The new state takes the place of the old one.
+// One time step of each kind of cell. `x` (G) is W_ih x + b_ih, and `r` (G) is W_hh h + b_hh: the gates one after
+// another, each of length H. The state is updated in place.
 const CELLS = {
   lstm(x, r, { h, c }) {
     const H = h.length;
@@ -33,7 +33,7 @@ const CELLS = {
   },
 };
 
-// An array of numbers from their bytes in base64.
+// Decode an array of numbers from base64.
 function decode(base64, NumberArray) {
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
@@ -41,8 +41,8 @@ function decode(base64, NumberArray) {
   return new NumberArray(bytes.buffer);
 }
 
-// A matrix of 8-bit integers, each row with its own scale. In memory four rows lie side by side, as floats: they are
-// multiplied faster so.
+// A matrix of 8-bit integers with one scale per row. In memory four rows are interleaved, as floats, which makes
+// products faster.
 class Matrix {
   constructor({ columns, integers, scales }) {
     this.columns = columns;
@@ -54,12 +54,12 @@ class Matrix {
     }
   }
 
-  // Where row i and column j lie.
+  // The index of row i, column j.
   place(i, j) {
     return 4 * ((i >> 2) * this.columns + j) + (i & 3);
   }
 
-  // Row i, as an input for `times`.
+  // Row i as an input for `times`.
   row(i) {
     return Float64Array.from({ length: this.columns }, (_, j) => this.scales[i] * this.integers[this.place(i, j)]);
   }
@@ -67,7 +67,7 @@ class Matrix {
   // W x + bias.
   times(x, bias) {
     const { integers, columns, scales } = this;
-    const sums = new Float64Array(integers.length / columns); // of whole fours of rows
+    const sums = new Float64Array(integers.length / columns); // rounded up to a multiple of four rows
     for (let i = 0, k = 0; i < sums.length; i += 4) {
       let a = 0, b = 0, c = 0, d = 0;
       for (let j = 0; j < columns; j++, k += 4) {
@@ -104,13 +104,13 @@ class CharRNN {
     this.head = { weight: new Matrix(head.weight), bias: decode(head.bias, Float32Array) };
   }
 
-  // The state of each layer before a text.
+  // The initial state of each layer: zeros.
   initial_state() {
     const zeros = () => new Float64Array(this.hidden_size);
     return this.layers.map(() => ({ h: zeros(), c: zeros() }));
   }
 
-  // Read a symbol, which changes the state; returns the logits (V) of the next one.
+  // Read a symbol and update the state; return the logits (V) of the next symbol.
   step(symbol, state) {
     let x = this.embedding?.row(symbol); // without an embedding the input is one-hot
     for (const [i, { weight_ih, weight_hh, bias_ih, bias_hh }] of this.layers.entries()) {

@@ -1,7 +1,8 @@
-"""Units of the state that follow something a reader can name, as Karpathy, Johnson and Fei-Fei looked for them.
+"""Interpretable units of the state: those that correlate with a feature that people can name.
 
-Source: "Visualizing and Understanding Recurrent Networks" (2015), arXiv 1506.02078. They found theirs by eye; here
-each is the unit of the highest correlation on one half of a text, and its figure is measured on the other half.
+Source: Karpathy, Johnson and Fei-Fei, "Visualizing and Understanding Recurrent Networks" (2015), arXiv 1506.02078. The
+paper selects units by eye. Here the unit with the highest correlation on one half of a text is selected, and its
+correlation is measured on the other half.
 
 Letters in shapes: N symbols, U units of the state, F features.
 """
@@ -20,18 +21,18 @@ from charrnn.report.reading import Reading, read
 from charrnn.report.subject import Subject
 
 _MAX_NEURONS = 8
-_MIN_CORRELATION = 0.3  # a weaker one could not be seen
+_MIN_CORRELATION = 0.3  # a weaker correlation is not visible
 _MAX_LEVEL = 4
-_MIN_SHARE = 0.005  # of the places that a feature marks in each half
+_MIN_FRACTION = 0.005  # of the symbols in each half that must have, or not have, the feature
 _UNTRAINED_SEED = 1
 
 
 @dataclass(frozen=True)
 class Neuron:
-    """A unit, the feature that it follows, and their correlation; `untrained` is the same of a model before training.
+    """A unit with its feature and their correlation; `untrained` is the best correlation before training.
 
-    `runs` are successive symbols of equal activation, as (step, text). The steps, from -4 to 4, lead from the unit's
-    mean away from the feature or towards it.
+    `runs` are successive symbols of equal activation, as (level, text). The levels, from -4 to 4, are relative to the
+    unit's mean; positive levels indicate the feature.
     """
 
     layer: int
@@ -42,10 +43,10 @@ class Neuron:
     runs: list[tuple[int, str]]
 
 
-def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tuple[list[Neuron], dict[str, float]]:
-    """The units that training has made follow a feature most, with what they do over a part of the reading.
+def find_neurons(subject: Subject, reading: Reading, start: int, end: int) -> tuple[list[Neuron], dict[str, float]]:
+    """The units whose correlation with a feature has grown most by training, with their activations in a passage.
 
-    Returns: those units, and the correlations of features that no unit follows, or none more than before training.
+    Returns: these units, and the correlations of features without such a unit.
     """
     names, features = _features(reading.texts)
     if not names:
@@ -54,10 +55,10 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tu
         torch.manual_seed(_UNTRAINED_SEED)
         model = CharRNN(subject.model.config).eval()
     untrained = read(model, subject.held_out, subject.show)
-    assert untrained is not None, "the trained model has read the same text"
+    assert untrained is not None, "the same text was long enough for the trained model"
     units, correlations = match(features, reading.states)
-    _, before = match(features, untrained.states)
-    gains = correlations.abs() - before.abs()
+    _, untrained_correlations = match(features, untrained.states)
+    gains = correlations.abs() - untrained_correlations.abs()
     are_found = (correlations.abs() >= _MIN_CORRELATION) & (gains > 0)
     H = subject.model.config.hidden_size
     neurons = [
@@ -66,8 +67,8 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tu
             unit=units[i] % H + 1,
             feature=names[i],
             correlation=float(correlations[i]),
-            untrained=float(before[i].abs()),
-            runs=_runs(reading, units[i], float(correlations[i]), begin, end),
+            untrained=float(untrained_correlations[i].abs()),
+            runs=_runs(reading, units[i], float(correlations[i]), start, end),
         )
         for i in gains.argsort(descending=True).tolist()
         if are_found[i]
@@ -77,9 +78,9 @@ def find_neurons(subject: Subject, reading: Reading, begin: int, end: int) -> tu
 
 
 def match(features: Tensor, states: Tensor) -> tuple[list[int], Tensor]:
-    """A unit of (N, U) for each feature (N, F), found on the first half, and their correlation on the second.
+    """Select a unit of `states` (N, U) for each feature (N, F) on the first half; measure them on the second half.
 
-    Features that are followed best choose first. Returns: F units, correlations (F,).
+    Features with the highest correlation are matched first. Returns: F units, correlations (F,).
     """
     half = len(states) // 2
     found = correlate(features[:half], states[:half]).abs()  # (F, U)
@@ -92,28 +93,28 @@ def match(features: Tensor, states: Tensor) -> tuple[list[int], Tensor]:
 
 
 def correlate(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's correlation of each column of x (N, F) with each of y (N, U): (F, U); 0 of a constant."""
+    """Pearson correlation (F, U) of the columns of x (N, F) and y (N, U); 0 for constant columns."""
     x, y = (each - each.mean(0) for each in (x, y))
     norms = x.norm(dim=0)[:, None] * y.norm(dim=0)
     return torch.where(norms > 0, x.T @ y / norms.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
 
 
 def _features(texts: list[str]) -> tuple[list[str], Tensor]:
-    """The names of F features that both halves of the text have, and their values (N, F) at the end of each symbol."""
+    """The F features that occur in both halves of the text, and their values (N, F) at the end of each symbol."""
     text, ends = "".join(texts), np.fromiter(accumulate(map(len, texts)), np.int64) - 1
     kept = {}
     for feature, measure in FEATURES.items():
         values = torch.from_numpy(measure(text)[ends.clip(min=0)])
-        shares = [float((half > 0).float().mean()) for half in values.tensor_split([len(texts) // 2])]
-        if all(_MIN_SHARE < share < 1 - _MIN_SHARE for share in shares):
+        fractions = [float((half > 0).float().mean()) for half in values.tensor_split([len(texts) // 2])]
+        if all(_MIN_FRACTION < fraction < 1 - _MIN_FRACTION for fraction in fractions):
             kept[feature] = values
     return list(kept), torch.stack(list(kept.values()), 1) if kept else torch.zeros(len(texts), 0)
 
 
-def _runs(reading: Reading, unit: int, correlation: float, begin: int, end: int) -> list[tuple[int, str]]:
-    """The symbols of a part of the reading in runs of equal activation; two standard deviations are the last step."""
+def _runs(reading: Reading, unit: int, correlation: float, start: int, end: int) -> list[tuple[int, str]]:
+    """The symbols of a passage in runs of equal activation; the highest level is two standard deviations."""
     values = reading.states[:, unit]
-    scores = (values[begin:end] - values.mean()) / values.std().clamp(min=1e-6) * math.copysign(1, correlation)
-    steps = (scores * _MAX_LEVEL / 2).round().clamp(-_MAX_LEVEL, _MAX_LEVEL).int().tolist()
-    pairs = zip(steps, reading.texts[begin:end], strict=True)
-    return [(step, "".join(text for _, text in run)) for step, run in groupby(pairs, key=lambda pair: pair[0])]
+    scores = (values[start:end] - values.mean()) / values.std().clamp(min=1e-6) * math.copysign(1, correlation)
+    levels = (scores * _MAX_LEVEL / 2).round().clamp(-_MAX_LEVEL, _MAX_LEVEL).int().tolist()
+    pairs = zip(levels, reading.texts[start:end], strict=True)
+    return [(level, "".join(text for _, text in run)) for level, run in groupby(pairs, key=lambda pair: pair[0])]

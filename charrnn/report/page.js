@@ -1,21 +1,21 @@
-// The page and its worker, which are one script. The worker holds the model and sends what it writes.
+// The script of the page and of its worker. The worker runs the model and sends the generated text to the page.
 "use strict";
 
 function work() {
   let model, pieces, options, remaining, timer;
-  let bits; // of symbols that show no text yet
+  let bits; // of symbols whose bytes are not a complete character yet
   let written, seconds;
 
   const commands = {
     load({ json }) {
       const data = JSON.parse(json);
       model = new LanguageModel(data);
-      const { unit, border } = model.vocabulary;
-      postMessage({ ready: { title: data.title, description: data.description, unit, border } });
+      const { unit, eos } = model.vocabulary;
+      postMessage({ ready: { title: data.title, description: data.description, unit, eos } });
     },
     write(message) {
       const prompt = model.vocabulary.prompt(message.text);
-      postMessage({ begun: prompt });
+      postMessage({ started: prompt });
       options = { seed: message.seed, length: Infinity };
       pieces = model.write(prompt, options);
       bits = 0;
@@ -33,9 +33,9 @@ function work() {
   };
 
   function write_some() {
-    const begin = performance.now();
+    const start = performance.now();
     const shown = [];
-    while (remaining > 0 && performance.now() < begin + SLICE_MS) {
+    while (remaining > 0 && performance.now() < start + SLICE_MS) {
       const piece = pieces.next().value;
       if (piece.bits === undefined) continue; // a symbol of the prompt
       bits += piece.bits;
@@ -46,7 +46,7 @@ function work() {
       remaining--;
       written++;
     }
-    seconds += (performance.now() - begin) / 1000;
+    seconds += (performance.now() - start) / 1000;
     postMessage({ pieces: shown });
     if (remaining > 0) timer = setTimeout(write_some);
     else postMessage({ ended: { written, seconds } });
@@ -59,19 +59,19 @@ function work() {
   };
 }
 
-// Characters that would steer the display are shown by their numbers.
+// Replace control characters by their code points.
 function visible(text) {
-  const steering = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
-  return text.replace(steering, (char) => `[U+${char.charCodeAt().toString(16).toUpperCase().padStart(4, "0")}]`);
+  const controls = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
+  return text.replace(controls, (char) => `[U+${char.charCodeAt().toString(16).toUpperCase().padStart(4, "0")}]`);
 }
 
 function show(script) {
   const at = (id) => document.getElementById(id);
   const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
-  const say = (text) => (at("status").textContent = text);
+  const set_status = (text) => (at("status").textContent = text);
   let noun;
 
-  // Successive symbols of about the same surprisal share an element.
+  // Successive symbols with the same colour are in one element.
   function append(symbol, bits) {
     const level = String(Math.min(8, Math.floor(bits)));
     let last = at("text").lastElementChild;
@@ -90,19 +90,19 @@ function show(script) {
   }
 
   const events = {
-    ready({ title, description, unit, border }) {
+    ready({ title, description, unit, eos }) {
       noun = NOUNS[unit];
       document.title = at("title").textContent = visible(title);
       at("description").textContent = description;
       at("noun").textContent = noun;
-      at("prompt").placeholder = `nothing: the model begins a ${border === null ? "line" : "document"}`;
+      at("prompt").placeholder = `nothing: the model begins a ${eos === null ? "line" : "document"}`;
       at("write").disabled = false;
-      say("");
+      set_status("");
     },
-    begun({ shown, unknown, left_out }) {
-      const begin = document.createElement("b");
-      begin.textContent = visible(shown);
-      at("text").replaceChildren(begin);
+    started({ shown, unknown, left_out }) {
+      const prompt = document.createElement("b");
+      prompt.textContent = visible(shown);
+      at("text").replaceChildren(prompt);
       const list = Array.from(new Set(unknown), (symbol) => symbol.trim() || symbol).join(" ");
       const note = `${left_out ? "Left out" : "Read as rare words"}, unknown to the model: ${visible(list)}`;
       at("notes").textContent = unknown.length ? note : "";
@@ -113,7 +113,7 @@ function show(script) {
     ended({ written, seconds }) {
       set_running(false);
       const rate = seconds > 0 ? `, ${Math.round(written / seconds).toLocaleString("en")} a second` : "";
-      say(`${written.toLocaleString("en")} ${noun}${rate}`);
+      set_status(`${written.toLocaleString("en")} ${noun}${rate}`);
     },
   };
 
@@ -121,13 +121,13 @@ function show(script) {
     const [[name, argument]] = Object.entries(data);
     events[name](argument);
   };
-  worker.onerror = ({ message }) => say(`This browser cannot run the model: ${message}`);
+  worker.onerror = ({ message }) => set_status(`This browser cannot run the model: ${message}`);
   worker.postMessage({ load: { json: at("model").textContent } });
 
-  function ask(name) {
+  function send(name) {
     if (!at("form").reportValidity()) return;
     set_running(true);
-    say("writing …");
+    set_status("writing …");
     const number = (id) => at(id).valueAsNumber;
     const message = { text: at("prompt").value, temperature: number("temperature"), length: number("length") };
     worker.postMessage({ [name]: { ...message, seed: number("seed") } });
@@ -135,9 +135,9 @@ function show(script) {
 
   at("form").onsubmit = (event) => {
     event.preventDefault();
-    ask("write");
+    send("write");
   };
-  at("go_on").onclick = () => ask("go_on");
+  at("go_on").onclick = () => send("go_on");
   at("stop").onclick = () => worker.postMessage({ stop: {} });
   at("temperature").oninput = () => (at("shown_temperature").textContent = at("temperature").value);
 }

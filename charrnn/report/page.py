@@ -1,6 +1,6 @@
-"""The report of one or several runs: one HTML page, complete in itself.
+"""The report of one or several runs: one self-contained HTML page.
 
-All text reaches the page through jinja2's autoescape, and what would steer the display is made visible on the way.
+All text is escaped by jinja2's autoescape, and control characters are replaced by visible ones.
 """
 
 import logging
@@ -24,7 +24,7 @@ from charrnn.report.visible import visible
 
 def require_extra() -> None:
     """Raises: CharRNNError if matplotlib or jinja2 is missing."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of caches, as of a home that is read-only
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no warnings about its cache, such as for a read-only home
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -33,12 +33,12 @@ def require_extra() -> None:
 
 
 def write_report(subjects: Sequence[Subject], path: Path | None, *, overwrite: bool = False) -> int:
-    """Write the report of some runs, see `write_page`. Returns: its size in bytes. Raises: CharRNNError."""
+    """Write the report of the runs, see `write_page`. Returns: the size in bytes. Raises: CharRNNError."""
     return assets.write_page(render(subjects), path, overwrite=overwrite)
 
 
 def render(subjects: Sequence[Subject]) -> str:
-    """The page."""
+    """The HTML page."""
     style, script = assets.read("colours.css") + assets.read("report.css"), assets.read("report.js")
     predictions: list[Prediction] = []
     chapters = [_describe(subject, predictions) for subject in subjects]
@@ -56,7 +56,7 @@ def render(subjects: Sequence[Subject]) -> str:
 
 
 def _describe(subject: Subject, predictions: list[Prediction]) -> dict[str, Any]:
-    """One run for `report.html`, None for what needs a text that is missing; adds to the predictions of the page."""
+    """The data of a run for `report.html`; None for parts that need a missing text. Appends to `predictions`."""
     reading = read(subject.model, subject.held_out, subject.show)
     return {
         "name": subject.name,
@@ -74,15 +74,15 @@ def _describe(subject: Subject, predictions: list[Prediction]) -> dict[str, Any]
 
 
 def _describe_held_out(subject: Subject, reading: Reading, predictions: list[Prediction]) -> dict[str, Any]:
-    """Predictions of text that the model was not trained on."""
-    begin, end = find_typical(reading)
+    """The data about held-out text for `report.html`. Appends to `predictions`."""
+    start, end = find_typical(reading)
     calibration = calibrate(reading)
     worst = [make_sheet(reading, subject.names, *each, predictions) for each in find_worst(reading)]
-    neurons, missed = find_neurons(subject, reading, begin, end)
+    neurons, missed = find_neurons(subject, reading, start, end)
     return {
         "num_symbols": len(reading.texts),
         "bits_per_symbol": float(reading.bits.double().mean()),
-        "passage": make_sheet(reading, subject.names, begin, end, predictions),
+        "passage": make_sheet(reading, subject.names, start, end, predictions),
         "worst": sorted(worst, key=lambda sheet: -sheet.bits_per_symbol),
         "calibration": calibration,
         "chart": draw_calibration(calibration),
@@ -92,7 +92,7 @@ def _describe_held_out(subject: Subject, reading: Reading, predictions: list[Pre
 
 
 def _template() -> Any:
-    """The page's template, which escapes all text and makes visible what would steer the display."""
+    """The template of the page, which escapes all text and replaces control characters."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -100,7 +100,7 @@ def _template() -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     def with_line_ends(text: str) -> Markup:
-        """Text whose line ends can be seen and pointed at; a sign of a line end begins no line."""
+        """Text with visible line ends; the word joiner keeps the sign of a line end in its line."""
         return escape(visible(text)).replace("\n", Markup("&#8288;↵\n"))
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True)

@@ -1,4 +1,4 @@
-"""A model's reading of a text, symbol by symbol: its predictions, its surprisal, its state, and its calibration.
+"""Run a model on a text and store predictions, surprisals and states of each symbol; compute the calibration.
 
 Letters in shapes: N symbols, S symbols of a stream, B streams, K likeliest symbols, U units of the state, V vocabulary
 size.
@@ -21,27 +21,26 @@ _NUM_BINS, _MIN_COUNT = 10, 20
 
 @dataclass(frozen=True)
 class Reading:
-    """N successive symbols of a text, and what the model made of each."""
+    """N successive symbols of a text, with the model's predictions and states."""
 
     texts: list[str]
     ids: Tensor
     """(N,)"""
     bits: Tensor
-    """The surprisal of each (N,)."""
+    """The surprisal (N,) of each symbol."""
     likeliest: Tensor
-    """The symbols that were expected in its place (N, K), likeliest first."""
+    """The most likely symbols (N, K) at each position, likeliest first."""
     probabilities: Tensor
     """Their probabilities (N, K)."""
     states: Tensor
-    """The units (N, U) after it was read: all layers' cells behind a tanh, or hidden states where there are none."""
+    """The state (N, U) after each symbol: tanh of the cell states of all layers, or hidden states if there are none."""
 
 
 @torch.no_grad()
 def read(model: CharRNN, ids: Tensor, show: Callable[[list[int]], list[str]]) -> Reading | None:
-    """Read the beginning of a text (N,), as much as takes a second or two; None if it is too short.
+    """Read the start of a text (N,), limited to a second or two; None if the text is too short.
 
-    `show` gives the text of each index. The text is cut into streams that are read side by side; each first reads the
-    symbols before its own.
+    `show` returns the text of each id. The text is cut into parallel streams; each first reads the symbols before it.
     """
     warm_up = min(_WARM_UP, len(ids) // 4)
     config = model.config
@@ -55,17 +54,17 @@ def read(model: CharRNN, ids: Tensor, show: Callable[[list[int]], list[str]]) ->
         return None
     B = max(1, min(_MAX_STREAMS, N // _MIN_STREAM))
     S = N // B
-    begins = torch.arange(B) * S
+    starts = torch.arange(B) * S
     columns: list[tuple[Tensor, ...]] = []
     state: State | None = None
     log_p = torch.zeros(0)
-    for place in range(warm_up + S):
-        x = ids[begins + place]  # (B,)
-        logits, after = model(x[None], state)
-        if place >= warm_up:
+    for step in range(warm_up + S):
+        x = ids[starts + step]  # (B,)
+        logits, new_state = model(x[None], state)
+        if step >= warm_up:
             top = log_p.topk(min(NUM_LIKELIEST, log_p.shape[1]))  # (B, K)
-            columns.append((x, -log_p.gather(1, x[:, None])[:, 0], top.indices, top.values.exp(), _units(after)))
-        log_p, state = logits[0].log_softmax(-1), after  # (B, V)
+            columns.append((x, -log_p.gather(1, x[:, None])[:, 0], top.indices, top.values.exp(), _units(new_state)))
+        log_p, state = logits[0].log_softmax(-1), new_state  # (B, V)
     x, nats, likeliest, p, states = (torch.stack(column, 1).flatten(0, 1) for column in zip(*columns, strict=True))
     return Reading(show(x.tolist()), x, nats / math.log(2), likeliest, p, states)
 
@@ -77,18 +76,18 @@ def _units(state: State) -> Tensor:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The probability of the likeliest symbol compared with the share of cases in which that came."""
+    """The probability of the most likely symbol compared with its accuracy."""
 
     bins: list[tuple[float, float, float]]
-    """Mean probability, share that came, and count of the predictions in each bin."""
+    """Mean probability, accuracy and number of the predictions in each bin."""
     error: float
-    """The expected calibration error: the mean distance of the two, each bin by its count."""
+    """Expected calibration error: mean difference of probability and accuracy, weighted by count."""
     accuracy: float
-    """The share of all symbols that were the likeliest."""
+    """Fraction of all symbols for which the prediction was right."""
 
 
 def calibrate(reading: Reading) -> Calibration:
-    """The calibration in bins of equal width. Bins of a few predictions count for the error, but are left out.
+    """The calibration in bins of equal width. Bins with few predictions are left out, but count in the error.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017).
     """

@@ -1,6 +1,6 @@
 """The log of a run, `metrics.jsonl`, as curves and samples.
 
-It is not trusted: values of another type are dropped.
+Values of the wrong type are dropped, because the log may come from an untrusted source.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ _MAX_POINTS, _MAX_SAMPLES, _MAX_CHARS = 400, 12, 600
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over the number of characters that were trained on."""
+    """Values over the number of characters trained on."""
 
     chars: list[float]
     values: list[float]
 
 
 def number(record: dict[str, Any], name: str) -> float | None:
-    """A finite number of a record."""
+    """A finite number in a record; None if it is missing."""
     value: Any = record.get(name)
     return float(value) if type(value) in (int, float) and abs(value) < _MAX_VALUE else None
 
 
 def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
-    """A field's values times a factor, thinned to a few hundred points; but for the record that ends a run."""
+    """The values of a field times a factor, thinned to 400 points, without the last record of a run."""
     rows = [(number(each, "chars"), number(each, name)) for each in records if "finished" not in each]
     points = [(chars, value * factor) for chars, value in rows if chars is not None and value is not None]
     points = thin(points, _MAX_POINTS)
@@ -36,7 +36,7 @@ def curve(records: Records, name: str, factor: float = 1.0) -> Curve:
 
 
 def samples(records: Records) -> Records:
-    """Texts written while training, with their step and the loss before; at most a dozen, spread over the run."""
+    """Samples during training, with their step and the last loss before; at most 12, spread over the run."""
     found, bits = [], None
     for record in records:
         bits = number(record, "bits_per_char") or bits
@@ -47,7 +47,7 @@ def samples(records: Records) -> Records:
 
 
 def thin(items: list[Item], limit: int) -> list[Item]:
-    """At most `limit` items at even distances, the first and the last among them.
+    """At most `limit` evenly spaced items, including the first and the last.
 
     >>> thin([0, 1, 2, 3, 4], 3)
     [0, 2, 4]

@@ -1,4 +1,4 @@
-// What the model expected in place of a symbol: shown where a pointer rests, a finger taps or the arrow keys lead.
+// Show the model's predictions for a symbol that is pointed at, tapped or selected with the arrow keys.
 "use strict";
 
 const rows = JSON.parse(document.getElementById("predictions").textContent);
@@ -34,7 +34,7 @@ function choose(token) {
   place(token.getClientRects()[0]);
 }
 
-// Below the symbol, or above it where there is no room.
+// Place the panel below the symbol, or above it if there is no room.
 function place(box) {
   const { offsetWidth: width, offsetHeight: height } = panel;
   const below = box.bottom + 8;
@@ -44,7 +44,7 @@ function place(box) {
 
 const token_of = ({ target }) => target.closest?.("[data-i]") ?? null;
 
-// Not pointerover, which also comes where the page moves under a pointer that rests, as the keys make it do.
+// Not pointerover, which also fires if the page scrolls under a pointer at rest, as with the arrow keys.
 document.addEventListener("pointermove", (event) => {
   const token = token_of(event);
   if (token !== hovered) choose(token);
@@ -52,7 +52,7 @@ document.addEventListener("pointermove", (event) => {
 });
 document.addEventListener("click", (event) => {
   choose(token_of(event));
-  chosen?.scrollIntoView({ block: "nearest" }); // on a phone from under the panel
+  chosen?.scrollIntoView({ block: "nearest" }); // the panel may cover it on a phone
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") choose(null);

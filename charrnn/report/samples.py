@@ -1,4 +1,4 @@
-"""Texts that a model writes for its report, and copies in them from the text that it was trained on."""
+"""Samples for a report, and the longest copies from the training text in them."""
 
 import statistics
 
@@ -13,21 +13,21 @@ from charrnn.sampling.generate import Sampler
 TEMPERATURES = (0.2, RECOMMENDED_TEMPERATURE, SamplingConfig.temperature, 1.5)
 _SEED, _NUM_CHARS = 1, 400
 COPYING = SamplingConfig(num_samples=16, length=500, temperature=RECOMMENDED_TEMPERATURE)
-"""The samples in which copies are looked for."""
+"""The options of the samples that are searched for copies."""
 _NUM_COPIES = 3
 
 
 def write_at_temperatures(subject: Subject) -> list[tuple[float, str]]:
-    """A sample at each temperature, all of the same seed and of about as many characters."""
+    """A sample at each temperature, with the same seed and about the same length."""
     length = max(1, round(_NUM_CHARS / subject.tokenizer.chars_per_symbol))
     configs = [SamplingConfig(length=length, temperature=each) for each in TEMPERATURES]
     return [(config.temperature, "".join(subject.show(_write(subject, config)[0]))) for config in configs]
 
 
 def find_copies(subject: Subject) -> tuple[list[tuple[int, str]], int] | None:
-    """The longest copies from the training text in samples, with their lengths; None without that text.
+    """The longest copies from the training text in samples; None without the training text.
 
-    Returns: the longest copies of all samples, longest first; the median length of a sample's longest copy.
+    Returns: (length, text) of the longest copies, longest first; the median length of the longest copy per sample.
     """
     if not len(subject.train):
         return None
@@ -38,12 +38,12 @@ def find_copies(subject: Subject) -> tuple[list[tuple[int, str]], int] | None:
 
 
 def _as_text(ids: list[int]) -> str:
-    """Ids of any kind of symbols as code points, so that copies are found as in a text of characters."""
+    """Convert ids to code points, so that copies are found as in a text of characters."""
     return "".join(map(chr, ids))
 
 
 def _write(subject: Subject, config: SamplingConfig) -> list[list[int]]:
-    """The ids of the samples of a config."""
+    """Generate samples with a config; return their ids."""
     runtime = Runtime(torch.device("cpu"), torch.float32)
     written: list[list[int]] = [[] for _ in range(config.num_samples)]
     for piece in Sampler(subject.model, subject.tokenizer, config, runtime).sample(seed=_SEED):

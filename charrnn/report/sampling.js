@@ -1,11 +1,11 @@
-// A model that writes: the same text from a seed as `charrnn sample` draws with the same weights.
+// Sampling. With the same weights and seed the text equals that of `charrnn sample`.
 //
 // Letters in shapes: V symbols.
 "use strict";
 
-const SLICE_MS = 30; // between two turns of the event loop
+const SLICE_MS = 30; // max duration before other events are processed
 
-// The key of a seed's random numbers: the first 8 bytes of SHA-256 of the text, which fits in one block.
+// The key of the random numbers for a seed: the first 8 bytes of the SHA-256 of a short text.
 function stream_key(seed) {
   const primes = [];
   for (let n = 2; primes.length < 64; n++) if (primes.every((prime) => n % prime)) primes.push(n);
@@ -23,22 +23,22 @@ function stream_key(seed) {
     words[t] = (words[t - 16] + words[t - 7] + mixed) | 0;
   }
 
-  const begin = primes.slice(0, 8).map((prime) => fraction(Math.sqrt(prime)));
-  let [a, b, c, d, e, f, g, h] = begin;
+  const initial = primes.slice(0, 8).map((prime) => fraction(Math.sqrt(prime)));
+  let [a, b, c, d, e, f, g, h] = initial;
   for (let t = 0; t < 64; t++) {
     const chosen = (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g));
     const majority = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
     const sum = h + chosen + fraction(Math.cbrt(primes[t])) + words[t];
     [a, b, c, d, e, f, g, h] = [(sum + majority) | 0, a, b, c, (d + sum) | 0, e, f, g];
   }
-  block.setInt32(0, begin[0] + a);
-  block.setInt32(4, begin[1] + b);
+  block.setInt32(0, initial[0] + a);
+  block.setInt32(4, initial[1] + b);
   return block.getBigUint64(0, true);
 }
 
-// Standard Gumbel noise at a place of a stream, by SplitMix64, as `sampling/noise.py` has it.
-function gumbel(key, place) {
-  let bits = BigInt.asUintN(64, key + 0x9e3779b97f4a7c15n * BigInt(place));
+// Standard Gumbel noise at a position of a stream, by SplitMix64, as in `sampling/noise.py`.
+function gumbel(key, position) {
+  let bits = BigInt.asUintN(64, key + 0x9e3779b97f4a7c15n * BigInt(position));
   bits = BigInt.asUintN(64, (bits ^ (bits >> 30n)) * 0xbf58476d1ce4e5b9n);
   bits = BigInt.asUintN(64, (bits ^ (bits >> 27n)) * 0x94d049bb133111ebn);
   bits = BigInt.asUintN(63, bits ^ (bits >> 31n));
@@ -46,8 +46,7 @@ function gumbel(key, place) {
   return -Math.log(-Math.log1p(-Math.min(Math.max(uniform, 2 ** -63), 1 - 2 ** -24)));
 }
 
-// Draw one of these symbols: with Gumbel noise the largest sum falls on each with its probability under
-// softmax(logits / temperature).
+// Draw one of these symbols from softmax(logits / temperature), by the Gumbel-max trick.
 function choose(logits, symbols, temperature, noise) {
   let drawn, highest = -Infinity;
   for (const i of symbols) {
@@ -66,7 +65,7 @@ function softmax(logits) {
 
 const is_count = (value) => Number.isSafeInteger(value) && value >= 0;
 
-// The options of a text: what they are if left out, and their limits.
+// The options for sampling: default, check, limits.
 const OPTIONS = {
   prompt: [() => "", (value) => typeof value === "string", "a string"],
   length: [() => 1000, is_count, "an integer of at least 0"],
@@ -74,10 +73,10 @@ const OPTIONS = {
   seed: [() => Math.floor(Math.random() * 2 ** 31), is_count, "an integer of at least 0"],
 };
 
-// All options. Throws: RangeError.
+// Add defaults and check the options. Throws: RangeError.
 function complete(options) {
   const other = Object.keys(options).find((name) => !(name in OPTIONS));
-  if (other) throw new RangeError(`${other} is no option: the options are { ${Object.keys(OPTIONS).join(", ")} }`);
+  if (other) throw new RangeError(`${other} is not an option: the options are { ${Object.keys(OPTIONS).join(", ")} }`);
   const all = Object.entries(OPTIONS).map(([name, [make_default, is_valid, limits]]) => {
     const value = options[name] ?? make_default();
     if (!is_valid(value)) throw new RangeError(`${name} is ${value}: it must be ${limits}`);
@@ -92,9 +91,8 @@ class LanguageModel {
     this.network = new CharRNN(model);
   }
 
-  // The probability of each symbol to follow a text, as a Map, the most likely first. The unknown symbol, if there is
-  // one, is U+FFFD, the end of a document the empty text, and a byte the character of its number.
-  // Throws: Error for a text outside the vocabulary.
+  // The probabilities of the next symbol after a text, as a Map, most likely first. <unk> is shown as U+FFFD, EOS as
+  // the empty text, and a byte as the character with its number. Throws: Error for a text outside the vocabulary.
   next(text = "") {
     const state = this.network.initial_state();
     let logits;
@@ -102,41 +100,41 @@ class LanguageModel {
     const named = Array.from(softmax(logits), (p, i) => [this.vocabulary.name(i), p]);
     const probabilities = new Map();
     for (const [name, p] of named.sort(([, p], [, q]) => q - p)) {
-      probabilities.set(name, (probabilities.get(name) ?? 0) + p); // U+FFFD may be a symbol of the text too
+      probabilities.set(name, (probabilities.get(name) ?? 0) + p); // U+FFFD may also be a symbol of the text
     }
     return probabilities;
   }
 
-  // A continuation of the prompt, without the prompt: `length` symbols. Without a seed each call returns another text.
+  // A continuation of the prompt by `length` symbols. Without a seed each call returns a different text.
   // Throws: Error for a prompt outside the vocabulary, RangeError for an option out of its range.
   sample(options) {
-    return Array.from(this.begin(options), ({ text }) => text).join("");
+    return Array.from(this.generate(options), ({ text }) => text).join("");
   }
 
-  // The text that `sample` returns, in pieces as they are drawn. Between them other events have their turn.
+  // Yield the text that `sample` returns, in pieces as they are drawn. Other events are processed between them.
   async *stream(options) {
-    let begin = performance.now();
-    for (const { text } of this.begin(options)) {
+    let start = performance.now();
+    for (const { text } of this.generate(options)) {
       if (text) yield text;
-      if (performance.now() < begin + SLICE_MS) continue;
+      if (performance.now() < start + SLICE_MS) continue;
       await new Promise((resolve) => setTimeout(resolve));
-      begin = performance.now();
+      start = performance.now();
     }
   }
 
-  begin(options = {}) {
+  generate(options = {}) {
     const all = complete(options);
     const prompt = this.vocabulary.prompt(all.prompt);
     if (prompt.left_out) throw this.vocabulary.error(prompt.unknown);
     return this.write(prompt, all);
   }
 
-  // Continue what `Vocabulary.prompt` returned. Yields, for each symbol that is drawn, its text and its surprisal in
-  // bits, and an empty text for each that is read. The temperature may be changed between two of them.
-  *write({ read, begun, first }, options) {
+  // Continue a prompt from `Vocabulary.prompt`. Yields the text and the surprisal in bits of each symbol drawn, and an
+  // empty text for each symbol read. The temperature may be changed between two symbols.
+  *write({ read, unfinished, first }, options) {
     const { vocabulary, network } = this;
     const key = stream_key(options.seed), state = network.initial_state();
-    const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // which holds the first bytes of a character
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // keeps the first bytes of an incomplete character
     let logits;
     for (const symbol of read) {
       logits = network.step(symbol, state);
@@ -146,7 +144,7 @@ class LanguageModel {
       const noise = (i) => gumbel(key, n * vocabulary.size + i);
       const symbol = choose(logits, n ? vocabulary.drawable : first, options.temperature, noise);
       const text = decoder.decode(vocabulary.bytes(symbol), { stream: true });
-      yield { text: n ? text : text.slice(begun.length), bits: -Math.log2(softmax(logits)[symbol]) };
+      yield { text: n ? text : text.slice(unfinished.length), bits: -Math.log2(softmax(logits)[symbol]) };
       logits = network.step(symbol, state);
     }
     yield { text: decoder.decode() };

@@ -1,4 +1,4 @@
-"""A run to report on: its model, its log, and its text as far as that is at hand."""
+"""A run to report on: its model, its log, and its text if it is found."""
 
 import functools
 import os
@@ -20,47 +20,47 @@ from charrnn.text.corpus import read_blocks
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training.streams import TrainingText
 
-_MAX_TRAIN = 2**22  # symbols in which copies are looked for: sorted in a second or two
-_MAX_HELD_OUT = 2**18  # symbols that are read at most
+_MAX_TRAIN = 2**22  # max symbols to search for copies: indexing them takes a second or two
+_MAX_HELD_OUT = 2**18  # max symbols to read
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run. `train` and `held_out` are ids (N,), empty where they are not at hand."""
+    """A run. `train` and `held_out` are ids (N,); empty if the text was not found."""
 
     name: str
     checkpoint: Checkpoint
     model: CharRNN
     records: Records
     train: Tensor
-    """All that was trained on; empty, too, if that is too long to look for copies in it."""
+    """The training text; also empty if it is too long to search for copies."""
     held_out: Tensor
-    """The beginning of what was not trained on."""
+    """The start of the validation text."""
     has_text: bool
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's symbols."""
+        """The tokenizer of the model."""
         return self.checkpoint.tokenizer
 
     @property
     def noun(self) -> str:
-        """The word for a symbol; words and marks are both."""
+        """The noun for a symbol; "symbol" if the symbols are words and punctuation marks."""
         return "symbol" if self.tokenizer.has_words else self.tokenizer.noun
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """The names of the symbols."""
+        """The names of the symbols by id."""
         return name_all(self.tokenizer)
 
     def show(self, ids: Iterable[int]) -> list[str]:
-        """The text of each of N ids, for people; a character of several bytes is the text of the last."""
+        """The text of each id; a character of several bytes is the text of its last byte."""
         show = Readable()
         return [show(self.tokenizer.texts[i]) for i in ids]
 
 
 def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: str | None = None) -> Subject:
-    """A run by its folder, its name or one of its checkpoints; `corpus` names its text, if not its own.
+    """Open a run by its folder, its name or a checkpoint; `corpus` replaces the model's corpus.
 
     Raises: CharRNNError.
     """
@@ -89,7 +89,7 @@ def open_subject(run: str | Path, data_dir: Path, checkpoint_dir: Path, corpus: 
 def _find_text(
     checkpoint: Checkpoint, path: Path, data_dir: Path, corpus: str | None
 ) -> tuple[Tensor | None, int | None]:
-    """Ids (N,) of the given text, or of the model's own text if it is found, and where validation starts.
+    """The ids (N,) of the given text, or else of the model's corpus if it is found, and the start of validation text.
 
     Raises: CharRNNError.
     """
@@ -101,5 +101,5 @@ def _find_text(
     if tokenizer.unk_id is None:
         ids = ids[ids < tokenizer.size]
     if len(ids) < 2:
-        raise CharRNNError(f"{corpus} has fewer than 2 of the model's symbols: name the text that it was trained on")
+        raise CharRNNError(f"{corpus} has fewer than 2 symbols of the model's vocabulary: use its training text")
     return ids, None

@@ -1,4 +1,4 @@
-"""Characters that would steer the display, shown by their numbers; names of symbols."""
+"""Make control characters visible, and name symbols."""
 
 from charrnn.terminal import INVISIBLE
 from charrnn.text.tokenizers import UNKNOWN_CHAR, Tokenizer
@@ -8,7 +8,7 @@ _BLANKS = str.maketrans("\n\t ", "↵⇥␣")
 
 
 def visible(text: str) -> str:
-    """The text with control characters, marks of direction and halves of characters as numbers.
+    """Replace control characters, direction marks and surrogates by their code points.
 
     >>> visible("a\\x1b\\u202eb\\n")
     'a[U+001B][U+202E]b\\n'
@@ -17,7 +17,7 @@ def visible(text: str) -> str:
 
 
 def name(symbol: str) -> str:
-    """A symbol as it is named outside its text.
+    """The name of a symbol, for use outside of a text.
 
     >>> name("\\n"), name("to be")
     ('↵', 'to␣be')
@@ -26,7 +26,7 @@ def name(symbol: str) -> str:
 
 
 def name_all(tokenizer: Tokenizer) -> list[str]:
-    """The names of a vocabulary's symbols, by id: bytes that are no characters by their numbers, EOS as ∎.
+    """The names of all symbols by id; bytes that are not characters in hexadecimal, EOS as ∎.
 
     >>> from charrnn.config import PreparationConfig
     >>> from charrnn.text.tokenizers import CharTokenizer

@@ -1,1 +1,1 @@
-"""Training runs on a disk: started, resumed, saved, reported."""
+"""Training runs on disk: start, resume, save, report."""

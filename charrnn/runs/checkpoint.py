@@ -1,6 +1,6 @@
-"""Save and load checkpoints: weights, vocabulary and configs to sample from, the trainer's state to resume from.
+"""Save and load checkpoints: weights, vocabulary and configs for sampling, the trainer's state for resuming.
 
-Their paths are left to `folder.py`.
+`folder.py` chooses their paths.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from charrnn.files.atomic import Guard, no_guard
 from charrnn.files.schema import dump, parse
 from charrnn.machine.runtime import PRECISIONS
 from charrnn.model.network import CharRNN, count_parameters
-from charrnn.model.rounding import restored, rounded
+from charrnn.model.quantisation import dequantised, quantised
 from charrnn.model.scoring import Part
 from charrnn.text.corpus import Corpus
 from charrnn.text.tokenizers import TOKENIZERS, StoredVocabulary, Tokenizer
@@ -35,14 +35,13 @@ from charrnn.version import __version__
 KIND = "checkpoint"
 VERSIONS = {"charrnn": __version__, "torch": str(torch.__version__)}
 _VERSION = re.compile(r"[\w.+-]{1,100}")
-_TWISTER_BYTES, _TWISTER_NUMBERS = 5056, 624
-_MAX_VALUE = 1e15
-"""Max weight: products of two, summed over the largest layer, stay finite in float32."""
+_TWISTER_BYTES, _TWISTER_NUMBERS = 5056, 624  # bytes of the generator's state, numbers per block
+_MAX_WEIGHT = 1e15  # sums of products of two such values over the largest layer stay finite in float32
 
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """The corpus that a model was trained on, and the preparation of its text and of prompts."""
+    """The corpus that a model was trained on, and the options to prepare texts and prompts in the same way."""
 
     path: str
     source_digest: str = field(metadata={"key": "text_digest"})
@@ -53,28 +52,28 @@ class CorpusIdentity:
         """The identity of a corpus."""
         return cls(str(corpus.path.absolute()), corpus.source_digest, corpus.config)
 
-    def fits(self, corpus: Corpus) -> bool:
-        """True if this is the same text with the same preparation, at any path."""
+    def matches(self, corpus: Corpus) -> bool:
+        """True if a corpus has the same text and the same preparation; paths may differ."""
         return (self.source_digest, self.config) == (corpus.source_digest, corpus.config)
 
     def find(self, checkpoint: Path, data_dir: Path) -> Corpus | None:
-        """Find the corpus: at its own path, in a data folder, or in `data` beside the checkpoint's run or its folder.
+        """Search for the corpus at its path, in `data_dir`, and in `data` next to the run or next to its parent folder.
 
-        Damaged files are skipped. Raises: OSError for a folder that cannot be read.
+        Damaged files are skipped. Raises: OSError for an unreadable folder.
         """
         folders = [data_dir, *(parent / "data" for parent in checkpoint.absolute().parents[1:3])]
         prepared = (path for folder in folders for path in sorted(folder.glob(f"*{container.SUFFIX}")))
         for path in itertools.chain([Path(self.path)], prepared):
             if path.is_file() and container.mentions(path, self.source_digest):
                 with contextlib.suppress(CharRNNError):
-                    if self.fits(corpus := Corpus.open(path)):
+                    if self.matches(corpus := Corpus.open(path)):
                         return corpus
         return None
 
 
 @dataclass(kw_only=True)
 class Counters(Progress, History):
-    """The numbers of a snapshot in one JSON object."""
+    """The scalar state of a snapshot, stored as one JSON object."""
 
     cursor: Cursor
     gradient_scaler: Mapping[str, float]
@@ -83,7 +82,7 @@ class Counters(Progress, History):
 
 @dataclass(frozen=True)
 class Header:
-    """The JSON header of a checkpoint: everything but the tensors."""
+    """The JSON header of a checkpoint: everything except the tensors."""
 
     charrnn: str
     torch: str
@@ -99,25 +98,25 @@ class Header:
 
     @classmethod
     def read(cls, path: Path) -> "Header":
-        """The header of a file whose digest is not verified: quick. Raises: CharRNNError."""
+        """Read a header without verifying the file's digest, which is faster. Raises: CharRNNError."""
         return cls.parse(container.read_header(path, KIND), path)
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path) -> "Header":
-        """The header from untrusted JSON. Raises: CharRNNError."""
-        header = parse(cls, _upgraded(values), str(path))
+        """Check untrusted JSON and return the header. Raises: CharRNNError."""
+        header = parse(cls, _upgrade(values), str(path))
         if header.counters.recoveries > MAX_RECOVERIES:
-            raise CharRNNError(f"{path} has {header.counters.recoveries} recoveries: at most {MAX_RECOVERIES} are made")
+            raise CharRNNError(f"{path} has {header.counters.recoveries} recoveries: the maximum is {MAX_RECOVERIES}")
         if header.seed >= 2**31 or header.precision not in PRECISIONS:
-            raise CharRNNError(f"{path} has an impossible seed or precision")
+            raise CharRNNError(f"{path} has an invalid seed or precision")
         if not _VERSION.fullmatch(header.charrnn + header.torch):
-            raise CharRNNError(f"{path} has an impossible version")
+            raise CharRNNError(f"{path} has an invalid version")
         return header
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run."""
+    """The state of a run at one step."""
 
     model_config: ModelConfig
     training_config: TrainingConfig
@@ -126,44 +125,44 @@ class Checkpoint:
     seed: int
     precision: str
     snapshot: Snapshot
-    records: int | None = None  # length of the run's log; None if unknown
+    records: int | None = None  # number of records in the run's log; None if unknown
     versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
-    written: float | None = None  # seconds since 1970; None in files of older versions
-    card: Mapping[str, str] | None = None  # facts about a published model, for people
+    written: float | None = None  # in seconds since 1970; None in files of older versions
+    card: Mapping[str, str] | None = None  # model card of a published model
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights by their names in the model."""
+        """The weights by their names in the model."""
         return select("model.", self.snapshot.tensors)
 
     @property
     def num_chars_trained(self) -> int:
-        """Characters that the run has read in training; an upper limit for a tiny corpus."""
+        """Characters read in training; an upper bound if the corpus is tiny."""
         config = self.training_config
         return self.snapshot.progress.step * (config.batch_size or 0) * (config.seq_length or 0)
 
     @property
     def can_be_resumed(self) -> bool:
-        """False if the trainer's state was left out."""
+        """True if the checkpoint contains the trainer's state."""
         return any(name.startswith("trainer.") for name in self.snapshot.tensors)
 
     def slim(self) -> "Checkpoint":
-        """The same checkpoint without the trainer's state and the corpus's folder: for everything but resuming."""
+        """The checkpoint without the trainer's state and without the folder of the corpus; it cannot be resumed."""
         tensors = {name: tensor for name, tensor in self.snapshot.tensors.items() if name.startswith("model.")}
         corpus = replace(self.corpus, path=PureWindowsPath(self.corpus.path).name)
         return replace(self, corpus=corpus, snapshot=replace(self.snapshot, tensors=tensors))
 
-    def rounded(self) -> "Checkpoint":
-        """The slim checkpoint with its matrices as 8-bit integers (`model/rounding.py`), to be saved: a quarter."""
+    def quantised(self) -> "Checkpoint":
+        """The slim checkpoint with 8-bit matrices (`model/quantisation.py`): a quarter of the size, for saving only."""
         slim = self.slim()
-        return replace(slim, snapshot=replace(slim.snapshot, tensors=rounded(slim.snapshot.tensors)))
+        return replace(slim, snapshot=replace(slim.snapshot, tensors=quantised(slim.snapshot.tensors)))
 
     def copy(self) -> "Checkpoint":
-        """A copy in separate memory on the CPU."""
+        """A copy on the CPU."""
         return replace(self, snapshot=self.snapshot.copy(torch.device("cpu")))
 
     def save(self, path: Path, backup: Path | None = None, guard: Guard = no_guard) -> None:
-        """Write the file durably and atomically; the old file becomes `backup`. For `guard` see `files/atomic.py`.
+        """Write the file durably and atomically; an existing file becomes `backup`. On `guard` see `files/atomic.py`.
 
         Raises: CharRNNError.
         """
@@ -185,11 +184,11 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read and verify a file. Raises: CharRNNError if it is not a sound checkpoint."""
+        """Read and verify a file. Raises: CharRNNError if it is not a valid checkpoint."""
         stored = container.read(path, KIND)
         header = Header.parse(stored.header, path)
         try:
-            tensors = restored(stored.tensors)
+            tensors = dequantised(stored.tensors)
         except ValueError as error:
             raise CharRNNError(f"{path} has {error}") from None
         counters = header.counters
@@ -213,60 +212,60 @@ class Checkpoint:
         return checkpoint
 
     def _check_weights(self, path: Path) -> None:
-        """Compare sizes with the config before memory is taken for a model of that size. Raises: CharRNNError."""
+        """Compare the sizes with the config before memory is allocated for the model. Raises: CharRNNError."""
         if self.model_config.vocab_size != self.tokenizer.size:
             raise CharRNNError(f"{path} has a model and a vocabulary of different sizes")
         if sum(tensor.numel() for tensor in self.weights.values()) != count_parameters(self.model_config):
-            raise CharRNNError(f"{path} has weights that do not fit its model's config")
+            raise CharRNNError(f"{path} has weights that do not match its model's config")
         if any(tensor.dtype != torch.float32 for tensor in self.weights.values()):
-            raise CharRNNError(f"{path} has weights of another type than float32")
+            raise CharRNNError(f"{path} has weights of a type other than float32")
 
     def _check_values(self, path: Path) -> None:
-        """Refuse numbers that no training goes on from and no text is sampled from. Raises: CharRNNError."""
+        """Reject values with which training or sampling would fail. Raises: CharRNNError."""
         for name, tensor in self.snapshot.tensors.items():
-            if name.startswith(("trainer.offsets", "trainer.random.cpu")) and not _is_sound_generator(tensor):
-                raise CharRNNError(f"{path} has an impossible state of a random generator in {name}")
+            if name.startswith(("trainer.offsets", "trainer.random.cpu")) and not _is_valid_generator_state(tensor):
+                raise CharRNNError(f"{path} has an invalid state of a random generator in {name}")
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
             low, high = map(float, tensor.aminmax())
             largest = max(-low, high)
             if not (math.isfinite(low) and math.isfinite(high)):
-                raise CharRNNError(f"{path} has values in {name} that are not finite: use another checkpoint")
-            if name.startswith("model.") and largest > _MAX_VALUE:
-                problem = f"a value of {largest:.3g} in {name}, more than {_MAX_VALUE:g}"
+                raise CharRNNError(f"{path} has values in {name} that are NaN or infinite: use another checkpoint")
+            if name.startswith("model.") and largest > _MAX_WEIGHT:
+                problem = f"a value of {largest:.3g} in {name}, more than {_MAX_WEIGHT:g}"
                 raise CharRNNError(f"{path} has {problem}: use another checkpoint")
             if name.startswith("trainer.") and name.endswith((".step", ".exp_avg_sq")) and low < 0:
-                raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which is never negative")
+                raise CharRNNError(f"{path} has a value of {low:.3g} in {name}, which must not be negative")
 
     def build_model(self) -> CharRNN:
-        """The model with these weights, on the CPU. Raises: CharRNNError if they do not fit."""
+        """The model with these weights, on the CPU. Raises: CharRNNError if they do not match it."""
         model = CharRNN(self.model_config)
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
-            raise CharRNNError(f"the checkpoint's weights do not fit its model: {error}") from error
+            raise CharRNNError(f"the checkpoint's weights do not match its model: {error}") from error
         return model
 
 
 def time_of(path: Path) -> float:
-    """The time of a checkpoint in seconds since 1970: its own record, else the file's. Raises: OSError."""
+    """The time of a checkpoint in seconds since 1970, from its header or else from the file. Raises: OSError."""
     with contextlib.suppress(CharRNNError):
-        written = container.read_header(path, KIND).get("written")  # Header.read takes ten times as long
-        if isinstance(written, int | float) and 0 <= written < 2**33:  # a date that any system can print
+        written = container.read_header(path, KIND).get("written")  # ten times as fast as Header.read
+        if isinstance(written, int | float) and 0 <= written < 2**33:  # a date that all systems can format
             return written
     return path.stat().st_mtime
 
 
-def _is_sound_generator(state: Tensor) -> bool:
-    """False if numbers would be read past the state of a Mersenne Twister, which PyTorch does not check."""
+def _is_valid_generator_state(state: Tensor) -> bool:
+    """False if a Mersenne Twister would read past the end of its state, which PyTorch does not check."""
     if state.dtype != torch.uint8 or state.shape != (_TWISTER_BYTES,):
         return True  # PyTorch checks type and size
     left, _, position = struct.unpack_from("=iiQ", state.numpy().data, 8)
-    return left + position in (1, _TWISTER_NUMBERS + 1)  # freshly seeded, or drawn from
+    return left + position in (1, _TWISTER_NUMBERS + 1)  # newly seeded, or in use
 
 
-def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
-    """The header with the fields that older files lack: their evaluations read the whole validation text."""
+def _upgrade(header: dict[str, Any]) -> dict[str, Any]:
+    """Add the fields that older files lack; their evaluations read the whole validation text."""
     counters = header.get("counters")
     if not isinstance(counters, dict) or "part" in counters:
         return header

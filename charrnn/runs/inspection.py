@@ -1,4 +1,4 @@
-"""Facts about a corpus or a checkpoint whose digest is verified, and about runs from their headers alone."""
+"""Facts about a corpus or a checkpoint, with a verified digest; facts about runs, from headers without verification."""
 
 import contextlib
 import math
@@ -12,13 +12,15 @@ from charrnn.files import container
 from charrnn.files.schema import dump
 from charrnn.model.network import count_parameters
 from charrnn.runs.checkpoint import Checkpoint
-from charrnn.runs.folder import find_checkpoint, find_runs
+from charrnn.runs.folder import RunFolder, find_checkpoint, find_runs
+from charrnn.runs.reporting import read_records
 from charrnn.terminal import Notify, silence
 from charrnn.text import corpus as corpora
 from charrnn.text.corpus import Corpus
 from charrnn.text.tokenizers import Tokenizer
 
-_MAX_SYMBOLS = 10  # of the most frequent and of the rarest
+_MAX_SYMBOLS = 10  # most frequent symbols to list, and as many of the rarest
+_MAX_DEFINITION = 2**16  # bytes of the first record of a log
 
 
 def inspect(path: str, checkpoint_dir: Path) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def _about_checkpoint(path: Path) -> dict[str, Any]:
     progress, history = checkpoint.snapshot.progress, checkpoint.snapshot.history
     loss, cursor, config = history.best_val_loss, checkpoint.snapshot.cursor, checkpoint.training_config
     symbols_per_step = (config.batch_size or 0) * (config.seq_length or 0)
-    tokenizer = checkpoint.tokenizer  # counts the whole corpus, whose bytes and symbols per character are used here
+    tokenizer = checkpoint.tokenizer  # its ratios of bytes, symbols and characters are means over the whole corpus
     bytes_per_char = tokenizer.num_bytes / max(tokenizer.num_chars, 1)
     num_train = (1 - config.val_fraction) * sum(checkpoint.tokenizer.counts)
     return {
@@ -85,7 +87,7 @@ def _about_model(config: ModelConfig) -> dict[str, Any]:
 
 
 def _about_text(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The size of the text that a vocabulary was counted on."""
+    """The size of the text that the vocabulary was built from."""
     return {
         "characters": tokenizer.num_chars,
         "text_bytes": tokenizer.num_bytes,
@@ -106,9 +108,9 @@ def _about_vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def list_runs(checkpoint_dir: Path, notify: Notify = silence) -> Iterator[dict[str, Any]]:
-    """Facts about the runs directly under a folder, newest first, as JSON values.
+    """Facts about the runs directly in a folder, newest first, as JSON values.
 
-    `modified` is in seconds since 1970. Warns of each run without a readable checkpoint.
+    `modified` is in seconds since 1970. Prints a warning for each run without a readable checkpoint.
     """
     for run in find_runs(checkpoint_dir):
         try:
@@ -121,6 +123,7 @@ def list_runs(checkpoint_dir: Path, notify: Notify = silence) -> Iterator[dict[s
             "name": run.path.name,
             "run": str(run.path),
             "corpus": Path(header.corpus.path).stem,
+            "init_from": _init_from(run),
             "unit": header.corpus.config.unit,
             **_about_model(header.model_config),
             "best_val_loss": loss,
@@ -135,8 +138,17 @@ def list_runs(checkpoint_dir: Path, notify: Notify = silence) -> Iterator[dict[s
         }
 
 
+def _init_from(run: RunFolder) -> str | None:
+    """Name of the corpus of the model whose weights a run started from, from its log; None without such a model."""
+    records = read_records(run.metrics, max_bytes=_MAX_DEFINITION)
+    definition = records[0].get("definition") if records else None
+    origin = definition.get("init_from") if isinstance(definition, dict) else None
+    name = origin.get("corpus") if isinstance(origin, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def _count_bytes(folder: Path) -> int:
-    """The size of all files; a file with two names counts once."""
+    """Total size of the files; a file with two names counts once."""
     sizes = {}
     with contextlib.suppress(OSError):
         for path in folder.iterdir():

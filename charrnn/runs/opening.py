@@ -1,4 +1,4 @@
-"""Open a training run in its folder: start a new one, or resume the existing one."""
+"""Start a new training run in a folder, or resume the existing one."""
 
 import contextlib
 import shlex
@@ -17,7 +17,7 @@ from charrnn.runs.folder import RunFolder, find_checkpoint
 from charrnn.runs.preflight import recommend_english
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
-from charrnn.runs.start import find_runtime, require_own, shape_options, start
+from charrnn.runs.start import find_runtime, require_same_options, shape_options, start
 from charrnn.terminal import Notify, silence
 from charrnn.text.cache import TextArgument
 from charrnn.text.corpus import Corpus
@@ -25,7 +25,7 @@ from charrnn.text.corpus import Corpus
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `charrnn train`. `given` are the options set explicitly; `preparation` is for a new run."""
+    """The arguments of `charrnn train`. `given` are the options set explicitly, `preparation` is for a new run."""
 
     folder: RunFolder
     text: TextArgument
@@ -43,22 +43,25 @@ class Request:
 
 
 @contextlib.contextmanager
-def opened(request: Request, notify: Notify = silence) -> Iterator[Run]:
+def open_run(request: Request, notify: Notify = silence) -> Iterator[Run]:
     """Start or resume a run on a text, and hold the lock of its folder. Raises: CharRNNError."""
     folder = request.folder
-    with joined(request.device) as ranks, folder.locked() if ranks.is_first else contextlib.nullcontext(folder) as held:
-        before = ranks.broadcast(lambda: _find_run(request))
-        if before is None:
-            yield _start(request, held, ranks, notify)
+    with (
+        joined(request.device) as ranks,
+        folder.locked() if ranks.is_first else contextlib.nullcontext(folder) as locked_folder,
+    ):
+        existing = ranks.broadcast(lambda: _find_corpus_to_resume(request))
+        if existing is None:
+            yield _start(request, locked_folder, ranks, notify)
             return
-        corpus = _open_corpus(request.text, before.config, vars(before.config), ranks, notify)
+        corpus = _open_corpus(request.text, existing.config, vars(existing.config), ranks, notify)
         if request.init_from is not None:
             notify(f"{folder.path} holds a run: {opt.init_from} is for new runs and is ignored")
-        yield resume(held, corpus, request.given, request.device, ranks, notify=notify)
+        yield resume(locked_folder, corpus, request.given, request.device, ranks, notify=notify)
 
 
 def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) -> Run:
-    """A new run; errors come before the text is read. Raises: CharRNNError."""
+    """Start a new run; most errors are raised before the text is read. Raises: CharRNNError."""
     runtime, given = find_runtime(request.device, request.precision, ranks), request.given
     model, training, source = request.model, request.training, None
     if "embedding_size" not in given:
@@ -66,11 +69,11 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
     if (init_from := request.init_from) is not None:
         source = ranks.broadcast(lambda: _load_source(request, init_from))
         if "optimizer" not in given:
-            training = replace(training, optimizer="adamw")  # 0.005 to 0.02 nats lower here than Muon
+            training = replace(training, optimizer="adamw")  # the loss is 0.005 to 0.02 nats lower than with Muon
     corpus = _open_corpus(request.text, request.preparation, given, ranks, notify)
     if corpus.validation_start is not None:
         if "val_fraction" in given:
-            raise OptionError(f"{corpus.path} has its own validation text: leave {opt.val_fraction} out")
+            raise OptionError(f"{corpus.path} contains a validation text: leave {opt.val_fraction} out")
         training = replace(training, val_fraction=1 - corpus.validation_start / len(corpus.ids))
     if source is None and ranks.is_first:
         recommend_english(corpus, notify)
@@ -78,16 +81,16 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
 
 
 def _load_source(request: Request, init_from: str | Path) -> Checkpoint:
-    """The checkpoint to take weights from. Raises: CharRNNError, also for options of another shape."""
+    """The checkpoint to copy weights from. Raises: CharRNNError, also if an option does not match its shape."""
     path = find_checkpoint(init_from, request.checkpoint_dir)
     source = Checkpoint.load(path)
     remedy = f"leave the option out, or start without {opt.init_from}"
-    require_own(request.given, shape_options(source), f"the model in {path}", remedy)
+    require_same_options(request.given, shape_options(source), f"the model in {path}", remedy)
     return source
 
 
-def _find_run(request: Request) -> CorpusIdentity | None:
-    """The corpus of the run to resume; None for a new run. Raises: CharRNNError for a run that is neither."""
+def _find_corpus_to_resume(request: Request) -> CorpusIdentity | None:
+    """The corpus of the run to resume; None to start a run. Raises: CharRNNError if the folder has another run."""
     folder, text = request.folder, request.text
     for path in text.paths:
         _require_text(path, request.checkpoint_dir)
@@ -111,12 +114,12 @@ def _find_run(request: Request) -> CorpusIdentity | None:
             f"{opt.resume(True)} with {corpus.path} continues it; {ways}"
         )
     remedy = f"leave the option out, or start another run with {opt.run('DIR')}"
-    require_own(request.given, vars(corpus.config), f"the run in {folder.path}", remedy)
+    require_same_options(request.given, vars(corpus.config), f"the run in {folder.path}", remedy)
     return corpus
 
 
 def _require_text(text: str, checkpoint_dir: Path) -> None:
-    """Raises: CharRNNError for a run or a checkpoint in place of a text, with the likely command."""
+    """Raises: CharRNNError if the text is a run or a checkpoint; the message has the likely command."""
     path = Path(text)
     if container.is_stored(path):
         what, is_run = "a checkpoint, not a corpus", container.kind_of(path) == KIND
@@ -136,19 +139,19 @@ def _require_text(text: str, checkpoint_dir: Path) -> None:
 def _open_corpus(
     text: TextArgument, config: PreparationConfig, required: Collection[str], ranks: Ranks, notify: Notify
 ) -> Corpus:
-    """The corpus, prepared once on each machine. Raises: CharRNNError where machines have different texts."""
-    opened: list[Corpus] = []
+    """Open the corpus, prepared once per machine. Raises: CharRNNError if machines have different texts."""
+    corpora: list[Corpus] = []
 
     def open_first() -> str:
-        opened.append(text.open(config, required))
-        return str(opened[0].path)
+        corpora.append(text.open(config, required))
+        return str(corpora[0].path)
 
     path = Path(ranks.broadcast_on_machine(open_first))
-    corpus = opened[0] if opened else Corpus.open(path)
+    corpus = corpora[0] if corpora else Corpus.open(path)
     ranks.barrier()
-    if not ranks.broadcast(lambda: CorpusIdentity.of(corpus)).fits(corpus):
-        raise CharRNNError(f"{path} of process {ranks.rank} is another text than that of the first: copy that one")
+    if not ranks.broadcast(lambda: CorpusIdentity.of(corpus)).matches(corpus):
+        raise CharRNNError(f"{path} of process {ranks.rank} differs from that of process 0: copy the file")
     if ranks.broadcast(lambda: VERSIONS) != VERSIONS:
-        raise CharRNNError(f"process {ranks.rank} has other versions of charrnn or PyTorch than the first: {VERSIONS}")
+        raise CharRNNError(f"process {ranks.rank} has other versions of charrnn or PyTorch than process 0: {VERSIONS}")
     corpus.report(notify)
     return corpus

@@ -1,4 +1,4 @@
-"""Describe a training run: the model, the machine, the budget and likely problems before it, the result after it."""
+"""Describe a training run: before it the model, the machine, the budget and likely problems, after it the result."""
 
 import math
 import sys
@@ -21,16 +21,16 @@ from charrnn.training.heuristics import MAX_PARAMETERS_PER_CHAR
 from charrnn.training.timing import seconds_per_step
 from charrnn.training.trainer import Trainer
 
-_MIN_PARAMETERS_PER_CHAR = 1 / 50  # that is read
+_MIN_PARAMETERS_PER_CHAR = 1 / 50  # per character read
 _MIN_SYMBOLS = 500
 _MAX_CHARS_FOR_ENGLISH = 3_000_000
-_MAX_ENGLISH_BITS = 2.6  # per character under the model `english`
+_MAX_ENGLISH_BITS = 2.6  # per character under the model `english`; other languages have more
 _STREAMS, _READ, _MEASURED = 32, 96, 64
-"""Streams of a text that `english` reads, their characters, and those at their ends that are measured."""
+"""Streams that `english` reads, characters per stream, and characters at the end of each that are scored."""
 
 
 def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) -> None:
-    """Print three lines, and warn of what will not train well."""
+    """Print the model, the device and the budget, and warnings about likely problems."""
     model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
     config, layout, noun = trainer.config, trainer.layout, tokenizer.noun
     notify(
@@ -48,15 +48,15 @@ def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) 
     if runtime.ranks.size == 1 and (num_idle := probes.count_idle(runtime.device)) > 1:
         notify(
             f"{num_idle} GPUs are idle: torchrun --standalone --nproc-per-node {num_idle} -m charrnn train ... uses "
-            f"all of them, which pays for {opt.size('large')} and above"
+            f"all of them, which is faster for {opt.size('large')} and above"
         )
     seconds = seconds_per_step(trainer.bptt)
     epochs = trainer.budget.expected_steps(seconds) / layout.num_chunks
     notify(_describe_budget(trainer, epochs, seconds))
     if all(map(str.isspace, tokenizer.symbols)):
-        notify("the text is white space alone: there is nothing to learn from it", warning=True)
+        notify("the text is only white space: there is nothing to learn", warning=True)
     elif (length := sum(tokenizer.counts)) < _MIN_SYMBOLS:
-        notify(f"{count_of(length, noun)} are too few to learn to write from: find more text", warning=True)
+        notify(f"{count_of(length, noun)} are too few to train on: use a longer text", warning=True)
     elif (advice := _advise(trainer, noun, epochs)) is not None:
         notify(advice, warning=True)
     if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
@@ -64,12 +64,12 @@ def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) 
             f"the corpus is small: {count_of(layout.batch_size, 'stream')} of chunks of "
             f"{count_of(layout.seq_length, noun)} instead of {config.batch_size} of {config.seq_length}"
         )
-    if not trainer.evaluations.are_validating and config.val_fraction > 0:
-        notify("the corpus is too short to hold out a validation part: the training loss decides")
+    if not trainer.evaluations.has_validation_text and config.val_fraction > 0:
+        notify("the corpus is too short to hold out a validation text: the training loss is used instead")
 
 
 def recommend_english(corpus: Corpus, notify: Notify) -> None:
-    """Print a line if a text is short and English, judged by the surprisal of the model that comes with charrnn."""
+    """Recommend the model `english` if the text is short and has a low surprisal under this model."""
     ids, tokenizer = corpus.ids[: _STREAMS * _READ], corpus.tokenizer
     is_short = _STREAMS * _READ <= len(corpus.ids) <= _MAX_CHARS_FOR_ENGLISH
     if not (is_short and tokenizer.noun == "character" and tokenizer.eos_id is None and PRETRAINED.is_file()):
@@ -83,22 +83,22 @@ def recommend_english(corpus: Corpus, notify: Notify) -> None:
     if float(loss) / math.log(2) < _MAX_ENGLISH_BITS:
         notify(
             f"the text is English and short: {opt.init_from(ENGLISH)} starts from a model of English, which lowers the "
-            "loss by about 0.1 nats"
+            "loss by 0.1 to 0.2 nats in runs of a few minutes"
         )
 
 
 def describe_result(run: Run, summary: Mapping[str, Any], *, with_curve: bool = True) -> str:
-    """The lines to print after a run; `with_curve` with a curve of the validation losses."""
-    how = {
+    """The lines to print after a run, if `with_curve` with a curve of the validation losses."""
+    outcome = {
         "budget": "done",
         "patience": f"stopped early: no improvement in {count_of(run.trainer.config.patience or 0, 'evaluation')}",
         "stopped": f"stopped and saved; {opt.resume(True)} continues",
     }[summary["reason"]]
     if not summary["steps"]:
         remedy = f"{opt.resume(True)} with a larger budget continues"
-        return f"{how}, before the first step: there is nothing to sample yet; {remedy}"
+        return f"{outcome}, before the first step: there is nothing to sample yet; {remedy}"
     num_chars = run.trainer.evaluations.num_chars
-    line = f"{how}: {count_of(summary['steps'], 'step')}, {summary['chars_per_second']:,} characters/s in training"
+    line = f"{outcome}: {count_of(summary['steps'], 'step')}, {summary['chars_per_second']:,} characters/s in training"
     losses = run.log.val_losses() if with_curve and run.log is not None else []
     if len(losses) > 1:
         curve = blocks(losses, ascii_only=not can_print(BLOCKS, sys.stderr))
@@ -111,9 +111,9 @@ def describe_result(run: Run, summary: Mapping[str, Any], *, with_curve: bool = 
         if summary["val_chars"] not in (num_chars, None):
             line += f", on {summary['val_chars']:,} of {num_chars:,} characters"
     elif num_chars == 0:
-        line += "\nno validation text, so the best checkpoint is that of the lowest training loss"
+        line += "\nno validation text: the best checkpoint is the one with the lowest training loss"
     else:
-        line += "\nit was not evaluated yet"
+        line += "\nnot evaluated yet"
     return line
 
 
@@ -127,20 +127,20 @@ def _describe_budget(trainer: Trainer, epochs: float, seconds: float) -> str:
     left = max(steps - trainer.progress.step, 0)
     return (
         f"budget: {count_of(epochs, 'epoch')}, {count_of(steps, 'step')}; {left:,} to go, "
-        f"about {format_seconds(left * seconds)} at {rate}, evaluations not counted"
+        f"about {format_seconds(left * seconds)} at {rate}, without evaluations"
     )
 
 
 def _advise(trainer: Trainer, noun: str, epochs: float) -> str | None:
-    """A warning about a model far too large for its text, or far too small for the part that is read."""
+    """A warning if the model is far too large for its text, or far too small for the part that is read."""
     model, length = trainer.bptt.model, len(trainer.bptt.text.train)
     if model.num_parameters > MAX_PARAMETERS_PER_CHAR * length:
-        # One LSTM layer with a few parameters per symbol of the text, at least 32 units.
+        # Width of one LSTM layer with half the limit of parameters, at least 32 units.
         smaller = max(32, int(math.sqrt(MAX_PARAMETERS_PER_CHAR / 2 * length / 4)) // 32 * 32)
         is_narrower = smaller < model.config.hidden_size
-        way_out = f"try {opt.hidden_size(smaller)} or find more text" if is_narrower else "find more text"
-        return f"{model.num_parameters:,} parameters are far too many for {count_of(length, noun)}: {way_out}"
+        remedy = f"try {opt.hidden_size(smaller)} or a longer text" if is_narrower else "use a longer text"
+        return f"{model.num_parameters:,} parameters are far too many for {count_of(length, noun)}: {remedy}"
     if model.num_parameters < _MIN_PARAMETERS_PER_CHAR * length * min(epochs, 1.0):
-        way_out = f"try a larger {opt.hidden_size}, if there is time for it"
-        return f"{model.num_parameters:,} parameters are far too few for {count_of(length, noun)}: {way_out}"
+        remedy = f"try a larger {opt.hidden_size}, if there is time"
+        return f"{model.num_parameters:,} parameters are far too few for {count_of(length, noun)}: {remedy}"
     return None

@@ -1,4 +1,4 @@
-"""Drive a training run from `start.py` or `resume.py`: save, report and sample between events."""
+"""Drive a training run: save, report and sample between the events of the trainer."""
 
 import contextlib
 import math
@@ -27,9 +27,9 @@ from charrnn.text.corpus import Corpus
 from charrnn.training.events import Evaluated, Event, Finished, Sampled, Stepped
 from charrnn.training.trainer import Trainer
 
-_CHECKPOINT_SECONDS = 60.0
+_CHECKPOINT_SECONDS = 60.0  # between checkpoints, if `checkpoint_every` is not set
 SAMPLE = SamplingConfig(length=200, temperature=RECOMMENDED_TEMPERATURE)
-"""The sample at an evaluation."""
+"""The options of samples during training."""
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Run:
     corpus: Corpus
     trainer: Trainer
     seed: int
-    is_new: bool = True  # until the folder holds a checkpoint of this run; it may hold another run, to be replaced
-    num_records: int | None = 0  # of an existing log to keep; None for all
+    is_new: bool = True  # no checkpoint of this run is saved yet; the folder may contain a run to be replaced
+    num_records: int | None = 0  # records of an existing log to keep; None for all
     log: MetricsLog | None = None
-    reporters: Sequence[Reporter] = ()  # set by `drive`, the log among them
-    origin: dict[str, Any] | None = None  # the run that the first weights came from
+    reporters: Sequence[Reporter] = ()  # set by `drive`, including the log
+    origin: dict[str, Any] | None = None  # the run that the initial weights come from
     command: Sequence[str] | None = None  # the command line that started the run
 
     def __post_init__(self) -> None:
@@ -52,12 +52,12 @@ class Run:
 
     @property
     def runtime(self) -> Runtime:
-        """The machine that the run trains on."""
+        """The device and the precision of training."""
         return self.trainer.bptt.runtime
 
     @property
     def definition(self) -> dict[str, Any]:
-        """Everything that defines the run, as JSON values: the first record of its log."""
+        """The command, the machine and all options, as JSON values: the first record of the log."""
         runtime, corpus, model_config = self.runtime, self.corpus, self.trainer.bptt.model.config
         return {
             "command": None if self.command is None else list(self.command),
@@ -84,7 +84,7 @@ class Run:
         }
 
     def checkpoint(self) -> Checkpoint:
-        """The run between two events. All processes have to call it."""
+        """A checkpoint of the run between two events. All processes must call it together."""
         return Checkpoint(
             model_config=self.trainer.bptt.model.config,
             training_config=self.trainer.config,
@@ -98,7 +98,7 @@ class Run:
         )
 
     def open_log(self) -> None:
-        """The log up to this moment; `drive` writes it, for a new run with the first checkpoint."""
+        """Open the log; `drive` writes it, for a new run with the first checkpoint."""
         chars_per_symbol = self.trainer.bptt.text.chars_per_symbol
         self.log = MetricsLog(self.folder.metrics, self.num_records, self.folder.guard, chars_per_symbol)
         self.log.define(self.definition)
@@ -106,22 +106,22 @@ class Run:
     def drive(self, reporters: Sequence[Reporter]) -> Finished:
         """Train to the end; report events and save checkpoints.
 
-        Raises: CharRNNError if a checkpoint cannot be written, if the loss stays absurd, or if the corpus was changed,
-        after a save.
+        Raises: CharRNNError if a checkpoint cannot be written, if the loss keeps exploding, or, after a save, if the
+        corpus was changed.
         """
         self.reporters = reporters if self.log is None else [self.log, *reporters]
         if not self.is_new:
-            self._begin()
+            self._start_reporters()
         with contextlib.closing(Saver(self.folder)) as saver:
             try:
                 return self._drive(saver)
             except CorpusChangedError as error:
                 if self.runtime.ranks.size > 1:
-                    raise  # to save takes all processes, and the others may go on
+                    raise  # saving needs all processes, and the others may still be training
                 self._save(saver, best=False)
                 saver.wait()
                 raise CharRNNError(
-                    f"{self.corpus.path} was changed during the training, which is saved as it stood at step "
+                    f"{self.corpus.path} was changed during training; the run is saved at step "
                     f"{self.trainer.progress.step:,}: prepare the same text again, and continue with {opt.resume(True)}"
                 ) from error
 
@@ -130,18 +130,18 @@ class Run:
         for event in self.trainer.run():
             saver.check()
             if isinstance(event, Finished):
-                # Saved before `Finished` is logged, since a resumed run drops that record. A run without a step must
-                # not overwrite another one, nor one that went back a newer checkpoint of its own.
-                is_newest = event.step > 0 and (self.is_new or not self.trainer.is_behind)
+                # The checkpoint is saved before `Finished` is logged, so that a resumed run drops this record. A run
+                # without a step must not overwrite another run, and a rollback not a newer checkpoint.
+                is_newest = event.step > 0 and (self.is_new or not self.trainer.was_rolled_back)
                 if unsaved and (is_newest or not self.runtime.ranks.broadcast(self.folder.holds_run)):
                     self._save(saver, best=False)
                 saver.wait()
-                self.runtime.ranks.barrier()  # whoever ends before is taken for lost
+                self.runtime.ranks.barrier()  # a process that exits before the others counts as lost
                 self._report(event)
                 return event
             self._report(event)
             unsaved = True
-            # The checkpoint counts all records reported so far, so a resumed run repeats none.
+            # A checkpoint stores the number of records reported before it, so that a resumed run repeats none.
             if self._sample_is_due(event) and self.runtime.ranks.is_first:
                 with self.trainer.clock.paused(self.runtime):
                     self._report(self._sample(event))
@@ -152,9 +152,9 @@ class Run:
             self.trainer.saving_seconds = saver.seconds
         raise AssertionError("a run ends with Finished")
 
-    def _begin(self) -> None:
+    def _start_reporters(self) -> None:
         for reporter in self.reporters:
-            reporter.begin()
+            reporter.start()
 
     def _report(self, event: Event) -> None:
         for reporter in self.reporters:
@@ -164,24 +164,24 @@ class Run:
         self._saved_at = self.trainer.clock.elapsed_s
         checkpoint, ranks = self.checkpoint(), self.runtime.ranks
         if ranks.is_first and self.is_new:
-            saver.begin(checkpoint, best=best, begin_log=self._begin)
+            saver.save_first(checkpoint, best=best, start_log=self._start_reporters)
         elif ranks.is_first:
             saver.save(checkpoint, best=best)
         self.is_new = False
-        ranks.barrier()  # a slow disk may take long
+        ranks.barrier()  # the other processes wait here for a slow disk
 
     def _save_is_due(self, event: Event) -> bool:
-        """True at regular steps or times, for the best model so far, and before the first evaluation takes memory."""
+        """True at regular steps or times, for the best model, and before the first evaluation, which takes memory."""
         if isinstance(event, Evaluated):
             return event.improved
         if self.is_new and self.trainer.evaluation_is_due:
-            return self.trainer.recovery.is_sane(self.trainer.progress)
+            return self.trainer.recovery.loss_is_normal(self.trainer.progress)
         if not isinstance(event, Stepped):
             return False
         if (every := self.trainer.config.checkpoint_every) is not None:
             return event.step % every == 0
         is_time = event.elapsed_s - self._saved_at >= _CHECKPOINT_SECONDS
-        return is_time and self.trainer.recovery.is_sane(self.trainer.progress)
+        return is_time and self.trainer.recovery.loss_is_normal(self.trainer.progress)
 
     def _sample_is_due(self, event: Event) -> bool:
         every = self.trainer.config.sample_every
@@ -202,9 +202,9 @@ class Run:
             reporter.close()
 
     def summary(self, finished: Finished) -> dict[str, Any]:
-        """The last object of `--json`."""
+        """The result of the run, as printed by `--json`."""
         history, chars_per_symbol = self.trainer.history, self.trainer.bptt.text.chars_per_symbol
-        best = history.best_val_loss if self.trainer.evaluations.are_validating else None
+        best = history.best_val_loss if self.trainer.evaluations.has_validation_text else None
         predicted, tokenizer = self.trainer.bptt.text.val[1:], self.corpus.tokenizer
         num_bytes = tokenizer.count_bytes(predicted)
         bits = None if best is None else best / math.log(2)

@@ -1,4 +1,4 @@
-"""Score texts under a trained model, block by block or line by line, with the losses of `model/scoring.py`."""
+"""Score texts under a trained model, in blocks or by line, with the losses of `model/scoring.py`."""
 
 import itertools
 import math
@@ -17,21 +17,21 @@ from charrnn.model.scoring import SEQ_LENGTH, sequence_losses, stream_losses, te
 from charrnn.terminal import Advance, advance_nothing
 from charrnn.text.tokenizers import UNKNOWN_CHAR, Tokenizer
 
-_SEGMENT = 2**22  # max symbols of a text that are scored at once
-_MAX_EXACT = 50_000  # max symbols of a text that is read in one stream
-_POOL_LINES, _POOL_CHARS = 2**15, 2**21  # max lines and characters that are scored at once
+_SEGMENT = 2**22  # max symbols to score at once
+_MAX_EXACT = 50_000  # max symbols of a text to read in one stream
+_POOL_LINES, _POOL_CHARS = 2**15, 2**21  # max lines and characters to score at once
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predicted symbols of a marked text (N,), their surprisals (N,) in bits, and their number of characters."""
+    """The predicted symbols of a text (N,), their surprisals (N,) in bits, and their number of characters."""
 
     symbols: Sequence[str]
     surprisals: Tensor
     num_chars: float
-    num_bytes: int = 0  # of their text in UTF-8
-    adapted: Tensor | None = None  # surprisals (N,) under a model that adapts to the text
-    num_unknown: int = 0  # symbols of a line outside the vocabulary
+    num_bytes: int = 0  # in UTF-8
+    adapted: Tensor | None = None  # surprisals (N,) by dynamic evaluation
+    num_unknown: int = 0  # symbols outside the vocabulary, if a line was scored
 
     @property
     def bits_per_char(self) -> float:
@@ -41,9 +41,10 @@ class Scored:
 
 @dataclass
 class Scorer:
-    """A model that scores texts, and counts symbols outside its vocabulary in `num_unknown` and `unknown`.
+    """Score texts under a model.
 
-    They are scored as the unknown symbol, or left out if the vocabulary has none.
+    Symbols outside its vocabulary are scored as <unk>, or left out if the vocabulary has no <unk>; they are counted in
+    `num_unknown` and collected in `unknown`.
     """
 
     model: CharRNN
@@ -56,15 +57,14 @@ class Scorer:
     def score(
         self, blocks: Iterable[str], window: int | None = None, *, adapt: bool = False, exact: bool = False
     ) -> Iterator[Scored]:
-        """The surprisals of a text in blocks, without its first symbol, which nothing predicts.
+        """The surprisals of a text in blocks, except of its first symbol, which is not predicted.
 
-        The state is carried through the text, or emptied every `window` symbols. A text of more than 50,000 symbols is
-        read in parallel streams, unless it has to be `exact`: in one stream a surprisal depends on the text before it
-        alone. With `adapt` a copy of the model that learns from the text reads it too, see `model/adaptation.py`.
-        Raises: OptionError.
+        The state is carried through the text, or reset every `window` symbols. A text of more than 50,000 symbols is
+        read in parallel streams, unless `exact`: in one stream a surprisal depends only on the text before it. With
+        `adapt` the text is also scored by dynamic evaluation, see `model/adaptation.py`. Raises: OptionError.
         """
         adaptation = Adaptation(self.model, self.runtime) if adapt else None
-        advance = advance_nothing if adapt else self.advance  # the copy takes most of the time
+        advance = advance_nothing if adapt else self.advance  # dynamic evaluation takes most of the time
         size, overlap, first = _SEGMENT, 1 if exact else SEQ_LENGTH, 1
         state: State | None = None
         if window is not None:
@@ -87,11 +87,11 @@ class Scorer:
             first = overlap
 
     def score_lines(self, lines: Iterable[str]) -> Iterator[tuple[str, Scored]]:
-        """Each line with its surprisals, read after a line end; its own line end is predicted too.
+        """Each line with its surprisals; the model reads a line end first, and the line end of the line is predicted.
 
-        A model of documents reads each line as a document. Without a line end in the vocabulary the first symbol of a
-        line is not predicted. A symbol outside the vocabulary, or a line without predictions, costs log2 V bits, as
-        under a uniform distribution.
+        A model of documents reads each line as a document. If the vocabulary has no line end, the first symbol of a
+        line is not predicted. A symbol outside the vocabulary, or a line without predictions, has log2 V bits, as in a
+        uniform distribution.
         """
         pool, size = list[str](), 0
         for line in lines:
@@ -106,30 +106,30 @@ class Scorer:
         tokenizer = self.tokenizer
         end = [tokenizer.line_end] if tokenizer.line_end else []
         parts = list(map(tokenizer.split, lines))
-        together = [*end, *(symbol for part in parts for symbol in (*part, *end))]
-        ids, _ = self._encode(together)
-        begins = itertools.accumulate((len(part) + len(end) for part in parts), initial=0)
-        own = [slice(begin, begin + len(part) + 2 * len(end)) for begin, part in zip(begins, parts, strict=False)]
+        symbols = [*end, *(symbol for part in parts for symbol in (*part, *end))]
+        ids, _ = self._encode(symbols)
+        starts = itertools.accumulate((len(part) + len(end) for part in parts), initial=0)
+        spans = [slice(start, start + len(part) + 2 * len(end)) for start, part in zip(starts, parts, strict=False)]
         is_unknown = ids == tokenizer.outside
         is_read = ~is_unknown | (tokenizer.unk_id is not None)
-        read = [ids[each][is_read[each]] for each in own]
+        read = [ids[span][is_read[span]] for span in spans]
         losses = sequence_losses(self.model, read, self.runtime, self.advance)
         num_before = torch.cat([torch.zeros(1, dtype=torch.int64), is_unknown.cumsum(0)]).tolist()
-        for line, each, nats in zip(lines, own, losses, strict=True):
-            if len(nats) and num_before[each.start] == num_before[each.stop]:
-                symbols = together[each][1:]
-                yield line, Scored(symbols, nats / math.log(2), self._count_chars(symbols, ids[each][1:]))
+        for line, span, nats in zip(lines, spans, losses, strict=True):
+            if len(nats) and num_before[span.start] == num_before[span.stop]:
+                predicted = symbols[span][1:]
+                yield line, Scored(predicted, nats / math.log(2), self._count_chars(predicted, ids[span][1:]))
             else:
-                yield line, self._charge(together[each], ids[each], is_read[each], nats / math.log(2))
+                yield line, self._score_with_unknown(symbols[span], ids[span], is_read[span], nats / math.log(2))
 
-    def _charge(self, symbols: Sequence[str], ids: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
-        """Surprisals of a line (N,), at least log2 V for symbols outside the vocabulary."""
+    def _score_with_unknown(self, symbols: Sequence[str], ids: Tensor, is_read: Tensor, surprisals: Tensor) -> Scored:
+        """The surprisals of a line (N,), with at least log2 V bits for symbols outside the vocabulary."""
         uniform, is_unknown = math.log2(self.tokenizer.size), ids == self.tokenizer.outside
-        bits, places = torch.full(ids.shape, uniform), is_read.nonzero().flatten()
-        bits[places[1:]] = surprisals
+        bits, positions = torch.full(ids.shape, uniform), is_read.nonzero().flatten()
+        bits[positions[1:]] = surprisals
         bits[is_unknown] = bits[is_unknown].clamp(min=uniform)
         is_scored = torch.ones_like(is_read)
-        is_scored[places[:1]] = False
+        is_scored[positions[:1]] = False
         if not is_scored.any():
             return Scored([""], torch.tensor([uniform]), 1.0)
         kept = [symbols[i] for i in is_scored.nonzero().flatten().tolist()]
@@ -137,24 +137,24 @@ class Scorer:
         return Scored(kept, bits[is_scored], num_chars, num_unknown=int(is_unknown.sum()))
 
     def _count_chars(self, symbols: Sequence[str], ids: Tensor) -> float:
-        """Number of characters of symbols with ids (N,): an unknown word's own, the mean if it was stored as U+FFFD."""
+        """Number of characters of symbols with ids (N,); the mean length for a word that is stored as U+FFFD."""
         tokenizer, is_unknown = self.tokenizer, ids == self.tokenizer.outside
         num_chars = tokenizer.count_chars(ids[~is_unknown])
         if not tokenizer.has_words:
             return num_chars + int(is_unknown.sum())
-        lost = 0.0 if tokenizer.unk_id is None else float(tokenizer.lengths[tokenizer.unk_id])
-        places = is_unknown.nonzero().flatten().tolist()
-        return num_chars + sum(lost if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in places)
+        mean = 0.0 if tokenizer.unk_id is None else float(tokenizer.lengths[tokenizer.unk_id])
+        positions = is_unknown.nonzero().flatten().tolist()
+        return num_chars + sum(mean if symbols[i] == UNKNOWN_CHAR else len(symbols[i]) for i in positions)
 
     def _segments(self, blocks: Iterable[str], size: int, overlap: int) -> Iterator[tuple[Sequence[str], Tensor]]:
-        """The known symbols of a text and their ids, `size` at a time, after the last `overlap` ones."""
+        """The known symbols of a text and their ids, `size` at a time, after the last `overlap` symbols."""
         symbols, ids, is_first = self.tokenizer.split(""), torch.zeros(0, dtype=torch.int32), True
         for block in self.tokenizer.split_blocks(blocks):
             more, is_known = self._encode(block)
             if is_known is not None:
                 more = more[is_known]
                 block = self.tokenizer.decode_marked(more)
-            symbols = symbols + block  # type: ignore[operator] # two texts, or two lists of words
+            symbols = symbols + block  # type: ignore[operator] # two strings, or two lists of words
             ids = torch.cat([ids, more])
             while len(symbols) >= size + overlap:
                 yield symbols[: size + overlap], ids[: size + overlap]
@@ -163,7 +163,7 @@ class Scorer:
             yield symbols, ids
 
     def _encode(self, symbols: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """The ids (N,) int32 of symbols, and a mask (N,) if some are to be left out."""
+        """The ids (N,) int32 of symbols, and a mask (N,) of those to keep; None if all are kept."""
         ids = self.tokenizer.ids_of(symbols)
         is_known = ids != self.tokenizer.outside
         num_unknown = len(ids) - int(is_known.sum())

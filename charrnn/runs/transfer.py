@@ -1,4 +1,4 @@
-"""Copy weights from a model of one vocabulary to a model of another, symbol by symbol.
+"""Copy weights between models with different vocabularies, symbol by symbol.
 
 Letters in shapes: S symbols of the source, V symbols of the model.
 """
@@ -15,14 +15,14 @@ from charrnn.text.tokenizers import Tokenizer
 def transfer(source: Checkpoint, model: CharRNN, tokenizer: Tokenizer) -> int:
     """Copy another run's weights into a model of the same shape, matching rows by symbol.
 
-    Rows of new symbols are drawn with the mean and the standard deviation of the source's rows; their biases follow
-    from their frequencies. Returns: the number of matched symbols. Raises: CharRNNError for symbols of another unit.
-    Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021), without the spread: it
-    keeps several new symbols distinct.
+    Rows of new symbols are drawn with the mean and the standard deviation of the source's rows, their biases are set
+    from their frequencies. Returns: the number of matched symbols. Raises: CharRNNError if the units differ.
+    Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021); the standard deviation is
+    added here to keep new symbols distinct.
     """
     if tokenizer.noun != source.tokenizer.noun:
         raise CharRNNError(
-            f"{opt.init_from} names a model of {source.tokenizer.noun}s, but the corpus is one of {tokenizer.noun}s: "
+            f"{opt.init_from} is a model of {source.tokenizer.noun}s, but the corpus consists of {tokenizer.noun}s: "
             f"prepare the text with {opt.unit(source.tokenizer.config.unit)}"
         )
     old = {symbol: i for i, symbol in enumerate(source.tokenizer.symbols)}
@@ -55,12 +55,12 @@ def _draw_like(rows: Tensor, count: int) -> Tensor:
 
 
 def _log_frequencies(tokenizer: Tokenizer) -> Tensor:
-    """The log of each symbol's share of the text (V,); symbols that never occurred count once."""
+    """The log of each symbol's relative frequency (V,); symbols that do not occur count as one."""
     return torch.tensor(tokenizer.counts, dtype=torch.float32).clamp(min=1).log().log_softmax(0)
 
 
 def _symbol_dimension(name: str, model: CharRNN) -> int | None:
-    """The dimension of a weight that has size V: rows of embedding and head, columns of the one-hot input."""
+    """The dimension of size V in a weight: rows of embedding and head, columns of the one-hot input; else None."""
     if name.startswith(("embedding.", "head.")):
         return 0
     return 1 if model.embedding is None and name == "stack.layers.0.weight_ih_l0" else None

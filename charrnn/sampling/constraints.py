@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from charrnn.config import SamplingConfig
 from charrnn.errors import OptionError, opt
-from charrnn.model.stepper import Reading
+from charrnn.model.stepper import StreamState
 from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.filters import samplable_ids, writable_characters
 from charrnn.sampling.noise import stream_key
@@ -113,7 +113,7 @@ class Draft:
         self.finish_reason: str | None = None
         self.problem: str | None = None  # the number of symbols at which it was given up, the reason and a remedy
         self.rejections = 0
-        self.read: tuple[int, Reading] | None = None  # number of symbols that were read again, and the state after them
+        self.read: tuple[int, StreamState] | None = None  # number of symbols read again, and the state after them
         self.excluded: dict[int, set[int]] = {}  # ids at each position
         self.begin = 0  # number of symbols before the last reading of the prompt
         self._seed, self._constraints, self._prompt = seed, constraints, prompt

@@ -17,7 +17,7 @@ from charrnn.errors import CharRNNError
 from charrnn.machine.runtime import Runtime
 from charrnn.machine.threads import Threads
 from charrnn.model.network import CharRNN
-from charrnn.model.stepper import Reading, Stepper
+from charrnn.model.stepper import Stepper, StreamState
 from charrnn.sampling.constraints import Constraints, Draft, Piece
 from charrnn.sampling.copies import CopyIndex
 from charrnn.sampling.filters import Filter, make_filters
@@ -47,7 +47,7 @@ def choose(
 
 
 class Sampler:
-    """Draw samples as a config says, for any number of prompts.
+    """Draw samples with the options of a config, for any number of prompts.
 
     Sample i depends on the seed and i alone, with `unique` also on the other samples. Up to B samples advance together,
     K steps between two transfers of the drawn symbols; when one ends, the next takes its place. A device with a queue
@@ -95,7 +95,7 @@ class Sampler:
         self._advance = runtime.capture(self._take_steps, num_calls=num_launches)
         self._threads = Threads(is_fixed=runtime.dtype != torch.int8)  # floating-point sums may depend on it
         self._num_prompts = 0
-        self._kept: Reading | None = None
+        self._kept: StreamState | None = None
 
     def read_prompt(self, prompt: str, *, skip_unknown: bool = False) -> Prompt:
         """A prompt for `sample`. Raises: CharRNNError for symbols that the model lacks, unless they are skipped."""
@@ -145,7 +145,7 @@ class Sampler:
                 if draft.finish_reason is not None:
                     ended.append(slot)
                 elif draft.key != key:
-                    self._stepper.place([slot], self._read_again(draft, read))
+                    self._stepper.set_state([slot], self._read_again(draft, read))
             given_up += [draft for draft in map(drafts.pop, ended) if draft.problem is not None]
             drafts |= self._begin(ended, waiting, read)
         if keeps_state:
@@ -153,7 +153,7 @@ class Sampler:
         if given_up:
             raise _gave_up(given_up)
 
-    def _read(self, ids: Tensor, before: Reading | None) -> Reading:
+    def _read(self, ids: Tensor, before: StreamState | None) -> StreamState:
         return before if before is not None and not len(ids) else self._stepper.read(ids, before)
 
     def _penalties(self, ids: Collection[int]) -> Tensor:
@@ -162,11 +162,11 @@ class Sampler:
         penalties[list(ids)] = 0.0
         return self._runtime.place(penalties)
 
-    def _begin(self, slots: Iterable[int], waiting: Iterator[Draft], prompt: Reading) -> dict[int, Draft]:
+    def _begin(self, slots: Iterable[int], waiting: Iterator[Draft], prompt: StreamState) -> dict[int, Draft]:
         """The next samples, as far as there are any, each in one of these slots and after the prompt."""
         started = dict(zip(slots, waiting, strict=False))
         if started:
-            self._stepper.place(list(started), prompt)
+            self._stepper.set_state(list(started), prompt)
         return started
 
     @torch.inference_mode()
@@ -207,7 +207,7 @@ class Sampler:
         # In one tensor (2, B, K), for one copy to the host; an id is exact as a float.
         self._drawn.copy_(torch.stack([self._symbols.float(), -log_p]).transpose(1, 2))
 
-    def _read_again(self, draft: Draft, prompt: Reading) -> Reading:
+    def _read_again(self, draft: Draft, prompt: StreamState) -> StreamState:
         """Read the symbols that a draft keeps, from a place before those that may be taken back next."""
         ids, (length, before) = draft.ids, draft.read or (0, prompt)
         if length > len(ids):

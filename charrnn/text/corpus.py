@@ -50,8 +50,8 @@ class _Header:
 class Corpus:
     """A text as ids (N,), memory-mapped if it is large, in the smallest dtype that holds the vocabulary.
 
-    `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. A text for validation of
-    its own starts at the id `validation_start`, with the EOS before it if there are documents. `notes` has a
+    `sources` are the origins of its raw text, `source_digest` is the digest of its bytes. A separate text for
+    validation starts at the id `validation_start`, with the EOS before it if there are documents. `notes` has a
     line per change that preparing made, `warnings` a line per unexpectedly large one; they are not stored.
     """
 

@@ -1,7 +1,7 @@
 """Text to token ids and back: one class for characters, one for bytes, one for words.
 
 A text holds bytes that are not UTF-8 as surrogates, as Python's file names do (PEP 383). The end of a document is a
-token of its own, EOS, whose text is the separator. While a text is prepared or scored it is *marked*: each end of a
+separate token, EOS, whose text is the separator. While a text is prepared or scored it is *marked*: each end of a
 document is one EOS_MARK, and for bytes each one beyond ASCII is a surrogate.
 
 Letters in shapes: N tokens, V vocabulary size.
@@ -118,7 +118,7 @@ class Tokenizer(ABC):
             kind = "words" if self.has_words else "single characters"
             raise CharRNNError(f"a vocabulary's symbols must be distinct {kind}, at least one")
         if any("\ud800" <= char <= "\udfff" for char in "".join(self.symbols)):
-            raise CharRNNError("a vocabulary's symbols must be characters, and surrogates are none")
+            raise CharRNNError("a vocabulary's symbols must be characters, not surrogates")
 
     @property
     def size(self) -> int:
@@ -323,11 +323,11 @@ class Tokenizer(ABC):
         return self.unmark("".join(self.decode_marked(torch.as_tensor(ids, dtype=torch.int64))))
 
     def missing(self, symbols: Sequence[str]) -> list[str]:
-        """The distinct symbols that have no id of their own, sorted."""
+        """The distinct symbols outside the vocabulary, sorted."""
         return sorted(set(symbols).difference(self._ids))
 
     def require(self, symbols: Sequence[str]) -> None:
-        """Raises: CharRNNError that lists the symbols without an id of their own."""
+        """Raises: CharRNNError that lists the symbols outside the vocabulary."""
         if missing := self.missing(symbols):
             outside = f"{self.noun}s outside the vocabulary of {self.size} symbols: {list_characters(missing)}"
             groups = [(theirs, group) for theirs in missing for group in _LOOK_ALIKES if theirs in group]

@@ -1,1 +1,1 @@
-"""From ids to a trained model, as a stream of events; knows no files and no terminal."""
+"""Training on ids as a stream of events; independent of files and of the terminal."""

@@ -1,4 +1,4 @@
-"""The share of a run that is spent, its end, and the learning rate that follows from both."""
+"""The budget of a run: the fraction spent, the end, and the learning rate schedule."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from charrnn.config import TrainingConfig
 from charrnn.errors import CharRNNError
 
-_COOL_DOWN = 0.1  # of the run so far: duration of the fall of the learning rate where patience ends it early
-_MAX_RESERVE = 0.9  # of a budget of time
+_COOL_DOWN = 0.1  # length of the cool-down after patience is lost, as a fraction of the run so far
+_MAX_RESERVE = 0.9  # max fraction of a time budget reserved for the final evaluation
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of a run, as a budget sees it. `reserve_s` are the seconds kept for the final evaluation."""
+    """The progress of a run against its budget; `reserve_s` are the seconds reserved for the final evaluation."""
 
     step: int
     elapsed_s: float
@@ -22,30 +22,30 @@ class Moment:
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps, or wall-clock seconds with all evaluations."""
+    """A number of steps, or wall-clock seconds including evaluations."""
 
     steps: int | None
     seconds: float = math.inf
 
     @classmethod
     def of(cls, config: TrainingConfig, steps_per_epoch: int) -> "Budget":
-        """The budget that a config names. Raises: CharRNNError if it names none."""
+        """The budget of a config. Raises: CharRNNError if none is set."""
         if config.epochs is not None:
             return cls(max(1, round(config.epochs * steps_per_epoch)))
         if config.steps is not None:
             return cls(config.steps)
         if config.minutes is None:
-            raise CharRNNError("the training needs a budget: epochs, steps or minutes")
+            raise CharRNNError("no budget: set epochs, steps or minutes")
         return cls(None, 60 * config.minutes)
 
     def total(self, reserve_s: float) -> float:
-        """Steps, or seconds without the reserve."""
+        """Total steps, or total seconds without the reserve."""
         if self.steps is not None:
             return self.steps
         return max(self.seconds - reserve_s, (1 - _MAX_RESERVE) * self.seconds)
 
     def expected_steps(self, seconds_per_step: float) -> float:
-        """Steps that the whole budget allows."""
+        """Number of steps in the whole budget."""
         return self.steps if self.steps is not None else self.seconds / seconds_per_step
 
     def spent(self, now: Moment) -> float:
@@ -53,25 +53,25 @@ class Budget:
         return now.step if self.steps is not None else now.elapsed_s
 
     def fraction(self, now: Moment) -> float:
-        """The share that is spent, from 0 to 1."""
+        """Fraction of the budget spent, from 0 to 1."""
         return min(1.0, self.spent(now) / self.total(now.reserve_s))
 
     def is_over(self, now: Moment) -> bool:
-        """True if the budget is spent, or the patience and the cool-down that follows it."""
+        """True if the budget is spent, or if the cool-down after lost patience has ended."""
         return self.fraction(now) >= self._cool_down(now)[1]
 
     def learning_rate(self, peak: float, warmup_steps: int, now: Moment) -> float:
-        """A linear rise over the first steps (of a short run: its first tenth), times a cosine to zero at its end.
+        """Linear warm-up (at most a tenth of the run), times a cosine decay to zero at the end of the budget.
 
-        Where patience was lost, a straight line leads to zero earlier.
+        After patience is lost, a linear cool-down to zero ends the run early.
         """
-        fraction, (begin, end) = self.fraction(now), self._cool_down(now)
+        fraction, (start, end) = self.fraction(now), self._cool_down(now)
         warmup = min(1.0, max((now.step + 1) / (warmup_steps + 1), 10 * fraction))
-        cool_down = 1.0 if begin >= end else min(1.0, (end - fraction) / (end - begin))
+        cool_down = 1.0 if start >= end else min(1.0, (end - fraction) / (end - start))
         return peak * warmup * cool_down * 0.5 * (1 + math.cos(math.pi * fraction))
 
     def _cool_down(self, now: Moment) -> tuple[float, float]:
-        """The fractions at which patience was lost, or 1, and at which the run ends."""
+        """The fractions at which the cool-down starts (1 unless patience is lost) and ends."""
         lost_at = now.patience_lost_at
-        begin = 1.0 if lost_at is None else min(1.0, lost_at / self.total(now.reserve_s))
-        return begin, min(1.0, (1 + _COOL_DOWN) * begin)
+        start = 1.0 if lost_at is None else min(1.0, lost_at / self.total(now.reserve_s))
+        return start, min(1.0, (1 + _COOL_DOWN) * start)

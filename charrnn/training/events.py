@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Event:
-    """The run's position: `fraction` is the share of the budget spent, `elapsed_s` wall-clock seconds."""
+    """The position in the run: `fraction` of the budget spent, `elapsed_s` in wall-clock seconds."""
 
     step: int
     epoch: float
@@ -19,7 +19,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Stepped(Event):
-    """A completed step. The loss is a running mean in nats per character, on the device until it is read."""
+    """A completed step. The loss is a running mean in nats per character, a tensor on the device."""
 
     train_loss: Tensor
     learning_rate: float
@@ -31,8 +31,8 @@ class Evaluated(Event):
     """An evaluation: the validation loss in nats per character, measured on `val_chars` characters.
 
     Without validation text `val_chars` is None, and the loss is the running training loss.
-    `is_whole`: measured on the whole validation text. `improved`: the lowest loss so far on the part that every
-    evaluation reads, which is `part_loss` if this one has read more.
+    `is_whole`: the whole validation text was read. `improved`: the lowest loss so far on the part that all evaluations
+    read; `part_loss` is the loss on this part if more than the part was read.
     """
 
     loss: float
@@ -49,7 +49,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True)
 class Recovered(Event):
-    """The loss exploded or was not finite: training is back at this step, with a lower peak learning rate."""
+    """The loss exploded or was not finite: training restarts at this step with a lower peak learning rate."""
 
     loss: float
     learning_rate: float
@@ -57,7 +57,7 @@ class Recovered(Event):
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A text that the model generated; emitted by the trainer's caller."""
+    """A generated sample; emitted by the caller of the trainer."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""The optimizers of a model, and their state as tensors by name.
+"""The optimizers of a model, and their state as named tensors.
 
 Muon updates the matrices of the recurrent layers, AdamW all other parameters: embedding, head and biases. With
 `--optimizer adamw`, AdamW updates everything.
@@ -18,19 +18,19 @@ from charrnn.model.network import CharRNN, layer_weights
 from charrnn.training.snapshot import require_like
 
 _MOMENTUM = 0.9
-# Symbols between two of Muon's updates on a CPU, where orthogonalisation costs half as much as a small step.
+# Symbols between two updates by Muon on a CPU, where orthogonalisation costs half as much as a small step.
 _SYMBOLS_PER_UPDATE, _MAX_PERIOD = 2048, 4
-_ADAMW_SHARE = 0.5  # learning rate of AdamW beside Muon, relative to Muon's, for layers of up to 512 units
+_ADAMW_LR_SCALE = 0.5  # learning rate of AdamW relative to Muon's, for layers of up to 512 units
 _POLYNOMIALS = ((8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448))
 """Coefficients of X, X X^T X and (X X^T)^2 X in each iteration. Source: Amsel et al., "The Polar Express" (2025)."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Stochastic gradient descent with momentum whose update is orthogonalised, for each gate's block of a weight.
+    """SGD with momentum and an orthogonalised update for each gate's block of a weight.
 
-    The weights are updated at every `period`-th step, by `period` times the learning rate; the momentum at each.
-    `torch.optim.Muon` has no blocks, no period, no learning rate on the device and no `found_inf`, which skips a step
-    if it is 1. Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
+    The weights are updated every `period` steps, with `period` times the learning rate; the momentum at each step.
+    `torch.optim.Muon` lacks blocks, the period, a learning rate on the device, and `found_inf` (1 skips the step).
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
     """
 
     _step_supports_amp_scaling = True
@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
         period: int = 1,
     ) -> None:
         """`weights` are (G * H, I); products are computed in `dtype`."""
-        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "share": 1.0})
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "lr_scale": 1.0})
         self.found_inf = torch.zeros_like(lr)
         self._num_gates, self._dtype, self._period = num_gates, dtype, period
 
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
                 gradient = torch.where(is_finite, weight.grad, 0.0)
                 momentum.lerp_(gradient, (1 - _MOMENTUM) * is_finite)
                 step += is_finite
-                if self._period > 1 and step % self._period:  # a recorded step has no period
+                if self._period > 1 and step % self._period:  # false on devices that record the step
                     continue
                 direction = gradient.lerp(momentum, _MOMENTUM)  # Nesterov's
                 blocks = direction.view(self._num_gates, -1, weight.shape[1])  # (G, H, I)
@@ -73,10 +73,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(blocks: Tensor) -> Tensor:
-    """Raise small singular values of matrices (G, H, I) towards the largest, so that rare directions learn too.
+    """Make the singular values of matrices (G, H, I) about equal, so that rare directions are learned too.
 
-    An odd polynomial of a matrix applies to its singular values. Two iterations lead those above 0.015 of the norm to
-    between 0.2 and 2, times sqrt(max(1, H / I)); more iterations cost more and train no better.
+    An odd polynomial of a matrix applies to its singular values. Two iterations bring those above 0.015 of the norm to
+    between 0.2 and 2, times sqrt(max(1, H / I)); more iterations did not train better.
     """
     num_rows, num_columns = blocks.shape[1:]
     X = blocks if num_rows <= num_columns else blocks.mT
@@ -88,16 +88,16 @@ def orthogonalise(blocks: Tensor) -> Tensor:
 
 
 def make_optimizers(model: CharRNN, config: TrainingConfig, runtime: Runtime) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers by name: "optimizer" is AdamW, with weight decay on matrices only, "muon" is Muon, if configured.
+    """The optimizers by name: "optimizer" is AdamW, with weight decay on matrices only; "muon" is Muon if configured.
 
-    Learning rates are on the device. The `share` of a group is its rate relative to that of the training.
+    Learning rates are on the device. The `lr_scale` of a group is a factor for the learning rate of the run.
     """
     for_muon = _recurrent_matrices(model) if config.optimizer == "muon" else []
     rest = [p for p in model.parameters() if all(p is not weight for weight in for_muon)]
-    share = _ADAMW_SHARE * min(1.0, 512 / model.config.hidden_size) if for_muon else 1.0
+    scale = _ADAMW_LR_SCALE * min(1.0, 512 / model.config.hidden_size) if for_muon else 1.0
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.dim() > 1], "share": share},
-        {"params": [p for p in rest if p.dim() <= 1], "share": share, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() > 1], "lr_scale": scale},
+        {"params": [p for p in rest if p.dim() <= 1], "lr_scale": scale, "weight_decay": 0.0},
     ]
     rate = runtime.place(torch.zeros(()))  # set before each step
     adamw = torch.optim.AdamW(
@@ -115,20 +115,20 @@ def make_optimizers(model: CharRNN, config: TrainingConfig, runtime: Runtime) ->
 
 
 def _recurrent_matrices(model: CharRNN) -> list[nn.Parameter]:
-    """The input and recurrent weights of all layers, but for one-hot inputs, whose weights are an embedding."""
+    """The input and recurrent weights of all layers, except those of one-hot inputs, which act as an embedding."""
     recurrent = {weight for layer in model.stack.layers for weight in layer_weights(layer)[:2]}
     matrices = [p for p in model.parameters() if p in recurrent]
     return matrices[model.embedding is None :]
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by "<number of the parameter>.<name>"; empty before the first step."""
+    """The optimizer's state by "<parameter number>.<name>"; empty before the first step."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": moment for i, moments in state.items() for name, moment in moments.items()}
 
 
 def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the optimizer's state by copies. Raises: ValueError if it is that of other parameters."""
+    """Set the optimizer's state to copies of tensors. Raises: ValueError if they are for other parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     names = ("momentum", "step") if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
     likes = {
@@ -137,10 +137,10 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
         for name in names
     }
     if tensors and tensors.keys() != likes.keys():
-        raise ValueError("it has no optimizer of these parameters")
+        raise ValueError("it has no optimizer state for these parameters")
     state: dict[int, dict[str, Tensor]] = {}
     for key in tensors:
         i, _, name = key.partition(".")
-        # PyTorch itself does not move a "step" to the device.
+        # PyTorch does not move "step" to the device.
         state.setdefault(int(i), {})[name] = require_like(likes[key], key, tensors).to(likes[key].device, copy=True)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -11,9 +11,9 @@ from charrnn.training.bptt import TruncatedBPTT
 
 
 class Clock:
-    """Wall-clock seconds of a run with its earlier parts; `paused_s` are those without training.
+    """Wall-clock seconds of a run, including those before it was resumed; `paused_s` is the time without training.
 
-    In several processes it shows what they agreed on last.
+    Several processes use the time that they agreed on last.
     """
 
     def __init__(self, elapsed_s: float = 0.0, paused_s: float = 0.0) -> None:
@@ -22,7 +22,7 @@ class Clock:
         self._agreed: float | None = None
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start the clock."""
         self._started = time.perf_counter()
 
     @property
@@ -31,7 +31,7 @@ class Clock:
         return self._read() if self._agreed is None else self._agreed
 
     def agree(self, ranks: Ranks, *, stop: bool) -> bool:
-        """Take the time of rank 0; returns True if any process wants to stop. Raises: CharRNNError if one is lost."""
+        """Set the time to that of rank 0. Returns: True if any process stops. Raises: CharRNNError if one is lost."""
         if ranks.size == 1:
             return stop
         self._agreed, stop = ranks.agree(self._read(), stop=stop)
@@ -41,21 +41,21 @@ class Clock:
         return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     def rate(self, count: float) -> float:
-        """A count per second of the time with training."""
+        """`count` per second of training time."""
         seconds = self.elapsed_s - self.paused_s
         return count / seconds if seconds > 0 else 0.0
 
     @contextlib.contextmanager
     def paused(self, runtime: Runtime) -> Iterator[None]:
-        """Count the enclosed work as time without training."""
+        """Exclude the enclosed work from the training time."""
         runtime.synchronize()
-        begin = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self.paused_s += time.perf_counter() - begin
+        self.paused_s += time.perf_counter() - start
 
 
 def seconds_per_step(bptt: TruncatedBPTT) -> float:
-    """Median duration of a step in rank 0, from a few that are then undone; measured once.
+    """Median duration of a step on rank 0, from a few trial steps that are then undone; measured once.
 
     Raises: CorpusChangedError.
     """
@@ -65,11 +65,11 @@ def seconds_per_step(bptt: TruncatedBPTT) -> float:
     cursor, scaler, seconds = bptt.cursor, bptt.scaler_state(), []
     bptt.model.train()
     try:
-        for _ in range(10 if bptt.runtime.captures else 5):  # recording takes some
-            begin = time.perf_counter()
+        for _ in range(10 if bptt.runtime.captures else 5):  # a device needs some steps to record
+            start = time.perf_counter()
             bptt.step(learning_rate=0.0)
             bptt.runtime.synchronize()
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - start)
     finally:
         bptt.reset()
         bptt.load(tensors, cursor, scaler)

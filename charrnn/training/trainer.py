@@ -1,7 +1,7 @@
 """Train a model to the end of a budget, as a stream of events.
 
-The trainer knows neither files nor terminals: between two events its caller may save, report and sample. It joins the
-steps of `bptt.py`, the end by `budget.py`, validation by `evaluation.py` and the way back by `recovery.py`.
+The trainer is independent of files and of the terminal: between two events its caller may save, report and sample. It
+combines the steps of `bptt.py`, the schedule of `budget.py`, `evaluation.py`, and the rollback of `recovery.py`.
 """
 
 import math
@@ -18,14 +18,14 @@ from charrnn.training.budget import Budget, Moment
 from charrnn.training.evaluation import Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Recovered, Stepped
 from charrnn.training.heuristics import default_learning_rate
-from charrnn.training.recovery import ABSURD_LOSS, Recovery, lowered
+from charrnn.training.recovery import MAX_VAL_LOSS, Recovery, reduced_learning_rate
 from charrnn.training.snapshot import History, Progress, Snapshot
 from charrnn.training.streams import TrainingText
 from charrnn.training.timing import Clock
 
 
 class Trainer:
-    """Training of a model on a text, from the start of a budget to its end; `snapshot` is the whole state."""
+    """Train a model on a text until the budget is spent; `snapshot` returns the whole state."""
 
     def __init__(self, model: CharRNN, config: TrainingConfig, text: TrainingText, runtime: Runtime) -> None:
         self.config, self.layout = config, text.layout
@@ -37,19 +37,19 @@ class Trainer:
         self.evaluations = Evaluations(self.bptt, config, self.budget)
         self.progress, self.history = Progress(lowest_loss=math.log(model.config.vocab_size)), History()
         self.clock = Clock()
-        self.saving_seconds = 0.0  # of the last save, which ran beside the training; set by the caller
-        self.stop_requested = False  # of this process
-        self.is_behind = False  # True after a stop at an exploded loss, which restored the trusted snapshot
+        self.saving_seconds = 0.0  # duration of the last save in the background; set by the caller
+        self.stop_requested = False  # in this process
+        self.was_rolled_back = False  # True if the run was stopped while its loss was exploding
         self.recovery = Recovery(self.bptt, config, self.learning_rate)
 
     def run(self) -> Iterator[Event]:
-        """Train to the end of the budget; the run may be saved, reported and sampled between two events.
+        """Train to the end of the budget; the caller may save, report and sample between two events.
 
-        Raises: CharRNNError if the loss stays absurd at ever lower learning rates, CorpusChangedError.
+        Raises: CharRNNError if the loss keeps exploding at lower learning rates, CorpusChangedError.
         """
-        self.evaluations.begin(self.history)
+        self.evaluations.start(self.history)
         self.clock.start()
-        self.recovery.begin(self._copy())
+        self.recovery.start(self._copy())
         self.bptt.model.train()
         while not self._agree_on_stop():
             if self.evaluation_is_due:
@@ -58,75 +58,76 @@ class Trainer:
                 break
             else:
                 stepped, due = self._step(), self.evaluation_is_due
-                is_sane = self.recovery.check_and_keep(self.progress, self._copy, before_evaluation=due)
-                yield stepped if is_sane else self._recover(self.bptt.text.per_char(self.recovery.loss))
+                is_normal = self.recovery.check(self.progress, self._copy, before_evaluation=due)
+                yield stepped if is_normal else self._recover(self.bptt.text.per_char(self.recovery.loss))
         is_stopped = self._agree_on_stop()
-        if is_stopped and not self.recovery.is_sane(self.progress):
-            # A run that resumes there repeats the steps in between, and ends as if it had not been stopped.
-            self._go_to(self.recovery.trusted)
-            self.is_behind = True
+        if is_stopped and not self.recovery.loss_is_normal(self.progress):
+            # A resumed run repeats the steps after the last good snapshot, and ends like an uninterrupted run.
+            self._restore(self.recovery.last_good)
+            self.was_rolled_back = True
         reason = "stopped" if is_stopped else "budget" if self.fraction == 1 else "patience"
-        where = self._where()
-        yield Finished(**where, reason=reason, chars_per_second=self.clock.rate(where["chars"]))
+        position = self._position()
+        yield Finished(**position, reason=reason, chars_per_second=self.clock.rate(position["chars"]))
 
     def request_stop(self) -> None:
-        """End the run after the step, or in the evaluation, that is under way."""
+        """Stop after the current step, or during the current evaluation."""
         self.stop_requested = True
 
     def _agree_on_stop(self) -> bool:
-        """True if a stop is requested, in whichever process; all take the same time from now on."""
+        """True if any process has received a stop request; also synchronises the clocks."""
         return self.clock.agree(self.bptt.runtime.ranks, stop=self.stop_requested)
 
     def snapshot(self) -> Snapshot:
-        """The state between two events; copy its tensors before the next step. All processes have to call it."""
+        """The state between two events; copy its tensors before the next step. All processes must call it together."""
         history = replace(self.history, elapsed_s=self.clock.elapsed_s, paused_seconds=self.clock.paused_s)
         return Snapshot(self.bptt.tensors(), self.bptt.cursor, self.bptt.scaler_state(), self.progress, history)
 
     def load(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot; patience and budget may have grown. Raises: CharRNNError if it does not fit."""
-        self._go_to(snapshot)
+        """Continue from a snapshot; patience and budget may be larger now. Raises: CharRNNError on a mismatch."""
+        self._restore(snapshot)
         self.history = replace(snapshot.history)
         self.clock = Clock(self.history.elapsed_s, self.history.paused_seconds)
-        if not self.evaluations.have_lost_patience(self.progress):
+        if not self.evaluations.has_lost_patience(self.progress):
             self.progress.patience_lost_at = None
         self.progress.evaluated_fraction = min(self.progress.evaluated_fraction, self.fraction)
 
     def _step(self) -> Stepped:
-        peak = lowered(self.learning_rate, self.history.recoveries)
+        peak = reduced_learning_rate(self.learning_rate, self.history.recoveries)
         learning_rate = self.budget.learning_rate(peak, self.config.warmup_steps, self.now)
         self.bptt.step(learning_rate)
         self.progress.step += 1
-        where, loss = self._where(), self.bptt.text.per_char(self.bptt.mean_loss)
-        rate = self.clock.rate(where["chars"])
-        return Stepped(**where, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
+        position, loss = self._position(), self.bptt.text.per_char(self.bptt.mean_loss)
+        rate = self.clock.rate(position["chars"])
+        return Stepped(**position, train_loss=loss, learning_rate=learning_rate, chars_per_second=rate)
 
     def _evaluate(self) -> Iterator[Evaluated | Recovered]:
         """Evaluate once; yields nothing if a stop is requested meanwhile."""
-        begin = time.perf_counter()
+        start = time.perf_counter()
         with self.clock.paused(self.bptt.runtime):
             result = self.evaluations.measure(self.history, self.clock, self._agree_on_stop, self._is_over)
         if result is None:
             return
-        if not result.part_loss < ABSURD_LOSS:
+        if not result.part_loss < MAX_VAL_LOSS:
             yield self._recover(result.part_loss)
             return
         self.evaluations.record(result, self.progress, self.history, self.now)
-        reported = time.perf_counter()
+        measured = time.perf_counter()
         loss, val_chars = result.score.loss, self.bptt.text.count_chars(result.score.num_predictions) or None
         part_loss = None if result.part_loss == loss else result.part_loss
-        where = self._where() | {"is_whole": result.is_whole, "improved": result.improved}
-        yield Evaluated(**where, loss=loss, val_chars=val_chars, part_loss=part_loss)
+        fields = self._position() | {"is_whole": result.is_whole, "improved": result.improved}
+        yield Evaluated(**fields, loss=loss, val_chars=val_chars, part_loss=part_loss)
         ended = time.perf_counter() + self.saving_seconds
-        durations = self.bptt.runtime.ranks.broadcast(lambda: (ended - begin, ended - reported))
+        durations = self.bptt.runtime.ranks.broadcast(lambda: (ended - start, ended - measured))
         self.evaluations.record_duration(*durations, self.history, is_final=self._is_over())
-        self.progress.evaluated_fraction = self.fraction  # of a budget that now reserves another part
+        self.progress.evaluated_fraction = self.fraction  # the reserve has changed
 
     def _recover(self, loss: float) -> Recovered:
-        """Go back from this loss per character to the trusted snapshot. Raises: CharRNNError."""
-        self._go_to(self.recovery.go_back(loss, self.progress, self.history))
-        return Recovered(**self._where(), loss=loss, learning_rate=lowered(self.learning_rate, self.history.recoveries))
+        """Restore the last good snapshot after a loss per character of `loss`. Raises: CharRNNError."""
+        self._restore(self.recovery.roll_back(loss, self.progress, self.history))
+        learning_rate = reduced_learning_rate(self.learning_rate, self.history.recoveries)
+        return Recovered(**self._position(), loss=loss, learning_rate=learning_rate)
 
-    def _go_to(self, snapshot: Snapshot) -> None:
+    def _restore(self, snapshot: Snapshot) -> None:
         self.bptt.load(snapshot.tensors, snapshot.cursor, snapshot.gradient_scaler)
         self.progress = replace(snapshot.progress)
 
@@ -135,13 +136,13 @@ class Trainer:
 
     @property
     def now(self) -> Moment:
-        """This moment, as the budget sees it."""
+        """The progress of the run against its budget."""
         reserve_s = self.history.final_evaluation_seconds
         return Moment(self.progress.step, self.clock.elapsed_s, reserve_s, self.progress.patience_lost_at)
 
     @property
     def fraction(self) -> float:
-        """The share of the budget that is spent, from 0 to 1."""
+        """Fraction of the budget spent, from 0 to 1."""
         return self.budget.fraction(self.now)
 
     def _is_over(self) -> bool:
@@ -149,11 +150,11 @@ class Trainer:
 
     @property
     def evaluation_is_due(self) -> bool:
-        """True if the next event will be an evaluation, unless a stop is requested."""
-        return self.evaluations.are_due(self.progress, self.history, self.now)
+        """True if the next event is an evaluation, unless a stop is requested."""
+        return self.evaluations.is_due(self.progress, self.history, self.now)
 
-    def _where(self) -> dict[str, Any]:
-        """The fields that all events share."""
+    def _position(self) -> dict[str, Any]:
+        """The fields that all events have."""
         step, elapsed_s = self.progress.step, self.clock.elapsed_s
         epoch = step / self.layout.num_chunks
         chars = self.bptt.text.count_chars(step * self.layout.symbols_per_step)

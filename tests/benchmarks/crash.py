@@ -166,7 +166,7 @@ def start_and_signal(run: Path, text: Path, draw: random.Random) -> bool:
     assert not {name for name in left if name.startswith(".")}, left
     assert not left or folder.holds_run(), left
     if folder.holds_run():
-        assert not folder.load_last()[1], "a checkpoint is damaged"
+        assert not folder.load_newest()[1], "a checkpoint is damaged"
     return folder.holds_run()
 
 
@@ -252,14 +252,14 @@ def main() -> None:
                 left = [path.name for path in run.glob(".*")]
                 assert number == signal.SIGKILL or not left, left
                 if RunFolder(run).holds_run():
-                    checkpoint, unsound = RunFolder(run).load_last()
-                    with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(unsound and not arguments.damage)
+                    checkpoint, damaged = RunFolder(run).load_newest()
+                    with_checkpoint, fallbacks = with_checkpoint + 1, fallbacks + bool(damaged and not arguments.damage)
                     assert checkpoint.snapshot.progress.step >= step, "a newer checkpoint was lost"
                     steps.append(checkpoint.snapshot.progress.step - step)
                     if arguments.damage:
                         damage(RunFolder(run), draw)
-                        checkpoint, unsound = RunFolder(run).load_last()
-                        fallbacks += bool(unsound)
+                        checkpoint, damaged = RunFolder(run).load_newest()
+                        fallbacks += bool(damaged)
                     step = checkpoint.snapshot.progress.step
                     if arguments.damage and kills >= arguments.kills:  # the run may never end so
                         print(f"{kills} kills, {fallbacks} of them after a fallback: a sound checkpoint each time")

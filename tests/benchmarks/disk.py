@@ -93,8 +93,8 @@ class Folder:
 
     def check(self, *, unchanged: bool = False) -> None:
         """A sound checkpoint there is, the old or the new one; or all is as it was."""
-        checkpoint, unsound = self.run.load_last()
-        assert not unsound, unsound
+        checkpoint, damaged = self.run.load_newest()
+        assert not damaged, damaged
         assert checkpoint.seed == _OLD if unchanged else checkpoint.seed in (_OLD, _NEW), checkpoint.seed
         assert Checkpoint.load(self.run.best).seed in (_OLD, _NEW)
         assert Checkpoint.load(self.run.last_but_one).seed in (_OLDEST, _OLD)
@@ -105,7 +105,7 @@ class Folder:
         remove_leftovers(self.run.path)
         self.save()
         assert len(list(self.run.path.iterdir())) == 3, list(self.run.path.iterdir())
-        assert self.run.load_last()[0].seed == _NEW
+        assert self.run.load_newest()[0].seed == _NEW
 
 
 class Fallen(Folder):
@@ -120,13 +120,13 @@ class Fallen(Folder):
 
     def save(self) -> None:
         """Go back, and on."""
-        _, unsound = self.run.load_last()
-        self.run.set_aside(unsound)
+        _, damaged = self.run.load_newest()
+        self.run.rename_damaged(damaged)
         super().save()
 
     def check(self, *, unchanged: bool = False) -> None:
         """A sound checkpoint there is: the new one or the oldest, which stays the backup until the save after it."""
-        assert self.run.load_last()[0].seed in (_OLDEST, _NEW)
+        assert self.run.load_newest()[0].seed in (_OLDEST, _NEW)
         assert Checkpoint.load(self.run.last_but_one).seed == _OLDEST
 
     def check_next(self) -> None:
@@ -134,7 +134,7 @@ class Fallen(Folder):
         remove_leftovers(self.run.path)
         self.save()
         assert len(list(self.run.path.iterdir())) == 4, list(self.run.path.iterdir())
-        assert self.run.load_last()[0].seed == _NEW
+        assert self.run.load_newest()[0].seed == _NEW
 
 
 def calls_of(folder: Folder) -> list[tuple[str, int]]:

@@ -60,7 +60,7 @@ def publish(run: Path, corpus: Corpus, commit: str) -> None:
         "commit": commit,
     }
     corpus_identity = replace(checkpoint.corpus, path="english")
-    replace(checkpoint, card=card, corpus=corpus_identity, written=None).rounded().save(PRETRAINED)
+    replace(checkpoint, card=card, corpus=corpus_identity, written=None).quantised().save(PRETRAINED)
     rounded = carried_loss(Checkpoint.load(PRETRAINED).build_model(), held_out)
     size = PRETRAINED.stat().st_size
     print(f"held-out books: {loss:.4f} nats per character in float32, {rounded:.4f} in 8 bits; {size:,} bytes")

@@ -87,7 +87,7 @@ def held_out_loss(model: CharRNN, text: Tensor, runtime: Runtime, num_streams: i
     """Nats per character of a text's streams, read step by step."""
     streams = text[: len(text) // num_streams * num_streams].view(num_streams, -1).t().long()
     stepper, losses = Stepper(model, runtime, num_streams), []
-    stepper.place(list(range(num_streams)), stepper.read(streams[:1, 0]))
+    stepper.set_state(list(range(num_streams)), stepper.read(streams[:1, 0]))
     with torch.inference_mode():
         for t, (symbols, following) in enumerate(itertools.pairwise(streams)):
             stepper.step(symbols)

@@ -4,7 +4,7 @@ Run by hand on an otherwise idle machine, from the project's root; further optio
 
     python -m tests.benchmarks.warm data/tales.txt --source ../shared/corpora/fairy-tales.txt --minutes 0.5
 
-The model of the source, where that is a text and not the folder of a run, is trained once, for three minutes. Losses
+A source that is a text is trained on once, for three minutes; otherwise it is the folder of a run, or `english`. Losses
 are those of the best checkpoint on the whole validation text, its state carried.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = arguments.source.resolve()
+        source = arguments.source.resolve() if arguments.source.exists() else arguments.source  # a run's name
         if source.is_file():
             train(source, "source", folder, "--minutes", SOURCE_MINUTES, "--seed", 1)
             source = folder / "source"

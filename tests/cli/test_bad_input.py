@@ -51,7 +51,11 @@ CASES = [
         1,
         "corpus.safetensors was prepared with max_vocab=None, not max_vocab=9: name the",
     ),
-    ("train corpus.safetensors --minutes", 2, "option '--minutes' requires an argument; charrnn train -h tells more"),
+    (
+        "train corpus.safetensors --minutes",
+        2,
+        "option '--minutes' requires an argument; charrnn train -h prints",
+    ),
     ("train page.txt", 1, "is an HTML page"),
     ("train empty.txt", 1, "is empty"),
     ("train checkpoint.safetensors", 1, "is a checkpoint, not a corpus: `charrnn train "),
@@ -115,7 +119,7 @@ CASES = [
     ("sample checkpoint.safetensors --top-p 0", 2, "--top-p is 0:"),
     ("sample checkpoint.safetensors --interactive --prompt a", 2, "leave --prompt and --prompt-file out"),
     ("sample checkpoint.safetensors --corpus good.txt", 2, "--corpus is for --avoid-copying, --new and --json"),
-    ("sample checkpoint.safetensors --avoid-copying 5 --corpus - --interactive", 2, "stdin can be read once"),
+    ("sample checkpoint.safetensors --avoid-copying 5 --corpus - --interactive", 2, "stdin can only be read once"),
     ("sample checkpoint.safetensors --avoid-copying 5 --corpus empty.txt", 1, "is empty"),
     ("sample checkpoint.safetensors --avoid-copying 0", 2, "--avoid-copying is 0"),
     ("sample checkpoint.safetensors --avoid-copying 5 --corpus missing.txt", 1, "does not exist"),
@@ -128,7 +132,7 @@ CASES = [
     ("score checkpoint.safetensors latin1.txt", 1, "try --encoding"),
     ("score corpus.safetensors good.txt", 1, "is a corpus, not a checkpoint"),
     ("score checkpoint.safetensors good.txt --window 0", 2, "--window is 0"),
-    ("score checkpoint.safetensors good.txt --per-char --adapt", 2, "--adapt is a figure of the whole text"),
+    ("score checkpoint.safetensors good.txt --per-char --adapt", 2, "--adapt scores the whole text"),
     ("score checkpoint.safetensors good.txt --per-line --window 5", 2, "--per-line excludes"),
     ("inspect", 2, "PATH"),
     ("inspect good.txt", 1, "not a charrnn file"),
@@ -225,7 +229,7 @@ def test_text_without_a_name_is_not_the_whole_folder(folder: Path, charrnn: Comm
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_lack_of_memory_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, message: str, masked: bool) -> None:
+def test_lack_of_memory_is_reported_with_a_remedy(monkeypatch: pytest.MonkeyPatch, message: str, masked: bool) -> None:
     def fail(*arguments: object, **options: object) -> None:
         try:
             raise RuntimeError(message)

@@ -56,8 +56,8 @@ def test_training_ends_with_the_curve_of_all_its_evaluations(
     log = (tmp_path / "checkpoints/tiny/metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["val_loss"] for line in log if "val_loss" in line]
     assert len(losses) == 4
-    told = rf"^validation loss █[▁-▇]{{2}}▁ from {losses[0]:.4f} to {losses[-1]:.4f}$"
-    assert re.search(told, done.stderr, re.MULTILINE), done.stderr
+    printed = rf"^validation loss █[▁-▇]{{2}}▁ from {losses[0]:.4f} to {losses[-1]:.4f}$"
+    assert re.search(printed, done.stderr, re.MULTILINE), done.stderr
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     assert re.search(
         r"^validation loss #\S{3}_ from ", charrnn(*words, "--resume", "--steps", "150").stderr, re.MULTILINE
@@ -68,13 +68,13 @@ def test_training_ends_with_the_curve_of_all_its_evaluations(
 def test_training_without_a_text_learns_from_the_tales_that_come_along(tmp_path: Path, charrnn: Command) -> None:
     done = charrnn("train", "--steps", "1", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("learning from the tales that come with charrnn; `charrnn train book.txt` takes")
+    assert done.stderr.startswith("training on the tales that come with charrnn; `charrnn train book.txt` trains")
     assert (tmp_path / "checkpoints" / "tales" / "last.safetensors").exists()
     tales = Path(__file__).parents[2] / "data" / "tales.txt"
     assert marked_text(Corpus.open(tmp_path / "data" / "tales.safetensors")) == tales.read_text()
 
 
-def test_absurd_learning_rate_ends_in_a_model_and_a_warning(tmp_path: Path, charrnn: Command) -> None:
+def test_huge_learning_rate_ends_in_a_model_and_a_warning(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     absurd = ["--learning-rate", "100", "--grad-clip", "100"]
     done = charrnn("train", "tiny.txt", "--steps", "300", "--seed", "1", "--quiet", *absurd, *SMALL)
@@ -136,19 +136,19 @@ def test_final_line_end_of_a_prompt_file_is_dropped(charrnn: Command, trained_ru
     assert charrnn(*words, "--prompt", "the cat\n\n").stdout == "the cat\n\n"
 
 
-def test_skipped_characters_of_a_prompt_are_told(charrnn: Command, trained_run: Run) -> None:
+def test_skipped_characters_of_a_prompt_are_reported(charrnn: Command, trained_run: Run) -> None:
     words = ["sample", trained_run.folder.path, "-n", "5", "--seed", "1"]
     refused = charrnn(*words, "--prompt", "the Qcat!")
     assert refused.stderr.endswith("'!' 'Q'; --skip-unknown leaves them out\n")
     done = charrnn(*words, "--prompt", "the Qcat!", "--skip-unknown")
     assert done.stdout == charrnn(*words, "--prompt", "the cat").stdout
-    assert done.stderr == "left out of the prompt, since the model does not know them: '!' 'Q'\n"
+    assert done.stderr == "not in the vocabulary, left out of the prompt: '!' 'Q'\n"
     lines = charrnn(*words, "--interactive", "--skip-unknown", input="the cat\nthe Qcat!\n")
     assert lines.returncode == 0
     assert lines.stdout.startswith(done.stdout)
 
 
-def test_sample_that_is_given_up_is_told_and_the_next_temperature_tried(
+def test_sample_that_is_given_up_is_reported_and_the_next_temperature_tried(
     charrnn: Command, trained_run: Run, text_file: Path
 ) -> None:
     words = ["sample", trained_run.folder.path, "--corpus", text_file, "--avoid-copying", "1", "-n", "20"]
@@ -194,7 +194,7 @@ def test_escapes_are_understood_in_stops_and_bans(charrnn: Command, trained_run:
 def test_banned_characters_that_the_model_lacks_are_reported(charrnn: Command, trained_run: Run) -> None:
     words = ["sample", trained_run.folder.path, "-n", "9", "--seed", "1"]
     banned = charrnn(*words, "--ban", "éa", "--ban", r"\q")
-    assert banned.stderr == "banned, but unknown to the model: '\\\\' 'q' 'é'\n"
+    assert banned.stderr == "banned, but not in the vocabulary: '\\\\' 'q' 'é'\n"
     assert charrnn(*words, "--ban", "é", "-q").stderr == charrnn(*words, "--ban", "a").stderr == ""
 
 
@@ -326,7 +326,7 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits to a file's size")
 @pytest.mark.parametrize("limit", [0, 2000])
 @pytest.mark.parametrize("corpus_name", ["tiny.txt", "corpus.safetensors"])
-def test_disk_that_is_full_from_the_beginning_is_told_and_left_as_it_was(
+def test_full_disk_is_an_error_and_leaves_no_file(
     tmp_path: Path, forked: Start, pipe: tuple[Path, int], corpus: Corpus, corpus_name: str, limit: int
 ) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
@@ -374,7 +374,7 @@ def test_streams_that_are_closed_harm_nothing(tmp_path: Path) -> None:
     assert subprocess.run(sample, shell=True, cwd=tmp_path, capture_output=True).returncode == 0
 
 
-def test_signal_saves_and_the_run_goes_on(tmp_path: Path, charrnn: Command) -> None:
+def test_signal_saves_and_the_run_continues(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     executable = Path(sys.executable).with_name("charrnn")
     process = subprocess.Popen(
@@ -477,19 +477,19 @@ def test_small_corpora_train_and_say_so(tmp_path: Path, charrnn: Command, size: 
     trained = charrnn("train", "tiny.txt", "--steps", "3", "--hidden-size", "16")
     assert trained.returncode == 0, trained.stderr
     assert "the corpus is small" in trained.stderr
-    assert f"warning: {size} characters are too few to learn to write from: find more text" in trained.stderr
+    assert f"warning: {size} characters are too few to train on: use a longer text" in trained.stderr
     assert ("1 stream of chunks of 1 character instead" in trained.stderr) == (size == 2)
     if size < 20:
-        assert "too short to hold out a validation part" in trained.stderr
+        assert "too short to hold out a validation text" in trained.stderr
         assert "lowest training loss" in trained.stderr
     assert (tmp_path / "checkpoints" / "tiny" / "best.safetensors").exists()
 
 
-def test_white_space_alone_is_told_and_shown_as_no_sample(tmp_path: Path, charrnn: Command) -> None:
+def test_only_white_space_is_a_warning_and_not_shown_as_a_sample(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "blank.txt").write_text(" \n\n" * 500)
     done = charrnn("train", "blank.txt", "--steps", "3", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert "warning: the text is white space alone: there is nothing to learn from it" in done.stderr
+    assert "warning: the text is only white space: there is nothing to learn" in done.stderr
     assert "  |" not in done.stderr
 
 
@@ -502,13 +502,13 @@ def test_budget_too_small_for_a_step_recommends_no_sample(tmp_path: Path, charrn
     assert "now run: charrnn sample" in again.stderr
 
 
-def test_learning_rate_that_was_told_can_be_repeated(tmp_path: Path, charrnn: Command) -> None:
+def test_printed_learning_rate_can_be_reused(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     first = charrnn("train", "tiny.txt", "--steps", "2", "--hidden-size", "600", "--batch-size", "3")
-    told = re.search(r"learning rate (\S+),", first.stderr)
-    assert told is not None
-    assert len(told[1]) >= 6, "one that has more digits"
-    again = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--learning-rate", told[1])
+    printed = re.search(r"learning rate (\S+),", first.stderr)
+    assert printed is not None
+    assert len(printed[1]) >= 6, "one that has more digits"
+    again = charrnn("train", "tiny.txt", "--steps", "3", "--resume", "--learning-rate", printed[1])
     assert again.returncode == 0, again.stderr
 
 
@@ -609,7 +609,7 @@ def test_other_output_encodings_lose_nothing_in_json_and_warn_of_text(
     assert record.stderr == ""
     done = charrnn(*words)
     assert done.stdout.startswith("??")
-    assert done.stderr.count("warning: 4 symbols of the model will be shown with ?") == 1
+    assert done.stderr.count("warning: 4 symbols of the model will be shown as ?") == 1
 
 
 @needs_full
@@ -631,7 +631,7 @@ def test_world_without_a_rank_is_not_of_torchrun(
     assert done.returncode == 0, done.stderr
 
 
-def test_run_that_is_resumed_says_that_it_takes_no_other_weights(tmp_path: Path, charrnn: Command) -> None:
+def test_resumed_run_reports_that_it_ignores_init_from(tmp_path: Path, charrnn: Command) -> None:
     (tmp_path / "tiny.txt").write_text(TEXT)
     assert charrnn("train", "tiny.txt", "--steps", "2", "-q", *SMALL).returncode == 0
     weights = "checkpoints/tiny/best.safetensors"

@@ -31,7 +31,7 @@ def test_kept_state_remembers_a_name(tmp_path: Path, charrnn: Command) -> None:
 def test_keep_state_is_for_one_interactive_sample(charrnn: Command, trained_run: Run, options: list[str]) -> None:
     done = charrnn("sample", trained_run.folder.best, "--keep-state", *options)
     assert done.returncode == 2
-    assert "--keep-state is for --interactive, with one sample at one temperature" in done.stderr
+    assert "--keep-state needs --interactive, one sample and one temperature" in done.stderr
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -104,7 +104,7 @@ def test_name_that_is_read_as_options_is_an_error(tmp_path: Path, charrnn: Comma
     path.mkdir(parents=True)
     done = charrnn("sample", name, "-n", "10")
     assert done.returncode == 2
-    assert f"{name} is read as options, but a file or run has this name: write -- {name}" in done.stderr
+    assert f"{name} is read as an option, but a file or run has this name: use -- {name}" in done.stderr
     assert "read as options" not in charrnn("sample", "--", name).stderr
     assert "read as options" not in charrnn("sample", "-n", "10").stderr
     assert "read as options" not in charrnn("sample", "--prompt", name).stderr
@@ -131,7 +131,7 @@ def test_arguments_are_utf8_in_any_locale(tmp_path: Path, charrnn: Command) -> N
     ("prompt", "message"),
     [
         ("the king\u2019s", "(the model has \"'\" for '\u2019'); --skip-unknown leaves them out"),
-        (r"the cat\n", r"prompts have no escapes: use $'\n' of bash, or --prompt-file; --skip-unknown"),
+        (r"the cat\n", r"escapes are not supported in prompts: use $'\n' in bash, or --prompt-file; --skip-unknown"),
     ],
 )
 def test_unknown_characters_of_a_prompt_name_what_was_meant(

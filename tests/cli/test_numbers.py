@@ -51,8 +51,10 @@ def test_names_of_runs_are_taken_by_every_command(two_runs: Path, charrnn: Comma
         missing = charrnn(*words)
         assert missing.returncode == 1
         assert missing.stderr == "error: no trained model is called goood: did you mean good?\n"
-    told = "error: no trained model is called tales: name a checkpoint or one of the runs in checkpoints: fresh, good"
-    assert charrnn("sample", "tales").stderr == f"{told}\n"
+    printed = (
+        "error: no trained model is called tales: name a checkpoint or one of the runs in checkpoints: fresh, good"
+    )
+    assert charrnn("sample", "tales").stderr == f"{printed}\n"
     page = charrnn("export", "-o", "page.html")
     assert page.stderr.startswith("run new: the newest in checkpoints\n") or "run fresh" in page.stderr
 
@@ -61,17 +63,17 @@ def test_score_of_a_file_stdin_or_corpus_is_the_same(two_runs: Path, charrnn: Co
     text = marked_text(trained_run.corpus)[-200:]
     (two_runs / "text.txt").write_text(text)
     arguments = ("--device", "cpu", "--precision", "float32", "--json")
-    told = json.loads(charrnn("score", "good", "text.txt", *arguments).stdout)
+    printed = json.loads(charrnn("score", "good", "text.txt", *arguments).stdout)
     figures = "bits_per_char loss chars bits_per_symbol symbols perplexity bytes bits_per_byte unknown"
-    assert set(told) == {*figures.split(), "window", "checkpoint", "text", "device", "precision"}
-    assert (told["chars"], told["checkpoint"]) == (199, "checkpoints/good/best.safetensors")
+    assert set(printed) == {*figures.split(), "window", "checkpoint", "text", "device", "precision"}
+    assert (printed["chars"], printed["checkpoint"]) == (199, "checkpoints/good/best.safetensors")
     for words in (("good",), ("good", "-"), ("text.txt",), ("-",), ()):
         done = charrnn("score", *words, *arguments, input=text)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["bits_per_char"] == pytest.approx(told["bits_per_char"], abs=1e-3)
+        assert json.loads(done.stdout)["bits_per_char"] == pytest.approx(printed["bits_per_char"], abs=1e-3)
         assert ("run fresh: the newest" in done.stderr) == ("good" not in words)
     adapting = json.loads(charrnn("score", "good", "text.txt", "--adapt", *arguments).stdout)
-    assert adapting["bits_per_char"] == told["bits_per_char"] != adapting["adapted_bits_per_char"]
+    assert adapting["bits_per_char"] == printed["bits_per_char"] != adapting["adapted_bits_per_char"]
     whole = charrnn("score", trained_run.corpus.path, *arguments)
     assert json.loads(whole.stdout)["chars"] == len(trained_run.corpus.ids) - 1
 
@@ -82,7 +84,7 @@ def test_score_prints_a_number_for_each_line_or_character(two_runs: Path, charrn
     assert [line.split("\t", 1)[1] for line in done.stdout.splitlines()] == ["the cat sat on the mat.", "xyz\ttab"]
     scores = [float(line.split("\t")[0]) for line in done.stdout.splitlines()]
     assert scores[0] < 1.5 < scores[1]
-    assert "5 characters outside the model's vocabulary were scored with at least 4.00 bits each: '\\t'" in done.stderr
+    assert "5 characters outside the vocabulary were scored with at least 4.00 bits each: '\\t'" in done.stderr
     chars = charrnn("score", "good", "--per-char", "--precision", "float32", input="the cat\nsat").stdout.splitlines()
     assert [line.split("\t")[1] for line in chars] == ["h", "e", " ", "c", "a", "t", "\\n", "s", "a", "t"]
     total = charrnn("score", "good", "--json", "--precision", "float32", input="the cat\nsat")
@@ -94,7 +96,7 @@ def test_score_prints_a_number_for_each_line_or_character(two_runs: Path, charrn
     assert [record["char"] for record in records] == ["\n", "t"]
 
 
-def test_inspect_tells_of_corpora_and_checkpoints_side_by_side(
+def test_inspect_prints_corpora_and_checkpoints_side_by_side(
     two_runs: Path, charrnn: Command, trained_run: Run
 ) -> None:
     corpus = trained_run.corpus.path

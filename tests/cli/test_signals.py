@@ -111,7 +111,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("phase", "name"), list(zip(PHASES, ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"], strict=True))
 )
-def test_training_is_saved_and_goes_on_as_if_nothing_had_been(folder: Path, whole: Path, phase: str, name: str) -> None:
+def test_stopped_training_continues_as_if_uninterrupted(folder: Path, whole: Path, phase: str, name: str) -> None:
     place, at_call = PHASES[phase]
     code = signal_at(place, [name], TRAIN.split(), folder, at_call=at_call)
     assert code == 128 + getattr(signal, name), (folder.parent / "folder.out.err").read_text()
@@ -142,12 +142,12 @@ def test_second_signal_ends_the_training_at_once(folder: Path, phase: str) -> No
     assert Checkpoint.load(run.last).snapshot.progress.step == 60
 
 
-def test_training_that_was_stopped_before_its_first_evaluation_says_so(folder: Path) -> None:
+def test_stop_before_the_first_evaluation_is_reported(folder: Path) -> None:
     place, at_call = "charrnn.training.bptt.TruncatedBPTT.step", 15  # some of them to time a step
     assert signal_at(place, ["SIGTERM"], TRAIN.split(), folder, at_call=at_call) == 143
-    told = (folder.parent / "folder.out.err").read_text()
-    assert "it was not evaluated yet" in told
-    assert "no validation text" not in told
+    printed = (folder.parent / "folder.out.err").read_text()
+    assert "not evaluated yet" in printed
+    assert "no validation text" not in printed
 
 
 def test_sampling_ends_at_once(folder: Path, trained_run: Run) -> None:
@@ -155,7 +155,7 @@ def test_sampling_ends_at_once(folder: Path, trained_run: Run) -> None:
     assert signal_at("charrnn.model.stepper.Stepper.step", ["SIGTERM"], words, folder, at_call=9) == 143
 
 
-def test_interrupted_training_says_so_even_where_nobody_reads_its_json(folder: Path) -> None:
+def test_interrupted_training_is_reported_even_if_stdout_is_closed(folder: Path) -> None:
     executable = Path(sys.executable).with_name("charrnn")
     words = TRAIN.replace("--steps 60", "--minutes 5").split()
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ from charrnn.sampling.constraints import Piece
 from charrnn.sampling.copies import CopyIndex
 from charrnn.text.tokenizers import ByteTokenizer, WordTokenizer
 from charrnn.text.words import EOS_MARK
-from tests.support import Command, Told, tokenizer_of, untrained
+from tests.support import Command, Messages, tokenizer_of, untrained
 
 
 def untrained_model(folder: Path, text: bytes, **options: Any) -> Path:
@@ -51,7 +51,7 @@ def test_each_byte_and_eos_is_scored_on_a_line(tmp_path: Path, charrnn: Command,
     assert [json.loads(record)["char"] for record in records] == ["\udcc3", "\udca9", separator, "a", separator]
 
 
-def test_a_sample_of_bytes_goes_on_within_a_character_of_the_prompt() -> None:
+def test_a_sample_of_bytes_continues_within_a_character_of_the_prompt() -> None:
     tokenizer = ByteTokenizer.build({}, PreparationConfig(unit="byte"))
     piece = Piece(0, [0xA9], [tokenizer.texts[0xA9]], [0.1], "length")
     assert "".join(View().show(tokenizer.encode_prompt("a\udcc3"), [piece])) == "aé"
@@ -71,12 +71,12 @@ def test_parts_of_words_are_coloured_as_they_are_written(texts: list[str], shown
     assert "".join(View(has_colours=True).show(None, [piece])) == shown
 
 
-def test_words_that_can_be_printed_in_part_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_can_be_printed_in_part_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    told = Told()
-    view_on_stdout(WordTokenizer((" cafés", " tea"), (1, 1), PreparationConfig(unit="word")), told, False, False)
-    assert told == [
-        "warning: 1 symbol of the model will be shown with ? for what ascii lacks: try PYTHONIOENCODING=utf-8"
+    messages = Messages()
+    view_on_stdout(WordTokenizer((" cafés", " tea"), (1, 1), PreparationConfig(unit="word")), messages, False, False)
+    assert messages == [
+        "warning: 1 symbol of the model will be shown as ?, because stdout is in ascii: try PYTHONIOENCODING=utf-8"
     ]
 
 
@@ -106,24 +106,23 @@ def test_scored_lines_of_bytes_are_written_as_they_are(tmp_path: Path, charrnn: 
     assert [line.split(b"\t")[1] for line in lines] == [b"a\xff", b"b"]
 
 
-def test_score_tells_of_words_that_are_words(tmp_path: Path, charrnn: Command) -> None:
+def test_score_counts_unknown_words_as_words(tmp_path: Path, charrnn: Command) -> None:
     model = untrained_model(tmp_path, b"the cat sat on the mat\n" * 20, unit="word")
+    assert "1 word outside the vocabulary was left out" in charrnn("score", model, "-", input="the cat sings\n").stderr
     assert (
-        "1 word outside the model's vocabulary was left out"
-        in charrnn("score", model, "-", input="the cat sings\n").stderr
+        "stdin has fewer than 2 words of the model's vocabulary" in charrnn("score", model, "-", input="zebra").stderr
     )
-    assert "stdin has fewer than 2 words that the model knows" in charrnn("score", model, "-", input="zebra").stderr
 
 
-def test_skipped_words_of_a_prompt_are_told(tmp_path: Path, charrnn: Command) -> None:
+def test_skipped_words_of_a_prompt_are_reported(tmp_path: Path, charrnn: Command) -> None:
     model = untrained_model(tmp_path, b"the cat sat on the mat\n" * 20, unit="word")
     done = charrnn("sample", model, "-p", "the zebra sa", "--skip-unknown", "-n", "3", "--seed", "1")
-    assert done.stderr == "left out of the prompt, since the model does not know them: ' zebra'\n"
+    assert done.stderr == "not in the vocabulary, left out of the prompt: ' zebra'\n"
     assert done.stdout.startswith("the sat")
 
 
 @pytest.mark.parametrize("options", [{"documents": True}, {"separator": "\n\n"}], ids=str)
-def test_a_copy_may_go_on_after_the_end_of_a_document(options: dict[str, Any]) -> None:
+def test_a_copy_may_continue_after_the_end_of_a_document(options: dict[str, Any]) -> None:
     marked = f"{EOS_MARK}ab{EOS_MARK}cd{EOS_MARK}"
     tokenizer, corpus = tokenizer_of(marked + "\n", **options), CopyIndex(marked)
     for drawn, longest in ((f"ab{EOS_MARK}cd", f"ab{EOS_MARK}cd"), ("ab\n\ncd", "ab")):
@@ -134,8 +133,8 @@ def test_a_copy_may_go_on_after_the_end_of_a_document(options: dict[str, Any]) -
         assert json.loads(line)["longest_copy"] == len(longest)
 
 
-def test_rare_words_of_a_prompt_are_told(tmp_path: Path, charrnn: Command) -> None:
+def test_rare_words_of_a_prompt_are_reported(tmp_path: Path, charrnn: Command) -> None:
     model = untrained_model(tmp_path, b"the cat sat on the mat\n" * 20, unit="word", max_vocab=6)
     done = charrnn("sample", model, "-p", "the zebra sa", "-n", "3", "--seed", "1")
-    assert "rare words of the prompt are read as one unknown word: ' zebra' 'the'\n" in done.stderr
+    assert "not in the vocabulary, read as <unk>: ' zebra' 'the'\n" in done.stderr
     assert done.stdout.startswith("the zebra sa")

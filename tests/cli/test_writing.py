@@ -37,7 +37,7 @@ def test_samples_of_several_temperatures_are_those_of_each(charrnn: Command, tra
     assert "\n\n".join(each["text"] for each in records) + "\n" == done.stdout
 
 
-def test_separator_stands_between_samples_alone(charrnn: Command, trained_run: Run) -> None:
+def test_separator_is_only_between_samples(charrnn: Command, trained_run: Run) -> None:
     words = ["sample", trained_run.folder.path, "--lines", "1", "--num-samples", "3", "--seed", "2"]
     lines = charrnn(*words, "--separator", r"\n").stdout.splitlines()
     assert len(lines) == 3
@@ -48,9 +48,9 @@ def test_separator_stands_between_samples_alone(charrnn: Command, trained_run: R
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
 def test_decimal_comma_is_a_warning(charrnn: Command, trained_run: Run, quiet: list[str]) -> None:
     words = ["sample", trained_run.folder.path, "-n", "5", "--seed", "1", *quiet, "-t"]
-    told = "warning: -t {},{} is two temperatures: for a decimal number write {}.{}\n"
-    assert charrnn(*words, "0,8").stderr.startswith(told.format(0, 8, 0, 8))
-    assert charrnn(*words, "1,25").stderr.startswith(told.format(1, 25, 1, 25))
+    printed = "warning: -t {},{} is two temperatures: use {}.{} for a decimal number\n"
+    assert charrnn(*words, "0,8").stderr.startswith(printed.format(0, 8, 0, 8))
+    assert charrnn(*words, "1,25").stderr.startswith(printed.format(1, 25, 1, 25))
     for temperatures in ("0.3,0.7,1", "0,1,2", "0.5,1", "1", "0,1.0"):
         assert "warning" not in charrnn(*words, temperatures).stderr
     refused = charrnn("train", "x.txt", "--minutes", "0,1")
@@ -69,7 +69,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_prompt_begins_each_document(charrnn: Command, names: Path) -> None:
+def test_each_document_starts_with_the_prompt(charrnn: Command, names: Path) -> None:
     words = ["sample", names, "--prompt", "Raven", "--documents", "5", "--seed", "1"]
     whole, rest = charrnn(*words).stdout, charrnn(*words, "--no-echo").stdout
     assert whole.count("\n") == 5
@@ -102,7 +102,7 @@ def test_unique_documents_are_unique_in_all_samples(charrnn: Command, names: Pat
     assert len(set(unique.stdout.splitlines())) == len(unique.stdout.splitlines()) == 40
 
 
-def test_quiet_tells_nothing(charrnn: Command, trained_run: Run) -> None:
+def test_quiet_prints_nothing(charrnn: Command, trained_run: Run) -> None:
     words = ["sample", "--checkpoint-dir", trained_run.folder.path.parent, "-n", "5", "-t", "0.5,1"]
     loud = charrnn(*words).stderr.splitlines()
     assert [line.split()[0] for line in loud] == ["run", "seed", "temperature"]
@@ -122,7 +122,7 @@ def test_output_is_a_file_that_is_whole_or_not_there(tmp_path: Path, charrnn: Co
     assert [path.name for path in file.parent.iterdir()] == ["out.txt"]
 
 
-def test_output_replaces_no_file_unless_asked(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
+def test_output_replaces_a_file_only_with_overwrite(tmp_path: Path, charrnn: Command, trained_run: Run) -> None:
     words = ["sample", trained_run.folder.path, "-n", "40", "--seed", "3"]
     (tmp_path / "text.txt").write_text("my text")
     refused = charrnn(*words, "-o", "text.txt")
@@ -188,7 +188,7 @@ def test_samples_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     assert screen.getvalue().split("\r")[-2].strip() == "", "it is gone at the end"
 
 
-def test_count_is_shown_where_it_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_count_is_not_mixed_with_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert shows_count(None)

@@ -3,7 +3,7 @@ import torch
 
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.machine.distributed import SINGLE_PROCESS, Ranks, joined, local_rank
-from charrnn.terminal import speaks
+from charrnn.terminal import is_main_process
 
 
 @pytest.mark.parametrize(("batch_size", "size"), [(8, 1), (8, 2), (8, 8), (9, 4), (3, 4)])
@@ -54,7 +54,7 @@ def test_place_on_the_machine_is_as_torchrun_says(
     for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", place)):
         monkeypatch.setenv(name, value)
     assert local_rank() == expected
-    assert speaks() == speaking
+    assert is_main_process() == speaking
 
 
 def test_environment_that_torchrun_would_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_dropped_recurrent_columns_are_the_same_for_all_streams(cell: Cell) -> N
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_streams_that_are_not_kept_begin_anew_and_the_others_go_on(cell: Cell) -> None:
+def test_state_is_reset_for_streams_that_are_not_kept(cell: Cell) -> None:
     model, x = build(cell), torch.randint(V, (T, B))
     _, state = model(x)
     carried = model.initial_state(B)
@@ -152,14 +152,14 @@ def test_streams_that_are_not_kept_begin_anew_and_the_others_go_on(cell: Cell) -
     torch.testing.assert_close(model(x, carried)[0], fresh)
 
 
-def test_stream_that_begins_anew_forgets_even_what_is_no_number() -> None:
+def test_reset_clears_nan_too() -> None:
     model = build()
     carried = model.initial_state(1)
     carry(tuple(tuple(tensor + math.nan for tensor in layer) for layer in carried), carried, torch.tensor([False]))
     assert not any(tensor.any() for layer in carried for tensor in layer)
 
 
-def test_forget_gates_begin_open() -> None:
+def test_forget_gate_biases_start_at_one() -> None:
     layer = RecurrentStack(3, H).layers[0]
     _, _, bias_ih, bias_hh = layer_weights(layer)
     bias = bias_ih + bias_hh

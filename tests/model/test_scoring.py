@@ -48,7 +48,7 @@ def test_part_is_spread_over_the_text() -> None:
 
 
 @given(st.integers(2, 10**9), st.integers(2, 70_000), st.floats(1, 1e9))
-def test_part_is_of_the_size_that_was_asked_for(num_symbols: int, vocab_size: int, max_symbols: float) -> None:
+def test_part_has_the_requested_size(num_symbols: int, vocab_size: int, max_symbols: float) -> None:
     part = Part.fit(num_symbols, vocab_size, max_symbols)
     assert part.batch_size * 64 * vocab_size <= 2**24 or part.batch_size == 1, "logits take no more than 64 MB"
     if num_symbols <= max_symbols:
@@ -58,7 +58,7 @@ def test_part_is_of_the_size_that_was_asked_for(num_symbols: int, vocab_size: in
         assert part.count(num_symbols) <= max(max_symbols, 4 * 64)
 
 
-def test_evaluation_ends_with_its_time_and_says_how_far_it_came() -> None:
+def test_evaluation_stops_when_time_is_up_and_counts_predictions() -> None:
     model = CharRNN(MODEL)
     measured = evaluate(model, TEXT, CPU, Part(4), is_time_up=lambda: True)
     assert math.isfinite(measured.loss)
@@ -94,7 +94,7 @@ def test_evaluation_counts_every_prediction_once_in_chunks_of_one_shape(N: int, 
         assert torch.equal(x[y != IGNORE] + 1, y[y != IGNORE])
 
 
-def test_evaluation_streams_are_warm_where_they_begin_to_count() -> None:
+def test_evaluation_streams_are_warmed_up_before_they_count() -> None:
     chunks = list(evaluation_chunks(torch.arange(101), 4, 10))
     x = torch.cat([x for x, _ in chunks])
     y = torch.cat([y for _, y in chunks])

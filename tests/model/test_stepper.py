@@ -38,7 +38,7 @@ def start(model: CharRNN, runtime: Runtime, texts: Tensor) -> Stepper:
     """A stepper whose streams have read the first symbol of each of these texts (N, B)."""
     stepper = Stepper(model, runtime, texts.shape[1])
     for stream, symbol in enumerate(texts[0]):
-        stepper.place([stream], stepper.read(symbol[None]))
+        stepper.set_state([stream], stepper.read(symbol[None]))
     return stepper
 
 
@@ -99,8 +99,8 @@ def test_read_text_leads_to_the_bit_to_where_its_steps_do(cell: Cell) -> None:
         stepped.step(symbols)
     read = Stepper(model, INT8, 5)
     for stream in range(5):
-        begun = read.read(texts[:4, stream])
-        read.place([stream], read.read(texts[4:, stream], begun))
+        first_part = read.read(texts[:4, stream])
+        read.set_state([stream], read.read(texts[4:, stream], first_part))
     assert torch.equal(read.logits, stepped.logits)
 
 
@@ -110,7 +110,7 @@ def test_long_text_is_read_in_chunks_to_the_same_end() -> None:
     text, stepper = torch.arange(50) % V, Stepper(model, CPU, 1)
     whole, chunks = (stepper.read(text, chunk=chunk) for chunk in (1000, 7))
     resumed = stepper.read(text[20:], stepper.read(text[:20]))
-    for a, b, c in zip(whole.position, chunks.position, resumed.position, strict=True):
+    for a, b, c in zip(whole.rows, chunks.rows, resumed.rows, strict=True):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(a, c)
 
@@ -123,7 +123,7 @@ def test_stream_is_put_elsewhere_without_a_trace_of_where_it_was(cell: Cell) -> 
     stepper = start(model, CPU, texts)
     for symbols in texts[1:5]:
         stepper.step(symbols)
-    stepper.place([1], stepper.read(texts[:1, 0]))
+    stepper.set_state([1], stepper.read(texts[:1, 0]))
     for t in range(1, 4):
         stepper.step(texts[[4 + t, t, 4 + t], [0, 0, 2]])
     expected = logits_along(model, CPU, texts)

@@ -12,7 +12,7 @@ import torch
 
 from charrnn.config import ModelConfig, PreparationConfig, TrainingConfig, Unit
 from charrnn.model.network import CharRNN
-from charrnn.model.rounding import round_rows
+from charrnn.model.quantisation import quantise_rows
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.start import start
@@ -102,7 +102,7 @@ def rounded(model: CharRNN) -> CharRNN:
     model = copy.deepcopy(model)
     for parameter in model.parameters():
         if parameter.dim() == 2:
-            integers, scales = round_rows(parameter)
+            integers, scales = quantise_rows(parameter)
             parameter.copy_(integers * scales[:, None])
     return model
 

@@ -14,7 +14,7 @@ from charrnn.api import LanguageModel
 from charrnn.config import Cell, NormalForm
 from charrnn.errors import CharRNNError, OutputExistsError
 from charrnn.model.network import CharRNN
-from charrnn.model.rounding import round_rows
+from charrnn.model.quantisation import quantise_rows
 from charrnn.model.scoring import evaluate
 from charrnn.report.export import export, render
 from charrnn.runs.run import Run
@@ -66,7 +66,7 @@ def likeliest(model: CharRNN, tokenizer: Tokenizer, prompt: str, length: int) ->
 
 def test_rows_are_rounded_to_half_a_step() -> None:
     weight = torch.tensor([[1.27, -0.5, 0.004], [0.0, 0.0, 0.0], [1e15, -1e15, 1.0]])
-    integers, scales = round_rows(weight)
+    integers, scales = quantise_rows(weight)
     assert integers.tolist() == [[127, -50, 0], [0, 0, 0], [127, -127, 0]]
     assert torch.all((integers * scales[:, None] - weight).abs() <= scales[:, None] / 2)
 
@@ -77,12 +77,12 @@ def test_rounding_costs_little(trained_run: Run) -> None:
     assert 0 < abs(coarse - exact) < 0.005
 
 
-def test_page_tells_nothing_of_the_machine(trained_run: Run) -> None:
+def test_page_contains_nothing_about_the_machine(trained_run: Run) -> None:
     page = render(trained_run.checkpoint())
     data = json.loads(re.findall(r'<script type="application/json" id="model">(.*)</script>', page)[0])
     assert data.keys() == {"title", "description", "vocabulary", "model"}
     assert set(data["vocabulary"]) == set(
-        "unit size symbols unknown border border_text separator start excluded normalize lowercase".split()
+        "unit size symbols unknown eos eos_text separator start excluded normalize lowercase".split()
     )
     for private in (trained_run.checkpoint().corpus.path, str(Path.home()), str(Path(__file__).parent)):
         assert private not in page
@@ -95,7 +95,7 @@ def test_page_holds_hostile_text_as_data(trained_run: Run) -> None:
     assert "<img" not in page
 
 
-def test_export_replaces_pages_of_its_own_alone(trained_run: Run, tmp_path: Path) -> None:
+def test_export_replaces_only_its_own_pages(trained_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     for text in ("my text", "<!DOCTYPE html>", "x" * 2000 + '<meta name="generator" content="charrnn">'):
         path.write_text(text)
@@ -110,7 +110,9 @@ def test_export_replaces_pages_of_its_own_alone(trained_run: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize("command", ["export", "report"])
-def test_page_replaces_no_file_unless_asked(trained_run: Run, tmp_path: Path, charrnn: Command, command: str) -> None:
+def test_page_replaces_a_file_only_with_overwrite(
+    trained_run: Run, tmp_path: Path, charrnn: Command, command: str
+) -> None:
     words = [command, trained_run.folder.path]
     (tmp_path / "text.txt").write_text("my text")
     refused = charrnn(*words, "-o", "text.txt")
@@ -206,7 +208,7 @@ def test_page_splits_words_as_the_corpus_was(trained_run: Run, tmp_path: Path, o
     assert page.evaluate("(text) => SPLIT.word(text).join('|')", text) == "|".join(split_words(text))
 
 
-def test_unknown_words_are_told_and_never_written(tmp_path: Path, open_page: Open) -> None:
+def test_unknown_words_are_reported_and_never_generated(tmp_path: Path, open_page: Open) -> None:
     for max_vocab, begun, note in (
         (9, "the zebra ki", "Read as rare words, unknown to the model: zebra"),
         (None, "the ki", "Left out, unknown to the model: zebra"),
@@ -236,7 +238,7 @@ def test_bytes_become_characters_as_they_come(tmp_path: Path, open_page: Open) -
         assert write(opened, "né", temperature=1, length=600 - length, button="go_on") == whole
 
 
-def test_seed_decides_the_text_and_go_on_goes_on(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+def test_seed_determines_the_text_and_go_on_continues_it(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
     export(trained_run.checkpoint(), tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
     whole = write(opened, "a hen", temperature=1.5, length=200)
@@ -312,7 +314,7 @@ def test_hostile_words_run_nothing(trained_run: Run, tmp_path: Path, open_page: 
     assert not opened.foreign_requests
 
 
-def test_unknown_symbol_is_never_written(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
+def test_unknown_symbol_is_never_generated(trained_run: Run, tmp_path: Path, open_page: Open) -> None:
     checkpoint = with_vocabulary(trained_run.checkpoint(), "abc")
     tokenizer = CharTokenizer(checkpoint.tokenizer.symbols[:2], checkpoint.tokenizer.counts)
     export(replace(checkpoint, tokenizer=tokenizer), tmp_path / "page.html")

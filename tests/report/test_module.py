@@ -148,7 +148,7 @@ def test_mistakes_raise_errors_that_state_the_limits(module: Path) -> None:
         {"prompt": "the €"},
     ]
     [answers] = in_node(module, (ERRORS, requests))
-    options = "is no option: the options are { prompt, length, temperature, seed }"
+    options = "is not an option: the options are { prompt, length, temperature, seed }"
     assert answers == [
         "RangeError: temperature is -1: it must be a number from 0 to 1000",
         "RangeError: length is 1.5: it must be an integer of at least 0",
@@ -198,7 +198,7 @@ def test_command_writes_a_module(trained_run: Run, tmp_path: Path, charrnn: Comm
     assert (tmp_path / "model.js").read_text().startswith("// charrnn module: ")
     titled = charrnn(*words, "-o", "model.js", "--title", "Cats")
     assert (titled.returncode, titled.stdout) == (2, "")
-    assert titled.stderr == "error: --title is the heading of a page: leave it or --module out\n"
+    assert titled.stderr == "error: --title is for a page, and --module writes no page: use one of them\n"
 
 
 @needs_node

@@ -50,11 +50,11 @@ def marked(feature: str, text: str) -> str:
         ("right after a vowel", "Odd one", "Ooe"),
     ],
 )
-def test_feature_marks_what_its_name_says(feature: str, text: str, found: str) -> None:
+def test_feature_marks_the_symbols_of_its_name(feature: str, text: str, found: str) -> None:
     assert marked(feature, text) == found
 
 
-def test_distances_begin_anew_at_each_mark() -> None:
+def test_distances_are_reset_at_each_mark() -> None:
     assert FEATURES["how far along the line"]("ab\nc").tolist() == [1, 2, 0, 1]
     assert FEATURES["how far along the word"]("it is").tolist() == [1, 2, 0, 1, 2]
     assert FEATURES["how far along the sentence"]("a. b").tolist() == [1, 0, 1, 2]
@@ -85,7 +85,7 @@ def test_planted_units_are_found_and_measured_on_the_other_half() -> None:
     assert correlations[1].abs() < 0.2
 
 
-def test_features_share_no_unit() -> None:
+def test_features_are_matched_with_different_units() -> None:
     feature = torch.randint(2, (400, 1), generator=torch.Generator().manual_seed(1)).float()
     states = torch.cat([feature, torch.rand(400, 1, generator=torch.Generator().manual_seed(2))], 1)
     assert sorted(match(feature.repeat(1, 2), states)[0]) == [0, 1]
@@ -126,7 +126,7 @@ def test_calibration_of_a_known_case() -> None:
     assert found.accuracy == pytest.approx(0.6)
 
 
-def test_worst_passages_lie_apart_and_begin_with_words() -> None:
+def test_worst_passages_are_distant_and_start_with_words() -> None:
     texts = list("abc " * 1000)
     bits = [1.0] * 4000
     bits[1001:1080] = [9.0] * 79
@@ -147,7 +147,7 @@ def test_worst_passages_of_words_are_never_empty() -> None:
     assert all(texts[begin].startswith(" ") or texts[begin - 1] == "\n" for begin, _ in found if begin)
 
 
-def test_typical_passage_begins_with_a_line() -> None:
+def test_typical_passage_starts_with_a_line() -> None:
     texts = list(("a" * 99 + "\n") * 50)
     bits = [0.0] * 1000 + [2.0] * 1000 + [1.0] * 1000 + [2.0] * 1000 + [0.0] * 1000
     begin, end = find_typical(reading(texts, bits))

@@ -37,7 +37,7 @@ A hen (the old one) had 12 eggs. "Good night!" said she.
 
 
 @pytest.fixture(scope="session")
-def told_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def reported_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with a log, its corpus where `data_dir` has it."""
     home = tmp_path_factory.mktemp("secret-home")
     (home / "farm.txt").write_text(TEXT)
@@ -50,8 +50,8 @@ def told_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def subject(told_run: Run) -> Subject:
-    return open_subject(told_run.folder.path, told_run.corpus.path.parent, Path("nowhere"))
+def subject(reported_run: Run) -> Subject:
+    return open_subject(reported_run.folder.path, reported_run.corpus.path.parent, Path("nowhere"))
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def test_page_opens_and_fits_the_screen(page: Path, open_page: Open, width: int,
     assert not opened.foreign_requests
 
 
-def test_page_shows_all_that_was_asked_for(page: Path, open_page: Open, subject: Subject) -> None:
+def test_page_shows_all_parts(page: Path, open_page: Open, subject: Subject) -> None:
     opened = open_page(page).page
     text = opened.inner_text("body")
     for heading in ("Loss", "Learning rate", "Speed", "It learns to write", "Four temperatures", "Predicted worst"):
@@ -115,7 +115,7 @@ def test_command_is_that_of_the_log_with_a_short_home(subject: Subject) -> None:
     assert expanded == words
 
 
-def test_command_of_a_stranger_is_short_text(subject: Subject) -> None:
+def test_command_from_an_untrusted_log_is_short_text(subject: Subject) -> None:
     [command] = commands_of(subject, {"command": ["charrnn", "train", "\u202e<b>", 3, {"a": 1}, *["x" * 9000] * 900]})
     assert command.startswith("charrnn train '[U+202E]<b>' 3 ")
     assert len(command) < 110_000
@@ -168,9 +168,9 @@ def test_tap_shows_the_five_likeliest(page: Path, open_page: Open) -> None:
     assert opened.page.locator("#expected").is_hidden()
 
 
-def test_page_tells_nothing_of_the_machine(page: Path, told_run: Run) -> None:
+def test_page_contains_nothing_about_the_machine(page: Path, reported_run: Run) -> None:
     text = page.read_text()
-    for private in ("secret-home", str(Path.home()), str(Path(__file__).parent), str(told_run.corpus.path.parent)):
+    for private in ("secret-home", str(Path.home()), str(Path(__file__).parent), str(reported_run.corpus.path.parent)):
         assert private not in text
     assert set(re.findall(r"[a-z]+://[^\s\"<]*", text)) == {
         "http://www.w3.org/2000/svg",
@@ -242,8 +242,8 @@ def test_words_bytes_and_documents(options: dict[str, Any], tmp_path: Path, open
 HOMELESS = "import pwd, runpy; pwd.getpwuid = {}.__getitem__; runpy.run_module('charrnn', run_name='__main__')"
 
 
-def test_user_without_a_home_gets_a_report_and_no_word_of_caches(told_run: Run, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOMELESS, "report", str(told_run.folder.path), "--data-dir", str(tmp_path)]
+def test_user_without_a_home_gets_a_report_and_no_word_of_caches(reported_run: Run, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOMELESS, "report", str(reported_run.folder.path), "--data-dir", str(tmp_path)]
     hidden = {"HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -262,21 +262,21 @@ def test_page_without_a_text_or_a_log(subject: Subject) -> None:
     assert "Longest copies" in short
 
 
-def test_command_writes_a_page(told_run: Run, tmp_path: Path, charrnn: Command) -> None:
-    done = charrnn("report", told_run.folder.path, "-o", "page.html", "--data-dir", tmp_path, "--json")
+def test_command_writes_a_page(reported_run: Run, tmp_path: Path, charrnn: Command) -> None:
+    done = charrnn("report", reported_run.folder.path, "-o", "page.html", "--data-dir", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"page": "page.html", "bytes": (tmp_path / "page.html").stat().st_size}
     assert "Predicted worst" in (tmp_path / "page.html").read_text()  # the corpus lies beside the runs
 
 
-def test_corpus_can_be_named(told_run: Run, tmp_path: Path) -> None:
+def test_corpus_can_be_named(reported_run: Run, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("the hen sat. " * 50 + "€")
-    found = open_subject(told_run.folder.best, tmp_path, tmp_path, str(tmp_path / "other.txt"))
+    found = open_subject(reported_run.folder.best, tmp_path, tmp_path, str(tmp_path / "other.txt"))
     assert found.name == "farm"
     assert len(found.train) + len(found.held_out) == 13 * 50
     (tmp_path / "foreign.txt").write_text("€€€")
-    with pytest.raises(CharRNNError, match="fewer than 2 of the model's symbols"):
-        open_subject(told_run.folder.best, tmp_path, tmp_path, str(tmp_path / "foreign.txt"))
+    with pytest.raises(CharRNNError, match="fewer than 2 symbols of the model's vocabulary"):
+        open_subject(reported_run.folder.best, tmp_path, tmp_path, str(tmp_path / "foreign.txt"))
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])

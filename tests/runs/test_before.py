@@ -25,7 +25,7 @@ def test_corpus_opens_as_it_was() -> None:
     assert marked_text(corpus).startswith("once upon a time there was a prince")
     assert (len(marked_text(corpus)), corpus.tokenizer.size, corpus.tokenizer.unk_id) == (6000, 34, 33)
     assert corpus.config.normalize == "none"
-    assert Checkpoint.load(BEFORE / "run/last.safetensors").corpus.fits(corpus)
+    assert Checkpoint.load(BEFORE / "run/last.safetensors").corpus.matches(corpus)
 
 
 @needs_fbgemm
@@ -35,7 +35,7 @@ def test_checkpoint_samples_the_same_text(folder: Path, charrnn: Command) -> Non
     assert json.loads(done.stdout)["text"] == SAMPLE
 
 
-def test_run_goes_on(folder: Path, charrnn: Command) -> None:
+def test_run_of_an_older_version_continues(folder: Path, charrnn: Command) -> None:
     done = charrnn("train", "fable.safetensors", "--run", "run", "--resume", "--steps", "120", "--json")
     summary = json.loads(done.stdout)
     assert summary["best_val_loss"] == pytest.approx(2.93606407, rel=1e-5)

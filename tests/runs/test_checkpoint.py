@@ -48,13 +48,13 @@ def test_weights_that_do_not_fit_their_config_are_refused(trained_run: Run, tmp_
     # A huge model is refused before memory is taken for it.
     huge = replace(checkpoint, model_config=replace(checkpoint.model_config, hidden_size=2**16, num_layers=64))
     huge.save(tmp_path / "c.safetensors")
-    with pytest.raises(CharRNNError, match="do not fit"):
+    with pytest.raises(CharRNNError, match="do not match"):
         Checkpoint.load(tmp_path / "c.safetensors")
 
 
 def test_weights_of_other_names_are_refused(trained_run: Run) -> None:
     weights = {name.upper(): tensor for name, tensor in trained_run.checkpoint().weights.items()}
-    with pytest.raises(CharRNNError, match="do not fit"):
+    with pytest.raises(CharRNNError, match="do not match"):
         with_weights(trained_run.checkpoint(), weights).build_model()
 
 
@@ -68,18 +68,18 @@ def test_newest_checkpoint_falls_back_to_the_one_before(trained_run: Run, tmp_pa
     folder, checkpoint = RunFolder(tmp_path), trained_run.checkpoint()
     folder.save(replace(checkpoint, seed=1), best=False)
     folder.save(replace(checkpoint, seed=2), best=False)
-    assert folder.load_last()[0].seed == 2
+    assert folder.load_newest()[0].seed == 2
     folder.last.write_bytes(folder.last.read_bytes()[:-1])
-    loaded, warnings = folder.load_last()
+    loaded, warnings = folder.load_newest()
     assert (loaded.seed, len(warnings)) == (1, 1)
     folder.last.unlink()
-    assert folder.load_last()[0].seed == 1
+    assert folder.load_newest()[0].seed == 1
     folder.last_but_one.write_bytes(b"")
     replace(checkpoint, seed=3).save(folder.best)
-    assert folder.load_last()[0].seed == 3
+    assert folder.load_newest()[0].seed == 3
     folder.best.unlink()
-    with pytest.raises(CharRNNError, match="no sound checkpoint"):
-        folder.load_last()
+    with pytest.raises(CharRNNError, match="no valid checkpoint"):
+        folder.load_newest()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -89,9 +89,9 @@ def test_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(trained_run: Run, t
         folder.save(replace(trained_run.checkpoint(), seed=seed), best=False)
     folder.last.unlink()
     os.mkfifo(folder.last)
-    loaded, unsound = folder.load_last()
+    loaded, damaged = folder.load_newest()
     assert loaded.seed == 1
-    assert "a pipe or a device" in unsound[folder.last]
+    assert "a pipe or a device" in damaged[folder.last]
 
 
 @pytest.mark.parametrize("best", [True, False])
@@ -101,7 +101,7 @@ def test_first_checkpoint_of_a_run_takes_the_place_of_another_run(trained_run: R
         folder.save(replace(trained_run.checkpoint(), seed=seed), best=True)
     (tmp_path / "notes.txt").touch()
     (tmp_path / "last-damaged.safetensors").touch()
-    folder.begin(replace(trained_run.checkpoint(), seed=3), best=best)
+    folder.save_first(replace(trained_run.checkpoint(), seed=3), best=best)
     kept = {"notes.txt", "last.safetensors", "best.safetensors"} - (set() if best else {"best.safetensors"})
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert Checkpoint.load(folder.last).seed == 3
@@ -121,7 +121,7 @@ def test_other_run_stays_where_the_first_checkpoint_cannot_be_written(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(CharRNNError, match="No space left"):
-        folder.begin(trained_run.checkpoint(), best=True)
+        folder.save_first(trained_run.checkpoint(), best=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -261,13 +261,13 @@ def test_save_never_touches_a_folder_that_became_anothers(
     assert len(list(theirs.path.iterdir())) == 4
 
 
-def test_save_does_not_make_a_folder_anew_that_was_removed(trained_run: Run, tmp_path: Path) -> None:
+def test_save_does_not_recreate_a_removed_folder(trained_run: Run, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").locked() as folder:
         shutil.rmtree(folder.path)
         with pytest.raises(CharRNNError, match="no longer this process's"):
             folder.save(trained_run.checkpoint(), best=True)
         with pytest.raises(CharRNNError, match="no longer this process's"):
-            folder.begin(trained_run.checkpoint(), best=True)
+            folder.save_first(trained_run.checkpoint(), best=True)
         with pytest.raises(CharRNNError, match="no longer this process's"):
-            MetricsLog(folder.metrics, guard=folder.guard).begin()
+            MetricsLog(folder.metrics, guard=folder.guard).start()
     assert list(tmp_path.iterdir()) == []

@@ -119,7 +119,7 @@ def test_one_process_reports(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
-def test_signal_to_any_process_stops_all_and_the_run_goes_on_exactly(
+def test_signal_to_any_process_stops_all_and_the_run_continues_exactly(
     start: Start, tmp_path: Path, rank: int, number: signal.Signals
 ) -> None:
     processes = start(2, "out", LONG)
@@ -136,7 +136,7 @@ def test_signal_to_any_process_stops_all_and_the_run_goes_on_exactly(
     assert are_equal(tmp_path / "out", tmp_path / "whole")
 
 
-def test_killed_process_ends_all_with_one_line_and_the_run_goes_on_exactly(start: Start, tmp_path: Path) -> None:
+def test_killed_process_ends_all_with_one_line_and_the_run_continues_exactly(start: Start, tmp_path: Path) -> None:
     first, second = start(2, "out", LONG)
     wait_for_checkpoints(tmp_path / "out")
     second.process.kill()
@@ -151,13 +151,13 @@ def test_killed_process_ends_all_with_one_line_and_the_run_goes_on_exactly(start
     assert are_equal(tmp_path / "out", tmp_path / "whole")
 
 
-def test_run_of_two_processes_goes_on_in_one(start: Start, tmp_path: Path) -> None:
+def test_run_of_two_processes_continues_in_one(start: Start, tmp_path: Path) -> None:
     options = f"{LONG} --dropout 0"
     assert wait(start(2, "out", options.replace("500", "300"))) == [0, 0]
     (alone,) = start(1, "out", f"{options.replace('500', '400')} --resume", quiet=False)
     done = alone.wait()
     assert done.returncode == 0
-    assert "the number of processes was 2 and is 1 now: other dropout will be drawn" in done.stderr
+    assert "the number of processes was 2 and is 1 now: dropout will differ" in done.stderr
     assert wait(start(2, "two", options.replace("500", "300"))) == [0, 0]
     assert wait(start(2, "two", f"{options.replace('500', '400')} --resume")) == [0, 0]
     ends = [Checkpoint.load(tmp_path / name / "last.safetensors").snapshot for name in ("out", "two")]
@@ -168,26 +168,26 @@ def test_run_of_two_processes_goes_on_in_one(start: Start, tmp_path: Path) -> No
             torch.testing.assert_close(tensor, ends[1].tensors[name], rtol=1e-2, atol=1e-3)
 
 
-def test_streams_that_cannot_be_shared_are_an_error_that_names_the_nearest(start: Start) -> None:
+def test_batch_size_that_is_not_divisible_is_an_error_that_names_the_nearest(start: Start) -> None:
     done = [process.wait() for process in start(2, "out", f"{SHORT} --batch-size 9")]
     assert [each.returncode for each in done] == [2, 2]
-    told = "".join(each.stderr for each in done)
-    assert told == "error: 2 processes cannot share --batch-size 9 evenly: choose 8 or 10\n"
+    printed = "".join(each.stderr for each in done)
+    assert printed == "error: --batch-size 9 is not divisible by 2 processes: use 8 or 10\n"
 
 
-def test_error_before_the_processes_meet_is_told_once(start: Start) -> None:
+def test_error_before_the_processes_join_is_printed_once(start: Start) -> None:
     done = [process.wait() for process in start(2, "out", f"{SHORT} --resume --overwrite")]
     assert [each.returncode for each in done] == [2, 2]
     assert sum(each.stderr.count("\n") for each in done) == 1
 
 
-def test_error_of_one_process_ends_all_and_is_told_once(start: Start, tmp_path: Path) -> None:
+def test_error_of_one_process_ends_all_and_is_printed_once(start: Start, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     done = [process.wait() for process in start(2, "out", SHORT)]
     assert [each.returncode for each in done] == [1, 1]
-    told = "".join(each.stderr for each in done)
-    assert told.count("\n") == 1
-    assert "out is a file" in told
+    printed = "".join(each.stderr for each in done)
+    assert printed.count("\n") == 1
+    assert "out is a file" in printed
 
 
 def test_each_machine_prepares_the_text_for_itself(start: Start, tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_each_machine_prepares_the_text_for_itself(start: Start, tmp_path: Path)
     assert (tmp_path / "there" / "tiny.safetensors").read_bytes() == (tmp_path / "data/tiny.safetensors").read_bytes()
 
 
-def test_error_on_one_machine_while_the_others_wait_is_told_once(start: Start, tmp_path: Path) -> None:
+def test_error_on_one_machine_while_the_others_wait_is_printed_once(start: Start, tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     elsewhere = {"LOCAL_RANK": "0", "GROUP_RANK": "1", "CHARRNN_DATA_DIR": "there"}
     done = [process.wait() for process in start(2, "out", SHORT, elsewhere)]
     assert [each.returncode for each in done] == [1, 1]
-    told = "".join(each.stderr for each in done)
-    assert told.count("\n") == 1
-    assert "there/tiny.safetensors cannot be written" in told
+    printed = "".join(each.stderr for each in done)
+    assert printed.count("\n") == 1
+    assert "there/tiny.safetensors cannot be written" in printed
 
 
 def test_torchrun_restarts_a_run_that_lost_a_process(start: Start, tmp_path: Path) -> None:
@@ -215,19 +215,19 @@ def test_torchrun_restarts_a_run_that_lost_a_process(start: Start, tmp_path: Pat
     wait_for_checkpoints(tmp_path / "out")
     os.kill(int((tmp_path / "out/.lock").read_text()), signal.SIGKILL)
     assert agent.stderr is not None
-    told = agent.communicate(timeout=120)[1]
-    assert agent.returncode == 0, told
+    printed = agent.communicate(timeout=120)[1]
+    assert agent.returncode == 0, printed
     assert wait(start(2, "whole", LONG)) == [0, 0]
     assert are_equal(tmp_path / "out", tmp_path / "whole")
 
 
-def test_run_that_other_numbers_of_processes_cannot_share_says_so(start: Start) -> None:
+def test_number_of_processes_that_does_not_divide_the_batch_size_is_an_error(start: Start) -> None:
     assert wait(start(2, "out", SHORT)) == [0, 0]
     done = [process.wait() for process in start(3, "out", f"{SHORT.replace('60', '80')} --resume")]
     assert [each.returncode for each in done] == [1, 1, 1]
-    told = "".join(each.stderr for each in done)
-    assert told.count("\n") == 1
-    assert "which 3 processes cannot share evenly: resume it with a number of processes that divides it" in told
+    printed = "".join(each.stderr for each in done)
+    assert printed.count("\n") == 1
+    assert "which is not divisible by 3 processes: resume it with a number of processes that divides it" in printed
 
 
 def test_second_signal_does_not_cut_the_save_short(start: Start, tmp_path: Path) -> None:

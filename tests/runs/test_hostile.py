@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from charrnn.errors import CharRNNError
 from charrnn.files import container
-from charrnn.runs.checkpoint import Checkpoint, _is_sound_generator
+from charrnn.runs.checkpoint import Checkpoint, _is_valid_generator_state
 from charrnn.runs.folder import RunFolder
 from charrnn.runs.resume import resume
 from charrnn.runs.run import Run
@@ -166,15 +166,15 @@ def test_tensors_of_types_that_are_never_written_are_refused(tmp_path: Path, dty
 @pytest.mark.parametrize(
     ("entry", "data", "problem"),
     [
-        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, 4, "does not lie where it should"),
-        ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, 8, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, 4, "is at another place than its header states"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, 8, "is at another place than its header states"),
         ({"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, 8, "8 bytes of tensors instead of 4"),
         ({"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}, 4, "impossible shape"),
         ({"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}, 4, "impossible shape"),
         ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, 4, "impossible shape"),
         ({"dtype": "F32", "shape": [0, 2**31, 2**31], "data_offsets": [0, 0]}, 0, "larger than any memory"),
-        ({"dtype": "F32", "shape": [1], "data_offsets": []}, 4, "does not lie where it should"),
-        ({"dtype": "F32", "shape": [1], "data_offsets": None}, 4, "does not lie where it should"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": []}, 4, "is at another place than its header states"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": None}, 4, "is at another place than its header states"),
         ({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, 4, "never written"),
         ({"dtype": "F32", "shape": [1]}, 4, "data_offsets"),
         ([], 0, "indices must be integers"),
@@ -191,7 +191,7 @@ def test_tensors_that_lie_amiss_are_refused(tmp_path: Path, entry: Any, data: in
 def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     (tmp_path / "forged").write_bytes(seal({"x": entry, "y": entry}, {"kind": "thing", "format": 1}, bytes(4)))
-    with pytest.raises(CharRNNError, match="y does not lie where it should"):
+    with pytest.raises(CharRNNError, match="y is at another place than its header states"):
         container.read(tmp_path / "forged", "thing")
 
 
@@ -200,27 +200,27 @@ def test_weights_of_another_type_are_refused_before_a_model_is_made(trained_run:
     for dtype in (torch.float64, torch.uint8):
         weights = {name: weight.to(dtype) for name, weight in checkpoint.weights.items()}
         with_weights(checkpoint, weights).save(tmp_path / "forged")
-        with pytest.raises(CharRNNError, match="another type than float32"):
+        with pytest.raises(CharRNNError, match="type other than float32"):
             Checkpoint.load(tmp_path / "forged")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("model.head.weight", float("nan"), "not finite"),
-        ("model.head.bias", float("-inf"), "not finite"),
+        ("model.head.weight", float("nan"), "NaN or infinite"),
+        ("model.head.bias", float("-inf"), "NaN or infinite"),
         ("model.stack.layers.0.weight_hh_l0", 1e16, "more than 1e\\+15"),
         ("model.embedding.weight", -3e38, "more than 1e\\+15"),
-        ("trainer.optimizer.0.exp_avg", float("inf"), "not finite"),
-        ("trainer.optimizer.1.exp_avg_sq", -1.0, "never negative"),
-        ("trainer.optimizer.1.step", -1.0, "never negative"),
-        ("trainer.muon.0.step", -1.0, "never negative"),
-        ("trainer.muon.0.momentum", float("nan"), "not finite"),
-        ("trainer.state.0.1", float("nan"), "not finite"),
-        ("trainer.train_loss", float("nan"), "not finite"),
+        ("trainer.optimizer.0.exp_avg", float("inf"), "NaN or infinite"),
+        ("trainer.optimizer.1.exp_avg_sq", -1.0, "must not be negative"),
+        ("trainer.optimizer.1.step", -1.0, "must not be negative"),
+        ("trainer.muon.0.step", -1.0, "must not be negative"),
+        ("trainer.muon.0.momentum", float("nan"), "NaN or infinite"),
+        ("trainer.state.0.1", float("nan"), "NaN or infinite"),
+        ("trainer.train_loss", float("nan"), "NaN or infinite"),
     ],
 )
-def test_values_that_nothing_goes_on_from_are_refused_by_name(
+def test_invalid_values_are_refused_by_name(
     trained_run: Run, tmp_path: Path, name: str, value: float, problem: str
 ) -> None:
     stored = container.read(trained_run.folder.last, "checkpoint")
@@ -238,24 +238,24 @@ def test_generator_that_draws_from_beyond_its_state_is_refused(
     stored = container.read(trained_run.folder.last, "checkpoint")
     struct.pack_into("=iiQ", stored.tensors[name].numpy().data, 8, left, 1, position)
     container.write(tmp_path / "forged", "checkpoint", stored.header, stored.tensors)
-    with pytest.raises(CharRNNError, match=f"impossible state of a random generator in {name}"):
+    with pytest.raises(CharRNNError, match=f"invalid state of a random generator in {name}"):
         Checkpoint.load(tmp_path / "forged")
 
 
 @pytest.mark.parametrize("draws", [0, 1, 623, 624, 625, 1247, 1248, 2000])
-def test_generator_is_sound_however_much_was_drawn_from_it(draws: int) -> None:
+def test_generator_state_is_valid_after_any_number_of_draws(draws: int) -> None:
     generator = torch.Generator().manual_seed(1)
     torch.randint(0, 7, (draws,), generator=generator)
-    assert _is_sound_generator(generator.get_state())
+    assert _is_valid_generator_state(generator.get_state())
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"precision": "float99"}, "impossible seed or precision"),
-        ({"counters": {"recoveries": 50}}, "50 recoveries: at most 5"),
+        ({"precision": "float99"}, "invalid seed or precision"),
+        ({"counters": {"recoveries": 50}}, "50 recoveries: the maximum is 5"),
         ({"counters": {"step": 1.5}}, "counters.step is of the wrong type"),
-        ({"torch": "2.13\n\x1b[31merror: all is lost"}, "impossible version"),
+        ({"torch": "2.13\n\x1b[31merror: all is lost"}, "invalid version"),
         ({"written": "now"}, "written is of the wrong type"),
         ({"training_config": {"minutes": 10**400, "steps": None}}, "minutes is of the wrong type"),
         ({"training_config": {"grad_clip": 10**400}}, "grad_clip is of the wrong type"),
@@ -281,7 +281,7 @@ def test_optimizer_of_another_type_is_refused(trained_run: Run, corpus: Corpus, 
         key = f"trainer.optimizer.{name}"
         snapshot = replace(checkpoint.snapshot, tensors=tensors | {key: tensors[key].long()})
         folder.save(replace(checkpoint, snapshot=snapshot), best=False)
-        with pytest.raises(CharRNNError, match=f"does not fit this training: {name} is of torch.int64"):
+        with pytest.raises(CharRNNError, match=f"does not match this run: {name} has type torch.int64"):
             resume(folder, corpus, {}, "cpu")
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from charrnn.cli.app import app
 from charrnn.runs.folder import RunFolder, find_checkpoint, find_runs
 from charrnn.runs.inspection import list_runs
 from charrnn.runs.run import Run
-from tests.support import Told
+from tests.support import Messages
 
 
 @pytest.fixture
@@ -68,9 +70,25 @@ def test_damaged_and_foreign_files_leave_the_other_runs_listed(runs: Path) -> No
     foreign = RunFolder(runs / "foreign")
     foreign.path.mkdir()
     foreign.last.write_bytes(b"\xff" * 100)
-    told = Told()
-    assert {run["name"] for run in list_runs(runs, told)} == {"new", "old", "damaged"}
-    assert len(told) == 2
-    assert any("foreign/last.safetensors is not a charrnn file" in line for line in told)
+    messages = Messages()
+    assert {run["name"] for run in list_runs(runs, messages)} == {"new", "old", "damaged"}
+    assert len(messages) == 2
+    assert any("foreign/last.safetensors is not a charrnn file" in line for line in messages)
     foreign.best.write_bytes((runs / "old" / "best.safetensors").read_bytes())
     assert {run["name"] for run in list_runs(runs)} == {"new", "old", "damaged", "foreign"}
+
+
+def test_run_from_other_weights_is_labelled(trained_run: Run, tmp_path: Path) -> None:
+    folders = [RunFolder(tmp_path / name) for name in ("own", "warm", "damaged", "strange")]
+    lines = ['{"definition": {"init_from": null}}', '{"definition": {"init_from": {"corpus": "english"}}}', "{", "[]"]
+    for folder, line in zip(folders, lines, strict=True):
+        folder.save(trained_run.checkpoint(), best=True)
+        folder.metrics.write_text(line + "\n")
+    assert {run["name"]: run["init_from"] for run in list_runs(tmp_path)} == {
+        "own": None,
+        "warm": "english",
+        "damaged": None,
+        "strange": None,
+    }
+    done = CliRunner().invoke(app, ["runs", "--checkpoint-dir", str(tmp_path)])
+    assert "tiny, from english" in done.stdout

@@ -33,7 +33,7 @@ class Screen(io.StringIO):
 
 def open_log(path: Path, keep: int | None = 0) -> MetricsLog:
     log = MetricsLog(path, keep)
-    log.begin()
+    log.start()
     return log
 
 
@@ -63,7 +63,7 @@ def test_log_holds_nothing_that_a_terminal_obeys_or_that_ends_a_line(tmp_path: P
     assert json.loads(line)["text"] == text
 
 
-def test_recovery_is_told_everywhere_and_in_valid_json(tmp_path: Path) -> None:
+def test_recovery_is_reported_everywhere_and_in_valid_json(tmp_path: Path) -> None:
     log = open_log(tmp_path / "metrics.jsonl")
     log.report(RECOVERED)
     record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
@@ -82,7 +82,7 @@ def test_quiet_terminal_shows_warnings_only() -> None:
     assert stream.getvalue() == ""
 
 
-def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
+def test_resumed_log_continues_at_its_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     # The last record was cut off within a character; U+2028 is no line's end in a log.
     records = ['{"step": 100}', '{"step": 200, "text": "a\u2028b"}', '{"step": 300}', '{"step": 310, "text": "é']
@@ -97,36 +97,36 @@ def test_resumed_log_goes_on_where_its_checkpoint_stood(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").count("\n") == 3
 
 
-def test_log_from_before_keeps_its_beginning(tmp_path: Path) -> None:
+def test_log_of_an_older_version_keeps_its_start(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 100}\n{"step": 200}\n')
     log = MetricsLog(path, keep=1)
     log.define({"seed": 1})
-    log.begin()
+    log.start()
     assert log.num_records == 1
     assert path.read_text() == '{"step": 100}\n'
     assert log.definition == {"seed": 1}
 
 
-def test_log_of_a_new_run_takes_the_place_of_another_as_it_begins(tmp_path: Path) -> None:
+def test_log_of_a_new_run_replaces_another_when_it_starts(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 100}\n')
     log = MetricsLog(path)
     log.report(evaluated(step=7))
     assert path.read_text() == '{"step": 100}\n'
     assert log.num_records == 1
-    log.begin()
+    log.start()
     log.report(evaluated(step=8))
     log.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [7, 8]
 
 
-def test_folder_in_the_place_of_a_log_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_folder_in_place_of_a_log_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(CharRNNError, match="is a folder"):
         MetricsLog(tmp_path)
 
 
-def test_plain_lines_tell_evaluations_and_samples() -> None:
+def test_plain_lines_show_evaluations_and_samples() -> None:
     stream = io.StringIO()
     lines = Terminal(stream)
     for event in (progress(1), evaluated(), SAMPLED, evaluated(val_chars=None)):
@@ -138,7 +138,7 @@ def test_plain_lines_tell_evaluations_and_samples() -> None:
     assert "\r" not in text
 
 
-def test_best_loss_is_told_of_the_text_that_all_evaluations_read() -> None:
+def test_best_loss_is_that_of_the_text_that_all_evaluations_read() -> None:
     more = dataclasses.replace(evaluated(8), loss=1.45, part_loss=1.38, val_chars=500, is_whole=False)
     Terminal(stream := io.StringIO()).report(more)
     assert "validation loss 1.4500 on 500 characters, " in stream.getvalue()
@@ -197,7 +197,7 @@ def test_tensorboard_reads_the_curves_and_the_sample(tmp_path: Path) -> None:
     for event in (progress(1), progress(RECORD_EVERY), evaluated()):
         board.report(event)
     assert not list(tmp_path.iterdir()), "nothing before the run's first checkpoint"
-    board.begin()
+    board.start()
     board.report(SAMPLED)
     board.close()
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
@@ -209,13 +209,15 @@ def test_tensorboard_reads_the_curves_and_the_sample(tmp_path: Path) -> None:
     assert (sample.step, list(sample.tensor_proto.string_val)) == (7, [b"Once\nupon"])
 
 
-def test_missing_tensorboard_is_an_error_that_tells_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorboard_is_an_error_that_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(CharRNNError, match=r"pip install tensorboard"):
         TensorBoard(tmp_path)
 
 
-def test_log_of_absurd_depth_is_no_obstacle(tmp_path: Path) -> None:
+def test_deeply_nested_log_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 100_000 + "\n")
     log = MetricsLog(tmp_path / "metrics.jsonl", keep=None)
     log.close()

@@ -32,7 +32,7 @@ from charrnn.text.corpus import Corpus
 from charrnn.training import evaluation
 from charrnn.training.events import Evaluated, Event, Finished, Sampled, Stepped
 from charrnn.training.heuristics import lacking_memory
-from tests.support import CPU, TINY, Told, described, log_of, needs_bfloat16, needs_cuda
+from tests.support import CPU, TINY, Messages, described, log_of, needs_bfloat16, needs_cuda
 
 OPEN = ModelOptions()
 CONFIG = TrainingConfig(steps=20, batch_size=4, seq_length=8, checkpoint_every=7, eval_every=2)
@@ -65,7 +65,7 @@ def test_run_leaves_checkpoints_and_samples(run: Run) -> None:
     assert best.snapshot.history.best_val_loss == run.trainer.history.best_val_loss
 
 
-def test_sampling_and_saving_do_not_change_the_course(corpus: Corpus, tmp_path: Path, run: Run) -> None:
+def test_sampling_and_saving_do_not_change_the_training(corpus: Corpus, tmp_path: Path, run: Run) -> None:
     run.drive([])
     seldom = replace(CONFIG, checkpoint_every=1000, sample_every=1000)
     other = start(RunFolder(tmp_path / "other"), corpus, TINY, seldom, CPU, seed=3)
@@ -202,7 +202,7 @@ def test_checkpoints_are_made_by_the_clock_unless_by_steps(
 
 
 @pytest.mark.parametrize("have_links", [True, False])
-def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
+def test_damaged_checkpoint_is_renamed_and_never_the_backup(
     corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch, have_links: bool
 ) -> None:
     def refuse(*paths: Path) -> None:
@@ -211,30 +211,30 @@ def test_damaged_checkpoint_is_set_aside_and_never_the_backup(
     run.drive([])
     if not have_links:
         monkeypatch.setattr(os, "link", refuse)
-    folder, told = run.folder, Told()
+    folder, messages = run.folder, Messages()
     before = folder.last_but_one.read_bytes()
     for content in (b"damaged", b"damaged again"):
         folder.last.write_bytes(content)
         with pytest.raises(CharRNNError, match="is not the corpus that the run in"):
             resume(folder, replace(corpus, source_digest="0" * 64), {}, "cpu")
         assert folder.last.exists(), "a resumption that is refused changes nothing"
-        resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=told)
+        resumed = resume(folder, corpus, {"steps": 30}, "cpu", notify=messages)
         damaged = folder.path / "last-damaged.safetensors"
         assert damaged.read_bytes() == content
         assert folder.last_but_one.read_bytes() == before
-        assert f"the unsound checkpoint is kept as {damaged}" in told
+        assert f"the damaged checkpoint is kept as {damaged}" in messages
         folder.save(resumed.checkpoint(), best=False)
         assert folder.last_but_one.read_bytes() == before, "the sound one is still the backup"
         assert Checkpoint.load(folder.last).snapshot.progress.step == resumed.trainer.progress.step
     assert [path.name for path in folder.path.glob("*damaged*")] == ["last-damaged.safetensors"]
-    told.clear()
-    resume(folder, corpus, {}, "cpu", notify=told)
-    assert told == [f"resuming {folder.path} at step {resumed.trainer.progress.step}"]
-    folder.begin(resumed.checkpoint(), best=False)
+    messages.clear()
+    resume(folder, corpus, {}, "cpu", notify=messages)
+    assert messages == [f"resuming {folder.path} at step {resumed.trainer.progress.step}"]
+    folder.save_first(resumed.checkpoint(), best=False)
     assert [path.name for path in folder.path.iterdir()] == ["last.safetensors"], "a new run clears that away too"
 
 
-def test_checkpoint_stands_before_the_first_evaluation(
+def test_checkpoint_exists_before_the_first_evaluation(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
@@ -267,7 +267,7 @@ def test_corpus_that_is_changed_during_the_training_costs_no_step(
                         stream.seek(2000)
                         stream.write(b"\xff" * (len(content) - 2000))
 
-    with pytest.raises(CharRNNError, match=r"was changed during the training, which is saved .* at step \d+: prepare"):
+    with pytest.raises(CharRNNError, match=r"was changed during training; the run is saved at step \d+: prepare"):
         run.drive([Vandal()])
     path.write_bytes(content)
     assert 5 <= Checkpoint.load(run.folder.last).snapshot.progress.step < 20
@@ -293,27 +293,29 @@ def test_resuming_takes_a_new_budget_but_no_new_model(corpus: Corpus, run: Run) 
         resume(run.folder, corpus, {"hidden_size": 32}, "cpu")
 
 
-def test_resuming_with_other_versions_is_told(corpus: Corpus, run: Run) -> None:
+def test_resuming_with_other_versions_is_a_warning(corpus: Corpus, run: Run) -> None:
     older = replace(run.checkpoint(), versions={"charrnn": "0.0.1", "torch": "2.9"})
     run.folder.save(older, best=False)
-    told = Told()
-    resume(run.folder, corpus, {}, "cpu", notify=told)
-    assert told[0].startswith("warning: this run was written by charrnn 0.0.1 with PyTorch 2.9, and this is charrnn")
+    messages = Messages()
+    resume(run.folder, corpus, {}, "cpu", notify=messages)
+    assert messages[0].startswith(
+        "warning: this run was written by charrnn 0.0.1 with PyTorch 2.9, and this is charrnn"
+    )
     run.folder.save(run.checkpoint(), best=False)
-    told.clear()
-    resume(run.folder, corpus, {}, "cpu", notify=told)
-    assert told == [f"resuming {run.folder.path} at step 0"]
+    messages.clear()
+    resume(run.folder, corpus, {}, "cpu", notify=messages)
+    assert messages == [f"resuming {run.folder.path} at step 0"]
 
 
 @pytest.mark.usefixtures("lacks_bfloat16")
 @pytest.mark.parametrize("given", [{}, {"precision": "bfloat16"}])
-def test_resuming_in_a_precision_that_is_not_there_goes_on_in_another(
+def test_resuming_in_an_unavailable_precision_continues_in_another(
     corpus: Corpus, run: Run, given: dict[str, str]
 ) -> None:
     run.folder.save(replace(run.checkpoint(), precision="bfloat16"), best=False)
-    told = Told()
-    resumed = resume(run.folder, corpus, given, "cpu", notify=told)
-    assert told[0].startswith("warning: bfloat16 is not available here: going on in float32")
+    messages = Messages()
+    resumed = resume(run.folder, corpus, given, "cpu", notify=messages)
+    assert messages[0].startswith("warning: bfloat16 is not available here: continuing in float32")
     assert resumed.runtime.precision == "float32"
     assert resumed.drive([]).step == CONFIG.steps
 
@@ -322,7 +324,7 @@ def test_finished_run_resumes_to_its_end_at_once(corpus: Corpus, run: Run) -> No
     run.drive([])
     before = run.folder.last.read_bytes()
     recorder = Recorder()
-    messages = Told()
+    messages = Messages()
     resume(run.folder, corpus, {}, "cpu", notify=messages).drive([recorder])
     assert "this run has reached its end" in messages[-1]
     assert [type(event) for event in recorder.events] == [Finished]
@@ -333,16 +335,16 @@ def test_lost_patience_is_reported_and_counted_again_in_another_unit(corpus: Cor
     config = replace(CONFIG, steps=400, patience=1, learning_rate=0.9)
     run = start(RunFolder(tmp_path), corpus, TINY, config, CPU, seed=3)
     assert run.drive([]).reason == "patience"
-    told = Told()
-    over = resume(run.folder, corpus, {"steps": 800}, "cpu", notify=told).trainer
+    messages = Messages()
+    over = resume(run.folder, corpus, {"steps": 800}, "cpu", notify=messages).trainer
     assert over.budget.is_over(over.now)
-    assert "this run has reached its end: raise --patience to continue" in told
+    assert "this run has reached its end: raise --patience to continue" in messages
     timed = resume(run.folder, corpus, {"minutes": 0.02 + run.trainer.clock.elapsed_s / 60}, "cpu").trainer
     assert not timed.budget.is_over(timed.now)
 
 
 @pytest.mark.parametrize("checkpoint_every", [7, 1000])
-def test_stop_amid_an_explosion_leaves_the_newest_sound_checkpoint(
+def test_stop_during_an_explosion_keeps_the_newest_good_checkpoint(
     corpus: Corpus, tmp_path: Path, checkpoint_every: int
 ) -> None:
     config = replace(CONFIG, steps=400, eval_every=1000, checkpoint_every=checkpoint_every)
@@ -357,7 +359,7 @@ def test_stop_amid_an_explosion_leaves_the_newest_sound_checkpoint(
                 run.trainer.request_stop()
 
     run.drive([Ruin()])
-    assert run.trainer.is_behind
+    assert run.trainer.was_rolled_back
     assert Checkpoint.load(run.folder.last).snapshot.progress.step == (147 if checkpoint_every == 7 else 0)
 
 
@@ -482,18 +484,18 @@ def test_recorded_steps_train_the_weights_that_are_sampled_and_saved(corpus: Cor
 
 def test_weights_can_come_from_another_run(corpus: Corpus, run: Run, tmp_path: Path) -> None:
     run.drive([])
-    messages = Told()
+    messages = Messages()
     best = Checkpoint.load(run.folder.best)
-    begun = start(RunFolder(tmp_path / "next"), corpus, OPEN, CONFIG, CPU, init_from=best, notify=messages)
+    started = start(RunFolder(tmp_path / "next"), corpus, OPEN, CONFIG, CPU, init_from=best, notify=messages)
     assert any(f"matched {corpus.tokenizer.size} of {corpus.tokenizer.size} symbols" in each for each in messages)
     assert not any("chose a layer" in message for message in messages), "the shape is that of the other model"
-    for name, weight in begun.trainer.bptt.model.state_dict().items():
+    for name, weight in started.trainer.bptt.model.state_dict().items():
         assert torch.equal(weight, best.weights[name])
 
 
 def test_weights_of_another_run_are_trained_more_carefully(corpus: Corpus, run: Run, tmp_path: Path) -> None:
     run.drive([])
-    best, messages = Checkpoint.load(run.folder.best), Told()
+    best, messages = Checkpoint.load(run.folder.best), Messages()
     warm = start(RunFolder(tmp_path / "warm"), corpus, OPEN, CONFIG, CPU, seed=3, init_from=best, notify=messages)
     assert warm.trainer.learning_rate < run.trainer.learning_rate / 2
     assert any(f"chose a learning rate of {warm.trainer.learning_rate:.3g}" in message for message in messages)
@@ -538,7 +540,7 @@ def test_times_are_those_of_training_whatever_copies_do(corpus: Corpus, tmp_path
 
 
 def test_announced_width_is_that_of_the_option_it_names(corpus: Corpus, tmp_path: Path) -> None:
-    messages = Told()
+    messages = Messages()
     config = TrainingConfig(minutes=0.01)
     width = start(RunFolder(tmp_path), corpus, OPEN, config, CPU, notify=messages).trainer.bptt.model.config.hidden_size
     assert any(f"chose 1 layer of {width} units" in line and f"--hidden-size {width} " in line for line in messages)
@@ -556,7 +558,7 @@ def test_resumed_run_keeps_the_command_that_began_it(corpus: Corpus, tmp_path: P
     assert summary["definition"]["command"] == timeless_log_of(longer)[0]["definition"]["command"] == run.command
 
 
-def test_definition_of_a_run_begins_its_log_and_ends_its_summary(corpus: Corpus, tmp_path: Path) -> None:
+def test_definition_of_a_run_is_first_in_its_log_and_last_in_its_summary(corpus: Corpus, tmp_path: Path) -> None:
     source = start(RunFolder(tmp_path / "source"), corpus, TINY, CONFIG, CPU, seed=3)
     source.drive([])
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=4, init_from=source.checkpoint())
@@ -577,7 +579,7 @@ def test_definition_of_a_run_begins_its_log_and_ends_its_summary(corpus: Corpus,
     assert Checkpoint.load(run.folder.last).records == len(others), "all but the last"
 
 
-def test_definition_of_a_resumed_run_tells_its_new_options(corpus: Corpus, tmp_path: Path) -> None:
+def test_definition_of_a_resumed_run_has_its_new_options(corpus: Corpus, tmp_path: Path) -> None:
     source = start(RunFolder(tmp_path / "source"), corpus, TINY, CONFIG, CPU, seed=3)
     run = start(RunFolder(tmp_path / "run"), corpus, TINY, CONFIG, CPU, seed=4, init_from=source.checkpoint())
     run.open_log()
@@ -601,7 +603,7 @@ def test_tiny_corpora_train_and_say_how(corpus: Corpus, tmp_path: Path) -> None:
         assert Checkpoint.load(run.folder.best).snapshot.progress.step > 0
 
 
-def test_idle_gpus_are_told_of_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_gpus_are_reported_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(RunFolder(tmp_path), corpus, TINY, CONFIG, CPU)
     assert not any("torchrun" in line for line in described(run))
     monkeypatch.setattr(probes, "count_idle", lambda device: 8)

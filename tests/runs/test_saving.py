@@ -29,9 +29,7 @@ def saver(folder: RunFolder) -> Iterator[Saver]:
         yield saver
 
 
-def test_what_is_written_is_the_moment_at_which_it_was_asked_for(
-    trained_run: Run, folder: RunFolder, saver: Saver
-) -> None:
+def test_written_state_is_that_of_the_call(trained_run: Run, folder: RunFolder, saver: Saver) -> None:
     weight = trained_run.trainer.bptt.model.head.weight.detach()
     before = weight.clone()
     saver.save(trained_run.checkpoint(), best=False)
@@ -60,7 +58,7 @@ def check_until_it_fails(saver: Saver) -> None:
         saver.check()
 
 
-def test_failure_is_told_once_and_leaves_what_was_there(
+def test_failure_is_raised_once_and_keeps_the_old_file(
     trained_run: Run, folder: RunFolder, saver: Saver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saver.save(trained_run.checkpoint(), best=True)

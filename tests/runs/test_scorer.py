@@ -75,7 +75,7 @@ def test_progress_counts_each_symbol_once(model: LanguageModel, adapt: bool) -> 
 
 
 @pytest.mark.parametrize("segment", [7, 2**22])
-def test_window_begins_with_an_empty_state(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+def test_window_starts_with_a_zero_state(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     monkeypatch.setattr(scoring, "_SEGMENT", segment)
     text = TEXT[:50]
     windows = [text[i : i + 8] for i in range(0, 49, 7)]
@@ -97,7 +97,7 @@ def test_line_is_scored_with_its_end_from_a_line_end(model: LanguageModel, monke
     assert bits["the cat sat on the mat."] < bits["tac"] < bits["gggggggggg"]
 
 
-def test_line_of_a_model_without_line_ends_begins_with_its_first_symbol(model: LanguageModel) -> None:
+def test_line_of_a_model_without_line_ends_starts_with_its_first_symbol(model: LanguageModel) -> None:
     tokenizer = model.tokenizer
     other = tuple("#" if symbol == "\n" else symbol for symbol in tokenizer.symbols)
     scorer = replace(model.scorer(), tokenizer=CharTokenizer(other, tokenizer.counts))
@@ -128,7 +128,7 @@ def test_unknown_symbols_cost_at_least_a_uniform_guess(model: LanguageModel) -> 
     assert min(scored, key=lambda text: scored[text]) == "the cat sat on the mat."
 
 
-def test_unknown_symbol_stands_for_what_the_vocabulary_lacks(model: LanguageModel) -> None:
+def test_unknown_symbol_represents_what_the_vocabulary_lacks(model: LanguageModel) -> None:
     tokenizer = model.tokenizer
     folded = CharTokenizer(tokenizer.symbols[:-1], tokenizer.counts)
     scorer = replace(model.scorer(), tokenizer=folded)

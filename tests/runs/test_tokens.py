@@ -124,7 +124,7 @@ def test_weights_are_matched_by_word_eos_and_unknown_symbol(tmp_path: Path) -> N
     ):
         assert torch.equal(weight[ours], checkpoint.weights["head.weight"][theirs])
     with pytest.raises(
-        CharRNNError, match=r"a model of words, but the corpus is one of characters: prepare .* --unit word"
+        CharRNNError, match=r"a model of words, but the corpus consists of characters: prepare .* --unit word"
     ):
         transfer(checkpoint, run.trainer.bptt.model, corpus_of(tmp_path).tokenizer)
 
@@ -139,7 +139,7 @@ def test_damage_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
                 (Checkpoint.load if path == run.folder.last else Corpus.open)(path)
 
 
-def test_runs_tell_their_units(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_runs_lists_the_units(tmp_path: Path, options: dict[str, Any]) -> None:
     trained(tmp_path / "runs" / "mine", corpus_of(tmp_path, **options))
     (listed,) = list_runs(tmp_path / "runs")
     assert listed["unit"] == options.get("unit", "char")

@@ -66,7 +66,7 @@ def test_validation_file_and_fraction_exclude_each_other(tmp_path: Path, charrnn
     (tmp_path / "b.txt").write_text(HELD_OUT)
     done = charrnn("train", "a.txt", "--validate", "b.txt", "--val-fraction", "0.2")
     assert done.returncode == 2
-    assert "has its own validation text: leave --val-fraction out" in done.stderr
+    assert "contains a validation text: leave --val-fraction out" in done.stderr
     assert charrnn("prepare", "a.txt", "-o", "a.safetensors").returncode == 0
     done = charrnn("train", "a.safetensors", "--validate", "b.txt")
     assert done.returncode == 2

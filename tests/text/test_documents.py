@@ -152,7 +152,7 @@ def test_bytes_are_taken_as_they_are(tmp_path: Path) -> None:
     [
         ({"separator": ""}, "--separator is empty"),
         ({"separator": "\n", "documents": True}, "exclude each other"),
-        ({"keep_order": True}, "give --separator or --documents"),
+        ({"keep_order": True}, "set --separator or --documents"),
         ({"unit": "byte", "ascii": True}, "leave --ascii out"),
         ({"unit": "byte", "max_vocab": 9}, "leave --max-vocab out"),
         ({"unit": "syllable"}, "must be one of char, byte, word"),
@@ -192,7 +192,7 @@ def test_a_separator_that_cleaning_would_change_is_refused(
 @pytest.mark.parametrize("unit", ["char", "byte"])
 def test_a_separator_that_is_no_text_is_refused(unit: str) -> None:
     for separator in ("\udcff", EOS_MARK):
-        with pytest.raises(OptionError, match="is no Unicode text"):
+        with pytest.raises(OptionError, match="is not Unicode text"):
             PreparationConfig(separator=separator, unit=unit)  # type: ignore[arg-type]
 
 

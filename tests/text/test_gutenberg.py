@@ -135,7 +135,7 @@ def test_small_print_before_or_after_a_book_is_cut() -> None:
 
 
 def test_bare_closing_lines_are_cut_with_the_author() -> None:
-    line = "End of the Project Gutenberg EBook of A Tale Told Twice, by \nHans Christian Andersen\n"
+    line = "End of the Project Gutenberg EBook of A Tale Messages Twice, by \nHans Christian Andersen\n"
     assert cut(BODY + line + BODY + line)[0] == BODY + BODY
 
 

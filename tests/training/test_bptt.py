@@ -87,7 +87,7 @@ def test_recorded_steps_are_those_that_they_record(
 
 @pytest.mark.parametrize("mode", ["deterministic", "default"])
 @on_every_device
-def test_steps_go_on_exactly_from_where_they_were_taken_up(
+def test_steps_continue_exactly_from_a_snapshot(
     device: str, precision: str, case: Case, mode: str, request: pytest.FixtureRequest
 ) -> None:
     if mode == "deterministic":

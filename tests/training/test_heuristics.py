@@ -16,8 +16,8 @@ from charrnn.training.heuristics import (
     default_epochs,
     default_learning_rate,
     largest,
+    pretrained_lr_scale,
     suits_budget,
-    warm_share,
 )
 
 
@@ -115,14 +115,14 @@ def test_learning_rate_suits_cell_width_and_step() -> None:
 
 def test_trained_weights_get_a_lower_rate_the_sooner_they_overfit() -> None:
     often_read, short = (
-        [warm_share(10**6, num_chars, epochs) for num_chars, epochs in cases]
+        [pretrained_lr_scale(10**6, num_chars, epochs) for num_chars, epochs in cases]
         for cases in ([(10**6, 1), (10**6, 10), (10**6, 100)], [(10**7, 10), (10**6, 10), (10**5, 10)])
     )
     assert 0.5 > often_read[0] > often_read[1] > often_read[2] > 0
     assert 0.5 > short[0] > short[1] > short[2] > 0
-    assert 1 / 3 < warm_share(1_220_000, 1_003_854, 3.7) < 1 / 2
-    assert 1 / 8 < warm_share(1_220_000, 133_182, 6.9) < 1 / 4
-    assert 1 / 32 < warm_share(1_220_000, 133_182, 28) < 1 / 16
+    assert 1 / 3 < pretrained_lr_scale(1_220_000, 1_003_854, 3.7) < 1 / 2
+    assert 1 / 8 < pretrained_lr_scale(1_220_000, 133_182, 6.9) < 1 / 4
+    assert 1 / 32 < pretrained_lr_scale(1_220_000, 133_182, 28) < 1 / 16
 
 
 @pytest.mark.parametrize(

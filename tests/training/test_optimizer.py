@@ -143,7 +143,7 @@ def test_state_is_restored_and_checked() -> None:
         load_moments(others[kind], moments(optimizer))
         for name, moment in moments(optimizer).items():
             torch.testing.assert_close(moments(others[kind])[name], moment, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="no optimizer of these parameters"):
+    with pytest.raises(ValueError, match="no optimizer state for these parameters"):
         load_moments(others["muon"], moments(optimizers["optimizer"]))
 
 

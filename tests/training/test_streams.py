@@ -38,7 +38,7 @@ def read_epoch(layout: Layout, num_symbols: int, offset: int) -> list[tuple[Tens
 
 
 @given(sizes, st.data())
-def test_streams_go_on_from_chunk_to_chunk(size: tuple[int, int, int], data: st.DataObject) -> None:
+def test_streams_continue_from_chunk_to_chunk(size: tuple[int, int, int], data: st.DataObject) -> None:
     N, B, T = size
     layout = Layout.fit(N, B, T)
     chunks = read_epoch(layout, N, data.draw(st.integers(0, layout.slack)))
@@ -76,12 +76,12 @@ def test_every_offset_is_drawn() -> None:
     assert offsets == set(range(layout.slack + 1))
 
 
-def test_next_epoch_begins_at_an_offset_of_its_own() -> None:
+def test_next_epoch_starts_at_another_offset() -> None:
     layout, generator = Layout.fit(50, 3, 4), torch.Generator().manual_seed(0)
     cursor = Cursor(0, layout.num_chunks - 1, 0)
-    begun = [advance(layout, cursor, generator) for _ in range(500)]
-    assert {(cursor.epoch, cursor.chunk) for cursor in begun} == {(1, 0)}
-    assert {cursor.offset for cursor in begun} == set(range(layout.slack + 1))
+    started = [advance(layout, cursor, generator) for _ in range(500)]
+    assert {(cursor.epoch, cursor.chunk) for cursor in started} == {(1, 0)}
+    assert {cursor.offset for cursor in started} == set(range(layout.slack + 1))
 
 
 def test_views_of_a_longer_sequence_are_read_where_they_lie() -> None:

@@ -15,7 +15,7 @@ from charrnn.errors import CharRNNError, CorpusChangedError
 from charrnn.machine.runtime import Runtime, open_runtime, seed_everything
 from charrnn.model.network import CharRNN
 from charrnn.training.budget import Budget
-from charrnn.training.evaluation import EVALUATION_COST, EVALUATION_SHARE, FINAL_SHARE, Evaluations
+from charrnn.training.evaluation import EVALUATION_COST, EVALUATION_FRACTION, FINAL_FRACTION, Evaluations
 from charrnn.training.events import Evaluated, Event, Finished, Recovered, Stepped
 from charrnn.training.heuristics import default_learning_rate
 from charrnn.training.optimizer import make_optimizers
@@ -146,7 +146,7 @@ def test_run_that_lost_patience_stays_over() -> None:
     assert events[0].step == end.step
 
 
-def test_state_is_carried_within_an_epoch_and_begins_anew_with_the_next() -> None:
+def test_state_is_carried_within_an_epoch_and_reset_for_the_next() -> None:
     trainer = make_trainer(replace(CONFIG, steps=None, epochs=2))
     carried = []
     for event in trainer.run():
@@ -174,7 +174,7 @@ def test_step_whose_gradient_is_no_number_is_not_taken() -> None:
         assert torch.equal(weight, before[name]), name
 
 
-def test_exploding_loss_leads_back_to_a_sound_state_with_a_lower_rate() -> None:
+def test_exploding_loss_restores_the_last_good_state_with_a_lower_rate() -> None:
     trainer = make_trainer(replace(CONFIG, steps=1500, learning_rate=100.0, grad_clip=100.0))
     events = list(trainer.run())
     recovered = [event for event in events if isinstance(event, Recovered)]
@@ -211,7 +211,7 @@ def test_loss_that_is_no_number_leads_back_and_on() -> None:
     assert all(math.isfinite(event.loss) for event in evaluated)
 
 
-def test_snapshot_is_trusted_only_once_a_later_loss_is_sane() -> None:
+def test_snapshot_is_the_last_good_one_only_after_a_normal_loss() -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400))
     ruined: list[int] = []
 
@@ -228,7 +228,7 @@ def test_snapshot_is_trusted_only_once_a_later_loss_is_sane() -> None:
     assert events[-1].step == 400
 
 
-def test_moments_one_step_apart_do_not_drive_out_a_sound_one() -> None:
+def test_snapshots_one_step_apart_do_not_replace_a_good_one() -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400, checkpoint_every=1))
     ruined: list[int] = []
     for event in trainer.run():
@@ -242,7 +242,7 @@ def test_moments_one_step_apart_do_not_drive_out_a_sound_one() -> None:
 
 
 @pytest.mark.parametrize("recoveries", [0, MAX_RECOVERIES])
-def test_stop_after_an_explosion_leaves_the_trusted_snapshot(recoveries: int) -> None:
+def test_stop_after_an_explosion_restores_the_last_good_snapshot(recoveries: int) -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400))
     trainer.history.recoveries = recoveries
     for event in trainer.run():
@@ -253,7 +253,7 @@ def test_stop_after_an_explosion_leaves_the_trusted_snapshot(recoveries: int) ->
             trainer.request_stop()
     assert isinstance(event, Finished)
     assert (event.step, event.reason) == (100, "stopped")
-    assert (trainer.is_behind, trainer.history.recoveries) == (True, recoveries)
+    assert (trainer.was_rolled_back, trainer.history.recoveries) == (True, recoveries)
     snapshot = trainer.snapshot().copy()
     whole, resumed = make_trainer(trainer.config), make_trainer(trainer.config)
     list(whole.run())
@@ -264,7 +264,7 @@ def test_stop_after_an_explosion_leaves_the_trusted_snapshot(recoveries: int) ->
             assert torch.equal(weight, resumed.bptt.model.state_dict()[name]), "as if it had not been stopped"
 
 
-def test_absurd_validation_loss_is_no_best_one() -> None:
+def test_exploded_validation_loss_is_not_the_best_one() -> None:
     trainer = make_trainer(replace(CONFIG, steps=150, eval_every=150, learning_rate=1e-3))
     ruined: list[int] = []
 
@@ -282,7 +282,7 @@ def test_absurd_validation_loss_is_no_best_one() -> None:
     assert trainer.history.best_val_loss < 100
 
 
-def test_stop_while_a_recovery_is_told_recovers_no_second_time() -> None:
+def test_stop_while_a_recovery_is_reported_does_not_recover_again() -> None:
     trainer = make_trainer(replace(CONFIG, steps=400, eval_every=400, batch_size=32, seq_length=16))
     recovered: list[Event] = []
     for event in trainer.run():
@@ -293,7 +293,7 @@ def test_stop_while_a_recovery_is_told_recovers_no_second_time() -> None:
             recovered.append(event)
             trainer.request_stop()
     assert len(recovered) == 1
-    assert (event.step, trainer.recovery.is_sane(trainer.progress)) == (recovered[0].step, True)
+    assert (event.step, trainer.recovery.loss_is_normal(trainer.progress)) == (recovered[0].step, True)
 
 
 def test_loss_that_stays_no_number_is_an_error_with_a_remedy() -> None:
@@ -377,7 +377,7 @@ def test_resumed_run_equals_uninterrupted_run() -> None:
 def test_cursor_beyond_the_streams_is_refused(cursor: Cursor) -> None:
     trainer = make_trainer()
     next(trainer.run())
-    with pytest.raises(CharRNNError, match=r"does not fit this training: chunk .* is beyond the streams"):
+    with pytest.raises(CharRNNError, match=r"does not match this run: chunk .* is beyond the streams"):
         make_trainer().load(replace(trainer.snapshot(), cursor=cursor))
 
 
@@ -388,11 +388,11 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     for name in ("trainer.train_loss", "trainer.state.0.0", "trainer.optimizer.0.exp_avg"):
         tensor = snapshot.tensors[name]
         for other in (tensor.double(), tensor.expand(2, *tensor.shape)):
-            with pytest.raises(CharRNNError, match=f"does not fit this training: {name.split('.')[-3:][-1]}|is of"):
+            with pytest.raises(CharRNNError, match=f"does not match this run: {name.split('.')[-3:][-1]}|has type"):
                 make_trainer().load(replace(snapshot, tensors={**snapshot.tensors, name: other}))
     for name in snapshot.tensors:
         without = {other: tensor for other, tensor in snapshot.tensors.items() if other != name}
-        with pytest.raises(CharRNNError, match="does not fit this training"):
+        with pytest.raises(CharRNNError, match="does not match this run"):
             make_trainer().load(replace(snapshot, tensors=without))
 
 
@@ -466,7 +466,7 @@ def test_evaluations_read_one_bounded_part_and_the_last_one_more() -> None:
     assert last.val_chars is not None
     assert 0 < chars < last.val_chars < len(val) - 1
     cost = EVALUATION_COST * (chars * len(between) + last.val_chars)
-    assert cost < (EVALUATION_SHARE + FINAL_SHARE) * steps * 32
+    assert cost < (EVALUATION_FRACTION + FINAL_FRACTION) * steps * 32
 
 
 def test_figure_at_the_end_is_over_the_whole_text_where_that_costs_little() -> None:
@@ -476,7 +476,7 @@ def test_figure_at_the_end_is_over_the_whole_text_where_that_costs_little() -> N
 
 def test_evaluation_during_which_the_time_ends_is_the_final_one() -> None:
     trainer, history = make_trainer(replace(CONFIG, steps=1000), val=PERIODIC.repeat(50)), History()
-    trainer.evaluations.begin(history)
+    trainer.evaluations.start(history)
     answers = iter([False, True])
     assert history.part is not None
     is_over = itertools.chain(answers, itertools.repeat(True)).__next__
@@ -486,7 +486,7 @@ def test_evaluation_during_which_the_time_ends_is_the_final_one() -> None:
     assert result.score.num_predictions > history.part.count(len(PERIODIC) * 50)
 
 
-def test_trial_that_meets_a_changed_corpus_leaves_the_training_as_it_was() -> None:
+def test_trial_with_a_changed_corpus_does_not_change_the_state() -> None:
     trainer = make_trainer()
     before, reads = trainer.snapshot().copy(), iter([True, True])
 
@@ -505,7 +505,7 @@ def test_trial_that_meets_a_changed_corpus_leaves_the_training_as_it_was() -> No
 def test_last_evaluation_without_time_for_more_keeps_what_it_has_measured() -> None:
     trainer, history = make_trainer(replace(CONFIG, steps=1000), val=PERIODIC.repeat(50)), History()
     evaluations = Evaluations(trainer.bptt, trainer.config, Budget(steps=1000, seconds=60.0))
-    evaluations.begin(history)
+    evaluations.start(history)
 
     def num_chars(elapsed_s: float) -> int:
         result = evaluations.measure(history, Clock(elapsed_s), lambda: False, lambda: True)
