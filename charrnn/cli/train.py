@@ -107,8 +107,8 @@ def train(
     Examples:
       charrnn train book.txt --minutes 30            chooses the size of the model
       charrnn train book.txt --minutes 1h --resume   continues, to an hour in all
-      charrnn train poems.txt --init-from book      starts from the weights of book
-      charrnn train poems.txt --init-from english   starts from a model of English
+      charrnn train poems.txt --init-from book       starts from the weights of book
+      charrnn train poems.txt --init-from english    starts from a model of English
     """
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: either continue or replace the run")
