@@ -134,7 +134,7 @@ def train(
         reporters: list[Reporter] = [TensorBoard(folder.path)] if tensorboard else []
         reporters += [] if on_event is None else [Callback(on_event)]
         with open_run(request, notify) as training_run:
-            describe(training_run.trainer, training_run.corpus.tokenizer, training_run.seed, notify)
+            describe(training_run, notify)
             terminal = Terminal(stream, training_run.trainer.fraction, quiet=quiet, is_notebook=_is_notebook())
             _drive(training_run, [*reporters, terminal], notify)
         model = load(folder.path, device=device, data_dir=argument.data_dir)

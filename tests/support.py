@@ -139,7 +139,7 @@ class Messages(list[str]):
 def described(run: Run) -> list[str]:
     """The lines printed before a run starts."""
     messages = Messages()
-    describe(run.trainer, run.corpus.tokenizer, run.seed, messages)
+    describe(run, messages)
     return messages
 
 

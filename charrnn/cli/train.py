@@ -150,7 +150,7 @@ def train(
         precision=precision,
     )
     with open_run(request, notify) as training_run:
-        describe(training_run.trainer, training_run.corpus.tokenizer, training_run.seed, notify)
+        describe(training_run, notify)
         if is_main_process():
             reporters.append(Terminal(sys.stderr, training_run.trainer.fraction, quiet=quiet))
             path = None if corpus == "-" else corpus
@@ -209,7 +209,8 @@ def _train(run: "Run", reporters: "list[Reporter]", *, json: bool, notify: Notif
     summary = run.summary(finished)
     notify(describe_result(run, summary, with_curve=not json))
     if summary["steps"]:
-        notify(f"now run: charrnn sample {shlex.quote(summary['run'])} --temperature {RECOMMENDED_TEMPERATURE}")
+        more = "" if run.corpus.tokenizer.eos_id is None else " --documents 20"
+        notify(f"now run: charrnn sample {shlex.quote(summary['run'])} --temperature {RECOMMENDED_TEMPERATURE}{more}")
     try:
         if json:
             print(json_module.dumps(summary), flush=True)

@@ -16,7 +16,6 @@ from charrnn.runs.folder import ENGLISH, PRETRAINED
 from charrnn.runs.run import Run
 from charrnn.terminal import BLOCKS, Notify, blocks, can_print, count_of, format_seconds
 from charrnn.text.corpus import Corpus
-from charrnn.text.tokenizers import Tokenizer
 from charrnn.training.heuristics import MAX_PARAMETERS_PER_CHAR
 from charrnn.training.timing import seconds_per_step
 from charrnn.training.trainer import Trainer
@@ -29,8 +28,9 @@ _STREAMS, _READ, _MEASURED = 32, 96, 64
 """Streams that `english` reads, characters per stream, and characters at the end of each that are scored."""
 
 
-def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) -> None:
+def describe(run: Run, notify: Notify) -> None:
     """Print the model, the device and the budget, and warnings about likely problems."""
+    trainer, tokenizer = run.trainer, run.corpus.tokenizer
     model, text, runtime = trainer.bptt.model, trainer.bptt.text, trainer.bptt.runtime
     config, layout, noun = trainer.config, trainer.layout, tokenizer.noun
     notify(
@@ -43,7 +43,7 @@ def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) 
     optimizer = {"muon": "Muon", "adamw": "AdamW"}[config.optimizer]
     notify(
         f"device: {runtime.device}{processes}, {runtime.precision}; "
-        f"{optimizer}, learning rate {trainer.learning_rate:.3g}, seed {seed}"
+        f"{optimizer}, learning rate {trainer.learning_rate:.3g}, seed {run.seed}"
     )
     if runtime.ranks.size == 1 and (num_idle := probes.count_idle(runtime.device)) > 1:
         notify(
@@ -57,7 +57,7 @@ def describe(trainer: Trainer, tokenizer: Tokenizer, seed: int, notify: Notify) 
         notify("the text is only white space: there is nothing to learn", warning=True)
     elif (length := sum(tokenizer.counts)) < _MIN_SYMBOLS:
         notify(f"{count_of(length, noun)} are too few to train on: use a longer text", warning=True)
-    elif (advice := _advise(trainer, noun, epochs)) is not None:
+    elif run.origin is None and (advice := _advise(trainer, noun, epochs)) is not None:
         notify(advice, warning=True)
     if (layout.batch_size, layout.seq_length) != (config.batch_size, config.seq_length):
         notify(
