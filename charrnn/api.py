@@ -100,9 +100,10 @@ class LanguageModel:
 
     @classmethod
     def open(
-        cls, path: Path, *, device: str = "auto", precision: str = "auto", data_dir: Path = Path("data")
+        cls, path: str | Path, *, device: str = "auto", precision: str = "auto", data_dir: Path = Path("data")
     ) -> "LanguageModel":
         """Open a checkpoint file. Raises: CharRNNError."""
+        path = Path(path)
         checkpoint = Checkpoint.load(path)
         runtime = open_runtime(device, precision, SAMPLING_PRECISIONS, trains=False)
         if precision == "auto":

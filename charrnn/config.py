@@ -127,8 +127,16 @@ def positive(high: float) -> Interval:
     return Interval(0, high, open_low=True)
 
 
+SEEDS = count(0)
 WINDOWS = count(1, 2**20)
 """Limits of `score --window`."""
+
+
+def check_seed(seed: object) -> None:
+    """Raises: OptionError for a seed that is neither None nor within SEEDS."""
+    if seed is not None and seed not in SEEDS:
+        raise OptionError(f"{opt.seed} is {seed!r}: it must be {SEEDS}")
+
 
 _HIDDEN_SIZE = 512
 _WIDTHS = count(1, 2**16)
@@ -144,6 +152,11 @@ class Config:
             if limits is not None and value is not None and value not in limits:
                 found = format_number(value) if isinstance(value, float) else value
                 raise OptionError(f"{getattr(opt, name)} is {found}: it must be {limits}")
+        for each in fields(self):  # Python callers may pass any type
+            kinds, value = get_args(each.type) or (each.type,), getattr(self, each.name)
+            if {bool, str, type(None)}.issuperset(kinds) and not isinstance(value, kinds):
+                expected = "True or False" if bool in kinds else "a string"
+                raise OptionError(f"{getattr(opt, each.name)} is {value!r}: it must be {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +281,8 @@ def apply_size(options: ModelOptions, size: Size | None, given: Collection[str])
 
     Without a preset the width is chosen later, unless this or another option of the shape was given.
     """
+    if size is not None and size not in SIZES:
+        raise OptionError(f"{opt.size} is {size!r}: it must be {Choice(tuple(SIZES))}")
     if size is not None:
         return replace(options, **{name: value for name, value in SIZES[size].items() if name not in given})
     if options.hidden_size is None and not {"cell", "num_layers", "embedding_size"}.isdisjoint(given):

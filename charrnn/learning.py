@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, TextIO, Unpack
 
 from charrnn.api import LanguageModel, checkpoint_folder, data_folder, load
-from charrnn.config import SIZES, ModelOptions, PreparationConfig, Size, TrainingConfig, apply_size
+from charrnn.config import SIZES, ModelOptions, PreparationConfig, Size, TrainingConfig, apply_size, check_seed
 from charrnn.errors import CharRNNError, OptionError
 from charrnn.keywords import PreparationOptions, TrainingOptions, config_of, with_options
 from charrnn.machine.contention import sharing_cores
@@ -57,7 +57,8 @@ def prepare(
     (N,) in `ids` and the vocabulary in `tokenizer`; `train` takes it instead of a path. Raises: CharRNNError.
     """
     _, bar, notify = _progress(quiet=quiet)
-    argument = _text(path, text, data_folder(data_dir), validate, recursive=recursive, force=force, bar=bar)
+    encoding = options.get("encoding")
+    argument = _text(path, text, data_folder(data_dir), validate, encoding, recursive=recursive, force=force, bar=bar)
     output = Path(output or default_output(argument.argument, argument.data_dir))
     corpus = argument.prepare(config_of(PreparationConfig, options), output, overwrite=overwrite)
     corpus.report(notify)
@@ -98,6 +99,7 @@ def train(
     """
     if not is_single_process():
         raise CharRNNError("train() runs in one process: use `torchrun ... -m charrnn train` for several")
+    check_seed(seed)
     if resume and (overwrite or run is None):
         raise OptionError("resume needs the folder of a run: set run, and leave overwrite out")
     given = {name: value for name, value in options.items() if value is not None}
@@ -112,6 +114,7 @@ def train(
             text,
             default_data_dir if data_dir is None else Path(data_dir),
             validate,
+            options.get("encoding"),
             recursive=recursive,
             force=force,
             bar=bar,
@@ -174,14 +177,25 @@ def _default_text(folder: RunFolder, *, resume: bool) -> Path:
 
 
 def _text(
-    paths: Paths | Corpus | None, text: str | None, data_dir: Path, validate: str | Path | None, **more: Any
+    paths: Paths | Corpus | None,
+    text: str | None,
+    data_dir: Path,
+    validate: str | Path | None,
+    encoding: str | None,
+    **more: Any,
 ) -> TextArgument:
     """The text to read. Raises: OptionError unless there is either a path or a text."""
     if (paths is None) == (text is None):
         raise OptionError("set either a path or text= (exactly one of them)")
     validate = None if validate is None else str(validate)
     if text is not None:
-        return TextArgument("text", data_dir, validate, content=text.encode("utf-8", "surrogateescape"), **more)
+        if encoding not in (None, PreparationConfig.encoding):
+            raise OptionError(f"encoding is {encoding!r}: it is for files, and text= needs none")
+        try:
+            content = text.encode("utf-8", "surrogateescape")
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise OptionError(f"text= is not a string of Unicode characters: {error}") from error
+        return TextArgument("text", data_dir, validate, content=content, **more)
     paths = paths.path if isinstance(paths, Corpus) else paths
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths or [])]
     if not names:

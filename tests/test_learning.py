@@ -184,6 +184,14 @@ def test_html_of_symbols_shows_them_as_text() -> None:
         ({"text": ""}, "empty"),
         ({"text": TEXT, "init_from": "nothing"}, "no trained model is called nothing"),
         ({"text": TEXT, "device": "tpu"}, "device"),
+        ({"text": TEXT, "seed": 2**31}, "^seed is 2147483648: it must be a whole number from 0"),
+        ({"text": TEXT, "seed": "5"}, "^seed is '5'"),
+        ({"text": TEXT, "lowercase": 1}, "^lowercase is 1: it must be True or False$"),
+        ({"text": TEXT, "separator": 5}, "^separator is 5: it must be a string$"),
+        ({"text": TEXT, "size": "huge"}, "^size is 'huge': it must be one of small, medium, large$"),
+        ({"text": TEXT, "encoding": "cp1252"}, "^encoding is 'cp1252': it is for files"),
+        ({"text": "a\ud800b" * 100}, "^text= is not a string of Unicode characters"),
+        ({"text": 5}, "^text= is not a string"),
     ],
 )
 def test_wrong_arguments_are_errors(options: dict[str, Any], message: str, text: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from charrnn.config import COMMON, PANELS, PREPARATION, Choice, Config, Interval, Option, count
+from charrnn.config import COMMON, PANELS, PREPARATION, SEEDS, Choice, Config, Interval, Option
 from charrnn.files.atomic import require_writable
 from charrnn.terminal import Notify, escape_controls
 
@@ -81,7 +81,7 @@ _CHECKPOINT = "Name or folder of a run, a checkpoint file, or english; default: 
 Device = Annotated[str, _from_environment(_DEVICE, "NAME", "DEVICE")]
 Precision = Annotated[str, _from_environment("auto, float32, bfloat16 or float16", "NAME", "PRECISION")]
 SamplingPrecision = Annotated[str, _from_environment("auto, float32, bfloat16, float16 or int8", "NAME", "PRECISION")]
-Seed = Annotated[int | None, declare(_SEED, metavar="N", panel=COMMON, parse=int, limits=count(0))]
+Seed = Annotated[int | None, declare(_SEED, metavar="N", panel=COMMON, parse=int, limits=SEEDS)]
 Recursive = Annotated[bool, declare("Read subfolders too", "--recursive", panel=PREPARATION)]
 Validate = Annotated[
     str | None,

@@ -75,7 +75,7 @@ const OPTIONS = {
 
 // Add defaults and check the options. Throws: RangeError.
 function complete(options) {
-  const other = Object.keys(options).find((name) => !(name in OPTIONS));
+  const other = Object.keys(options).find((name) => !Object.hasOwn(OPTIONS, name));
   if (other) throw new RangeError(`${other} is not an option: the options are { ${Object.keys(OPTIONS).join(", ")} }`);
   const all = Object.entries(OPTIONS).map(([name, [make_default, is_valid, limits]]) => {
     const value = options[name] ?? make_default();

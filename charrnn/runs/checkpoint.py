@@ -129,6 +129,7 @@ class Checkpoint:
     versions: Mapping[str, str] = field(default_factory=lambda: VERSIONS)
     written: float | None = None  # in seconds since 1970; None in files of older versions
     card: Mapping[str, str] | None = None  # model card of a published model
+    is_quantised: bool = False  # matrices are stored in 8 bits
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -153,9 +154,8 @@ class Checkpoint:
         return replace(self, corpus=corpus, snapshot=replace(self.snapshot, tensors=tensors))
 
     def quantised(self) -> "Checkpoint":
-        """The slim checkpoint with 8-bit matrices (`model/quantisation.py`): a quarter of the size, for saving only."""
-        slim = self.slim()
-        return replace(slim, snapshot=replace(slim.snapshot, tensors=quantised(slim.snapshot.tensors)))
+        """The slim checkpoint, to be saved with 8-bit matrices (`model/quantisation.py`): a quarter of the size."""
+        return replace(self.slim(), is_quantised=True)
 
     def copy(self) -> "Checkpoint":
         """A copy on the CPU."""
@@ -180,7 +180,8 @@ class Checkpoint:
             written=self.written,
             card=self.card,
         )
-        container.write(path, KIND, dump(header), snapshot.tensors, backup, guard)
+        tensors = quantised(snapshot.tensors) if self.is_quantised else snapshot.tensors
+        container.write(path, KIND, dump(header), tensors, backup, guard)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -206,6 +207,7 @@ class Checkpoint:
             versions={"charrnn": header.charrnn, "torch": header.torch},
             written=header.written,
             card=header.card,
+            is_quantised=any(tensor.dtype == torch.int8 for tensor in stored.tensors.values()),
         )
         checkpoint._check_weights(path)
         checkpoint._check_values(path)

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ def _start(request: Request, folder: RunFolder, ranks: Ranks, notify: Notify) ->
         if "val_fraction" in given:
             raise OptionError(f"{corpus.path} contains a validation text: leave {opt.val_fraction} out")
         training = replace(training, val_fraction=1 - corpus.validation_start / len(corpus.ids))
-    if source is None and ranks.is_first:
+    sets_shape = any(each.name in given for each in fields(ModelOptions) if each.name != "dropout")
+    if source is None and ranks.is_first and not sets_shape:
         recommend_english(corpus, notify)
     return start(folder, corpus, model, training, runtime, seed=request.seed, init_from=source, notify=notify)
 

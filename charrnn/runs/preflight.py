@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from charrnn.errors import opt
+from charrnn.errors import CharRNNError, opt
 from charrnn.machine import probes
 from charrnn.model.network import evaluating
 from charrnn.runs.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ _MIN_PARAMETERS_PER_CHAR = 1 / 50  # per character read
 _MIN_SYMBOLS = 500
 _MAX_CHARS_FOR_ENGLISH = 3_000_000
 _MAX_ENGLISH_BITS = 2.6  # per character under the model `english`; other languages have more
+_MIN_LETTERS = 0.6  # fraction of the characters
 _STREAMS, _READ, _MEASURED = 32, 96, 64
 """Streams that `english` reads, characters per stream, and characters at the end of each that are scored."""
 
@@ -70,12 +71,20 @@ def describe(run: Run, notify: Notify) -> None:
 
 def recommend_english(corpus: Corpus, notify: Notify) -> None:
     """Recommend the model `english` if the text is short and has a low surprisal under this model."""
-    ids, tokenizer = corpus.ids[: _STREAMS * _READ], corpus.tokenizer
+    tokenizer = corpus.tokenizer
     is_short = _STREAMS * _READ <= len(corpus.ids) <= _MAX_CHARS_FOR_ENGLISH
     if not (is_short and tokenizer.noun == "character" and tokenizer.eos_id is None and PRETRAINED.is_file()):
         return
-    checkpoint = Checkpoint.load(PRETRAINED)
-    model, text = checkpoint.build_model(), "".join(tokenizer.decode_marked(ids))
+    starts = [len(corpus.ids) // _STREAMS * i for i in range(_STREAMS)]
+    ids = torch.cat([corpus.ids[start : start + _READ] for start in starts])
+    text = tokenizer.decode(ids)
+    if sum(map(str.isalpha, text)) < _MIN_LETTERS * len(text):
+        return
+    try:
+        checkpoint = Checkpoint.load(PRETRAINED)
+    except CharRNNError:
+        return  # a damaged file is an error where the model is used
+    model = checkpoint.build_model()
     x = checkpoint.tokenizer.encode(text).long().view(_STREAMS, _READ).T  # (T, B)
     with evaluating(model), torch.no_grad():
         logits, _ = model(x[:-1])

@@ -67,8 +67,9 @@ class Corpus:
     mapping: mmap.mmap | None = field(default=None, compare=False)
 
     @classmethod
-    def open(cls, path: Path) -> "Corpus":
+    def open(cls, path: str | Path) -> "Corpus":
         """Open and verify a prepared file. Raises: CharRNNError if it is not a sound corpus."""
+        path = Path(path)
         stored = container.read(path, KIND)
         header = parse(_Header, stored.header, str(path))
         if stored.tensors.keys() != {"indices"}:

@@ -51,6 +51,14 @@ def test_english_is_found_by_name_unless_a_run_has_it(trained_run: Run, tmp_path
     assert find_checkpoint("english", tmp_path) == own
 
 
+def test_slim_copy_of_english_stays_small(tmp_path: Path) -> None:
+    Checkpoint.load(PRETRAINED).slim().save(tmp_path / "copy.safetensors")
+    assert (tmp_path / "copy.safetensors").stat().st_size <= PRETRAINED.stat().st_size
+    assert Checkpoint.load(tmp_path / "copy.safetensors").weights.keys() == Checkpoint.load(PRETRAINED).weights.keys()
+    stored, copied = (container.read(path, KIND).tensors for path in (PRETRAINED, tmp_path / "copy.safetensors"))
+    assert all(torch.equal(tensor, copied[name]) for name, tensor in stored.items() if tensor.dtype == torch.int8)
+
+
 def test_english_fits_into_the_wheel() -> None:
     assert PRETRAINED.stat().st_size < 2.6e6
     assert b"/" not in PRETRAINED.read_bytes()[:200]
@@ -97,6 +105,8 @@ def test_training_from_english_is_named_in_the_run(installed: Command, tmp_path:
         ("Der König hatte eine Tochter, und die war schön und auch klug; da kam ein armer Müller. " * 90, {}, False),
         ("def f(x):\n    return [y ** 2 for y in x if y % 3 == 1]\n\n\nclass A(B):\n    x: int = 5\n" * 90, {}, False),
         ("ACGTTGCAAC" * 900, {}, False),
+        (("." * 60 + " 12\n") * 200, {}, False),
+        (TALES[:3_500] + "Der König hatte eine Tochter, und die war schön. " * 900, {}, False),
         ("春风吹已闲行行剩相忆相见欲留人" * 500, {}, False),
     ],
 )
