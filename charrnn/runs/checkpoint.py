@@ -148,7 +148,7 @@ class Checkpoint:
         return any(name.startswith("trainer.") for name in self.snapshot.tensors)
 
     def slim(self) -> "Checkpoint":
-        """The checkpoint without the trainer's state and without the folder of the corpus; it cannot be resumed."""
+        """The checkpoint without the trainer's state and the path of the corpus, but its name; it cannot be resumed."""
         tensors = {name: tensor for name, tensor in self.snapshot.tensors.items() if name.startswith("model.")}
         corpus = replace(self.corpus, path=PureWindowsPath(self.corpus.path).name)
         return replace(self, corpus=corpus, snapshot=replace(self.snapshot, tensors=tensors))

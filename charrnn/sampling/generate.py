@@ -25,7 +25,7 @@ from charrnn.sampling.noise import gumbel
 from charrnn.terminal import count_of
 from charrnn.text.tokenizers import Prompt, Tokenizer
 
-_STEPS_TO_AN_END = 16  # if any symbol may be a sample's last, since what is drawn after it is lost
+_STEPS_TO_AN_END = 16  # if a sample may end at any symbol: symbols drawn after the end are wasted
 _MAX_VALUES = 2**23  # of K steps, B streams and V symbols
 _MIN_TEMPERATURE = 1e-4  # below it only the most likely symbol remains, and float32 overflows
 
@@ -35,8 +35,9 @@ def choose(
 ) -> Tensor:
     """Draw one symbol for each stream: logits and Gumbel noise (B, V) to (B,) int64.
 
-    The largest log p + noise falls on each symbol with exactly its probability p, and logits differ from log p by a
-    constant only: this is `multinomial` without a look at the numbers.
+    The largest log p + noise is at each symbol with exactly its probability p, that of the filtered logits divided by
+    the temperature; logits differ from log p by a constant only. Unlike `multinomial`, this does not wait for the
+    device.
     """
     greedy = temperature < _MIN_TEMPERATURE
     if filters:
@@ -51,8 +52,9 @@ class Sampler:
 
     Sample i depends on the seed and i alone, with `unique` also on the other samples. Up to B samples advance together,
     K steps between two transfers of the drawn symbols; when one ends, the next takes its place. A device with a queue
-    receives the next K steps before the last ones are read; those drawn for a sample that has ended since, or is taken
-    back, are dropped. One prompt at a time: all samples share these tensors.
+    receives the next K steps before the last ones are read; those drawn for a sample that has ended since are dropped,
+    and those after symbols that are taken back because they break a constraint. One prompt at a time: prompts share the
+    buffers.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Sampler:
         corpus: CopyIndex | None = None,
         known: Collection[int] | None = None,
     ) -> None:
-        """`model` is already on the runtime's device: moving it would separate it from a recorded training step.
+        """`model` is already on the runtime's device: moving it would replace the tensors of a recorded training step.
 
         `corpus` is the text for `avoid_copying`, `known` are the hashes of the documents for `new`.
         Raises: OptionError if they are missing, no symbol can be sampled, or no sample could end.
@@ -86,14 +88,16 @@ class Sampler:
         self._first = runtime.place(torch.zeros(B, V)) if tokenizer.has_words else None
         """Added to the logits of each stream's first symbol, which may have to go on with the prompt's last word."""
         self._exclusion = runtime.place(torch.zeros(B, V)) if self._constraints.takes_back else None
-        """The same, but surprisals are computed without it."""
+        """Added likewise, for symbols excluded after others were taken back; surprisals are computed without it."""
         self._symbols = runtime.place(torch.zeros(K, B, dtype=torch.int64))
         self._drawn = runtime.place(torch.zeros(2, B, K))
         # Views made once: making them costs as much as computing with them.
         self._steps = list(zip(self._noise, self._logits, self._symbols, strict=True))
         num_launches = config.num_samples / B * config.max_length / K
         self._advance = runtime.capture(self._take_steps, num_calls=num_launches)
-        self._threads = Threads(is_fixed=runtime.dtype != torch.int8)  # floating-point sums may depend on it
+        self._threads = Threads(
+            is_fixed=runtime.dtype != torch.int8
+        )  # floating-point sums may depend on the number of threads
         self._num_prompts = 0
         self._kept: StreamState | None = None
 
@@ -103,7 +107,7 @@ class Sampler:
         return self._tokenizer.encode_prompt(prompt, excluded, skip_unknown=skip_unknown, starts=self._kept is None)
 
     def sample(self, prompt: str | Prompt = "", *, seed: int, keeps_state: bool = False) -> Iterator[Piece]:
-        """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line is started.
+        """Continue the prompt `config.num_samples` times, piece by piece; without a prompt a line starts.
 
         With `keeps_state` the next prompt continues the single sample of this one.
         Raises: CharRNNError, before the first piece for a prompt outside the vocabulary, after the last one for

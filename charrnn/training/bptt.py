@@ -9,7 +9,7 @@ in fewer and more expensive updates.
     values     ────▶ a b c d ──state──▶ e f g h ──state──▶ i j k l      x of one stream, T = 4
     gradients        ◀───────  detach   ◀───────  detach   ◀───────
 
-Each step resets the state of 5 % of the streams to zeros, and each epoch that of all, as sampling starts from zeros.
+Each step resets a random 5 % of the states to zeros, because sampling starts from zeros. A new epoch resets all.
 In a run of several processes (`machine/distributed.py`) each reads a part of the streams; gradients are averaged.
 `trainer.py` sets the learning rate and decides when to evaluate and to stop, `streams.py` lays out the streams.
 
@@ -62,7 +62,7 @@ class TruncatedBPTT:
         self.seconds_per_step: float | None = None  # measured by `timing.py`
 
     def reset(self) -> None:
-        """Clear the gradients and the scaler after an interrupted update."""
+        """Clear the gradients and renew the scaler, with the same scale, after an interrupted update."""
         self.model.zero_grad()
         state, self._scaler = self.scaler_state(), self.runtime.gradient_scaler()
         self._scaler.load_state_dict(state)
@@ -91,7 +91,7 @@ class TruncatedBPTT:
         self._pace()
 
     def _update_weights(self) -> None:
-        """Forward, loss, backward, clip, update, carry; the rest is for float16 and for devices that record it."""
+        """Forward, loss, backward, clip, update, carry; other lines are for processes, float16 and recorded steps."""
         self.model.zero_grad()
         x, y = self._chunk[:-1], self._chunk[1:]  # (T, B)
         with self.runtime.autocast():
@@ -105,12 +105,12 @@ class TruncatedBPTT:
         is_finite, fuses = norm.isfinite(), self.runtime.fuses_adamw
         for optimizer in self._optimizers.values():
             if fuses:
-                # Skip the update if a gradient is not finite; an enabled scaler overwrites `found_inf`.
+                # A fused AdamW skips the update on the device; an enabled scaler overwrites `found_inf`.
                 optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
             if fuses or is_finite:
                 self._scaler.step(optimizer)
         self._scaler.update()
-        carry(detach(state), self._state, self._keep_mask)
+        carry(detach(state), self._state, self._keep_mask)  # into self._state; zeros where the mask is False
         self.loss.copy_(loss)
 
     def _draw_keep_mask(self) -> Tensor:
