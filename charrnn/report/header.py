@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import PureWindowsPath
-from typing import Any
 
 from charrnn.config import Config, options_of
 from charrnn.model.network import count_parameters
@@ -13,6 +12,7 @@ from charrnn.report.export import describe_layers
 from charrnn.report.records import number
 from charrnn.report.subject import Subject
 from charrnn.runs.checkpoint import Checkpoint
+from charrnn.runs.reporting import definition_of
 from charrnn.terminal import escape, format_seconds
 
 _MAX_NAME, _MAX_WORD, _MAX_WORDS = 80, 1000, 100
@@ -48,7 +48,7 @@ def corpus_name(checkpoint: Checkpoint) -> str:
 
 def write_command(subject: Subject) -> list[str]:
     """The command of the run in parts: from the log, or else from the options in the checkpoint."""
-    definition, checkpoint = _definition(subject), subject.checkpoint
+    definition, checkpoint = definition_of(subject.records), subject.checkpoint
     if isinstance(given := definition.get("command"), list) and given[:2] == ["charrnn", "train"]:
         command = shlex.join(str(word)[:_MAX_WORD] for word in given[:_MAX_WORDS])
         home = os.path.expanduser("~")  # noqa: PTH111 (expanduser of pathlib raises for a user without a home)
@@ -63,12 +63,6 @@ def write_command(subject: Subject) -> list[str]:
     return [shlex.join(part) for part in parts]
 
 
-def _definition(subject: Subject) -> dict[str, Any]:
-    """The definition of the run in its log, with unchecked values; empty if it is missing."""
-    definition = subject.records[0].get("definition") if subject.records else None
-    return definition if isinstance(definition, dict) else {}
-
-
 def _options(config: Config) -> Iterator[list[str]]:
     """The options of a config that differ from their defaults, and the hidden size."""
     for name, option in options_of(type(config)).items():
@@ -81,7 +75,7 @@ def _options(config: Config) -> Iterator[list[str]]:
 
 def _machine(subject: Subject) -> str:
     """The machine, from the log."""
-    machine = _definition(subject).get("machine")
+    machine = definition_of(subject.records).get("machine")
     if not isinstance(machine, dict):
         return "not recorded"
     words = [machine[each][:_MAX_NAME] for each in ("name", "system") if isinstance(machine.get(each), str)]

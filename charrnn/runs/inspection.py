@@ -13,7 +13,7 @@ from charrnn.files.schema import dump
 from charrnn.model.network import count_parameters
 from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.folder import RunFolder, find_checkpoint, find_runs
-from charrnn.runs.reporting import read_records
+from charrnn.runs.reporting import definition_of, read_records
 from charrnn.terminal import Notify, silence
 from charrnn.text import corpus as corpora
 from charrnn.text.corpus import Corpus
@@ -140,9 +140,7 @@ def list_runs(checkpoint_dir: Path, notify: Notify = silence) -> Iterator[dict[s
 
 def _init_from(run: RunFolder) -> str | None:
     """Name of the corpus of the model whose weights a run started from, from its log; None without such a model."""
-    records = read_records(run.metrics, max_bytes=_MAX_DEFINITION)
-    definition = records[0].get("definition") if records else None
-    origin = definition.get("init_from") if isinstance(definition, dict) else None
+    origin = definition_of(read_records(run.metrics, max_bytes=_MAX_DEFINITION)).get("init_from")
     name = origin.get("corpus") if isinstance(origin, dict) else None
     return name if isinstance(name, str) else None
 

@@ -239,6 +239,12 @@ def read_records(path: Path, max_bytes: int = _MAX_BYTES) -> Records:
     return records
 
 
+def definition_of(records: Records) -> dict[str, Any]:
+    """The definition of the run in a log that may be damaged; empty if it does not exist."""
+    definition = records[0].get("definition") if records else None
+    return definition if isinstance(definition, dict) else {}
+
+
 def _progress_bar(stream: TextIO, fraction: float) -> "tqdm[Any]":
     from tqdm.auto import tqdm  # imported late: it prints a warning in a notebook without ipywidgets
 
